@@ -1,0 +1,71 @@
+# Verbs for people and for CI. `make` alone lists them; the text behind `##` is the help.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+KERNEL := internal/taskpool/kinds/fib_kernel
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+.PHONY: help
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: $(STAMP) ## make .venv with the three programs and the tools (PYTHON=python3.12 to choose)
+	@$(BIN)/python -c 'from taskpool.kinds import fib_kernel as k; \
+	print("fib kernel:", "compiled" if k.__file__.endswith(".so") else "plain Python")'
+
+# The package is installed editable, so that the programs run the sources you edit. pip then leaves the compiled
+# kernel beside fib_kernel.py, where both the programs and the tests (pythonpath = internal) import it in its place;
+# hence the two kernel sources are prerequisites: a stale .so would shadow an edited .py in silence.
+# No build isolation: the build then uses the pinned setuptools and Cython, and works without fetching them twice.
+$(STAMP): pyproject.toml setup.py constraints.txt internal/taskpool/__init__.py $(wildcard $(KERNEL).py $(KERNEL).pxd)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	{ echo "taskpool needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V). Try: make setup PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	{ echo "$(PYTHON) cannot make virtual environments here. Try: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	rm -f $(KERNEL).*.so
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools Cython
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $@
+
+.PHONY: run
+run: $(STAMP) ## the demonstration: 12 Fibonacci jobs, 4 workers, every third try crashes, every result arrives
+	@if ls $(KERNEL).*.so >/dev/null 2>&1; then range=40-45; else range=24-29; \
+	echo "fib 24-29 instead of 40-45: the kernel is not compiled and plain Python is about 50 times slower." >&2; \
+	command -v cc >/dev/null || echo "There is no C compiler. Try: apt-get install gcc python3-dev; make clean run" >&2; fi; \
+	set -x; $(BIN)/tp-generator fib $$range --repeat 2 --workers 4 --chaos crash=0.33,seed=7 --crash-limit unlimited -v
+
+.PHONY: test
+test: $(STAMP) ## run the whole test suite, with branch coverage of the core
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+.PHONY: lint
+lint: $(STAMP) ## check style and formatting
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+# The three cmd/*/main.py share a module name, which one run of mypy does not allow.
+.PHONY: type
+type: $(STAMP) ## check types
+	$(BIN)/mypy
+	@for program in cmd/*/main.py; do echo "$(BIN)/mypy $$program"; $(BIN)/mypy "$$program" || exit 1; done
+
+.PHONY: fmt
+fmt: $(STAMP) ## format the sources and repair what ruff can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+.PHONY: check
+check: lint type test ## everything that has to be right before a change goes in
+
+.PHONY: clean
+clean: ## remove everything that was made, .venv included
+	rm -rf $(VENV) build dist internal/*.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache htmlcov
+	rm -f $(KERNEL).*.so
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

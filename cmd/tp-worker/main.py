@@ -1,0 +1,5 @@
+import sys
+
+from taskpool.worker.main import main
+
+sys.exit(main())

@@ -1,0 +1,11 @@
+"""taskpool: a crash-proof job pool for Linux hosts.
+
+Layers, imports point one way only:
+
+    generator | dealer | worker   the three programs; none imports another
+    ipc procs metrics journal kinds   the edges: queues, processes, pages, storage, job kinds
+    core                          decisions: events in, effects out, no I/O
+    messages codec ids limits errors clock   words everybody shares
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,128 @@
+"""The jobs that wait, in the order in which they run: higher priority first, then first come.
+
+Memory holds the front of the queue only: every waiting job whose key is at most the *horizon*, and none
+beyond it. What lies beyond waits in the store and is read when the front runs low, so a million waiting
+jobs cost disk, not memory. Without anything beyond, the horizon is infinite.
+
+While a read is under way, jobs that come in are held aside: they may be in its answer as well.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+
+from taskpool import limits
+from taskpool.core.job import Job
+from taskpool.messages import State
+
+Key = tuple[int, int]
+INFINITE: Key = (limits.PRIORITY_MAX + 1, 0)
+_START: Key = (-limits.PRIORITY_MAX - 1, 0)
+
+
+class Backlog:
+    """Waiting jobs. A cancelled job stays in the heap until it surfaces and is passed over."""
+
+    def __init__(self, jobs_max: int = limits.BACKLOG_JOBS_MAX, bytes_max: int = limits.BACKLOG_BYTES_MAX) -> None:
+        self._heap: list[tuple[Key, Job]] = []
+        self._waiting: dict[int, Job] = {}  # by ordinal: what in the heap still counts
+        self._held: list[Job] = []
+        self._jobs_max = jobs_max
+        self._bytes_max = bytes_max
+        self._bytes = 0
+        self.horizon: Key = INFINITE
+        self.loading = False
+
+    def __len__(self) -> int:
+        return len(self._waiting) + len(self._held)
+
+    def __iter__(self) -> Iterator[Job]:
+        yield from self._waiting.values()
+        yield from self._held
+
+    def push(self, job: Job) -> bool:
+        """Take a waiting job. False: it lies beyond the horizon and must be forgotten, the store has it."""
+        if self.loading:
+            self._held.append(job)
+            return True
+        if job.key > self.horizon:
+            return False
+        self._add(job)
+        if self.horizon == INFINITE and (len(self._waiting) >= self._jobs_max or self._bytes >= self._bytes_max):
+            self.horizon = max(job.key for job in self._waiting.values())
+        return True
+
+    def trim(self) -> list[Job]:
+        """Give up the back of the queue when jobs of high priority have crowded it; returns who must go."""
+        if len(self._waiting) <= 2 * self._jobs_max and self._bytes <= 2 * self._bytes_max:
+            return []
+        ordered = sorted(self._waiting.values(), key=lambda job: job.key)
+        keep = self._fitting(ordered)
+        for job in ordered[keep:]:
+            self.discard(job)
+        self._heap = [(job.key, job) for job in ordered[:keep]]  # sorted, hence a heap
+        self.horizon = ordered[keep - 1].key
+        return ordered[keep:]
+
+    def peek(self) -> Job | None:
+        """The next job, left where it is."""
+        while self._heap:
+            job = self._heap[0][1]
+            if self._waiting.get(job.ordinal) is job:
+                return job
+            heapq.heappop(self._heap)
+        return None
+
+    def pop(self) -> Job:
+        """Take the next job. There must be one."""
+        job = self.peek()
+        assert job is not None
+        heapq.heappop(self._heap)
+        self.discard(job)
+        return job
+
+    def discard(self, job: Job) -> None:
+        """The job waits no more."""
+        if self._waiting.pop(job.ordinal, None) is not None:
+            self._bytes -= len(job.spec.payload)
+        elif job in self._held:
+            self._held.remove(job)
+
+    def wants_more(self) -> bool:
+        """Whether the front runs low and the store has more."""
+        low = len(self._waiting) < min(limits.BACKLOG_REFILL_JOBS_MIN, self._jobs_max)
+        return self.horizon != INFINITE and not self.loading and low
+
+    def begin_load(self) -> tuple[Key, int, int]:
+        """(after, jobs, bytes) to ask the store for."""
+        self.loading = True
+        return self.horizon, self._jobs_max, self._bytes_max
+
+    def end_load(self, jobs: list[Job], horizon: Key | None) -> list[Job]:
+        """Put in what the store had, up to `horizon` (None: that was all), and what came meanwhile; returns
+        what of the latter lies beyond all the same."""
+        self.loading = False
+        for job in jobs:
+            self._add(job)
+        self.horizon = INFINITE if horizon is None else horizon
+        held, self._held = self._held, []
+        return [job for job in held if not self.push(job)]
+
+    def empty_front(self) -> None:
+        """Nothing is known yet and all of it lies in the store: how a restarted dealer begins."""
+        self.horizon = _START
+
+    def _add(self, job: Job) -> None:
+        assert job.state is State.QUEUED
+        heapq.heappush(self._heap, (job.key, job))
+        self._waiting[job.ordinal] = job
+        self._bytes += len(job.spec.payload)
+
+    def _fitting(self, ordered: list[Job]) -> int:
+        total = 0
+        for index, job in enumerate(ordered[: self._jobs_max]):
+            total += len(job.spec.payload)
+            if total > self._bytes_max and index:
+                return index
+        return min(len(ordered), self._jobs_max)

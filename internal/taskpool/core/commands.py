@@ -1,0 +1,218 @@
+"""What a person may ask of a running pool. Each verb answers after its effect, in JSON."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from taskpool.clock import Instant, rfc3339
+from taskpool.core.crew import Crew
+from taskpool.core.effects import Level, Reply, Topic
+from taskpool.core.endings import Endings
+from taskpool.core.job import JOB_TABLE, Job, JobAction, JobEvent
+from taskpool.core.leaving import Leaving
+from taskpool.core.pool import Pool
+from taskpool.core.worker import Verdict, Worker
+from taskpool.messages import Answer, Command, State
+
+Body = dict[str, Any]
+
+
+class CommandError(Exception):
+    """The wish cannot be granted; the text says why."""
+
+
+class Commands:
+    """The verbs, one small method each."""
+
+    def __init__(self, pool: Pool, crew: Crew, endings: Endings, leaving: Leaving) -> None:
+        self._pool = pool
+        self._crew = crew
+        self._endings = endings
+        self._leaving = leaving
+        self._verbs: dict[str, Callable[[Command, Instant], Body]] = {
+            "status": self._status,
+            "show": self._show,
+            "cancel": self._cancel,
+            "requeue": self._requeue,
+            "pause": self._pause,
+            "resume": self._resume,
+            "scale": self._scale,
+            "drain": self._drain,
+            "quarantine-list": self._quarantine_list,
+            "quarantine-requeue": self._requeue,
+            "quarantine-drop": self._quarantine_drop,
+        }
+
+    def perform(self, command: Command, now: Instant) -> None:
+        verb = self._verbs.get(command.verb)
+        try:
+            if verb is None:
+                raise CommandError(f"unknown verb {command.verb!r}; known: {', '.join(sorted(self._verbs))}")
+            ok, body = True, verb(command, now)
+        except CommandError as error:
+            ok, body = False, {"error": str(error)}
+        if command.client in self._pool.clients:
+            answer = Answer(command.client, command.verb, ok, msgspec.json.encode(body))
+            self._pool.emit(Reply(command.client, answer))
+
+    def status(self, now: Instant) -> Body:
+        """The pool at a glance."""
+        pool, crew = self._pool, self._crew
+        delayed = sum(job.state is State.DELAYED for _, _, job in pool.delayed)
+        waiting = pool.pending - len(pool.attempts) - delayed
+        return {
+            "pool": pool.config.name,
+            "epoch": pool.config.epoch,
+            "pid": pool.config.pid,
+            "version": pool.config.version,
+            "state": "draining" if pool.draining else "paused" if pool.paused else "running",
+            "journal": pool.config.journaled,
+            "workers_wanted": crew.wanted,
+            "spares": pool.config.spares,
+            "workers": dict(Counter(worker.state.value for worker in crew.workers.values())),
+            "worker_spawns": pool.tally.worker_spawns,
+            "worker_respawns": pool.tally.worker_respawns,
+            "out_of_service": crew.respawn.out_of_service,
+            "jobs": {"queued": waiting, "delayed": delayed, "running": len(pool.attempts)},
+            "finished": _by_state(pool),
+            "attempts": dict(pool.tally.attempts),
+            "quarantined": len(pool.quarantine),
+            "batches": [
+                {"batch": batch.name, "accepted": batch.accepted, "total": batch.total, "open": batch.open}
+                for batch in pool.batches.values()
+            ],
+            "running": [self._worker_line(worker, now) for worker in crew.workers.values() if worker.frames],
+        }
+
+    def _worker_line(self, worker: Worker, now: Instant) -> Body:
+        head = worker.frames[0]
+        job = next(iter(head.attempts.values())).job
+        return {
+            "slot": worker.slot,
+            "pid": worker.pid,
+            "job": f"{job.batch.name}/{job.seq}",
+            "kind": job.spec.kind,
+            "started": head.started,
+            "seconds": max(0, now.mono - head.heard_mono_ns) / 1e9,
+        }
+
+    def _status(self, command: Command, now: Instant) -> Body:
+        return self.status(now)
+
+    def _show(self, command: Command, now: Instant) -> Body:
+        return _describe(self._one_job(command))
+
+    def _cancel(self, command: Command, now: Instant) -> Body:
+        jobs = [self._one_job(command)] if command.seq else self._whole_batch(command)
+        waiting = running = 0
+        for job in jobs:
+            action = JOB_TABLE[job.state, JobEvent.CANCEL]
+            if action is JobAction.CANCEL:
+                self._pool.backlog.discard(job)
+                self._endings.cancel_waiting(job, now)
+                waiting += 1
+            elif action is JobAction.STOP_ATTEMPT:
+                self._stop_attempt(job)
+                running += 1
+        return {"cancelled": waiting, "stopping": running}
+
+    def _stop_attempt(self, job: Job) -> None:
+        """Its worker goes with it. What waits behind it in the same worker goes back, uncounted."""
+        job.cancelled = True
+        assert job.attempt is not None
+        attempt = job.attempt
+        if attempt.worker.head is attempt.frame:
+            self._crew.stop(attempt.worker, Verdict.CANCELLED)
+        else:
+            self._crew.take_back(attempt.worker)
+
+    def _whole_batch(self, command: Command) -> list[Job]:
+        batch = self._pool.batches.get(command.batch or "")
+        if batch is None:
+            raise CommandError(f"no batch {command.batch!r} here")
+        batch.cancelled = True  # what lies in the store is cancelled as it comes in
+        return [job for job in self._pool.jobs.values() if job.batch is batch]
+
+    def _requeue(self, command: Command, now: Instant) -> Body:
+        """Give quarantined jobs a new run: one, or all of a batch."""
+        jobs = self._parked(command)
+        for job in jobs:
+            self._endings.requeue(job)
+        return {"requeued": len(jobs)}
+
+    def _quarantine_list(self, command: Command, now: Instant) -> Body:
+        return {"quarantine": [_describe(job) for job in self._pool.quarantine.values()]}
+
+    def _quarantine_drop(self, command: Command, now: Instant) -> Body:
+        jobs = self._parked(command)
+        for job in jobs:
+            del self._pool.quarantine[job.batch.name, job.seq]
+        return {"dropped": len(jobs)}
+
+    def _pause(self, command: Command, now: Instant) -> Body:
+        self._pool.paused = True
+        self._pool.note(Level.INFO, Topic.PAUSED, paused=True)
+        return {"state": "paused"}
+
+    def _resume(self, command: Command, now: Instant) -> Body:
+        self._pool.paused = False
+        self._pool.note(Level.INFO, Topic.PAUSED, paused=False)
+        return {"state": "running"}
+
+    def _scale(self, command: Command, now: Instant) -> Body:
+        return {"workers_wanted": self.scale(command.number)}
+
+    def scale(self, by: int) -> int:
+        wanted = self._crew.scale(self._crew.wanted + by)
+        self._pool.note(Level.INFO, Topic.SCALED, wanted=wanted)
+        return wanted
+
+    def _drain(self, command: Command, now: Instant) -> Body:
+        self._leaving.drain(now)
+        return {"state": "draining"}
+
+    def _one_job(self, command: Command) -> Job:
+        job = self._pool.find_job(command.batch or "", command.seq)
+        if job is None:
+            raise CommandError(
+                f"job {command.batch}/{command.seq} is not waiting, running or in quarantine here"
+                " (finished jobs are not kept without a journal)"
+            )
+        return job
+
+    def _parked(self, command: Command) -> list[Job]:
+        jobs = [
+            job
+            for job in self._pool.quarantine.values()
+            if (not command.batch or job.batch.name == command.batch) and (not command.seq or job.seq == command.seq)
+        ]
+        if not jobs and command.seq:
+            raise CommandError(f"job {command.batch}/{command.seq} is not in quarantine")
+        return jobs
+
+
+def _by_state(pool: Pool) -> dict[str, int]:
+    totals: Counter[str] = Counter()
+    for (_, state), count in pool.tally.jobs_finished.items():
+        totals[state] += count
+    return dict(totals)
+
+
+def _describe(job: Job) -> Body:
+    return {
+        "job": f"{job.batch.name}/{job.seq}",
+        "kind": job.spec.kind,
+        "label": job.spec.label,
+        "state": job.state.value,
+        "run": job.run,
+        "attempts": job.tries,
+        "crashes": job.crashes,
+        "crash_limit": job.limits.crash_limit,
+        "priority": job.limits.priority,
+        "queued_at": rfc3339(job.queued_wall_ns),
+        "pid": job.attempt.worker.pid if job.attempt is not None else None,
+    }

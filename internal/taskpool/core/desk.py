@@ -1,0 +1,249 @@
+"""The front desk: conversations with generators.
+
+A generator says hello with the last outcome it holds, submits jobs in order, acknowledges outcomes in order and
+pings when it has nothing else to say. One that goes silent loses its reply queue, not its outcomes: it says
+hello again. All of it may be said twice.
+"""
+
+from __future__ import annotations
+
+from taskpool import limits
+from taskpool.clock import Instant
+from taskpool.core.batch import Batch, Client
+from taskpool.core.effects import Level, LoadOutcomes, Release, Reply, Topic
+from taskpool.core.events import OutcomesLoaded, Submitted
+from taskpool.core.job import Job
+from taskpool.core.ledger import CloseStored, JobsStored
+from taskpool.core.pool import Pool
+from taskpool.core.rows import Acknowledged, BatchClosed, BatchForgotten, BatchOpened, JobAccepted
+from taskpool.messages import Accepted, Ack, Close, Hello, Outcome, Outcomes, Ping, Pong, Refused, Welcome
+
+
+class Desk:
+    """Talks to generators on the pool's behalf."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    # --- coming and going ---
+
+    def hello(self, hello: Hello, now: Instant) -> None:
+        pool = self._pool
+        batch = pool.batches.get(hello.batch) if hello.batch is not None else None
+        if batch is not None and batch.client is not None and batch.client.id != hello.client:
+            text = f"batch {batch.name} is in the hands of another generator, PID {batch.client.pid}"
+            self._refuse(hello.client, hello.batch, 0, 0, "conflict", text)
+            pool.emit(Release(hello.client))
+            return
+        fresh = batch is None
+        if fresh and hello.batch is not None and pool.draining:
+            self._refuse(hello.client, hello.batch, 0, 0, "draining", _DRAINING)
+            pool.emit(Release(hello.client))
+            return
+        client = pool.clients.get(hello.client)
+        if client is None:
+            client = pool.clients[hello.client] = Client(hello.client, hello.slot, hello.pid, 0)
+        client.lease_mono_ns = now.mono + limits.LEASE_NS
+        client.detached = hello.detached
+        if hello.batch is not None:
+            batch = batch or self._open(hello)
+            batch.attach(client, hello.cursor)
+        self._welcome(client, batch, fresh=fresh)
+        if batch is not None:
+            self.deliver(batch)
+
+    def _open(self, hello: Hello) -> Batch:
+        assert hello.batch is not None
+        batch = Batch(hello.batch, hello.limits)
+        self._pool.batches[batch.name] = batch
+        self._pool.ledger.add(BatchOpened(batch.name, batch.limits))
+        self._pool.note(Level.DEBUG, Topic.BATCH_OPENED, batch=batch.name, pid=hello.pid)
+        return batch
+
+    def _welcome(self, client: Client, batch: Batch | None, *, fresh: bool) -> None:
+        config = self._pool.config
+        self._pool.emit(
+            Reply(
+                client.id,
+                Welcome(
+                    client=client.id,
+                    epoch=config.epoch,
+                    pool=config.name,
+                    pid=config.pid,
+                    version=config.version,
+                    spool=config.spool,
+                    accepted=batch.accepted if batch is not None else 0,
+                    total=batch.total if batch is not None and batch.total_stored else None,
+                    last_no=batch.recorded if batch is not None else 0,
+                    fresh=fresh,
+                ),
+            )
+        )
+
+    def bye(self, id: int) -> None:
+        """The generator leaves: what it has not acknowledged waits for whoever asks next."""
+        client = self._pool.clients.pop(id, None)
+        if client is None:
+            return
+        batch = client.batch
+        if batch is not None:
+            batch.detach()
+            self._forget_if_settled(batch)
+        self._pool.emit(Release(id))
+
+    def ping(self, ping: Ping) -> None:
+        if ping.client in self._pool.clients:
+            self._pool.emit(Reply(ping.client, Pong(ping.client, self._pool.config.epoch)))
+
+    def renew(self, id: int, now: Instant) -> None:
+        """Whatever a generator says renews its lease."""
+        client = self._pool.clients.get(id)
+        if client is not None:
+            client.lease_mono_ns = now.mono + limits.LEASE_NS
+
+    def lapse(self, now: Instant) -> None:
+        """Let go of generators that have been silent too long."""
+        for client in [client for client in self._pool.clients.values() if client.lease_mono_ns <= now.mono]:
+            self._pool.note(Level.WARNING, Topic.CLIENT_LAPSED, pid=client.pid)
+            self.bye(client.id)
+
+    def forgive(self, gap_ns: int) -> None:
+        for client in self._pool.clients.values():
+            client.lease_mono_ns += gap_ns
+
+    # --- jobs in ---
+
+    def submit(self, event: Submitted, now: Instant) -> None:
+        """Take a frame of jobs whole, or refuse it whole."""
+        pool = self._pool
+        batch = self._batch_of(event.client, event.batch)
+        if batch is None:
+            self._refuse(event.client, event.batch, event.first_seq, event.first_seq, "unknown_batch", _UNKNOWN)
+            return
+        skip = batch.received + 1 - event.first_seq
+        if skip < 0:
+            text = f"job {event.first_seq} came, job {batch.received + 1} is next"
+            self._refuse(event.client, batch.name, event.first_seq, batch.received + 1, "gap", text)
+        elif skip >= len(event.jobs):
+            self._tell_accepted(batch)  # all of it was taken before: say so again
+        elif (refusal := self._refusal(batch, len(event.jobs) - skip)) is not None:
+            self._refuse(event.client, batch.name, event.first_seq, batch.received + 1, *refusal)
+        else:
+            self._take(batch, event, skip, now)
+            pool.note(Level.DEBUG, Topic.JOBS_ACCEPTED, batch=batch.name, jobs=len(event.jobs) - skip)
+
+    def _refusal(self, batch: Batch, jobs: int) -> tuple[str, str] | None:
+        pool = self._pool
+        if pool.draining:
+            return "draining", _DRAINING
+        if batch.closed or batch.cancelled:
+            return "closed", f"batch {batch.name} takes no more jobs"
+        if pool.pending + jobs > pool.config.pending_max:
+            return "full", f"{pool.pending} jobs are pending, the limit is {pool.config.pending_max}"
+        return None
+
+    def _take(self, batch: Batch, event: Submitted, skip: int, now: Instant) -> None:
+        pool = self._pool
+        jobs = []
+        for spec, traits in zip(event.jobs[skip:], event.traits[skip:], strict=True):
+            pool.ordinal += 1
+            batch.received += 1
+            job = Job(pool.ordinal, batch, batch.received, spec, traits, now.wall)
+            jobs.append(job)
+            row = JobAccepted(
+                job.ordinal, batch.name, job.seq, job.limits.priority, spec, traits, job.queued_wall_ns
+            )
+            pool.ledger.add(row, JobsStored(batch, jobs) if len(jobs) == 1 else None)
+            pool.tally.jobs_accepted[spec.kind] += 1
+        batch.open += len(jobs)
+        pool.pending += len(jobs)
+
+    def close(self, close: Close) -> None:
+        """No job comes after `total`."""
+        batch = self._batch_of(close.client, close.batch)
+        if batch is None:
+            self._refuse(close.client, close.batch, 0, 0, "unknown_batch", _UNKNOWN)
+        elif batch.closed:
+            if batch.total == close.total:
+                self._tell_accepted(batch)
+            else:
+                text = f"batch {batch.name} was closed at {batch.total} jobs, not {close.total}"
+                self._refuse(close.client, batch.name, 0, 0, "conflict", text)
+        elif close.total != batch.received:
+            text = f"batch {batch.name} has {batch.received} jobs, not {close.total}"
+            self._refuse(close.client, batch.name, close.total, batch.received + 1, "gap", text)
+        else:
+            batch.total = close.total
+            self._pool.ledger.add(BatchClosed(batch.name, close.total), CloseStored(batch))
+
+    def accepted(self, batch: Batch, jobs: list[Job]) -> None:
+        """These jobs are stored: from here on they will get an outcome."""
+        batch.accepted = jobs[-1].seq
+        self._tell_accepted(batch)
+
+    def closed(self, batch: Batch) -> None:
+        batch.total_stored = True
+        self._tell_accepted(batch)
+        self._pool.note(Level.DEBUG, Topic.BATCH_CLOSED, batch=batch.name, total=batch.total)
+
+    def _tell_accepted(self, batch: Batch) -> None:
+        if batch.client is not None:
+            message = Accepted(batch.client.id, batch.name, batch.accepted, closed=batch.total_stored)
+            self._pool.emit(Reply(batch.client.id, message))
+
+    def _batch_of(self, client_id: int, name: str) -> Batch | None:
+        """The batch, if this generator holds it."""
+        batch = self._pool.batches.get(name)
+        return batch if batch is not None and batch.client is not None and batch.client.id == client_id else None
+
+    def _refuse(self, client: int, batch: str | None, first_seq: int, seq: int, reason: str, text: str) -> None:
+        self._pool.tally.refusals[reason] += 1
+        self._pool.emit(Reply(client, Refused(client, batch, first_seq, seq, reason, text)))
+        if reason not in ("full", "gap"):  # those two are the ordinary course of things
+            self._pool.note(Level.WARNING, Topic.SUBMISSION_REFUSED, batch=batch, reason=reason, text=text)
+
+    # --- outcomes out ---
+
+    def acknowledge(self, ack: Ack) -> None:
+        batch = self._batch_of(ack.client, ack.batch)
+        if batch is not None and batch.acknowledge(ack.upto):
+            self._pool.ledger.add(Acknowledged(batch.name, ack.upto))
+            self.deliver(batch)
+
+    def deliver(self, batch: Batch) -> None:
+        """Send what is stored and fits the reader's window; read back what lies further behind."""
+        client = batch.client
+        if client is None:
+            return
+        items: list[Outcome] = []
+        while batch.unsent and batch.room() > 0:
+            outcome = batch.unsent.popleft()
+            batch.count_sent(outcome)
+            items.append(outcome)
+        if items:
+            self._pool.emit(Reply(client.id, Outcomes(client.id, batch.name, items)))
+        room = batch.room()
+        if batch.behind and not batch.loading and not batch.unsent and room > 0:
+            batch.loading = True
+            self._pool.emit(LoadOutcomes(batch.name, batch.sent, room))
+
+    def outcomes_loaded(self, event: OutcomesLoaded) -> None:
+        batch = self._pool.batches.get(event.batch)
+        if batch is None:
+            return
+        batch.loading = False
+        for outcome in event.items:
+            if outcome.no == batch.sent + len(batch.unsent) + 1:  # else the reader said hello again meanwhile
+                batch.unsent.append(outcome)
+        batch.behind = batch.sent + len(batch.unsent) < batch.recorded
+        self.deliver(batch)
+
+    def _forget_if_settled(self, batch: Batch) -> None:
+        """A journal keeps a settled batch for its retention; memory does not."""
+        if batch.settled and not self._pool.config.journaled:
+            del self._pool.batches[batch.name]
+            self._pool.ledger.add(BatchForgotten(batch.name))
+
+
+_UNKNOWN = "this dealer holds no such batch for this generator: say hello first"
+_DRAINING = "the pool is draining and takes no new jobs"

@@ -1,0 +1,74 @@
+"""What must hold after every step: one function, called by the tests and the simulator after each event."""
+
+from __future__ import annotations
+
+from taskpool.core.dispatcher import Dispatcher
+from taskpool.core.worker import WorkerState
+from taskpool.messages import TERMINAL, State
+
+
+def check(dispatcher: Dispatcher) -> None:
+    """Raises AssertionError naming the first thing that does not add up."""
+    _jobs(dispatcher)
+    _attempts(dispatcher)
+    _workers(dispatcher)
+    _batches(dispatcher)
+
+
+def _jobs(dispatcher: Dispatcher) -> None:
+    pool = dispatcher.pool
+    waiting = {job.ordinal for job in pool.backlog}
+    delayed = {job.ordinal for _, _, job in pool.delayed}
+    for ordinal, job in pool.jobs.items():
+        assert ordinal == job.ordinal
+        assert job.state not in TERMINAL, f"job {job.seq} is {job.state} and still held"
+        assert (ordinal in waiting) == (job.state is State.QUEUED), f"job {job.seq} is {job.state}, in backlog or not"
+        assert ordinal in delayed or job.state is not State.DELAYED, f"job {job.seq} will never be due"
+        assert (job.attempt is not None) == (job.state is State.RUNNING), f"job {job.seq} is {job.state}"
+    assert waiting <= pool.jobs.keys()
+    assert len(waiting) == len(pool.backlog), "a job waits twice"
+    for job in pool.quarantine.values():
+        assert job.state is State.QUARANTINED
+
+
+def _attempts(dispatcher: Dispatcher) -> None:
+    pool = dispatcher.pool
+    held = {
+        n: attempt
+        for worker in dispatcher.crew.workers.values()
+        for frame in worker.frames
+        for n, attempt in frame.attempts.items()
+    }
+    assert held == pool.attempts, "an attempt without its frame, or the other way round"
+    for n, attempt in pool.attempts.items():
+        assert attempt.n == n
+        assert attempt.job.attempt is attempt
+        assert attempt.frame in attempt.worker.frames
+        assert n <= pool.attempt_n
+
+
+def _workers(dispatcher: Dispatcher) -> None:
+    crew = dispatcher.crew
+    slots = [worker.slot for worker in crew.workers.values() if worker.slot is not None]
+    assert len(slots) == len(set(slots)), "two workers in one slot"
+    assert not crew.free_slots & set(slots), "a slot that is held is free as well"
+    for worker in crew.workers.values():
+        if worker.state is WorkerState.BUSY:
+            assert worker.frames, f"worker {worker.incarnation} is busy with nothing"
+        elif worker.state is not WorkerState.STOPPING:
+            assert not worker.frames, f"worker {worker.incarnation} is {worker.state} and holds frames"
+        assert all(not frame.started for frame in list(worker.frames)[1:]), "a frame started behind the head"
+        assert all(frame.attempts for frame in worker.frames), "an empty frame is held"
+
+
+def _batches(dispatcher: Dispatcher) -> None:
+    pool = dispatcher.pool
+    for batch in pool.batches.values():
+        assert batch.accepted <= batch.received
+        assert batch.acknowledged <= batch.sent <= batch.recorded <= batch.numbered
+        assert batch.open >= 0
+        assert len(batch.sent_sizes) == batch.sent - batch.acknowledged
+        if batch.client is not None:
+            assert pool.clients.get(batch.client.id) is batch.client
+            assert batch.client.batch is batch
+    assert pool.pending == sum(batch.open for batch in pool.batches.values())

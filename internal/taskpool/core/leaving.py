@@ -1,0 +1,109 @@
+"""How a dealer stops: drain, stop by force, leave.
+
+TERM drains within a limit; INT drains without one, twice stops running jobs, three times leaves at once; QUIT
+and the end of the lifeline stop running jobs at once. What did not run goes back, uncounted.
+"""
+
+from __future__ import annotations
+
+from taskpool.clock import SECOND, Instant
+from taskpool.core.crew import Crew
+from taskpool.core.effects import Exit, Level, Topic
+from taskpool.core.pool import Pool
+from taskpool.core.worker import NEVER, Verdict, WorkerState
+from taskpool.errors import ExitCode
+
+LAST_WORDS_NS = 1 * SECOND  # how long a leaving dealer waits for readers to acknowledge
+
+
+class Leaving:
+    """Knows whether, why and by when the dealer leaves."""
+
+    def __init__(self, pool: Pool, crew: Crew) -> None:
+        self._pool = pool
+        self._crew = crew
+        self._interrupts = 0
+        self._code = ExitCode.OK
+        self._force_at_ns = NEVER
+        self._leave_at_ns = NEVER
+        self.left = False
+
+    def signalled(self, name: str, now: Instant) -> None:
+        """TERM, INT or QUIT."""
+        if name == "TERM":
+            self._drain(now, ExitCode.TERMINATED, now.mono + self._pool.config.drain_timeout_ns)
+        elif name == "QUIT":
+            self._drain(now, ExitCode.TERMINATED, now.mono)
+        else:
+            self._interrupts += 1
+            if self._interrupts >= 3:
+                self._leave(ExitCode.INTERRUPTED, "interrupted three times: leaving now")
+            else:
+                self._drain(now, ExitCode.INTERRUPTED, now.mono if self._interrupts == 2 else NEVER)
+
+    def drain(self, now: Instant) -> None:
+        """A person asks for a drain: no limit, and no signal to blame."""
+        self._drain(now, ExitCode.OK, NEVER)
+
+    def orphaned(self, now: Instant) -> None:
+        """The generator of this private pool is gone."""
+        self._drain(now, ExitCode.TERMINATED, now.mono)
+
+    def tick(self, now: Instant) -> None:
+        if self.left:
+            return
+        if self._pool.config.private and any(batch.settled for batch in self._pool.batches.values()):
+            self._leave(ExitCode.OK, "All jobs completed. Shutting down workers...")
+            return
+        if not self._pool.draining:
+            return
+        if now.mono >= self._force_at_ns:
+            self._force_at_ns = NEVER
+            self._stop_running()
+        if self._pool.attempts:
+            return
+        if self._leave_at_ns == NEVER:
+            self._leave_at_ns = now.mono + LAST_WORDS_NS
+        if self._everything_told() or now.mono >= self._leave_at_ns:
+            self._leave_drained()
+
+    def next_deadline_ns(self) -> int:
+        return min(self._force_at_ns, self._leave_at_ns)
+
+    def _drain(self, now: Instant, code: ExitCode, force_at_ns: int) -> None:
+        self._code = code
+        self._force_at_ns = min(self._force_at_ns, force_at_ns)
+        if self._pool.draining:
+            return
+        self._pool.draining = True
+        running = len(self._pool.attempts)
+        self._pool.note(Level.INFO, Topic.DRAINING, running=running, queued=self._pool.pending - running)
+        for worker in self._crew.workers.values():
+            if any(not frame.started for frame in worker.frames):
+                self._crew.take_back(worker)
+
+    def _stop_running(self) -> None:
+        for worker in list(self._crew.workers.values()):
+            if worker.state is WorkerState.BUSY:
+                self._crew.stop(worker, Verdict.UNWANTED)
+
+    def _everything_told(self) -> bool:
+        pool = self._pool
+        return pool.ledger.idle and not any(
+            batch.unread for batch in pool.batches.values() if batch.client is not None
+        )
+
+    def _leave_drained(self) -> None:
+        pending = self._pool.pending
+        if not pending:
+            self._leave(ExitCode.OK, "drained: every accepted job is finished")
+        elif self._pool.config.journaled:
+            self._leave(ExitCode.OK, f"drained: {pending} jobs are kept in the journal")
+        else:
+            code = self._code if self._code is not ExitCode.OK else ExitCode.TERMINATED
+            self._leave(code, f"drained: {pending} accepted jobs did not run and are lost, there is no journal")
+
+    def _leave(self, code: ExitCode, text: str) -> None:
+        self.left = True
+        self._pool.note(Level.INFO, Topic.LEAVING, text=text)
+        self._pool.emit(Exit(code, text))

@@ -1,0 +1,60 @@
+"""When a dead worker is replaced at once, when later, and when not at all.
+
+A worker that served and died is replaced at once: its job is to blame, and jobs have their own limit. A
+worker that died before it was ready is a broken program; its replacement waits, longer each time, and after
+BOOT_DEATHS_MAX such deaths within BOOT_DEATHS_WINDOW_NS none is started for OUT_OF_SERVICE_NS. Deaths by KILL
+or TERM are somebody's will and do not count.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from taskpool import limits
+
+
+class Respawn:
+    """The pool's breaker. One for all workers: a worker has no slot before it is given work."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._deaths: deque[int] = deque()
+        self._failures = 0
+        self._allowed_from_ns = 0
+        self.out_of_service = False
+        self.ever_ready = False
+
+    def ready(self) -> None:
+        """A worker came up: the program works."""
+        self.ever_ready = True
+        self._failures = 0
+        self._deaths.clear()
+        self.out_of_service = False
+
+    def boot_death(self, now_ns: int, *, cannot_boot: bool) -> None:
+        """A worker died before it was ready. `cannot_boot`: it said by its exit code that it never will."""
+        self._failures += 1
+        self._deaths.append(now_ns)
+        while self._deaths[0] < now_ns - limits.BOOT_DEATHS_WINDOW_NS:
+            self._deaths.popleft()
+        if cannot_boot or len(self._deaths) >= limits.BOOT_DEATHS_MAX:
+            self.out_of_service = True
+            self._allowed_from_ns = now_ns + limits.OUT_OF_SERVICE_NS
+        else:
+            self._allowed_from_ns = now_ns + self._delay_ns()
+
+    def may_spawn(self, now_ns: int, booting: int) -> bool:
+        """Out of service, and after a failure, one worker at a time is tried."""
+        if now_ns < self._allowed_from_ns:
+            return False
+        return self._failures == 0 or booting == 0
+
+    def next_ns(self, now_ns: int) -> int | None:
+        """When a spawn that is forbidden now will be allowed."""
+        return self._allowed_from_ns if now_ns < self._allowed_from_ns else None
+
+    def _delay_ns(self) -> int:
+        """Doubling, with a jitter of a quarter that the seed and the count alone decide."""
+        delay = min(limits.RESPAWN_DELAY_NS_MIN << min(self._failures - 1, 20), limits.RESPAWN_DELAY_NS_MAX)
+        jitter = (self._seed + self._failures * 0x9E3779B97F4A7C15) % 1024
+        return delay + delay * jitter // 4096

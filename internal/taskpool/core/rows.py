@@ -1,0 +1,74 @@
+"""What the store keeps. One commit holds any number of rows and is atomic."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from taskpool.core.events import Traits
+from taskpool.messages import JobSpec, Limits, Outcome
+
+
+class BatchOpened(Struct, frozen=True):
+    batch: str
+    limits: Limits
+
+
+class BatchClosed(Struct, frozen=True):
+    batch: str
+    total: int
+
+
+class BatchForgotten(Struct, frozen=True):
+    """Every outcome was acknowledged and nobody holds the batch any more."""
+
+    batch: str
+
+
+class JobAccepted(Struct, frozen=True):
+    ordinal: int  # order of acceptance over all batches
+    batch: str
+    seq: int
+    priority: int
+    spec: JobSpec
+    traits: Traits
+    queued_wall_ns: int
+
+
+class AttemptMade(Struct, frozen=True):
+    n: int
+    ordinal: int
+    try_: int
+    incarnation: int
+
+
+class JobReturned(Struct, frozen=True):
+    """An attempt ended and the job goes on: back in the queue with these counts."""
+
+    ordinal: int
+    run: int
+    tries: int
+    failures: int
+    crashes: int
+
+
+class OutcomeRecorded(Struct, frozen=True):
+    ordinal: int
+    batch: str
+    outcome: Outcome
+
+
+class Acknowledged(Struct, frozen=True):
+    batch: str
+    upto: int
+
+
+Row = (
+    BatchOpened
+    | BatchClosed
+    | BatchForgotten
+    | JobAccepted
+    | AttemptMade
+    | JobReturned
+    | OutcomeRecorded
+    | Acknowledged
+)

@@ -1,0 +1,119 @@
+"""Every error the programs raise on purpose, in a small tree by whose fault it is.
+
+Each carries the exit code it leads to. A message names the value, the limit and the cure, because the
+person who reads it cannot ask back.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What the three programs tell their caller. The first that applies wins, in `PRECEDENCE`."""
+
+    OK = 0
+    JOBS_FAILED = 1  # some jobs failed or timed out
+    USAGE = 2  # the command line or the input is wrong
+    ENVIRONMENT = 3  # limits, permissions, journal, configuration; a worker: cannot boot
+    UNREACHABLE = 4  # no dealer, dealer lost, pool in use; a worker: cannot load a job kind
+    HALTED = 5  # stopped by --halt
+    QUARANTINED = 6  # some jobs crashed too often and wait for a person
+    REFUSED = 7  # the pool is full and the caller would not wait
+    WAIT_TIMED_OUT = 124  # as timeout(1)
+    INTERRUPTED = 130  # SIGINT
+    TERMINATED = 143  # SIGTERM
+
+
+PRECEDENCE = (
+    ExitCode.USAGE,
+    ExitCode.ENVIRONMENT,
+    ExitCode.UNREACHABLE,
+    ExitCode.REFUSED,
+    ExitCode.INTERRUPTED,
+    ExitCode.TERMINATED,
+    ExitCode.HALTED,
+    ExitCode.QUARANTINED,
+    ExitCode.JOBS_FAILED,
+    ExitCode.OK,
+)
+
+
+class TaskpoolError(Exception):
+    """Base of all errors raised on purpose. `str(error)` is the whole text for a person."""
+
+    exit_code = ExitCode.ENVIRONMENT
+
+
+class UsageError(TaskpoolError):
+    """The caller's words or input are wrong: names the field, the value and what was expected."""
+
+    exit_code = ExitCode.USAGE
+
+
+class ConfigurationError(TaskpoolError):
+    """This machine, its limits or its permissions do not let the program work."""
+
+    exit_code = ExitCode.ENVIRONMENT
+
+
+class DealerUnreachable(TaskpoolError):
+    """Nobody answers for the pool, or its dealer went away."""
+
+    exit_code = ExitCode.UNREACHABLE
+
+
+class PoolInUse(TaskpoolError):
+    """Another dealer holds the pool."""
+
+    exit_code = ExitCode.UNREACHABLE
+
+
+class WorkerCannotBoot(TaskpoolError):
+    """The worker program is missing, not executable, or dies before it is ready."""
+
+    exit_code = ExitCode.ENVIRONMENT
+
+
+class MessageError(TaskpoolError):
+    """Bytes that are no message of ours: garbage, another version, a wrong type, a value out of range."""
+
+
+class QueueError(TaskpoolError):
+    """Base of what a message queue can refuse."""
+
+
+class QueueMissing(QueueError):
+    """No queue of that name in this IPC namespace."""
+
+
+class QueueExists(QueueError):
+    """A queue of that name is there already."""
+
+
+class QueueForeign(QueueError):
+    """The queue is there, but owner, mode or attributes are not those of this pool."""
+
+
+class QueueFull(QueueError):
+    """A send would block."""
+
+
+class QueueEmpty(QueueError):
+    """A receive would block."""
+
+
+class QueueInterrupted(QueueError):
+    """A signal came while waiting; go and look, then wait again."""
+
+
+class QueueGone(QueueError):
+    """The descriptor is closed or was never a queue: an error in the program."""
+
+
+class MessageTooLong(QueueError):
+    """The message is longer than the queue takes."""
+
+
+class QueueLimit(QueueError, ConfigurationError):
+    """A kernel limit forbids the queue: names the limit, its value, the need and the cure."""

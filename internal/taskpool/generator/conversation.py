@@ -1,0 +1,116 @@
+"""A session on its queues: one turn reads what is there, judges, and sends what can be sent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from taskpool import limits
+from taskpool.errors import MessageError, QueueMissing
+from taskpool.generator.console import Console
+from taskpool.generator.link import Link
+from taskpool.generator.session import Session
+from taskpool.messages import Outcome
+
+MESSAGES_PER_TURN_MAX = 64  # then outcomes are written and acknowledged before more are read
+
+
+class Conversation:
+    """Glue, and the only place that moves messages between a session and its link."""
+
+    def __init__(self, session: Session, link: Link, console: Console) -> None:
+        self.session = session
+        self._link = link
+        self._console = console
+        self._connected = False
+        self._check_due = 0
+
+    @property
+    def intake_bytes(self) -> int | None:
+        """The size of a message on intake; None while there is no dealer."""
+        return self._link.intake.mailbox.msgsize if self._connected and self._link.intake is not None else None
+
+    @property
+    def readable(self) -> int | None:
+        """The descriptor to wait on for the dealer's words."""
+        return None if self._link.reply is None else self._link.reply.fileno()
+
+    @property
+    def writable(self) -> list[int]:
+        """The descriptors to wait on for room."""
+        outlets = (self._link.control, self._link.intake)
+        return [outlet.mailbox.fileno() for outlet in outlets if outlet is not None and outlet.busy]
+
+    @property
+    def sent(self) -> bool:
+        """Whether everything handed to `send` so far has left."""
+        return not self.writable
+
+    def receive(self, now: int) -> list[Outcome]:
+        """Reads what waits, up to a bound; returns the new outcomes in their order."""
+        outcomes: list[Outcome] = []
+        for message in self._link.messages(MESSAGES_PER_TURN_MAX):
+            if isinstance(message, MessageError):
+                self._console.warning(f"a message of the dealer is unusable: {message}")
+                continue
+            greetings = self.session.greetings
+            outcomes += self.session.receive(message, now)
+            if self.session.greetings != greetings:
+                self._greet(now)
+            if self.session.calling and self._connected:
+                break  # it has more to say, but over new queues
+        return outcomes
+
+    def send(self, now: int) -> None:
+        """Judges what is overdue, then sends what is due. Raises DealerUnreachable when patience ends."""
+        self._look_for_queues(now)
+        self.session.tick(now)
+        if self.session.calling:
+            self._call(now)
+            return
+        link, session = self._link, self.session
+        if link.control is not None:
+            link.control.flush()
+            while not link.control.busy and (data := session.next_control(now)) is not None:
+                link.control.send(data)
+        if link.intake is not None:
+            link.intake.flush()
+            while not link.intake.busy and (data := session.next_intake(now)) is not None:
+                link.submit(data)
+
+    def close(self) -> None:
+        """Lets go of the queues. May be called twice."""
+        self._connected = False
+        self._link.hang_up()
+
+    def _call(self, now: int) -> None:
+        if self._connected:
+            self.close()
+            self._console.detail("The dealer is silent or was replaced; saying hello again")
+        if now < self.session.hello_due:
+            return
+        slot_before = self._link.reply
+        if not self._link.dial():
+            self.session.nobody_home(now)
+            return
+        if self._link.reply is not slot_before and self._link.reply is not None:
+            self._console.detail(f"Queue created: {self._link.reply.name}", {"queue": self._link.reply.name})
+        self._link.say(self.session.hello(self._link.slot, now))
+
+    def _greet(self, now: int) -> None:
+        welcome = self.session.welcome
+        assert welcome is not None
+        try:
+            self._link.welcomed(Path(welcome.spool))
+        except QueueMissing:
+            self._connected = True  # as far as there is something to let go of
+            self.session.call_again(now)
+            return
+        self._connected = True
+        self._check_due = now + limits.QUEUE_CHECK_NS
+
+    def _look_for_queues(self, now: int) -> None:
+        """Nobody is woken when a queue loses its name, and what is sent into it is read by nobody."""
+        if self._connected and now >= self._check_due:
+            self._check_due = now + limits.QUEUE_CHECK_NS
+            if self._link.stale():
+                self.session.call_again(now)

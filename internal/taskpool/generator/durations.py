@@ -1,0 +1,49 @@
+"""Durations as people write them: `90`, `10s`, `5m`, `1h30m`."""
+
+from __future__ import annotations
+
+import re
+
+from taskpool import limits
+from taskpool.clock import SECOND
+from taskpool.errors import UsageError
+
+_PARTS = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9}(?:\.\d+)?)s)?", re.ASCII)
+_PLAIN = re.compile(r"\d{1,12}(?:\.\d+)?", re.ASCII)
+EXPECTED = "expected a duration such as 90, 10s, 5m or 1h30m"
+
+
+def parse_duration(value: object, where: str) -> int:
+    """Nanoseconds of a text, or of a plain number of seconds. Raises UsageError that starts with `where`."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise UsageError(f"{where}: {EXPECTED}, got {value!r}")
+    seconds = _seconds(value) if isinstance(value, str) else float(value)
+    if seconds is None:
+        raise UsageError(f"{where}: {EXPECTED}, got {value!r}")
+    if not 0 <= seconds <= limits.TIMEOUT_NS_MAX / SECOND:  # written so that NaN is refused
+        raise UsageError(f"{where}: {value!r} is out of range; the longest is {limits.TIMEOUT_NS_MAX // SECOND}s")
+    return round(seconds * SECOND)
+
+
+def _seconds(text: str) -> float | None:
+    text = text.strip()
+    if _PLAIN.fullmatch(text):
+        return float(text)
+    match = _PARTS.fullmatch(text)
+    if not text or match is None:
+        return None
+    hours, minutes, seconds = match.groups(default="0")
+    return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+
+
+def human(duration_ns: int) -> str:
+    """The other way, for people, in two units at most: `0.3s`, `12s`, `5m10s`, `2h05m`."""
+    seconds = duration_ns / SECOND
+    if seconds < 9.95:
+        return f"{seconds:.1f}s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"

@@ -1,0 +1,70 @@
+"""Lines of a file or a pipe, as they come: reading never waits for more than one chunk that is there."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import deque
+
+from taskpool import limits
+from taskpool.errors import UsageError
+
+CHUNK_BYTES = 64 * 1024
+LINE_BYTES_MAX = 4 * limits.PAYLOAD_BYTES_MAX  # JSON escapes may take several bytes for one
+
+
+class Lines:
+    """An iterator over the complete lines read so far, without their newlines.
+
+    `ready` says whether the next one is there; `fill` reads more. The last line needs no newline.
+    """
+
+    def __init__(self, fd: int, name: str) -> None:
+        self.fd = fd
+        self.name = name
+        self.ended = False  # everything was read, though perhaps not taken
+        self._complete: deque[bytes] = deque()
+        self._tail = b""
+        self._number = 0
+
+    @property
+    def ready(self) -> bool:
+        """Whether `next` knows its answer: a line, or the end."""
+        return bool(self._complete) or self.ended
+
+    def fill(self) -> None:
+        """Reads one chunk. Only when the descriptor is readable, unless it is a regular file's.
+
+        Raises UsageError when it cannot be read, or a line is longer than any job.
+        """
+        try:
+            chunk = os.read(self.fd, CHUNK_BYTES)
+        except BlockingIOError:
+            return  # readable for somebody else who was faster
+        except OSError as error:
+            raise UsageError(f"cannot read {self.name}: {error.strerror}") from error
+        if not chunk:
+            self.ended = True
+            if self._tail:
+                self._complete.append(self._tail)
+                self._tail = b""
+            return
+        *complete, self._tail = (self._tail + chunk).split(b"\n")
+        self._number += len(complete)
+        self._complete.extend(complete)
+        if len(self._tail) > LINE_BYTES_MAX:
+            raise UsageError(f"{self.name}:{self._number + 1}: a line longer than {LINE_BYTES_MAX} bytes")
+
+    def __iter__(self) -> Lines:
+        return self
+
+    def __next__(self) -> bytes:
+        if self._complete:
+            return self._complete.popleft()
+        assert self.ended, "asked for a line that is not there yet"
+        raise StopIteration
+
+
+def is_regular(fd: int) -> bool:
+    """Whether the descriptor is a file that can be read twice, and never makes a reader wait."""
+    return stat.S_ISREG(os.fstat(fd).st_mode)

@@ -1,0 +1,442 @@
+"""The generator's side of the conversation with a dealer. Decisions only: no queue, no clock, no file.
+
+Rules of this file:
+1. Messages come in through `receive`, time through `tick`; what is to be sent is pulled, one message at a
+   time, by `next_control` and `next_intake`. Whoever pulls a message sends it.
+2. Nothing is believed to have arrived. Submissions are kept until accepted and sent again from the first
+   one that is not; outcomes are numbered, and a gap means asking again from the last one held.
+3. Whenever the dealer is in doubt (silent, restarted, its queues gone) there is one cure: `call_again`, a
+   new hello over new queues with the cursor of what is held.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+from taskpool import limits
+from taskpool.clock import MILLISECOND, seconds
+from taskpool.codec import encode
+from taskpool.errors import DealerUnreachable, UsageError
+from taskpool.messages import (
+    DEFAULT_LIMITS,
+    Accepted,
+    Ack,
+    Answer,
+    Bye,
+    Close,
+    Command,
+    Hello,
+    JobSpec,
+    Limits,
+    Message,
+    Outcome,
+    Outcomes,
+    Ping,
+    Pong,
+    Refused,
+    Submit,
+    Welcome,
+)
+
+HELLO_DELAY_NS_MIN = 2 * MILLISECOND  # a private dealer is there in some tens of milliseconds
+HELLO_DELAY_NS_MAX = 250 * MILLISECOND
+FULL_DELAY_NS_MIN = 50 * MILLISECOND
+FULL_DELAY_NS_MAX = 2_000 * MILLISECOND
+GAPS_MAX = 8  # hellos because of missing outcomes, without one outcome in between
+
+_BACK_OFF = "full"
+_REWIND = "gap"
+_CALL_AGAIN = "unknown_batch"
+
+
+class Patience(NamedTuple):
+    """How long to wait for a dealer that does not answer, and the words for it."""
+
+    first_ns: int = limits.FIRST_WELCOME_NS
+    return_ns: int = limits.RETURN_WELCOME_NS
+
+
+class _Frame(NamedTuple):
+    """A submission that is not accepted yet, ready to be sent again."""
+
+    first: int
+    last: int
+    data: bytes
+
+
+class JobsLost(DealerUnreachable):
+    """Accepted jobs are gone with a dealer that kept no journal."""
+
+
+class Session:
+    """One conversation, for one batch or (`batch` None) just for commands."""
+
+    def __init__(
+        self,
+        pool: str,
+        client: int,
+        pid: int,
+        version: str,
+        now: int,
+        *,
+        batch: str | None = None,
+        wanted: Limits = DEFAULT_LIMITS,
+        detached: bool = False,
+        waits: bool = True,
+        patience: Patience = Patience(),
+    ) -> None:
+        self.pool = pool
+        self.client = client
+        self.batch = batch
+        self._pid = pid
+        self._version = version
+        self._limits = wanted
+        self._detached = detached
+        self._waits = waits  # for room in a full pool
+        self._patience = patience
+
+        self.calling = True
+        self.hello_due = now
+        self._hello_delay = HELLO_DELAY_NS_MIN
+        self._called_since = now
+        self._deadline = now + patience.first_ns
+        self._heard_at = now
+        self._ping_due = now
+        self.welcome: Welcome | None = None  # the latest
+        self.greetings = 0  # welcomes that began a new conversation, not repeated ones
+
+        self._window: deque[_Frame] = deque()
+        self._unsent = 0  # index in the window of the next frame to send
+        self._sent_upto = 0  # the last job ever sent, accepted or not
+        self.submitted = 0  # the last job put into a frame
+        self.accepted = 0
+        self._total: int | None = None
+        self._close_sent = False
+        self.closed = False
+        self._progress_at = now
+        self._resend_ns = limits.RESEND_NS
+        self._rewound_at = -1  # `accepted` when last rewound for a gap
+        self._held_until = 0  # the pool is full until then, as far as we know
+        self._full_delay = FULL_DELAY_NS_MIN
+        self.full = False
+        self.refusal: Refused | None = None
+
+        self.cursor = 0  # the last outcome received, without a gap
+        self._stored = 0
+        self._acked = 0
+        self._ack_due = False
+        self._gaps = 0
+
+        self._commands: deque[Command] = deque()
+        self.answers: deque[Answer] = deque()
+        self._bye = False
+
+    # --- what is to be sent -----------------------------------------------------------------------
+
+    def hello(self, slot: int, now: int) -> bytes:
+        """The hello for the reply queue in `slot`. It is said again until somebody answers."""
+        self.hello_due = now + limits.RESEND_NS
+        return encode(
+            Hello(
+                client=self.client,
+                slot=slot,
+                pid=self._pid,
+                version=self._version,
+                batch=self.batch,
+                limits=self._limits,
+                cursor=self.cursor,
+                detached=self._detached,
+            )
+        )
+
+    def nobody_home(self, now: int) -> None:
+        """The dealer's queue is not there (yet), or a hello went into one that lost its name."""
+        self.hello_due = now + self._hello_delay
+        self._hello_delay = min(self._hello_delay * 2, HELLO_DELAY_NS_MAX)
+
+    def next_control(self, now: int) -> bytes | None:
+        """The next message for the control queue. Commands come before acknowledgements: the last
+        acknowledgement lets a private dealer go, and it should answer first."""
+        if self.calling:
+            return None
+        if self._commands:
+            return encode(self._commands.popleft())
+        if self.batch is not None and (self._acked < self._stored or self._ack_due):
+            self._acked, self._ack_due = self._stored, False
+            return encode(Ack(client=self.client, batch=self.batch, upto=self._stored))
+        if now >= self._ping_due:
+            self._ping_due = now + limits.PING_NS
+            self._ack_due = self._stored > 0  # the last one may be lost; it says the same twice
+            return encode(Ping(client=self.client))
+        if self._bye:
+            self._bye = False
+            return encode(Bye(client=self.client))
+        return None
+
+    def next_intake(self, now: int) -> bytes | None:
+        """The next message for the intake queue: frames in order, and the close behind the last."""
+        if self.calling or now < self._held_until:
+            return None
+        if self._unsent < len(self._window):
+            if self._unsent == 0:
+                self._progress_at = now
+            frame = self._window[self._unsent]
+            self._unsent += 1
+            self._sent_upto = max(self._sent_upto, frame.last)
+            return frame.data
+        if self._total is None or self._close_sent or self.batch is None:
+            return None
+        self._close_sent = True
+        if not self._window:
+            self._progress_at = now
+        return encode(Close(client=self.client, batch=self.batch, total=self._total))
+
+    # --- what the program wants -------------------------------------------------------------------
+
+    @property
+    def room(self) -> bool:
+        """Whether another frame may be submitted."""
+        return len(self._window) < limits.SUBMITS_IN_FLIGHT_MAX and self._total is None and self.refusal is None
+
+    def submit(self, jobs: list[JobSpec]) -> None:
+        """Puts the batch's next jobs into a frame. Only while there is `room`."""
+        assert self.room and self.batch is not None
+        first = self.submitted + 1
+        self.submitted += len(jobs)
+        data = encode(Submit(client=self.client, batch=self.batch, first_seq=first, jobs=jobs))
+        self._window.append(_Frame(first, self.submitted, data))
+
+    def finish(self) -> int:
+        """No job comes any more. Returns how many there are."""
+        if self._total is None:
+            self._total = self.submitted
+        return self._total
+
+    def cut(self) -> int:
+        """Gives up the frames never sent and finishes with those that were. Returns the total."""
+        while self._window and self._window[-1].first > self._sent_upto:
+            self.submitted = self._window.pop().first - 1
+        return self.finish()
+
+    def store(self, upto: int) -> None:
+        """Outcomes up to this number are safe here: they may be acknowledged."""
+        self._stored = max(self._stored, min(upto, self.cursor))
+
+    def command(self, verb: str, batch: str | None = None, seq: int = 0, number: int = 0) -> None:
+        """Asks for something; its Answer comes into `answers`."""
+        self._commands.append(Command(client=self.client, verb=verb, batch=batch, seq=seq, number=number))
+
+    def leave(self) -> None:
+        """Says goodbye after everything else."""
+        self._bye = True
+
+    def excuse(self, now: int) -> None:
+        """The dealer may have spoken, but nobody here listened."""
+        self._heard_at = now
+
+    def call_again(self, now: int) -> None:
+        """The dealer is in doubt: say hello again, as a new conversation about the same batch."""
+        if self.calling:
+            return
+        self.calling = True
+        self.hello_due = self._called_since = now
+        self._hello_delay = HELLO_DELAY_NS_MIN
+        self._deadline = now + self._patience.return_ns
+
+    # --- time -------------------------------------------------------------------------------------
+
+    def next_deadline(self) -> int:
+        """When `tick` has something to do, at the latest."""
+        if self.calling:
+            return min(self.hello_due, self._deadline)
+        due = min(self._ping_due, self._heard_at + limits.REPLY_OVERDUE_NS)
+        if self._awaiting:
+            due = min(due, self._progress_at + self._resend_ns)
+        if self._held_until:
+            due = min(due, self._held_until)
+        return due
+
+    def tick(self, now: int) -> None:
+        """Judges what is overdue. Raises DealerUnreachable when patience ends."""
+        if self.calling:
+            if now >= self._deadline:
+                raise DealerUnreachable(self._unanswered(now))
+            return
+        if now >= self._heard_at + limits.REPLY_OVERDUE_NS:
+            self.call_again(now)
+        elif self._held_until:
+            if now >= self._held_until:
+                self._held_until = 0
+                self._rewind(now)
+        elif self._awaiting and now >= self._progress_at + self._resend_ns:
+            self._resend_ns = min(self._resend_ns * 2, limits.LEASE_NS)
+            self._rewind(now)
+
+    @property
+    def _awaiting(self) -> bool:
+        """Something was sent on intake and is not answered."""
+        return self._unsent > 0 or (self._close_sent and not self.closed)
+
+    def _unanswered(self, now: int) -> str:
+        waited = f"{seconds(now - self._called_since):g}s"
+        if self.welcome is None:
+            return (
+                f"no dealer answers for pool {self.pool!r} within {waited}. Start one with `tp-dealer --pool "
+                f"{self.pool}`, or leave --pool out for a private one. Queues belong to an IPC namespace: a dealer in "
+                "another container is only seen when both share one. --dealer-timeout waits longer"
+            )
+        return (
+            f"the dealer of pool {self.pool!r} (pid {self.welcome.pid}) was lost and none came back within {waited}; "
+            f"{self.accepted} jobs were accepted and {self.cursor} outcomes received"
+        )
+
+    # --- what comes in ----------------------------------------------------------------------------
+
+    def receive(self, message: Message, now: int) -> list[Outcome]:
+        """Takes one message and returns the outcomes that are new in it.
+
+        Raises UsageError and DealerUnreachable for what ends the conversation. What is not for this
+        generator, or has come before, is dropped.
+        """
+        if getattr(message, "client", None) != self.client:
+            return []
+        match message:
+            case Welcome():
+                self._on_welcome(message, now)
+            case Accepted():
+                self._on_accepted(message, now)
+            case Refused():
+                self._on_refused(message, now)
+            case Outcomes():
+                self._heard_at = now
+                return self._on_outcomes(message, now)
+            case Answer():
+                self._heard_at = now
+                self.answers.append(message)
+            case Pong():
+                self._heard_at = now
+            case _:
+                pass  # a generator's own words, or a worker's: whoever sent them here, they mean nothing
+        return []
+
+    def _on_welcome(self, welcome: Welcome, now: int) -> None:
+        known = self.welcome
+        self._heard_at = now
+        if not self.calling:
+            return  # the answer to a hello said twice
+        if self.batch is not None:
+            self._check_batch(welcome, known)
+        self.welcome = welcome
+        self.calling = False
+        self.greetings += 1
+        self._ping_due = now + limits.PING_NS
+        self._ack_due = self._stored > 0
+        self._accept(welcome.accepted, now)
+        self.closed = self._total is not None and welcome.total == self._total
+        self._rewind(now)
+
+    def _check_batch(self, welcome: Welcome, known: Welcome | None) -> None:
+        used = welcome.accepted or welcome.last_no or welcome.total is not None
+        if known is None and used:
+            raise UsageError(
+                f"batch {self.batch!r} exists already in pool {self.pool!r} ({welcome.accepted} jobs accepted, "
+                f"{welcome.last_no} outcomes): choose another --batch"
+            )
+        if known is not None and welcome.accepted < self.accepted:
+            gone = self.accepted - self.cursor
+            raise JobsLost(
+                f"the dealer of pool {self.pool!r} was replaced (epoch {known.epoch}, then {welcome.epoch}) and keeps "
+                f"no journal: {gone} accepted jobs without an outcome are gone, {self.cursor} had finished"
+            )
+
+    def _on_accepted(self, accepted: Accepted, now: int) -> None:
+        self._heard_at = now
+        if accepted.batch != self.batch:
+            return
+        self._accept(accepted.upto, now)
+        if accepted.closed and self._close_sent:
+            self.closed = True
+
+    def _accept(self, upto: int, now: int) -> None:
+        """Cumulative. More than was ever submitted is nonsense and says nothing."""
+        if not self.accepted < upto <= self.submitted:
+            return
+        self.accepted = upto
+        while self._window and self._window[0].last <= upto:
+            self._window.popleft()
+            self._unsent = max(0, self._unsent - 1)
+        self._progress_at = now
+        self._resend_ns = limits.RESEND_NS
+        self._full_delay = FULL_DELAY_NS_MIN
+        self.full = False
+
+    def _on_refused(self, refused: Refused, now: int) -> None:
+        self._heard_at = now
+        if refused.batch is not None and refused.batch != self.batch:
+            return
+        match refused.reason:
+            case reason if reason == _BACK_OFF and self._waits:
+                self._hold_back(now)
+            case reason if reason == _REWIND:
+                self._rewind_once(now)
+            case reason if reason == _CALL_AGAIN:
+                self.call_again(now)
+            case _:
+                self._give_in(refused)
+
+    def _hold_back(self, now: int) -> None:
+        """The pool is full. The frames behind the refused one are refused too: one pause covers all."""
+        self.full = True
+        if now < self._held_until:
+            return
+        self._held_until = now + self._full_delay
+        self._full_delay = min(self._full_delay * 2, FULL_DELAY_NS_MAX)
+
+    def _rewind_once(self, now: int) -> None:
+        """A frame went missing. Every frame behind it is refused as well; the first such answer is enough."""
+        if now >= self._held_until and self._rewound_at != self.accepted:
+            self._rewound_at = self.accepted
+            self._rewind(now)
+
+    def _give_in(self, refused: Refused) -> None:
+        """For good: jobs from the refused frame on never get in. Those before it are accepted already."""
+        if self.refusal is not None:
+            return  # the frames behind it
+        self.refusal = refused
+        while self._window and self._window[-1].first >= max(refused.first_seq, 1):
+            self.submitted = self._window.pop().first - 1
+        self._unsent = min(self._unsent, len(self._window))
+        self._total, self._close_sent = self.submitted, False
+
+    def _rewind(self, now: int) -> None:
+        """Send again from the first frame that is not accepted."""
+        self._unsent = 0
+        self._close_sent = self.closed
+        self._progress_at = now
+
+    def _on_outcomes(self, outcomes: Outcomes, now: int) -> list[Outcome]:
+        if outcomes.batch != self.batch or self._detached:
+            return []
+        fresh: list[Outcome] = []
+        for outcome in outcomes.items:
+            if outcome.no <= self.cursor:
+                continue
+            if outcome.no > self.cursor + 1:
+                self._ask_for_missing(outcome.no, now)
+                break
+            self.cursor = outcome.no
+            if outcome.seq <= self.submitted:  # nobody may make us count jobs that we never sent
+                fresh.append(outcome)
+        if fresh:
+            self._gaps = 0
+        return fresh
+
+    def _ask_for_missing(self, got: int, now: int) -> None:
+        self._gaps += 1
+        if self._gaps > GAPS_MAX:
+            raise DealerUnreachable(
+                f"the dealer of pool {self.pool!r} does not tell outcome {self.cursor + 1}: it goes on with {got}, "
+                f"asked {GAPS_MAX} times"
+            )
+        self.call_again(now)

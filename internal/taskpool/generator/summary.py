@@ -1,0 +1,48 @@
+"""The last words on a batch: one line for the human."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from taskpool.clock import seconds
+from taskpool.generator.durations import human
+from taskpool.generator.tally import Tally
+from taskpool.messages import State
+
+
+class Pool(NamedTuple):
+    """What the dealer says of its pool; None: it did not say."""
+
+    respawns: int | None = None
+    cpus: int | None = None
+
+
+def summary(tally: Tally, total: int, wall_ns: int, pool: Pool) -> tuple[str, dict[str, object]]:
+    """As text, and the same facts for programs."""
+    by_state = {str(state): tally.by_state[state] for state in State if tally.by_state[state]}
+    if missing := total - tally.finished:
+        by_state["not run"] = missing
+    states = ", ".join(f"{count} {state}" for state, count in by_state.items()) or "nothing to do"
+    counted = [_count(tally.attempts, "attempt"), _count(tally.crashes, "crash", "crashes")]
+    if pool.respawns is not None:
+        counted.append(_count(pool.respawns, "respawn"))
+    text = f"{_count(total, 'job')}: {states}; {', '.join(counted)}; {human(wall_ns)} wall"
+    fields: dict[str, object] = {
+        "jobs": total,
+        "by_state": by_state,
+        "attempts": tally.attempts,
+        "crashes": tally.crashes,
+        "respawns": pool.respawns,
+        "wall_seconds": seconds(wall_ns),
+        "cpu_seconds": seconds(tally.cpu_ns),
+    }
+    if pool.cpus and wall_ns:
+        available_ns = wall_ns * pool.cpus
+        share = round(100 * tally.cpu_ns / available_ns)
+        text += f"; CPU {human(tally.cpu_ns)} of {human(available_ns)} available ({share}%)"
+        fields["cpu_available_seconds"] = seconds(available_ns)
+    return text, fields
+
+
+def _count(number: int, singular: str, plural: str = "") -> str:
+    return f"{number} {singular if number == 1 else plural or singular + 's'}"

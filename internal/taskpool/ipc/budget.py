@@ -1,0 +1,138 @@
+"""How large the queues of a pool may be.
+
+The kernel charges `maxmsg * (msgsize + 96)` bytes for a queue when it is created, full or empty, to the
+user who creates it, over all IPC namespaces, until its last descriptor closes (measured; ipc/mqueue.c).
+So sizes are chosen once, for the most queues a pool can ever hold at the same time, and `scale` never has
+to make a queue again. Numbers in, numbers out: reading the kernel's limits is `mqueue.kernel_limits`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from taskpool import limits
+from taskpool.errors import QueueLimit
+
+MESSAGE_OVERHEAD_BYTES = 96  # what the kernel adds to each slot of a queue
+SHARE = 2  # a pool takes at most 1/SHARE of the user's bytes: the rest is for his other pools
+
+
+class Shape(NamedTuple):
+    """A queue's capacity: how many messages, and how many bytes in each."""
+
+    maxmsg: int
+    msgsize: int
+
+    @property
+    def bytes(self) -> int:
+        """What the kernel charges for it."""
+        return self.maxmsg * (self.msgsize + MESSAGE_OVERHEAD_BYTES)
+
+
+LOCK = Shape(1, 1)  # the same for ever: two versions of the dealer must agree on it
+
+
+class KernelLimits(NamedTuple):
+    """What this IPC namespace and this user may have: fs.mqueue.* and RLIMIT_MSGQUEUE."""
+
+    msg_max: int
+    msgsize_max: int
+    queues_max: int
+    bytes_max: int
+
+
+class Layout(NamedTuple):
+    """The shape of each kind of queue in a pool."""
+
+    intake: Shape
+    control: Shape
+    events: Shape
+    worker: Shape
+    reply: Shape
+
+    def need(self, workers: int) -> int:
+        """Bytes charged when `workers` workers and every reply slot are there at once."""
+        shared = self.intake.bytes + self.control.bytes + self.events.bytes + LOCK.bytes
+        return shared + workers * self.worker.bytes + limits.REPLY_SLOTS_MAX * self.reply.bytes
+
+
+# From the roomiest down. A generator does not know the spool before it is welcomed, so Hello and Welcome
+# must fit their queues on every rung: that is why control and reply never go below 512 bytes.
+LADDER = (
+    Layout(  # raised sysctls and a raised byte limit
+        intake=Shape(64, 8192),
+        control=Shape(64, 512),
+        events=Shape(64, 8192),
+        worker=Shape(2, 8192),
+        reply=Shape(16, 8192),
+    ),
+    Layout(  # stock sysctls, a raised byte limit
+        intake=Shape(10, 8192),
+        control=Shape(10, 512),
+        events=Shape(10, 8192),
+        worker=Shape(2, 4096),
+        reply=Shape(10, 8192),
+    ),
+    Layout(  # everything stock: msg_max 10, msgsize_max 8192, RLIMIT_MSGQUEUE 819200
+        intake=Shape(10, 4096),
+        control=Shape(10, 512),
+        events=Shape(10, 4096),
+        worker=Shape(2, 1024),
+        reply=Shape(4, 1024),
+    ),
+    Layout(  # hundreds of workers under stock limits, or less than stock
+        intake=Shape(10, 1024),
+        control=Shape(10, 512),
+        events=Shape(10, 1024),
+        worker=Shape(2, 256),
+        reply=Shape(4, 512),
+    ),
+)
+
+assert all(layout.worker.maxmsg >= limits.FRAMES_IN_FLIGHT_MAX for layout in LADDER)
+
+
+def choose(workers: int, kernel: KernelLimits) -> Layout:
+    """The roomiest layout for a pool of this many workers. Raises QueueLimit when none fits.
+
+    The count is not the pool's present size but the largest it may be scaled to.
+    """
+    workers = max(workers, limits.WORKER_QUEUES_BUDGETED_MIN)
+    queues = 4 + workers + limits.REPLY_SLOTS_MAX  # 4: intake, control, events, lock
+    if queues > kernel.queues_max:
+        raise QueueLimit(
+            f"fs.mqueue.queues_max is {kernel.queues_max}; a pool of up to {workers} workers needs {queues} queues. "
+            f"Ask for fewer workers, or raise it: {sysctl_cure('queues_max', queues)}"
+        )
+    for layout in LADDER:
+        if _shapes_fit(layout, kernel) and layout.need(workers) * SHARE <= kernel.bytes_max:
+            return layout
+    raise _nothing_fits(workers, LADDER[-1], kernel)
+
+
+def byte_limit_cure(need_bytes: int) -> str:
+    """Where RLIMIT_MSGQUEUE is raised."""
+    return f"ulimit -q {need_bytes}, LimitMSGQUEUE={need_bytes} (systemd), --ulimit msgqueue={need_bytes} (container)"
+
+
+def sysctl_cure(name: str, value: int) -> str:
+    """Where one of fs.mqueue.* is raised."""
+    return f"sysctl fs.mqueue.{name}={value}, --sysctl fs.mqueue.{name}={value} (container)"
+
+
+def _shapes_fit(layout: Layout, kernel: KernelLimits) -> bool:
+    return all(shape.maxmsg <= kernel.msg_max and shape.msgsize <= kernel.msgsize_max for shape in layout)
+
+
+def _nothing_fits(workers: int, smallest: Layout, kernel: KernelLimits) -> QueueLimit:
+    for name, value, need in (
+        ("msg_max", kernel.msg_max, max(shape.maxmsg for shape in smallest)),
+        ("msgsize_max", kernel.msgsize_max, max(shape.msgsize for shape in smallest)),
+    ):
+        if value < need:
+            return QueueLimit(f"fs.mqueue.{name} is {value}; a pool needs {need}. Raise it: {sysctl_cure(name, need)}")
+    need = smallest.need(workers) * SHARE
+    return QueueLimit(
+        f"RLIMIT_MSGQUEUE is {kernel.bytes_max} bytes; a pool of up to {workers} workers needs {need} (its queues take "
+        f"at most 1/{SHARE} of the limit). Ask for fewer workers, or raise it: {byte_limit_cure(need)}"
+    )

@@ -1,0 +1,148 @@
+"""Queues without a kernel, for tests and simulation. They pass the same contract as `mqueue`.
+
+What a model of one process cannot have: foreign owners, limits, signals, and a descriptor to wait on.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from threading import Condition
+
+from taskpool.errors import MessageTooLong, QueueEmpty, QueueExists, QueueFull, QueueGone, QueueMissing
+from taskpool.ipc.budget import Shape
+
+_FIRST_FILENO = 1_000_000  # no process has that many: a number taken for a descriptor by mistake is EBADF
+
+
+class _Queue:
+    """What the kernel calls the inode: it outlives its name."""
+
+    def __init__(self, name: str, shape: Shape) -> None:
+        self.name = name
+        self.shape = shape
+        self.messages: deque[bytes] = deque()
+        self.linked = True
+        self.holder: MemoryMailbox | None = None
+
+
+class MemoryPost:
+    """One IPC namespace. Everybody who shall meet uses the same object."""
+
+    def __init__(self) -> None:
+        self._queues: dict[str, _Queue] = {}
+        self._filenos = itertools.count(_FIRST_FILENO)
+        self.changed = Condition()
+
+    def create(self, name: str, shape: Shape) -> MemoryMailbox:
+        if name in self._queues:
+            raise QueueExists(f"a queue {name} is there already")
+        self._queues[name] = _Queue(name, shape)
+        return self.open(name, send=True, receive=True)
+
+    def open(self, name: str, *, send: bool, receive: bool) -> MemoryMailbox:
+        if name not in self._queues:
+            raise QueueMissing(f"no queue {name}")
+        return MemoryMailbox(self, self._queues[name], next(self._filenos), send=send, receive=receive)
+
+    def adopt(self, name: str, shape: Shape) -> tuple[MemoryMailbox, bool]:
+        found = self._queues.get(name)
+        if found is not None and found.shape == shape:
+            return self.open(name, send=True, receive=True), True
+        self.unlink(name)
+        return self.create(name, shape), False
+
+    def unlink(self, name: str) -> None:
+        queue = self._queues.pop(name, None)
+        if queue is not None:
+            queue.linked = False
+
+
+class MemoryMailbox:
+    """One open end of a modelled queue; see `mailbox.Mailbox`."""
+
+    def __init__(self, post: MemoryPost, queue: _Queue, fileno: int, *, send: bool, receive: bool) -> None:
+        self.name = queue.name
+        self.maxmsg, self.msgsize = queue.shape
+        self._post = post
+        self._open_queue: _Queue | None = queue
+        self._fileno = fileno
+        self._may_send = send
+        self._may_receive = receive
+
+    def send(self, data: bytes) -> None:
+        with self._post.changed:
+            if not self._has_room(data):
+                raise QueueFull(f"queue {self.name} is full: {self.maxmsg} messages")
+            self._put(data)
+
+    def send_blocking(self, data: bytes) -> None:
+        with self._post.changed:
+            self._post.changed.wait_for(lambda: self._has_room(data))
+            self._put(data)
+
+    def receive(self) -> bytes:
+        with self._post.changed:
+            if not self._has_mail():
+                raise QueueEmpty(f"queue {self.name} is empty")
+            return self._take()
+
+    def receive_blocking(self) -> bytes:
+        with self._post.changed:
+            self._post.changed.wait_for(self._has_mail)
+            return self._take()
+
+    def fileno(self) -> int:
+        """A number of its own, to be looked up by; nothing can wait on it."""
+        return self._fileno
+
+    def depth(self) -> int:
+        return len(self._queue.messages)
+
+    def linked(self) -> bool:
+        return self._queue.linked
+
+    def unlink(self) -> None:
+        if self.linked():
+            self._post.unlink(self.name)
+
+    def hold_notification_lock(self) -> None:
+        queue = self._queue
+        if queue.holder not in (None, self):
+            raise QueueExists(f"queue {self.name} is held by another process")
+        if not queue.linked:
+            raise QueueMissing(f"queue {self.name} has lost its name")
+        queue.holder = self
+
+    def close(self) -> None:
+        if self._open_queue is not None and self._open_queue.holder is self:
+            self._open_queue.holder = None
+        self._open_queue = None
+        self._fileno = -1
+
+    @property
+    def _queue(self) -> _Queue:
+        if self._open_queue is None:
+            raise QueueGone(f"queue {self.name} is closed here")
+        return self._open_queue
+
+    def _has_room(self, data: bytes) -> bool:
+        if len(data) > self.msgsize:
+            raise MessageTooLong(f"a message of {len(data)} bytes; queue {self.name} takes {self.msgsize}")
+        if not self._may_send:
+            raise QueueGone(f"queue {self.name} is not open for sending")
+        return len(self._queue.messages) < self.maxmsg
+
+    def _put(self, data: bytes) -> None:
+        self._queue.messages.append(data)
+        self._post.changed.notify_all()
+
+    def _has_mail(self) -> bool:
+        if not self._may_receive:
+            raise QueueGone(f"queue {self.name} is not open for receiving")
+        return bool(self._queue.messages)
+
+    def _take(self) -> bytes:
+        data = self._queue.messages.popleft()
+        self._post.changed.notify_all()
+        return data

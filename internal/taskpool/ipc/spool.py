@@ -1,0 +1,117 @@
+"""Messages larger than their queue travel as files.
+
+The sender writes the message to a file of the pool's spool and sends its name, size and hash instead; the
+receiver checks and removes the file. A spool file is a transfer, not a record: it need not survive a loss
+of power, because the queue that refers to it does not either. So nothing is fsynced.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from taskpool import limits
+from taskpool.codec import decode, encode
+from taskpool.errors import ConfigurationError, MessageError
+from taskpool.messages import Message, Spilled
+
+if TYPE_CHECKING:
+    from pathlib import Path  # a worker starts without it
+
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # O_NONBLOCK: opening a FIFO must not wait
+
+
+class Spool:
+    """One pool's directory of messages in transit, as one process sees it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def sweep(self) -> None:
+        """Makes the directory, private to this user and empty. For a dealer at its start: no message that
+        could refer to a file is left. Raises ConfigurationError."""
+        try:
+            os.makedirs(self.directory, mode=0o700, exist_ok=True)
+            os.chmod(self.directory, 0o700)
+            for entry in os.scandir(self.directory):
+                os.unlink(entry.path)
+        except OSError as error:
+            raise ConfigurationError(f"the pool's spool {self.directory} cannot be made ready: {error}") from error
+
+    def pack(self, data: bytes, msgsize: int) -> bytes:
+        """`data` itself when it fits a queue of this message size, else a Spilled in its place.
+
+        Raises MessageError for more than SPILL_BYTES_MAX, ConfigurationError when the file cannot be written.
+        """
+        if len(data) <= msgsize:
+            return data
+        if len(data) > limits.SPILL_BYTES_MAX:
+            raise MessageError(f"a message of {len(data)} bytes; the most is {limits.SPILL_BYTES_MAX}")
+        name = os.urandom(16).hex()
+        self._write(name, data)
+        return encode(Spilled(name=name, size=len(data), digest=_sha256(data)))
+
+    def unpack(self, message: Message) -> Message:
+        """The real message where `message` is Spilled, else `message`. Its file is gone afterwards.
+
+        Raises MessageError when the file is not what was promised, or cannot be reached from here.
+        """
+        if not isinstance(message, Spilled):
+            return message
+        data = self._take(message)
+        if len(data) != message.size or _sha256(data) != message.digest:
+            raise MessageError(f"spool file {message.name} is not what its sender wrote: size or SHA-256 differ")
+        inner = decode(data)
+        if isinstance(inner, Spilled):
+            raise MessageError(f"spool file {message.name} refers to another spool file")
+        return inner
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self.directory, name)
+
+    def _write(self, name: str, data: bytes) -> None:
+        path = self._path(name)
+        try:
+            with open(os.open(path, _CREATE, 0o600), "wb") as file:
+                file.write(data)
+        except OSError as error:
+            self._discard(name)
+            raise ConfigurationError(
+                f"spool file {path} of {len(data)} bytes cannot be written: {error.strerror}; "
+                f"the pool's spool {self.directory} must be there, writable, and have room"
+            ) from error
+
+    def _take(self, message: Spilled) -> bytes:
+        """Reads and removes a file, whatever is in it, but only one that a program of this user made."""
+        path = self._path(message.name)
+        try:
+            descriptor = os.open(path, _READ)
+            try:
+                status = os.fstat(descriptor)
+                if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+                    raise MessageError(f"spool file {path} is not a regular file of this user")
+                with open(descriptor, "rb", closefd=False) as file:
+                    data = file.read(message.size + 1)  # one more, to see that there is no more
+            finally:
+                os.close(descriptor)
+            self._discard(message.name)
+        except OSError as error:
+            raise MessageError(
+                f"spool file {path}: {error.strerror}; the pool's spool {self.directory} is not visible here as it "
+                "is where the message was written; share that mount"
+            ) from error
+        return data
+
+    def _discard(self, name: str) -> None:
+        try:
+            os.unlink(self._path(name))
+        except FileNotFoundError:
+            pass  # it never came to be, or the dealer swept
+
+
+def _sha256(data: bytes) -> bytes:
+    from hashlib import sha256  # brings OpenSSL along: megabytes that most workers never need
+
+    return sha256(data).digest()

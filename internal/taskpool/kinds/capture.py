@@ -1,0 +1,118 @@
+"""What a job prints goes to files without a name, never through a pipe.
+
+Nobody has to read while the job runs, no job waits for a reader, and a grandchild that keeps its end
+open keeps nobody waiting. A file without a name is gone with the last process that holds it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from types import TracebackType
+
+from taskpool import limits
+from taskpool.kinds.base import Context
+from taskpool.messages import Output
+
+_COPY_BYTES = 16 * 1024 * 1024
+
+
+class CaptureFile:
+    """A file without a name in `directory`, open for as long as the `with` block. Raises OSError."""
+
+    def __init__(self, directory: str) -> None:
+        self.fd = _open_unnamed(directory)
+
+    def __enter__(self) -> CaptureFile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        os.close(self.fd)
+
+
+def collect(context: Context, stdout_fd: int, stderr_fd: int, *, reused: bool = False) -> Output:
+    """What was captured: the text when it is short and UTF-8, else the path of a file that keeps it.
+
+    Whoever writes to the files must be gone. A file that is kept may be the captured one itself, under
+    its new name; `reused` says that the captured ones will be written to again, so that a copy is kept.
+    Raises OSError when the output cannot be kept.
+    """
+    stdout, stdout_file = _one(context, stdout_fd, "out", reused)
+    stderr, stderr_file = _one(context, stderr_fd, "err", reused)
+    return Output(stdout, stderr, stdout_file, stderr_file)
+
+
+def _one(context: Context, fd: int, suffix: str, reused: bool) -> tuple[str | None, str | None]:
+    size = os.fstat(fd).st_size
+    if size <= limits.INLINE_OUTPUT_BYTES_MAX:
+        try:
+            return os.pread(fd, size, 0).decode(), None
+        except UnicodeDecodeError:
+            pass  # not text: kept byte for byte
+    return None, _keep(context, fd, suffix, reused)
+
+
+def _keep(context: Context, fd: int, suffix: str, reused: bool) -> str:
+    """Gives the output a name beside the spool that survives the loss of power."""
+    outputs = os.path.join(os.path.dirname(os.path.abspath(context.spool)), "output")
+    directory = os.path.join(outputs, context.batch)
+    for path in (outputs, directory):
+        _make_directory(path)
+    name = f"{context.seq}.{context.token.epoch}-{context.token.n}.{suffix}"
+    directory_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if reused or not _link(fd, name, directory_fd):
+            _copy(fd, name, directory_fd)
+        os.fsync(directory_fd)
+    finally:
+        os.close(directory_fd)
+    return os.path.join(directory, name)
+
+
+def _link(fd: int, name: str, directory_fd: int) -> bool:
+    os.fsync(fd)
+    try:
+        # Naming a descriptor makes os.link follow the symbolic link in /proc, as linkat(2) shows for O_TMPFILE.
+        os.link(f"/proc/self/fd/{fd}", name, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
+    except FileNotFoundError:  # made by the detour in _open_unnamed: it can get no name any more
+        return False
+    return True
+
+
+def _copy(fd: int, name: str, directory_fd: int) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    copy_fd = os.open(name, flags, 0o600, dir_fd=directory_fd)
+    try:
+        offset = 0
+        while count := os.sendfile(copy_fd, fd, offset, _COPY_BYTES):
+            offset += count
+        os.fsync(copy_fd)
+    finally:
+        os.close(copy_fd)
+
+
+def _make_directory(path: str) -> None:
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        return
+    parent_fd = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(parent_fd)
+    finally:
+        os.close(parent_fd)
+
+
+def _open_unnamed(directory: str) -> int:
+    # O_APPEND: a job that opens /dev/stderr anew still writes behind what is there.
+    flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC
+    try:
+        return os.open(directory, flags | os.O_TMPFILE, 0o600)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR):
+            raise
+    # NFS and old overlay file systems have no O_TMPFILE.
+    path = os.path.join(directory, f"capture-{os.getpid()}-{os.urandom(8).hex()}")
+    fd = os.open(path, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    os.unlink(path)
+    return fd

@@ -1,0 +1,117 @@
+"""Calling a function of somebody else's code, and telling what became of it.
+
+Whatever it raises is its own failure, sys.exit included: that ends the job as it would end a program.
+Only JobTimedOut passes through.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from taskpool import limits
+from taskpool.kinds.base import JobTimedOut, Result
+from taskpool.messages import End, JobError
+
+_EXIT_STATUS_MASK = 0xFF  # what the kernel keeps of a status
+
+
+def invoke(module: str, function: str, args: Sequence[Any], kwargs: Mapping[str, Any], path: Sequence[bytes]) -> Result:
+    """Calls `module:function` with the directories of `path` ahead of sys.path. Raises JobTimedOut."""
+    try:
+        _put_ahead([os.fsdecode(directory) for directory in path])
+        value = _to_json(_load(module, function)(*args, **kwargs))
+    except JobTimedOut:
+        raise
+    except SystemExit as request:
+        return _exited(request.code)
+    except BaseException as error:  # noqa: BLE001 - the border: an exception of any class is the job's, and is told
+        return Result(End.FAILED, error=_explain(error))
+    return Result(End.SUCCEEDED, value=value)
+
+
+def _put_ahead(directories: list[str]) -> None:
+    """For good: such a worker serves this path only, so the modules it keeps are the right ones."""
+    if sys.path[: len(directories)] != directories:
+        sys.path[:0] = directories
+
+
+def _load(module: str, function: str) -> Callable[..., Any]:
+    # Not importlib.import_module: the interpreter hides its own frames from the traceback of an __import__.
+    __import__(module)
+    found: Any = sys.modules[module]
+    for name in function.split("."):
+        found = getattr(found, name)
+    if not callable(found):
+        raise TypeError(f"{module}:{function} cannot be called: it is of type {type(found).__qualname__}")
+    return found  # type: ignore[no-any-return]
+
+
+def _to_json(value: object) -> bytes:
+    import json
+
+    try:
+        data = json.dumps(value, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(f"the result, of type {type(value).__qualname__}, is not JSON: {error}") from None
+    if len(data) > limits.VALUE_BYTES_MAX:
+        raise ValueError(
+            f"the result is {len(data)} bytes of JSON, more than the {limits.VALUE_BYTES_MAX} that a result may have; "
+            "write it to a file and return the path"
+        )
+    return data
+
+
+def _exited(code: object) -> Result:
+    """What the end of a program with `sys.exit(code)` would have told."""
+    if code is None or isinstance(code, int):
+        status = (code or 0) & _EXIT_STATUS_MASK
+        text = f"exit status {status}"
+    else:
+        status, text = 1, str(code)
+    if status == 0:
+        return Result(End.SUCCEEDED, value=b"null", exit_status=0)
+    return Result(End.FAILED, exit_status=status, error=JobError("SystemExit", text))
+
+
+def _explain(error: BaseException) -> JobError:
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    message = _text_of(error)
+    if isinstance(error, ModuleNotFoundError):
+        message = f"{message}; {_where_modules_come_from()}"
+    return JobError(name, message, _traceback(error))
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as second:  # noqa: BLE001 - a __str__ of the job's own
+        return f"(its text cannot be had: {type(second).__qualname__})"
+
+
+def _where_modules_come_from() -> str:
+    if getattr(sys, "frozen", False):
+        return (
+            "this worker is a frozen program and brings its modules along; --worker-exec VENV/bin/tp-worker "
+            "runs the worker of a virtual environment with modules of your own"
+        )
+    return (
+        "--path DIR adds a directory of modules, --worker-exec VENV/bin/tp-worker runs the worker of a "
+        "virtual environment"
+    )
+
+
+def _traceback(error: BaseException) -> str | None:
+    """The frames of the job's code; None when it was never entered."""
+    import traceback
+
+    inner: TracebackType | None = error.__traceback__
+    while inner and inner.tb_frame.f_code.co_filename == invoke.__code__.co_filename:
+        inner = inner.tb_next
+    if inner is None and error.__cause__ is None and error.__context__ is None:
+        return None
+    return "".join(traceback.format_exception(type(error), error, inner))

@@ -1,0 +1,86 @@
+"""Signals as something a loop can wait for, and a clean slate at start."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterable
+from signal import SIG_DFL, SIG_IGN, Signals
+from types import FrameType
+
+_WAKEUP_BYTES_MAX = 65_536  # a pipe's capacity: one read empties it
+
+# Python ignores these two itself, so that they come as OSError. nohup(1) ignores SIGHUP on purpose.
+_LEFT_IGNORED = frozenset({Signals.SIGPIPE, Signals.SIGXFSZ, Signals.SIGHUP})
+
+
+def catchable() -> set[int]:
+    """Every signal whose disposition a process may choose."""
+    return {int(number) for number in signal.valid_signals()} - {Signals.SIGKILL, Signals.SIGSTOP}
+
+
+def reset_inherited() -> None:
+    """Undoes what the program that started us ignored or blocked. Call first thing, in the main thread.
+
+    Dispositions and the mask cross exec. An inherited SIG_IGN of SIGCHLD would make the kernel throw away
+    every exit status, and a blocked SIGTERM would make us deaf.
+    """
+    for number in catchable() - _LEFT_IGNORED:
+        if signal.getsignal(number) is SIG_IGN:
+            signal.signal(number, SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def ensure_low_fds() -> None:
+    """Opens /dev/null on whichever of the descriptors 0, 1, 2 our parent left closed.
+
+    Otherwise the next file or queue opened would become "standard error", and a stray message would be
+    written into it.
+    """
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+
+
+class Wakeup:
+    """Turns the given signals into a readable descriptor and a set, from construction until `close`.
+
+    The descriptor only wakes the loop. Which signals came is kept by the handlers, not read from the pipe:
+    a pipe that a burst of SIGCHLD has filled would lose the SIGTERM behind it. A signal that comes several
+    times before `pending` is told once. Main thread only; one at a time in a process.
+    """
+
+    def __init__(self, signals: Iterable[Signals]) -> None:
+        self._seen: set[Signals] = set()
+        self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._old_wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        self._old_handlers = {number: signal.signal(number, self._mark) for number in signals}
+
+    def _mark(self, number: int, frame: FrameType | None) -> None:
+        self._seen.add(Signals(number))
+
+    def fileno(self) -> int:
+        """Readable when a signal has come; level-triggered."""
+        return self._reader
+
+    def pending(self) -> set[Signals]:
+        """The signals that came since the last call. Never blocks."""
+        try:
+            os.read(self._reader, _WAKEUP_BYTES_MAX)
+        except BlockingIOError:
+            pass
+        # Read before taking: a signal in between is either in this set or has left a byte for the next turn.
+        seen, self._seen = self._seen, set()
+        return seen
+
+    def close(self) -> None:
+        """Puts back the handlers and the wake-up descriptor found at construction. Safe to call twice."""
+        if self._reader < 0:
+            return
+        for number, handler in self._old_handlers.items():
+            # None stands for a handler that Python did not install and cannot put back.
+            signal.signal(number, SIG_DFL if handler is None else handler)
+        signal.set_wakeup_fd(self._old_wakeup)
+        os.close(self._reader)
+        os.close(self._writer)
+        self._reader = self._writer = -1

@@ -1,0 +1,106 @@
+"""Finding our own programs, and starting a worker."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from fcntl import F_DUPFD_CLOEXEC, fcntl
+
+from taskpool.errors import WorkerCannotBoot
+from taskpool.procs import signals
+
+WORKER = "tp-worker"
+LOG_FD = 3  # where a worker finds the dealer's stderr, for the lines a person reads
+
+_CAUSES = {
+    errno.EACCES: "it may not be executed: check its mode (chmod +x) and that its mount is not noexec",
+    errno.ENOEXEC: "it is not a program for this machine (wrong format or architecture, or no #! line)",
+    errno.EAGAIN: "no more processes: raise the process limit (ulimit -u, TasksMax=, --pids-limit)",
+    errno.ENOMEM: "out of memory: run fewer workers, or raise the memory limit",
+    errno.EMFILE: "out of file descriptors: raise the limit (ulimit -n, LimitNOFILE=)",
+    errno.ENFILE: "the machine is out of file descriptors: raise fs.file-max",
+    errno.E2BIG: "its environment is too large: start the dealer with less in its environment",
+}
+
+
+def find_program(name: str) -> str | None:
+    """The absolute path of one of our programs: beside the running one, else on PATH; None if nowhere."""
+    for directory in _places():
+        path = os.path.join(directory, name)
+        if _cause_not_runnable(path) is None:
+            return os.path.abspath(path)
+    return None
+
+
+def find_worker(option: str | None = None) -> list[str]:
+    """The worker's program, as the head of its command line; `option` is the value of --worker-exec.
+
+    Raises WorkerCannotBoot, naming the path and the cause, when it is missing or not executable.
+    """
+    if option is None:
+        path = find_program(WORKER)
+        if path is None:
+            raise WorkerCannotBoot(
+                f"no {WORKER} beside {sys.argv[0] or sys.executable} nor on PATH: "
+                "install it there, or name it with --worker-exec PATH"
+            )
+        return [path]
+    cause = _cause_not_runnable(option)
+    if cause is not None:
+        raise WorkerCannotBoot(f"cannot start the worker {option} (--worker-exec): {cause}")
+    return [os.path.abspath(option)]
+
+
+def spawn_worker(program: list[str], env: Mapping[str, str], *, capture_fd: int, log_fd: int) -> int:
+    """Starts a worker and returns its pid.
+
+    `program` is its whole command line. It gets /dev/null as standard input, `capture_fd` as standard output
+    and error, `log_fd` as descriptor 3, a process group of its own, an empty signal mask and default
+    dispositions. Raises WorkerCannotBoot naming the path and the cause; its `__cause__` is the OSError.
+
+    Main thread only: a worker dies with the *thread* that spawned it (see lifeline.die_with_parent).
+    """
+    assert threading.get_native_id() == os.getpid(), "workers are spawned from the main thread"
+    path = program[0]
+    # Out of the way of the descriptors 0..3 that the child's are moved to, so that none is overwritten
+    # before it is moved. `log_fd` is moved first and needs no such care.
+    capture = fcntl(capture_fd, F_DUPFD_CLOEXEC, LOG_FD + 1)
+    moves = [
+        (os.POSIX_SPAWN_DUP2, log_fd, LOG_FD),
+        (os.POSIX_SPAWN_DUP2, capture, 1),
+        (os.POSIX_SPAWN_DUP2, capture, 2),
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+    ]
+    try:
+        return os.posix_spawn(
+            path, program, env, file_actions=moves, setpgroup=0, setsigmask=(), setsigdef=signals.catchable()
+        )
+    except OSError as error:
+        raise WorkerCannotBoot(f"cannot start the worker {path}: {_cause(error, path)}") from error
+    finally:
+        os.close(capture)
+
+
+def _places() -> Iterator[str]:
+    # A bare argv[0] was found on PATH; its empty directory part would mean the current directory.
+    yield from (os.path.dirname(path) for path in (sys.argv[0], sys.executable) if os.sep in path)
+    yield from (place for place in os.environ.get("PATH", os.defpath).split(os.pathsep) if place)
+
+
+def _cause_not_runnable(path: str) -> str | None:
+    if not os.path.exists(path):
+        return "there is no such file"
+    if not os.path.isfile(path):
+        return "it is not a file"
+    return None if os.access(path, os.X_OK) else _CAUSES[errno.EACCES]
+
+
+def _cause(error: OSError, path: str) -> str:
+    if error.errno == errno.ENOENT:
+        # exec says ENOENT for a missing interpreter too, and that is the puzzling case.
+        there = os.path.exists(path)
+        return "the interpreter in its #! line, or its loader, is missing" if there else "there is no such file"
+    return _CAUSES.get(error.errno or 0, os.strerror(error.errno or 0))

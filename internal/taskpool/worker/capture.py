@@ -1,0 +1,72 @@
+"""What a job inside the worker prints, in whatever language, on descriptors 1 and 2.
+
+Descriptor 1 is a file of the worker's own. Descriptor 2 is the dealer's: it quotes the end of it when the
+worker dies, so it must hold the last words of the job in hand, and nothing of the jobs before.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import sys
+from typing import TextIO
+
+from taskpool.errors import ConfigurationError
+from taskpool.kinds.base import Context
+from taskpool.kinds.capture import CaptureFile, collect
+from taskpool.messages import NO_OUTPUT, Output
+
+_STDOUT = 1
+_STDERR = 2
+
+
+class Capture:
+    """Takes over the process's standard output and error. One in a process.
+
+    Raises ConfigurationError when descriptor 2 is no file to read and append to, OSError when the spool
+    takes no file.
+    """
+
+    def __init__(self, spool: str) -> None:
+        _check_stderr()
+        with CaptureFile(spool) as file:
+            os.dup2(file.fd, _STDOUT)
+        sys.stdout = self._stdout = _stream(_STDOUT)
+        sys.stderr = self._stderr = _stream(_STDERR)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forgets what was printed."""
+        for fd in (_STDOUT, _STDERR):
+            if _size(fd):
+                os.ftruncate(fd, 0)
+
+    def take(self, context: Context) -> Output:
+        """What was printed since the last call. Raises OSError or ValueError when the job has closed it."""
+        sys.stdout, sys.stderr = self._stdout, self._stderr
+        self._stdout.flush()
+        self._stderr.flush()
+        if not _size(_STDOUT) and not _size(_STDERR):
+            return NO_OUTPUT
+        output = collect(context, _STDOUT, _STDERR, reused=True)
+        self.clear()
+        return output
+
+
+def _check_stderr() -> None:
+    flags = os.O_RDWR | os.O_APPEND
+    is_file = stat.S_ISREG(os.fstat(_STDERR).st_mode)
+    if not is_file or fcntl.fcntl(_STDERR, fcntl.F_GETFL) & flags != flags:
+        raise ConfigurationError("descriptor 2: expected the dealer's capture file, opened with O_RDWR and O_APPEND")
+
+
+def _stream(fd: int) -> TextIO:
+    # Not the streams Python has made: their encoding depends on the locale, and they are missing where a
+    # descriptor was closed at the start. surrogateescape: file names that are no UTF-8 come out byte for byte.
+    by_line_or_block = 1 if fd == _STDERR else -1
+    return open(fd, "w", by_line_or_block, encoding="utf-8", errors="surrogateescape", closefd=False)
+
+
+def _size(fd: int) -> int:
+    return os.lseek(fd, 0, os.SEEK_END)  # a quarter of the price of fstat; with O_APPEND the offset does not matter

@@ -1,0 +1,35 @@
+"""The lines a worker writes for people, on a descriptor its dealer has given it."""
+
+from __future__ import annotations
+
+import os
+
+from taskpool.log import Format, Level, render
+
+
+class Log:
+    """Writes `[Worker PID] text`. Never raises: a line is never worth a job."""
+
+    def __init__(self, fd: int | None, fmt: Format = "text", *, verbose: bool = False) -> None:
+        self._fd = fd
+        self._format: Format = fmt
+        self._verbose = verbose
+
+    def info(self, text: str) -> None:
+        """What only --verbose shows."""
+        if self._verbose:
+            self._write(text, "info")
+
+    def warning(self, text: str) -> None:
+        """What should not happen."""
+        self._write(text, "warning")
+
+    def _write(self, text: str, level: Level) -> None:
+        if self._fd is None:
+            return
+        pid = os.getpid()
+        line = render(self._format, f"Worker {pid}", text, {"pid": pid}, level)
+        try:
+            os.write(self._fd, line.encode())  # one write: lines of many processes share the file
+        except OSError:  # its reader is gone, its disk is full, or job code closed it
+            self._fd = None

@@ -1,0 +1,182 @@
+"""tp-worker: its command line, and the start of a worker.
+
+Rules of this file:
+1. No argparse, no logging: a pool waits for its workers at each start and after each crash.
+2. Exit codes before `ready` tell the dealer whether another try makes sense: 3 this machine does not let a
+   worker work, 4 a job kind cannot be loaded. Both would only happen again.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
+
+from taskpool import __version__, chaos
+from taskpool.chaos import Chaos
+from taskpool.errors import ConfigurationError, ExitCode, TaskpoolError, UsageError
+from taskpool.ipc import names
+from taskpool.ipc.mqueue import KernelPost
+from taskpool.ipc.spool import Spool
+from taskpool.log import Format
+from taskpool.procs import lifeline, signals
+
+if TYPE_CHECKING:
+    from taskpool.worker.loop import Loop
+
+_NOT_BY_HAND = "tp-worker is started by tp-dealer, not by people. To run jobs: tp-generator --help\n"
+_LOG_FD = 3  # where the dealer puts its own standard error, for the log
+_STDERR_FD = 2
+_FLAG = "--verbose"
+_REQUIRED = ("--pool", "--epoch", "--incarnation", "--dealer-pid", "--spool")
+_OPTIONAL = ("--chaos", "--log-format")
+
+
+class KindCannotLoad(TaskpoolError):
+    """A job kind's module fails when it is imported."""
+
+    exit_code = ExitCode.UNREACHABLE
+
+
+class Options(NamedTuple):
+    """A worker's whole configuration."""
+
+    pool: str
+    epoch: int
+    incarnation: int
+    dealer_pid: int
+    spool: str
+    chaos: Chaos = Chaos()
+    log_format: Format = "text"
+    verbose: bool = False
+
+
+def main() -> int:
+    """Runs the program on `sys.argv`; returns its exit code, unless it got as far as serving jobs."""
+    arguments = sys.argv[1:]
+    if arguments == ["--version"]:
+        sys.stdout.write(f"tp-worker {__version__}\n")
+        return ExitCode.OK
+    if arguments in (["-h"], ["--help"]):
+        sys.stdout.write(_NOT_BY_HAND)
+        return ExitCode.OK
+    if not arguments:
+        sys.stderr.write(_NOT_BY_HAND)
+        return ExitCode.USAGE
+    try:
+        loop = start(parse(arguments))
+    except TaskpoolError as error:
+        return _complain(error)
+    except OSError as error:
+        return _complain(ConfigurationError(f"cannot start: {error}"))
+    return serve(loop)
+
+
+def parse(arguments: Sequence[str]) -> Options:
+    """The options on a command line. Raises UsageError."""
+    given: dict[str, str] = {}
+    words = iter(arguments)
+    for word in words:
+        if word != _FLAG and word not in _REQUIRED and word not in _OPTIONAL:
+            raise UsageError(f"unknown argument {word!r}")
+        value = "" if word == _FLAG else next(words, None)
+        if value is None:
+            raise UsageError(f"{word}: its value is missing")
+        given[word] = value
+    if missing := [name for name in _REQUIRED if name not in given]:
+        raise UsageError(f"{', '.join(missing)} missing; {_NOT_BY_HAND.strip()}")
+    return Options(
+        pool=names.check_pool_name(given["--pool"]),
+        epoch=_number(given, "--epoch"),
+        incarnation=_number(given, "--incarnation"),
+        dealer_pid=_number(given, "--dealer-pid"),
+        spool=given["--spool"],
+        chaos=chaos.parse(given["--chaos"]) if "--chaos" in given else Chaos(),
+        log_format=_log_format(given.get("--log-format", "text")),
+        verbose=_FLAG in given,
+    )
+
+
+def start(options: Options) -> Loop:
+    """Makes this process a worker, and tells the dealer that it is ready.
+
+    Raises TaskpoolError or OSError. Does not return when the dealer is dead already.
+    """
+    log_fd = _log_fd()  # first of all: the next file that is opened could get its number
+    signals.ensure_low_fds()
+    signals.reset_inherited()
+    lifeline.die_with_parent(options.dealer_pid)
+    lifeline.become_subreaper()
+    lifeline.lower_oom_protection()
+    _load_kinds()
+
+    import faulthandler
+
+    from taskpool.worker.alarm import Alarm
+    from taskpool.worker.capture import Capture
+    from taskpool.worker.log import Log
+    from taskpool.worker.loop import Identity, Loop
+    from taskpool.worker.runner import Runner
+
+    faulthandler.enable(_STDERR_FD)  # the dealer quotes what it writes: where in the job's code it crashed
+    log = Log(log_fd, options.log_format, verbose=options.verbose)
+    log.info("Starting up")
+    alarm = Alarm()
+    alarm.install()
+    post = KernelPost()
+    requests = post.open(names.worker(options.pool, options.epoch, options.incarnation), send=False, receive=True)
+    events = post.open(names.events(options.pool), send=True, receive=False)
+    runner = Runner(options.spool, options.chaos, alarm, Capture(options.spool), log)
+    me = Identity(options.epoch, options.incarnation)
+    loop = Loop(me, requests, events, Spool(options.spool), runner, log)
+    loop.say_ready()
+    return loop
+
+
+def serve(loop: Loop) -> NoReturn:
+    """Runs jobs, then ends the process."""
+    code: int = ExitCode.OK
+    try:
+        loop.serve()
+    except TaskpoolError as error:
+        code = _complain(error)
+    # Not sys.exit: it would wait for threads that jobs have left behind, and run what they have registered.
+    os._exit(code)
+
+
+def _load_kinds() -> None:
+    """Loads the kinds before the modules that need them, to tell their failures from our own."""
+    try:
+        import taskpool.kinds  # noqa: F401
+    except Exception as error:  # whatever it is, the next worker would meet it too
+        raise KindCannotLoad(f"a job kind cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+def _log_fd() -> int | None:
+    try:
+        os.set_inheritable(_LOG_FD, False)
+    except OSError:
+        return None
+    return _LOG_FD
+
+
+def _number(given: dict[str, str], name: str) -> int:
+    text = given[name]
+    if not (text.isascii() and text.isdecimal() and len(text) < 19 and int(text) > 0):
+        raise UsageError(f"{name}: expected a positive integer, got {text!r}")
+    return int(text)
+
+
+def _log_format(text: str) -> Format:
+    match text:
+        case "text" | "json":
+            return text
+        case _:
+            raise UsageError(f"--log-format: expected text or json, got {text!r}")
+
+
+def _complain(error: TaskpoolError) -> int:
+    sys.stderr.write(f"tp-worker: {error}\n")
+    sys.stderr.flush()
+    return error.exit_code

@@ -1,0 +1,107 @@
+"""Runs one attempt and writes its report.
+
+Whatever the job does, the report is one the dealer accepts, nothing the job has started lives on, and the
+next job finds the process as this one found it; where that cannot be had, the process is `spent`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from taskpool import limits
+from taskpool.chaos import Chaos
+from taskpool.clock import SystemClock, seconds
+from taskpool.errors import TaskpoolError
+from taskpool.ids import Token
+from taskpool.kinds import KINDS, Context, JobTimedOut, Kind, Result
+from taskpool.messages import NO_OUTPUT, End, Frame, JobError, Output, Report, Task, Usage
+from taskpool.procs.family import kill_descendants
+from taskpool.worker import faults
+from taskpool.worker.alarm import Alarm
+from taskpool.worker.capture import Capture
+from taskpool.worker.log import Log
+from taskpool.worker.memory import take_peak_bytes
+
+
+class Runner:
+    """One for a worker's life. `spent` says that this process must not run another job."""
+
+    def __init__(self, spool: str, chaos: Chaos, alarm: Alarm, capture: Capture, log: Log) -> None:
+        self.spent = False
+        self._spool = spool
+        self._chaos = chaos
+        self._alarm = alarm
+        self._capture = capture
+        self._log = log
+        self._clock = SystemClock()
+        self._directory_fd = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._umask = os.umask(0o077)
+        os.umask(self._umask)
+
+    def run(self, frame: Frame, n: int, task: Task) -> Report:
+        """One attempt, from the fault that `--chaos` may have in store to the last descendant's end."""
+        faults.inject(self._chaos, task.seq, task.try_, self._log)
+        kind = KINDS.get(task.kind)
+        if kind is None:
+            error = JobError("UnknownKind", f"{task.kind!r}; this worker knows {', '.join(KINDS)}")
+            return Report(n, End.FAILED, error=error)
+        began, cpu_ns = self._clock.now(), time.process_time_ns()
+        token = Token(frame.epoch, n)
+        context = Context(frame.batch, task.seq, task.try_, frame.slot, token, self._spool, began.mono, task.timeout_ns)
+        result = self._result(kind, task.payload, context)
+        run_ns = self._clock.now().mono - began.mono
+        if kind.IN_PROCESS:
+            cpu_ns = time.process_time_ns() - cpu_ns
+            # Looking takes longer than a tiny job, which cannot touch much memory in its time.
+            peak_bytes = take_peak_bytes() if run_ns > limits.FRAME_TINY_JOB_NS_MAX else 0
+            usage = Usage(began.wall, run_ns, cpu_ns, peak_bytes)
+        else:
+            usage = Usage(began.wall, run_ns, result.cpu_ns, result.max_rss_bytes)
+        kill_descendants()
+        output = self._clean_up(context) if kind.IN_PROCESS else result.output
+        return _report(n, result, usage, output)
+
+    def _result(self, kind: Kind, payload: bytes, context: Context) -> Result:
+        # Only a job in this process needs to be interrupted: other kinds keep the time of what they start.
+        deadline_ns = context.deadline_ns if kind.IN_PROCESS else None
+        try:
+            with self._alarm.armed(deadline_ns):
+                return kind.run(payload, context)
+        except JobTimedOut:
+            self.spent = True  # interrupted at any point: locks held, half-done imports, threads
+            text = f"still running after its time-out of {seconds(context.timeout_ns):g} s"
+            return Result(End.TIMED_OUT, error=JobError("TimedOut", text))
+        except (OSError, TaskpoolError) as error:  # the machine under the job fails, or its payload is damaged
+            return Result(End.FAILED, error=JobError(type(error).__name__, str(error)))
+
+    def _clean_up(self, context: Context) -> Output:
+        """Takes what the job has printed, and puts back what it may have changed."""
+        try:
+            os.fchdir(self._directory_fd)
+            os.umask(self._umask)
+            return self._capture.take(context)
+        except (OSError, ValueError) as error:
+            # The job has closed or replaced what is not its own. Its result stands, its output is lost.
+            self._log.warning(f"Job {context.batch}/{context.seq} has spoilt its worker: {error}")
+            self.spent = True
+            return NO_OUTPUT
+
+
+def _report(n: int, result: Result, usage: Usage, output: Output) -> Report:
+    error = _accepted(result.error) if result.error else None
+    return Report(n, result.end, result.value, result.exit_status, result.signal, error, usage, output)
+
+
+def _accepted(error: JobError) -> JobError:
+    """The error as the protocol takes it: its words are a job's, of any length and with any character."""
+    traceback = None if error.traceback is None else _text(error.traceback)
+    return JobError(_text(error.type), _text(error.message), traceback)
+
+
+def _text(text: str) -> str:
+    data = text.encode("utf-8", "backslashreplace")  # a surrogate: a byte of a file name that is no UTF-8
+    if len(data) > limits.ERROR_TEXT_BYTES_MAX:
+        half = limits.ERROR_TEXT_BYTES_MAX // 2 - 8
+        data = data[:half] + b"\n ...\n " + data[-half:]  # both ends tell: where it began, what it was
+    return data.decode("utf-8", "replace")

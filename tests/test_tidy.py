@@ -1,0 +1,282 @@
+"""The house rules, kept by a test because nobody keeps them by hand.
+
+Every check collects all offences and names file, line and cure, so that one run is enough to repair them.
+"""
+
+from __future__ import annotations
+
+import ast
+import fnmatch
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from source_tree import PACKAGE, ROOT, Source, complain, imports, project_files, sources, uses
+
+FUNCTION_LINES_MAX = 60  # without the docstring
+FILE_LINES_MAX = 400
+
+# --- who may import whom ---------------------------------------------------------------------------
+
+# Words everybody shares; each may import those before it.
+WORDS = ("ids", "errors", "clock", "limits", "messages", "codec", "log", "chaos")
+
+# Nothing that reads a clock, a file, a queue or a random number: the core is handed all of it.
+CORE_MODULES = frozenset(
+    {"__future__", "bisect", "collections", "dataclasses", "enum", "functools", "heapq", "itertools", "math"}
+    | {"operator", "typing", "msgspec"}
+)
+CORE_WORDS = frozenset({"ids", "errors", "clock", "limits", "messages"})
+
+EDGES: dict[str, frozenset[str]] = {
+    "ipc": frozenset(),
+    "procs": frozenset(),
+    "metrics": frozenset({"core"}),
+    "journal": frozenset({"core"}),
+    "kinds": frozenset({"procs", "ipc"}),
+}
+PROGRAMS: dict[str, frozenset[str]] = {
+    "generator": frozenset({"ipc", "procs", "kinds"}),
+    "dealer": frozenset({"core", *EDGES}),
+    "worker": frozenset({"ipc", "procs", "kinds"}),
+}
+
+ONLY_IMPORTER = {
+    "posix_ipc": "ipc/mqueue.py",
+    "prometheus_client": "metrics/*",
+    "cheroot": "metrics/*",
+    "sqlite3": "journal/*",
+    "argparse": "[gd]e*/*",  # a worker must start fast and is not started by people
+}
+
+
+@dataclass(frozen=True)
+class Ban:
+    """A call that has a better place or a better replacement."""
+
+    what: str
+    instead: str
+    allowed: tuple[str, ...] = ()
+
+
+BANS = (
+    Ban("time.time", "clock.SystemClock().now().wall", ("clock.py",)),
+    Ban("time.time_ns", "clock.SystemClock().now().wall", ("clock.py",)),
+    Ban("time.sleep", "wait on a descriptor with a deadline"),
+    Ban("print", "taskpool.log.render to stderr; stdout belongs to generator/output.py", ("generator/*",)),
+    Ban("os.fork", "procs/spawn.py: a forked child keeps locks and queues"),
+    Ban("os.system", "os.posix_spawn with an argument vector"),
+    Ban("os._exit", "return an exit code from main", ("worker/*", "procs/lifeline.py")),
+    Ban("os.waitpid", "procs/reap.py reaps", ("procs/*", "kinds/command.py")),
+    Ban("os.wait", "procs/reap.py reaps"),
+    Ban("signal.signal", "procs/signals.py", ("procs/signals.py", "worker/*")),
+    Ban("random.*", "a seed handed in: runs must be repeatable", ("generator/*", "dealer/*")),
+    Ban("pickle.*", "msgspec: what comes off a queue is hostile"),
+    Ban("eval", "a parser"),
+    Ban("exec", "importlib"),
+    Ban("multiprocessing.*", "procs/spawn.py"),
+    Ban("subprocess.*", "procs/spawn.py and procs/reap.py", ("generator/*", "kinds/*")),
+)
+
+# Written in pieces, or this file would offend itself.
+MACHINE_PATH = re.compile(
+    r"(?<![\w.$}~-])/(" + "|".join(("work", "root", "Users", r"home/(?!USER|user\b)\w+")) + r")/\w"
+)
+
+
+# --- imports ---------------------------------------------------------------------------------------
+
+
+def may_import(source: Source, target: str) -> bool:
+    """Whether the module may import `target`, the part of the package behind `taskpool.`."""
+    part = source.part
+    if part in WORDS:
+        return target in WORDS[: WORDS.index(part)]
+    if part == "core":
+        return target == "core" or target in CORE_WORDS
+    allowed = {**EDGES, **PROGRAMS}[part]
+    return target == part or target in allowed or target in WORDS or target == "__version__"
+
+
+def test_imports_point_one_way() -> None:
+    offences = []
+    for source in sources():
+        for line, name in imports(source):
+            head, _, rest = name.partition(".")
+            if head == "taskpool" and source.part != "__init__" and not may_import(source, rest.split(".")[0]):
+                offences.append(f"{source.name}:{line}: {source.part} must not import {name}")
+    complain(offences)
+
+
+def test_every_part_has_its_place() -> None:
+    known = {"__init__", "core", *WORDS, *EDGES, *PROGRAMS}
+    complain(
+        [
+            f"{source.name}: give {source.part!r} a layer in this file"
+            for source in sources()
+            if source.part not in known
+        ]
+    )
+
+
+def test_core_imports_nothing_that_does_io() -> None:
+    offences = []
+    for source in sources():
+        for line, name in imports(source):
+            head = name.split(".")[0]
+            if source.part == "core" and head != "taskpool" and head not in CORE_MODULES:
+                offences.append(f"{source.name}:{line}: {head}: the core decides, the shell does")
+    complain(offences)
+
+
+def test_programs_never_import_each_other() -> None:
+    offences = []
+    for source in sources():
+        others = [f"taskpool.{program}" for program in PROGRAMS if program != source.part]
+        for line, name in imports(source):
+            if any(name == other or name.startswith(other + ".") for other in others):
+                offences.append(f"{source.name}:{line}: {name} belongs to another program")
+    complain(offences)
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    known = {source.module for source in sources()}
+    graph: dict[str, set[str]] = {}
+    for source in sources():
+        wanted = {name for _, name in imports(source, typing_too=False)}
+        graph[source.module] = {name if name in known else name.rpartition(".")[0] for name in wanted} & known
+    while leaves := [module for module, targets in graph.items() if not targets & graph.keys()]:
+        for leaf in leaves:
+            del graph[leaf]
+    complain([f"{module} is in or behind a circle of imports" for module in sorted(graph)])
+
+
+@pytest.mark.parametrize("library", ONLY_IMPORTER)
+def test_single_importer(library: str) -> None:
+    home = ONLY_IMPORTER[library]
+    offences = []
+    for source in sources():
+        for line, name in imports(source):
+            if name.split(".")[0] == library and not fnmatch.fnmatch(source.name, home):
+                offences.append(f"{source.name}:{line}: only {home} imports {library}")
+    complain(offences)
+
+
+# --- shape -----------------------------------------------------------------------------------------
+
+
+def test_cmd_is_no_package() -> None:
+    """A cmd/__init__.py would shadow the standard library's cmd, and with it pdb and pytest."""
+    complain([f"{path}: remove it" for path in (ROOT / "cmd").rglob("__init__.py")])
+
+
+def test_programs_are_three_lines() -> None:
+    """All three have a main.py in cmd/ that only calls the package."""
+    offences = []
+    for program in PROGRAMS:
+        path = ROOT / "cmd" / f"tp-{program}" / "main.py"
+        if f"taskpool.{program}.main" not in path.read_text():
+            offences.append(f"{path.relative_to(ROOT)}: call taskpool.{program}.main")
+        if len(ast.parse(path.read_text()).body) > 5:
+            offences.append(f"{path.relative_to(ROOT)}: move the code to internal/taskpool/{program}")
+    complain(offences)
+
+
+def test_files_are_short() -> None:
+    paths = [*PACKAGE.rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
+    lengths = {path: len(path.read_text().splitlines()) for path in paths}
+    complain(
+        [
+            f"{path.relative_to(ROOT)}: {lines} lines, {FILE_LINES_MAX} at most: split it by noun"
+            for path, lines in lengths.items()
+            if lines > FILE_LINES_MAX
+        ]
+    )
+
+
+def lines_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    first = function.body[0]
+    is_docstring = ast.get_docstring(function, clean=False) is not None
+    docstring = (first.end_lineno or 0) - first.lineno + 1 if is_docstring else 0
+    return (function.end_lineno or 0) - function.lineno + 1 - docstring
+
+
+def test_functions_are_short() -> None:
+    offences = []
+    for path in [*PACKAGE.rglob("*.py"), *(ROOT / "tests").rglob("*.py"), ROOT / "setup.py"]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and lines_of(node) > FUNCTION_LINES_MAX:
+                where = f"{path.relative_to(ROOT)}:{node.lineno}"
+                offences.append(f"{where}: {node.name} has {lines_of(node)} lines, {FUNCTION_LINES_MAX} at most")
+    complain(offences)
+
+
+# --- calls -----------------------------------------------------------------------------------------
+
+
+def banned(source: Source, name: str) -> Iterator[Ban]:
+    for ban in BANS:
+        excused = any(fnmatch.fnmatch(source.name, pattern) for pattern in ban.allowed)
+        if fnmatch.fnmatchcase(name, ban.what) and not excused:
+            yield ban
+
+
+def test_banned_calls() -> None:
+    offences: set[str] = set()
+    for source in sources():
+        for line, name in uses(source):
+            offences.update(f"{source.name}:{line}: {name}: use {ban.instead}" for ban in banned(source, name))
+    complain(sorted(offences))
+
+
+def test_no_handler_swallows_everything() -> None:
+    offences = []
+    for source in sources():
+        for node in ast.walk(source.tree):
+            if not isinstance(node, ast.ExceptHandler):
+                continue
+            caught = ast.unparse(node.type) if node.type else ""
+            silent = all(isinstance(statement, ast.Pass) for statement in node.body)
+            if not caught or (silent and caught in {"Exception", "BaseException"}):
+                offences.append(f"{source.name}:{node.lineno}: catch the narrowest type where you can act")
+    complain(offences)
+
+
+def test_nothing_happens_at_import() -> None:
+    """Only definitions, constants and assertions at module level: an import must not open, read or start things."""
+    harmless = (
+        ast.Import,
+        ast.ImportFrom,
+        ast.Assign,
+        ast.AnnAssign,
+        ast.FunctionDef,
+        ast.ClassDef,
+        ast.Assert,
+        ast.If,
+        ast.Try,
+    )
+    offences = []
+    for source in sources():
+        for node in source.tree.body:
+            is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+            if not is_text and not isinstance(node, harmless):
+                offences.append(f"{source.name}:{node.lineno}: move `{ast.unparse(node)[:40]}` into a function")
+            calls = [ast.unparse(child.func) for child in ast.walk(node) if isinstance(child, ast.Call)]
+            if isinstance(node, ast.Assign | ast.AnnAssign) and {"open", "os.environ.get", "os.getenv"} & set(calls):
+                offences.append(f"{source.name}:{node.lineno}: reads the environment or a file at import")
+    complain(offences)
+
+
+def test_no_file_names_a_machine() -> None:
+    offences = []
+    for path in project_files():
+        try:
+            text = path.read_text()
+        except UnicodeDecodeError:
+            continue
+        for number, line in enumerate(text.splitlines(), 1):
+            if MACHINE_PATH.search(line):
+                offences.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()[:80]}")
+    complain(offences)

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from taskpool import limits
+from taskpool.errors import ExitCode, UsageError
+from taskpool.ipc import names
+
+LONGEST_QUEUE_NAME = 255  # NAME_MAX; mq_overview(7)
+
+
+@pytest.mark.parametrize("pool", ["a", "0", "default", "a-b-", "x" * 32])
+def test_a_legal_pool_name_is_returned(pool: str) -> None:
+    assert names.check_pool_name(pool) == pool
+
+
+@pytest.mark.parametrize("pool", ["", "-a", "A", "a.b", "a/b", "a b", "a\n", "a\0", "ä", "..", "x" * 33])
+def test_any_other_pool_name_is_refused_by_its_value(pool: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(repr(pool))) as caught:
+        names.check_pool_name(pool)
+    assert caught.value.exit_code == ExitCode.USAGE
+
+
+def test_names_are_those_of_the_protocol() -> None:
+    assert names.intake("demo") == "/tp.demo.intake"
+    assert names.control("demo") == "/tp.demo.control"
+    assert names.events("demo") == "/tp.demo.events"
+    assert names.lock("demo") == "/tp.demo.lock"
+    assert names.worker("demo", epoch=3, incarnation=17) == "/tp.demo.3.w17"
+    assert names.reply("demo", slot=0) == "/tp.demo.reply.0"
+
+
+def test_no_two_queues_of_any_two_pools_share_a_name() -> None:
+    pools = ("a", "a-1", "1", "reply")
+    made = [name(pool) for pool in pools for name in (names.intake, names.control, names.events, names.lock)]
+    made += [names.worker(pool, epoch, n) for pool in pools for epoch in (1, 11) for n in (1, 11)]
+    made += [names.reply(pool, slot) for pool in pools for slot in range(limits.REPLY_SLOTS_MAX)]
+    assert len(set(made)) == len(made)
+
+
+def test_the_longest_name_is_one_the_kernel_takes() -> None:
+    assert len(names.worker("x" * 32, 2**63, 2**63)) < LONGEST_QUEUE_NAME
+
+
+@pytest.mark.parametrize("slot", [-1, limits.REPLY_SLOTS_MAX])
+def test_a_reply_slot_out_of_range_is_a_bug(slot: int) -> None:
+    with pytest.raises(AssertionError):
+        names.reply("demo", slot)
