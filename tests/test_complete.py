@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import re
-from typing import get_args
+from collections.abc import Iterable, Mapping
+from typing import Any, get_args
 
 import pytest
 
 from source_tree import ROOT, complain, sources
+from taskpool import limits, messages
 
 LIMIT_NAME = re.compile(r"_(NS|BYTES|MAX|MIN|PATTERN|DEFAULT|UNLIMITED)$")
 
@@ -16,9 +19,8 @@ MARKERS = ("R1", "R3", "R4", "R5", "R7", "R8", "R9", "R10")
 
 def test_every_cell_of_the_job_table_is_filled() -> None:
     from taskpool.core.job import JOB_TABLE, JobAction, JobEvent
-    from taskpool.messages import State
 
-    assert set(JOB_TABLE) == {(state, event) for state in State for event in JobEvent}
+    assert set(JOB_TABLE) == {(state, event) for state in messages.State for event in JobEvent}
     assert set(JOB_TABLE.values()) == set(JobAction), "an action no cell asks for"
 
 
@@ -30,19 +32,42 @@ def test_every_cell_of_the_worker_table_is_filled() -> None:
 
 
 def test_every_limit_names_its_unit() -> None:
-    from taskpool import limits
-
     own = [name for name in vars(limits) if name.isupper() and name not in {"MILLISECOND", "SECOND"}]
     assert own
     complain([f"limits.{name}: end it in a unit, _MAX or _MIN" for name in own if not LIMIT_NAME.search(name)])
 
 
 def test_every_limit_is_used() -> None:
-    from taskpool import limits
-
     text = "\n".join(source.text for source in sources())
     own = [name for name in vars(limits) if name.isupper() and name not in {"MILLISECOND", "SECOND"}]
     complain([f"limits.{name} limits nothing" for name in own if len(re.findall(rf"\b{name}\b", text)) < 2])
+
+
+def test_every_effect_has_a_performer() -> None:
+    from taskpool.core.effects import Effect
+    from taskpool.dealer.perform import Performer
+
+    module = next(source for source in sources() if source.name == "dealer/perform.py")
+    tables = [node for node in ast.walk(module.tree) if isinstance(node, ast.Dict)]
+    performed = {
+        ast.unparse(key): ast.unparse(method).removeprefix("self.")
+        for table in tables
+        for key, method in zip(table.keys, table.values, strict=True)
+        if key is not None
+    }
+    assert set(performed) == {effect.__name__ for effect in get_args(Effect)}
+    complain([f"Performer.{name} is missing" for name in performed.values() if not hasattr(Performer, name)])
+
+
+def test_every_event_has_a_handler() -> None:
+    from taskpool.core.events import Event
+
+    module = next(source for source in sources() if source.name == "core/dispatcher.py")
+    handled = {
+        ast.unparse(key) for node in ast.walk(module.tree) if isinstance(node, ast.Dict) for key in node.keys if key
+    }
+    missing = {event.__name__ for event in get_args(Event)} - handled
+    assert not missing, f"Dispatcher handles no {missing}"
 
 
 @pytest.mark.parametrize("marker", MARKERS)
@@ -52,9 +77,7 @@ def test_ordering_rules_are_marked_where_they_are_kept(marker: str) -> None:
 
 
 def test_message_tags_are_used_once() -> None:
-    from taskpool.messages import Message
-
-    tags = [kind.__struct_config__.tag for kind in get_args(Message)]
+    tags = [kind.__struct_config__.tag for kind in get_args(messages.Message)]
     assert len(set(tags)) == len(tags)
 
 
@@ -65,17 +88,19 @@ def protocol() -> str:
     return (ROOT / "docs" / "protocol.md").read_text()
 
 
-def field_table(heading: str) -> list[str]:
-    """The first column of the table below a heading of the protocol."""
-    _, found, rest = protocol().partition(f"\n{heading}")
-    assert found, f"docs/protocol.md: no heading {heading!r}"
-    return re.findall(r"^\| `(\w+)` \|", rest.split("\n####")[0].split("\n###")[0], re.MULTILINE)
+def first_column(after: str) -> list[str]:
+    """The code words in the first column of the first table behind these words of the protocol."""
+    _, found, rest = protocol().partition(after)
+    assert found, f"docs/protocol.md: {after!r} is missing"
+    table = re.search(r"(?:^\|.*\n)+", rest, re.MULTILINE)
+    assert table, f"docs/protocol.md: no table behind {after!r}"
+    return re.findall(r"^\| `(\w+)` \|", table.group(), re.MULTILINE)
 
 
 @pytest.mark.parametrize("message", get_args(messages.Message), ids=lambda message: message.__name__)
 def test_the_protocol_lists_every_message_and_field(message: type[messages.Part]) -> None:
     heading = f"#### {message.__struct_config__.tag} `{message.__name__}`"
-    assert field_table(heading) == list(message.__struct_fields__)
+    assert first_column(f"\n{heading}") == list(message.__struct_fields__)
 
 
 def test_the_protocol_lists_every_part_and_field() -> None:
@@ -83,7 +108,7 @@ def test_the_protocol_lists_every_part_and_field() -> None:
     parts = [part for part in messages.Part.__subclasses__() if part not in sent]
     assert parts
     for part in parts:
-        assert field_table(f"#### `{part.__name__}`") == list(part.__struct_fields__), part
+        assert first_column(f"\n#### `{part.__name__}`\n") == list(part.__struct_fields__), part
 
 
 def cell_rows(table: Mapping[tuple[Any, Any], Any], states: Iterable[Any], events: Iterable[Any]) -> list[str]:
@@ -104,7 +129,6 @@ def test_the_protocol_shows_the_state_tables() -> None:
 
 
 def test_the_protocol_shows_the_queue_layouts() -> None:
-    from taskpool import limits
     from taskpool.ipc.budget import LADDER
 
     offences = []
@@ -117,9 +141,7 @@ def test_the_protocol_shows_the_queue_layouts() -> None:
 
 
 def test_the_protocol_names_every_refusal() -> None:
-    text = (PACKAGE / "core" / "desk.py").read_text() + "".join(
-        path.read_text() for path in (PACKAGE / "dealer").glob("*.py")
-    )
-    told = set(re.findall(r"^\| `(\w+)` \| [^|]+ \| [^|]+ \|$", protocol().split("| reason |")[1], re.MULTILINE))
-    said = {reason for reason in told if f'"{reason}"' in text}
-    assert said == told, f"nobody refuses for {told - said}"
+    text = "".join(source.text for source in sources() if source.part in ("core", "dealer"))
+    reasons = first_column("Why a frame is refused:")
+    assert reasons
+    complain([f"nobody refuses for {reason}" for reason in reasons if f'"{reason}"' not in text])

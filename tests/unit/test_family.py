@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import pytest
 
-from programs import dies, run
+from programs import dies, run, start
 from taskpool.clock import SECOND
 from taskpool.errors import ConfigurationError
 from taskpool.procs import family
@@ -26,12 +26,12 @@ def sleeper(pool: str) -> Iterator[Sleeper]:
     """Starts processes that sleep; those that a test leaves are ended after it, before `pool` looks for them."""
     started: list[int] = []
 
-    def start(mark: str | None = None) -> int:
+    def sleep(mark: str | None = None) -> int:
         env = {} if mark is None else {family.MARK_VARIABLE: mark}
         started.append(os.posix_spawn("/bin/sleep", ["sleep", "60"], env))
         return started[-1]
 
-    yield start
+    yield sleep
     for pid in started:
         with suppress(ChildProcessError, ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -60,12 +60,12 @@ def test_children_of_every_thread_are_found() -> None:
     ready, leave = threading.Event(), threading.Event()
     started: list[int] = []
 
-    def start() -> None:
+    def sleep() -> None:
         started.append(os.posix_spawn("/bin/sleep", ["sleep", "60"], {}))
         ready.set()
         leave.wait(20)
 
-    thread = threading.Thread(target=start)
+    thread = threading.Thread(target=sleep)
     thread.start()
     ready.wait(20)
     try:
@@ -196,6 +196,22 @@ def test_the_dying_count_until_they_are_reaped() -> None:
     assert reap(zombie).status == 0
 
 
+def test_a_process_whose_first_thread_has_ended_is_ended_too(pool: str) -> None:
+    """It looks like a zombie, shows no environment, and runs on."""
+    program = """
+import ctypes, os, threading
+threading.Thread(target=lambda: ctypes.CDLL(None).pause()).start()
+SYS_exit = {"x86_64": 60}.get(os.uname().machine, 93)
+ctypes.CDLL(None).syscall(SYS_exit, 0)  # ends this one thread
+"""
+    undead = start(program, env={family.MARK_VARIABLE: family.worker_mark(pool, 1, 1)})
+    with undead:
+        while not family._is_dying(undead.pid):
+            assert undead.poll() is None
+        assert family.kill_marked([undead.pid], f"{pool}/1/1") == 1
+        assert undead.wait(20) == -signal.SIGKILL
+
+
 def test_orphans_of_other_epochs_are_ended(sleeper: Sleeper, pool: str) -> None:
     orphans = [sleeper(f"{pool}/1/1"), sleeper(f"{pool}/1/2"), sleeper(f"{pool}/3/1")]
     spared = {sleeper(f"{pool}/2/1"), sleeper(f"{pool}x/1/1")}
@@ -223,6 +239,15 @@ def test_an_orphan_that_keeps_forking_is_ended(pool: str) -> None:
     assert family.end_orphans(pool, 2, in_a_while()) >= 1
     assert reap(pid).signal == signal.SIGKILL
     assert family.find_marked(f"{pool}/") == []
+
+
+def test_an_orphan_born_behind_the_scan_is_found_by_the_next(
+    sleeper: Sleeper, pool: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    early, late = sleeper(f"{pool}/1/1"), sleeper(f"{pool}/1/1")
+    scans = iter([[early]])
+    monkeypatch.setattr(family, "_all_pids", lambda: next(scans, [early, late]))
+    assert family.end_orphans(pool, 2, in_a_while()) == 2
 
 
 def test_orphans_alive_at_the_deadline_are_named(sleeper: Sleeper, pool: str) -> None:

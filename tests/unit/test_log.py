@@ -18,7 +18,9 @@ def test_text_leaves_the_fields_out() -> None:
 
 
 def test_json_has_the_same_facts() -> None:
-    line = render("json", "Supervisor", "Worker PID 1469 killed by SIGSEGV", {"pid": 1469, "signal": "SIGSEGV"}, "warning")
+    line = render(
+        "json", "Supervisor", "Worker PID 1469 killed by SIGSEGV", {"pid": 1469, "signal": "SIGSEGV"}, "warning"
+    )
     record = json.loads(line)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", record.pop("ts"))
     assert record == {

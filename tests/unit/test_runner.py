@@ -14,10 +14,9 @@ from typing import Any
 import pytest
 
 from taskpool import codec, limits
-from taskpool.chaos import Chaos
 from taskpool.clock import SECOND
 from taskpool.errors import MessageError
-from taskpool.kinds import Context, JobTimedOut, Result
+from taskpool.kinds import KINDS, Context, JobTimedOut, Result
 from taskpool.messages import NO_OUTPUT, End, Frame, JobError, Output, Progress, Report, Task
 from taskpool.worker import runner as module
 from taskpool.worker.alarm import Alarm
@@ -50,7 +49,7 @@ class Stage:
         self.capture = StillCapture()
         alarm = Alarm()
         alarm.install()
-        self.runner = Runner("spool", Chaos(), alarm, self.capture, Log(None))
+        self.runner = Runner("spool", None, alarm, self.capture, Log(None))
 
     def run(self, payload: bytes, context: Context) -> Result:
         return self.job(context)
@@ -69,7 +68,7 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     taken = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in taken}
     stage = Stage()
-    monkeypatch.setitem(module.KINDS, "fake", stage)
+    monkeypatch.setitem(KINDS, "fake", stage)
     yield stage
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -102,7 +101,12 @@ def test_a_report_says_how_it_went(stage: Stage) -> None:
 
 def test_a_job_is_told_who_it_is(stage: Stage) -> None:
     seen: list[Context] = []
-    stage.attempt(lambda context: seen.append(context) or DONE, timeout_ns=9 * SECOND)  # type: ignore[func-returns-value]
+
+    def job(context: Context) -> Result:
+        seen.append(context)
+        return DONE
+
+    stage.attempt(job, timeout_ns=9 * SECOND)
     [context] = seen
     assert (context.batch, context.seq, context.try_, context.slot, context.token) == ("b", 3, 2, 1, (5, 71))
     assert context.deadline_ns == context.started_ns + 9 * SECOND

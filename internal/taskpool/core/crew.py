@@ -204,9 +204,7 @@ class Crew:
             self._pool.emit(Spawn(incarnation))
 
     def _actual(self) -> int:
-        return sum(
-            not worker.retiring and worker.state is not WorkerState.STOPPING for worker in self.workers.values()
-        )
+        return sum(not worker.retiring and worker.state is not WorkerState.STOPPING for worker in self.workers.values())
 
     # --- time ---
 

@@ -138,8 +138,9 @@ class Desk:
             return "draining", _DRAINING
         if batch.closed or batch.cancelled:
             return "closed", f"batch {batch.name} takes no more jobs"
-        if pool.pending + jobs > pool.config.pending_max:
-            return "full", f"{pool.pending} jobs are pending, the limit is {pool.config.pending_max}"
+        held = pool.pending + sum(each.unread for each in pool.batches.values())
+        if held + jobs > pool.config.pending_max:
+            return "full", f"{held} jobs are pending or unread, the limit is {pool.config.pending_max}"
         return None
 
     def _take(self, batch: Batch, event: Submitted, skip: int, now: Instant) -> None:
@@ -150,9 +151,7 @@ class Desk:
             batch.received += 1
             job = Job(pool.ordinal, batch, batch.received, spec, traits, now.wall)
             jobs.append(job)
-            row = JobAccepted(
-                job.ordinal, batch.name, job.seq, job.limits.priority, spec, traits, job.queued_wall_ns
-            )
+            row = JobAccepted(job.ordinal, batch.name, job.seq, job.limits.priority, spec, traits, job.queued_wall_ns)
             pool.ledger.add(row, JobsStored(batch, jobs) if len(jobs) == 1 else None)
             pool.tally.jobs_accepted[spec.kind] += 1
         batch.open += len(jobs)

@@ -160,7 +160,8 @@ class Dispatcher:
         )
         self.endings.judge(worker, event, now)
         self.crew.bury(worker)
-        if booting and signal not in ("SIGKILL", "SIGTERM") or worker.verdict is Verdict.BOOT:
+        somebodys_will = worker.verdict is None and signal in ("SIGKILL", "SIGTERM")
+        if booting and not somebodys_will:
             self.crew.boot_death(now, event.status, _boot_text(worker, event, signal))
 
     def _on_taken_back(self, event: TakenBack, now: Instant) -> None:

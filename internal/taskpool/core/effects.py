@@ -100,7 +100,6 @@ class Topic(Enum):
     WORKER_EXITED = "worker-exited"
     WORKER_STOPPED = "worker-stopped"
     JOB_SENT = "job-sent"
-    JOB_STARTED = "job-started"
     JOB_RESENT = "job-resent"
     JOB_REPORTED = "job-reported"
     JOB_RETRIED = "job-retried"
@@ -125,16 +124,4 @@ class Note(Struct, frozen=True):
     fields: dict[str, Any]
 
 
-Effect = (
-    Commit
-    | LoadJobs
-    | LoadOutcomes
-    | SendFrame
-    | TakeBack
-    | Spawn
-    | Kill
-    | Reply
-    | Release
-    | Exit
-    | Note
-)
+Effect = Commit | LoadJobs | LoadOutcomes | SendFrame | TakeBack | Spawn | Kill | Reply | Release | Exit | Note

@@ -130,11 +130,12 @@ class Endings:
     def _death_error(self, worker: Worker, end: End, exit: Exited, job: Job) -> JobError:
         if end is End.TIMED_OUT:
             allowed = job.limits.timeout_ns / 1e9
-            return JobError("TimedOut", f"ran longer than its {allowed:g} s and was killed with worker PID {worker.pid}")
+            text = f"ran longer than its {allowed:g} s and was killed with worker PID {worker.pid}"
+            return JobError("TimedOut", text)
         name = self.signal_name(exit.signal)
         if name:
-            hint = SIGNAL_HINTS.get(name, "")
-            return JobError(name, f"worker PID {worker.pid} was killed by {name} during this job.{hint}", exit.last_words)
+            text = f"worker PID {worker.pid} was killed by {name} during this job.{SIGNAL_HINTS.get(name, '')}"
+            return JobError(name, text, exit.last_words)
         text = f"worker PID {worker.pid} ended with exit status {exit.status} during this job, without a report"
         return JobError("WorkerExited", text, exit.last_words)
 
@@ -259,9 +260,7 @@ class Endings:
     def _store_counts(self, job: Job) -> None:
         self._pool.ledger.add(JobReturned(job.ordinal, job.run, job.tries, job.failures, job.crashes))
 
-    def _finish(
-        self, job: Job, state: State, attempt: Attempt | None, report: Report | None, now: Instant
-    ) -> None:
+    def _finish(self, job: Job, state: State, attempt: Attempt | None, report: Report | None, now: Instant) -> None:
         """The run has its one outcome. It is told once it is stored."""
         pool, batch = self._pool, job.batch
         job.move(state)

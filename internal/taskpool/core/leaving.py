@@ -89,9 +89,7 @@ class Leaving:
 
     def _everything_told(self) -> bool:
         pool = self._pool
-        return pool.ledger.idle and not any(
-            batch.unread for batch in pool.batches.values() if batch.client is not None
-        )
+        return pool.ledger.idle and not any(batch.unread for batch in pool.batches.values() if batch.client is not None)
 
     def _leave_drained(self) -> None:
         pending = self._pool.pending

@@ -14,9 +14,7 @@ LONG_BUCKETS_NS = tuple(
     [n * MILLISECOND for n in (1, 5, 10, 25, 50, 100, 250, 500)]
     + [int(n * SECOND) for n in (1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)]
 )
-RECOVERY_BUCKETS_NS = tuple(
-    int(n * MILLISECOND) for n in (0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 5000)
-)
+RECOVERY_BUCKETS_NS = tuple(int(n * MILLISECOND) for n in (0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 5000))
 
 EXIT_REASONS = ("clean", "error", "signal", "timeout", "stopped", "boot")
 SIGNALS = ("", "SIGSEGV", "SIGKILL", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE", "SIGTERM", "other")

@@ -55,9 +55,7 @@ def _row(**cells: WorkerAction) -> dict[WorkerEvent, WorkerAction]:
 
 
 _ROWS: dict[WorkerState, dict[WorkerEvent, WorkerAction]] = {
-    WorkerState.STARTING: _row(
-        READY=WorkerAction.ENLIST, STOP=WorkerAction.STOP, EXITED=WorkerAction.COUNT_BOOT_DEATH
-    ),
+    WorkerState.STARTING: _row(READY=WorkerAction.ENLIST, STOP=WorkerAction.STOP, EXITED=WorkerAction.COUNT_BOOT_DEATH),
     WorkerState.SPARE: _row(ASSIGN=WorkerAction.WORK, STOP=WorkerAction.STOP, EXITED=WorkerAction.REPLACE),
     WorkerState.IDLE: _row(ASSIGN=WorkerAction.WORK, STOP=WorkerAction.STOP, EXITED=WorkerAction.REPLACE),
     WorkerState.BUSY: _row(

@@ -70,7 +70,7 @@ class Conversation:
         link, session = self._link, self.session
         if link.control is not None:
             link.control.flush()
-            while not link.control.busy and (data := session.next_control(now)) is not None:
+            while not link.control.busy and (data := session.next_control()) is not None:
                 link.control.send(data)
         if link.intake is not None:
             link.intake.flush()

@@ -114,14 +114,27 @@ def open_feed(source: Source, fd: int, name: str) -> Feed:
     """
     if not _reads_lines(source):
         return Feed(source, None, _count(source(None)))
-    if os.isatty(fd):
-        raise UsageError(f"the jobs are to come from {name}, which is a terminal: give arguments, a file or a pipe")
+    _refuse_terminal(fd, name)
     if not is_regular(fd):
         return Feed(source, Lines(fd, name), None)
     start = os.lseek(fd, 0, os.SEEK_CUR)
     total = _count(source(_whole(Lines(fd, name))))
     os.lseek(fd, start, os.SEEK_SET)
     return Feed(source, Lines(fd, name), total)
+
+
+def preview(source: Source, fd: int, name: str) -> Iterator[JobSpec]:
+    """Every job, read to the end, for --dry-run. Raises UsageError."""
+    lines = None
+    if _reads_lines(source):
+        _refuse_terminal(fd, name)
+        lines = _whole(Lines(fd, name))
+    return (job for job in source(lines) if job is not None)
+
+
+def _refuse_terminal(fd: int, name: str) -> None:
+    if os.isatty(fd):
+        raise UsageError(f"the jobs are to come from {name}, which is a terminal: give arguments, a file or a pipe")
 
 
 def check_payload(job: JobSpec, number: int) -> None:
@@ -169,7 +182,7 @@ def _count(jobs: Iterator[JobSpec | None]) -> int:
 
 
 def _whole(lines: Lines) -> Iterator[bytes]:
-    """Every line of a regular file."""
+    """Every line up to the end, waiting for them."""
     while not lines.ended:
         lines.fill()
         while lines.ready and not lines.ended:

@@ -14,7 +14,7 @@ import msgspec
 
 from taskpool import limits
 from taskpool.errors import UsageError
-from taskpool.generator.durations import parse_duration
+from taskpool.durations import parse_duration
 from taskpool.messages import DEFAULT_LIMITS, Limits
 
 KEYS = frozenset({"timeout", "retries", "backoff", "retry_on", "crash_limit", "priority"})

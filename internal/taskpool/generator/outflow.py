@@ -52,6 +52,7 @@ class Outflow:
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
+        self.terminal = os.isatty(fd)
         self._parts: deque[bytearray | _File] = deque()
         self._pending = 0
         self._poll = select.poll()

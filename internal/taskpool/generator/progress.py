@@ -9,7 +9,7 @@ import msgspec
 
 from taskpool.clock import MILLISECOND, SECOND, seconds
 from taskpool.generator.console import Console
-from taskpool.generator.durations import human
+from taskpool.durations import human
 from taskpool.generator.tally import Tally
 
 Mode = Literal["bar", "plain", "json", "none"]

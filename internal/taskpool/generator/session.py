@@ -17,7 +17,7 @@ from typing import NamedTuple
 from taskpool import limits
 from taskpool.clock import MILLISECOND, seconds
 from taskpool.codec import encode
-from taskpool.errors import DealerUnreachable, UsageError
+from taskpool.errors import DealerUnreachable, ExitCode, TaskpoolError, UsageError
 from taskpool.messages import (
     DEFAULT_LIMITS,
     Accepted,
@@ -45,6 +45,7 @@ FULL_DELAY_NS_MIN = 50 * MILLISECOND
 FULL_DELAY_NS_MAX = 2_000 * MILLISECOND
 GAPS_MAX = 8  # hellos because of missing outcomes, without one outcome in between
 
+REFUSED_FOR_NOW = frozenset({"full", "draining"})
 _BACK_OFF = "full"
 _REWIND = "gap"
 _CALL_AGAIN = "unknown_batch"
@@ -63,6 +64,12 @@ class _Frame(NamedTuple):
     first: int
     last: int
     data: bytes
+
+
+class PoolRefuses(TaskpoolError):
+    """The pool takes nothing now: it is full, or about to end."""
+
+    exit_code = ExitCode.REFUSED
 
 
 class JobsLost(DealerUnreachable):
@@ -103,6 +110,7 @@ class Session:
         self._deadline = now + patience.first_ns
         self._heard_at = now
         self._ping_due = now
+        self._ping_wanted = False
         self.welcome: Welcome | None = None  # the latest
         self.greetings = 0  # welcomes that began a new conversation, not repeated ones
 
@@ -155,7 +163,7 @@ class Session:
         self.hello_due = now + self._hello_delay
         self._hello_delay = min(self._hello_delay * 2, HELLO_DELAY_NS_MAX)
 
-    def next_control(self, now: int) -> bytes | None:
+    def next_control(self) -> bytes | None:
         """The next message for the control queue. Commands come before acknowledgements: the last
         acknowledgement lets a private dealer go, and it should answer first."""
         if self.calling:
@@ -165,9 +173,8 @@ class Session:
         if self.batch is not None and (self._acked < self._stored or self._ack_due):
             self._acked, self._ack_due = self._stored, False
             return encode(Ack(client=self.client, batch=self.batch, upto=self._stored))
-        if now >= self._ping_due:
-            self._ping_due = now + limits.PING_NS
-            self._ack_due = self._stored > 0  # the last one may be lost; it says the same twice
+        if self._ping_wanted:
+            self._ping_wanted = False
             return encode(Ping(client=self.client))
         if self._bye:
             self._bye = False
@@ -263,6 +270,10 @@ class Session:
             if now >= self._deadline:
                 raise DealerUnreachable(self._unanswered(now))
             return
+        if now >= self._ping_due:
+            self._ping_due = now + limits.PING_NS
+            self._ping_wanted = True
+            self._ack_due = self._stored > 0  # the last one may be lost; it says the same twice
         if now >= self._heard_at + limits.REPLY_OVERDUE_NS:
             self.call_again(now)
         elif self._held_until:
@@ -403,6 +414,9 @@ class Session:
         """For good: jobs from the refused frame on never get in. Those before it are accepted already."""
         if self.refusal is not None:
             return  # the frames behind it
+        if self.calling:
+            kind = PoolRefuses if refused.reason in REFUSED_FOR_NOW else UsageError
+            raise kind(f"pool {self.pool!r} refuses: {refused.text}")
         self.refusal = refused
         while self._window and self._window[-1].first >= max(refused.first_seq, 1):
             self.submitted = self._window.pop().first - 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from taskpool.clock import seconds
-from taskpool.generator.durations import human
+from taskpool.durations import human
 from taskpool.generator.tally import Tally
 from taskpool.messages import State
 

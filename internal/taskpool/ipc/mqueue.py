@@ -64,7 +64,7 @@ class KernelPost:
             )
         except posix_ipc.ExistentialError:
             raise QueueExists(f"a queue {name} is there already") from None
-        except (ValueError, OSError, MemoryError) as error:
+        except (ValueError, OSError, MemoryError, posix_ipc.PermissionsError) as error:
             raise _not_created(name, shape, error) from error
         os.fchmod(queue.mqd, _MODE)  # the umask may have taken bits from it
         return KernelMailbox(name, queue)

@@ -85,7 +85,7 @@ def _numbers(word: str) -> range:
     first, dash, last = word.partition("-")
     ends = [first, last] if dash else [first]
     for end in ends:
-        if not (end.isascii() and end.isdigit() and int(end) <= N_MAX):
+        if not (end.isascii() and end.isdigit() and len(end) <= 2 and int(end) <= N_MAX):
             raise UsageError(f"fib: expected N or N-M within 0..{N_MAX}, got {word!r}")
     low, high = int(ends[0]), int(ends[-1])
     if low > high:

@@ -112,6 +112,6 @@ def _traceback(error: BaseException) -> str | None:
     inner: TracebackType | None = error.__traceback__
     while inner and inner.tb_frame.f_code.co_filename == invoke.__code__.co_filename:
         inner = inner.tb_next
-    if inner is None and error.__cause__ is None and error.__context__ is None:
+    if inner is None:
         return None
     return "".join(traceback.format_exception(type(error), error, inner))

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import taskpool
 from taskpool import codec
 from taskpool.clock import MILLISECOND
-from taskpool.errors import MessageError, QueueEmpty, QueueInterrupted
+from taskpool.errors import ConfigurationError, MessageError, QueueEmpty, QueueInterrupted
 from taskpool.ipc.mailbox import Mailbox
 from taskpool.ipc.spool import Spool
 from taskpool.kinds import KINDS
@@ -26,6 +26,7 @@ from taskpool.worker.log import Log
 from taskpool.worker.runner import Runner
 
 REPORT_HELD_NS_MAX = 20 * MILLISECOND
+_LOST_TEXT_BYTES_MAX = 500  # such a report must fit the smallest events queue, for it cannot be spilled
 
 
 class Identity(NamedTuple):
@@ -131,8 +132,15 @@ class Loop:
             middle = len(reports) // 2
             self._tell_these(reports[:middle], 0)
             self._tell_these(reports[middle:], started)
-        else:
+            return
+        try:
             self._send(message)
+        except (ConfigurationError, MessageError) as error:
+            if len(reports) != 1:
+                raise
+            # No room in the spool for a large result: that is this job's bad luck, not the worker's end.
+            lost = Progress(self._me.incarnation, self._me.epoch, [_without_result(reports[0], error)], started)
+            self._send(lost)
 
     def _send(self, message: Ready | Progress) -> None:
         data = self._spool.pack(codec.encode(message), self._events.msgsize)
@@ -148,6 +156,13 @@ def _tasks(frame: Frame) -> list[Task]:
     if len(tasks) != frame.count:
         raise MessageError(f"a frame of {len(tasks)} jobs that says {frame.count}")
     return tasks
+
+
+def _without_result(report: Report, cause: Exception) -> Report:
+    text = f"the job {report.end}, but its result cannot be handed over: {cause}"
+    fits = text.encode("utf-8", "backslashreplace")[:_LOST_TEXT_BYTES_MAX].decode("utf-8", "ignore")
+    error = JobError("ResultLost", fits)
+    return Report(report.n, End.FAILED, None, report.exit_status, report.signal, error, report.usage)
 
 
 def _may_take_long(task: Task) -> bool:

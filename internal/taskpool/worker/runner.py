@@ -27,7 +27,7 @@ from taskpool.worker.memory import take_peak_bytes
 class Runner:
     """One for a worker's life. `spent` says that this process must not run another job."""
 
-    def __init__(self, spool: str, chaos: Chaos, alarm: Alarm, capture: Capture, log: Log) -> None:
+    def __init__(self, spool: str, chaos: Chaos | None, alarm: Alarm, capture: Capture, log: Log) -> None:
         self.spent = False
         self._spool = spool
         self._chaos = chaos
@@ -41,7 +41,8 @@ class Runner:
 
     def run(self, frame: Frame, n: int, task: Task) -> Report:
         """One attempt, from the fault that `--chaos` may have in store to the last descendant's end."""
-        faults.inject(self._chaos, task.seq, task.try_, self._log)
+        if self._chaos is not None:
+            faults.inject(self._chaos, task.seq, task.try_, self._log)
         kind = KINDS.get(task.kind)
         if kind is None:
             error = JobError("UnknownKind", f"{task.kind!r}; this worker knows {', '.join(KINDS)}")

@@ -1,0 +1,3 @@
+from taskpool.dealer.main import main
+
+raise SystemExit(main())

@@ -1,0 +1,5 @@
+import sys
+
+from taskpool.generator.main import main
+
+sys.exit(main())

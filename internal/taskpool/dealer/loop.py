@@ -1,0 +1,175 @@
+"""One loop, one place to wait. A turn: what workers said and who died, what people want, what generators
+submit, then dispatch and timers.  # R9
+
+Level-triggered epoll only: a sender that waited for room refills the queue while it is read, and that raises
+no edge.
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Callable, Iterable
+
+from taskpool import limits
+from taskpool.clock import MILLISECOND, SECOND, Clock
+from taskpool.core.dispatcher import Dispatcher
+from taskpool.core.effects import Exit
+from taskpool.core.events import Event, LifelineClosed, Signalled, Stalled, Tick
+from taskpool.dealer import door
+from taskpool.dealer.door import Door
+from taskpool.dealer.perform import Performer
+from taskpool.dealer.queues import Queues
+from taskpool.dealer.replies import Replies
+from taskpool.dealer.staff import Staff
+from taskpool.errors import QueueEmpty
+from taskpool.ipc.mailbox import Mailbox
+from taskpool.journal.store import Store
+from taskpool.messages import Hello, Ready
+
+REPLY_SWEEP_NS = 5 * SECOND
+
+
+class Poller:
+    """What the loop waits for. Wraps epoll so that the simulator can stand in for it."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._writable: set[int] = set()
+
+    def read(self, fd: int) -> None:
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def forget(self, fd: int) -> None:
+        self._epoll.unregister(fd)
+
+    def write(self, fd: int, wanted: bool) -> None:
+        """Tell, or tell no more, when there is room behind this descriptor."""
+        if wanted and fd not in self._writable:
+            self._epoll.register(fd, select.EPOLLOUT)
+            self._writable.add(fd)
+        elif not wanted and fd in self._writable:
+            self._epoll.unregister(fd)
+            self._writable.discard(fd)
+
+    def wait(self, timeout_ns: int) -> set[int]:
+        """Descriptors with something to read or room to write, after at most this long."""
+        milliseconds = max(0, -(-timeout_ns // MILLISECOND))  # rounded up: never turn before the deadline
+        return {fd for fd, _ in self._epoll.poll(milliseconds / 1000)}
+
+    def close(self) -> None:
+        self._epoll.close()
+
+
+class Loop:
+    """Waits, collects events, lets the core decide, performs."""
+
+    def __init__(
+        self,
+        core: Dispatcher,
+        clock: Clock,
+        poller: Poller,
+        queues: Queues,
+        door: Door,
+        staff: Staff,
+        replies: Replies,
+        store: Store,
+        performer: Performer,
+        signals: Callable[[], Iterable[str]],
+        lifeline_fd: int = -1,
+    ) -> None:
+        self._core = core
+        self._clock = clock
+        self._poller = poller
+        self._queues = queues
+        self._door = door
+        self._staff = staff
+        self._replies = replies
+        self._store = store
+        self._performer = performer
+        self._signals = signals
+        self._lifeline_fd = lifeline_fd
+        self._now = clock.now()
+        self._checked_ns = self._swept_ns = self._now.mono
+        self.turned_mono_ns = self._now.mono  # health is judged by this
+
+    def run(self) -> Exit:
+        """Turn until the core wants to leave."""
+        self._turn(set())
+        while self._performer.exit is None:
+            deadline = min(self._core.next_deadline_ns(self._now), self._checked_ns + limits.QUEUE_CHECK_NS)
+            before = self._clock.now().mono
+            ready = self._poller.wait(deadline - before)
+            late_ns = self._clock.now().mono - max(deadline, before)
+            self._turn(ready, max(late_ns, before - self._now.mono))  # too long asleep, or too long at work
+        return self._performer.exit
+
+    def _turn(self, ready: set[int], late_ns: int = 0) -> None:
+        self._now = self._clock.now()
+        self.turned_mono_ns = self._now.mono
+        self._hear_workers()
+        if late_ns > limits.LOOP_STALL_NS:
+            self._handle(Stalled(late_ns))  # after the queues were drained, before any deadline is judged
+        self._hear_outside(ready)
+        self._hear(self._queues.control, door.CONTROL, "control", self._queues.control.maxmsg)
+        self._hear(self._queues.intake, door.INTAKE, "intake", limits.INTAKE_MESSAGES_PER_TURN_MAX)
+        self._settle()
+        self._look_after_queues()
+
+    def _hear_workers(self) -> None:
+        """Reports first, deaths second: whatever a worker sent before it died is in the queue by the time its
+        death is seen, so as many messages as the queue holds are read before anybody is judged."""
+        self._staff.look()
+        for events in self._queues.events:
+            self._hear(events, door.EVENTS, "events", events.maxmsg)  # R4: drain, then judge
+        for exited in self._staff.bury():
+            self._handle(exited)
+
+    def _hear(self, mailbox: Mailbox, expected: tuple[type, ...], queue: str, most: int) -> None:
+        for _ in range(most):
+            try:
+                data = mailbox.receive()
+            except QueueEmpty:
+                return
+            event = self._door.admit(data, expected, queue)
+            if event is not None and self._belongs(event):
+                self._handle(event)
+
+    def _belongs(self, event: Event) -> bool:
+        """What only the shell can tell: the queue that a hello offers, and who a worker really is."""
+        if isinstance(event, Hello):
+            return self._replies.open(event)
+        if isinstance(event, Ready) and event.epoch == self._core.pool.config.epoch:
+            return self._staff.settled(event.incarnation, event.pid)
+        return True
+
+    def _hear_outside(self, ready: set[int]) -> None:
+        for name in self._signals():
+            self._handle(Signalled(name))
+        if self._lifeline_fd in ready:
+            self._poller.forget(self._lifeline_fd)
+            self._lifeline_fd = -1
+            self._handle(LifelineClosed())
+        for fd in ready:
+            self._replies.flush(fd)
+
+    def _settle(self) -> None:
+        """Tick until nothing more comes of it: what the store has answered may be dispatched in this turn."""
+        while True:
+            self._handle(Tick())
+            answers = [*self._store.answers(), *self._performer.take_events()]
+            if not answers:
+                return
+            for answer in answers:
+                self._handle(answer)
+
+    def _handle(self, event: Event) -> None:
+        self._performer.perform(self._core.handle(event, self._now))
+
+    def _look_after_queues(self) -> None:
+        if self._now.mono - self._checked_ns < limits.QUEUE_CHECK_NS:
+            return
+        self._checked_ns = self._now.mono
+        self._queues.mend(keep_old_events=not self._staff.empty)
+        if self._now.mono - self._swept_ns >= REPLY_SWEEP_NS:
+            self._swept_ns = self._now.mono
+            self._replies.sweep(self._now)

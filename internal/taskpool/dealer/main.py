@@ -1,0 +1,56 @@
+"""tp-dealer: runs a pool."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+
+from taskpool.dealer import options as dealer_options
+from taskpool.dealer.options import DealerOptions
+from taskpool.dealer.transcript import Transcript
+from taskpool.errors import ExitCode, TaskpoolError, UsageError
+from taskpool.procs import signals
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code of the program: see `errors.ExitCode`."""
+    signals.ensure_low_fds()
+    signals.reset_inherited()
+    try:
+        options = dealer_options.parse(sys.argv[1:] if argv is None else argv)
+    except UsageError as error:
+        sys.stderr.write(f"tp-dealer: {error}\n")
+        return ExitCode.USAGE
+    transcript = Transcript(options.log_format, _level(options))  # type: ignore[arg-type]
+    try:
+        return _act(options, transcript)
+    except TaskpoolError as error:
+        transcript.say(logging.ERROR, str(error))
+        return error.exit_code
+
+
+def _act(options: DealerOptions, transcript: Transcript) -> int:
+    if options.health:
+        from taskpool.dealer.health import ask
+
+        return ask(options.pool)
+    from taskpool.dealer import start  # after the options: --help need not load a dealer
+
+    sys.setswitchinterval(0.0005)  # a scrape holds the interpreter; the loop must not wait 5 ms for it
+    if options.check_config:
+        start.check(options)
+        sys.stderr.write(f"tp-dealer: pool {options.pool}: options and limits allow {options.workers} workers\n")
+        return ExitCode.OK
+    leave = start.run(options, transcript)
+    if leave.code is not ExitCode.OK:
+        transcript.say(logging.ERROR, leave.text)
+    return leave.code
+
+
+def _level(options: DealerOptions) -> int:
+    """A private dealer speaks into its generator's terminal, so it says less unless asked."""
+    if options.verbosity > 0:
+        return logging.DEBUG
+    usual = (logging.WARNING, logging.ERROR) if options.private else (logging.INFO, logging.WARNING, logging.ERROR)
+    return usual[min(-options.verbosity, len(usual) - 1)]

@@ -1,0 +1,174 @@
+"""What a dealer is told: flag before environment variable before configuration file before default."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from taskpool import __version__, chaos, limits
+from taskpool.durations import parse_duration
+from taskpool.errors import UsageError
+from taskpool.ipc.names import check_pool_name
+from taskpool.procs.cpus import usable_cpus
+
+METRICS_DEFAULT = "127.0.0.1:9743"
+FILE_KEYS = (
+    "pool",
+    "workers",
+    "spares",
+    "journal",
+    "metrics",
+    "drain_timeout",
+    "worker_exec",
+    "log_format",
+    "chaos",
+)
+_ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^:\s]+):(?P<port>\d{1,5})\Z")
+
+
+class DealerOptions(Struct, frozen=True, kw_only=True):
+    """Checked and ready to use."""
+
+    pool: str = "default"
+    workers: int = 1
+    spares: int = 1
+    metrics: tuple[str, int] | None = None
+    drain_timeout_ns: int = limits.DRAIN_TIMEOUT_NS
+    worker_exec: str | None = None
+    chaos: str | None = None
+    log_format: str = "text"
+    verbosity: int = 0
+    private: bool = False
+    lifeline_fd: int = -1
+    check_config: bool = False
+    health: bool = False
+
+
+def parse(argv: Sequence[str], env: Mapping[str, str] = os.environ) -> DealerOptions:
+    """The options of a command line. Raises UsageError naming the option, the value and what was expected."""
+    args = _parser().parse_args(argv)
+    given = {**_from_file(args.config), **_from_env(env), **_from_flags(args)}
+    _no_journal(given.get("journal", "none"))
+    return DealerOptions(
+        pool=check_pool_name(_text(given, "pool", "default")),
+        workers=workers(_text(given, "workers", "100%")),
+        spares=_spares(given.get("spares", 1)),
+        metrics=_address(_text(given, "metrics", "none" if args.private else METRICS_DEFAULT)),
+        drain_timeout_ns=parse_duration(given.get("drain_timeout", "8s"), "--drain-timeout"),
+        worker_exec=given.get("worker_exec"),
+        chaos=_chaos(given.get("chaos")),
+        log_format=_choice(given, "log_format", ("text", "json")),
+        verbosity=args.verbose - args.quiet,
+        private=args.private,
+        lifeline_fd=args.lifeline_fd,
+        check_config=args.check_config,
+        health=args.health,
+    )
+
+
+def workers(text: str, cpus: int | None = None) -> int:
+    """How many workers `N`, `N%` (of the usable CPUs) or `+N` (beside them) means. Raises UsageError."""
+    usable = usable_cpus() if cpus is None else cpus
+    match = re.fullmatch(r"(\+?)(\d{1,6})(%?)", text)
+    if match is None or (match[1] and match[3]):
+        raise UsageError(f"--workers {text}: expected N, N% or +N")
+    number = int(match[2])
+    wanted = usable + number if match[1] else max(1, usable * number // 100) if match[3] else number
+    if not 1 <= wanted <= limits.WORKERS_MAX:
+        raise UsageError(f"--workers {text}: that is {wanted} workers; 1 to {limits.WORKERS_MAX} are possible")
+    return wanted
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="tp-dealer",
+        description="Runs a pool: hands out jobs, supervises workers, recovers from their crashes.",
+        epilog="Signals: TERM drains, INT once drains, twice stops running jobs, three times leaves; QUIT stops "
+        "fast; USR1 prints the status; TTIN and TTOU mean one worker more and one fewer.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--pool", metavar="NAME", help="name of the pool (default: default)")
+    parser.add_argument("--workers", metavar="N|N%|+N", help="workers at work (default: the CPUs we may use)")
+    parser.add_argument("--spares", metavar="N", help="ready workers beside them (default: 1)")
+    parser.add_argument("--journal", metavar="none", help="this version keeps no journal: only none is possible")
+    parser.add_argument("--metrics", metavar="HOST:PORT|none", help=f"where to serve (default: {METRICS_DEFAULT})")
+    parser.add_argument("--drain-timeout", metavar="T", help="how long running jobs may take on TERM (default: 8s)")
+    parser.add_argument("--worker-exec", metavar="PATH", help="the worker program (default: tp-worker beside this one)")
+    parser.add_argument("--chaos", metavar="SPEC", help="inject faults: crash=0.3,exit=0.01,hang=0.01,seed=7")
+    parser.add_argument("--config", metavar="FILE", type=Path, help="TOML file with the same names, _ for -")
+    parser.add_argument("--log-format", metavar="text|json", help="form of the log (default: text)")
+    parser.add_argument("--check-config", action="store_true", help="check options and limits, start nothing")
+    parser.add_argument("--health", action="store_true", help="ask the running dealer of this pool; for health checks")
+    parser.add_argument("-v", "--verbose", action="count", default=0, help="a line for every job event")
+    parser.add_argument("-q", "--quiet", action="count", default=0, help="warnings and errors only")
+    parser.add_argument("--version", action="version", version=f"tp-dealer {__version__}")
+    parser.add_argument("--private", action="store_true", help="serve one batch and end with it (used by tp-generator)")
+    parser.add_argument("--lifeline-fd", type=int, default=-1, metavar="FD", help="leave when this pipe closes")
+    return parser
+
+
+def _from_flags(args: Namespace) -> dict[str, Any]:
+    flags = vars(args)
+    return {key: flags[key] for key in FILE_KEYS if flags.get(key) is not None}
+
+
+def _from_env(env: Mapping[str, str]) -> dict[str, Any]:
+    return {key: env[name] for key in FILE_KEYS if (name := f"TP_DEALER_{key.upper()}") in env}
+
+
+def _from_file(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"--config {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config {path}: not TOML: {error}") from error
+    unknown = [key for key in values if key not in FILE_KEYS]
+    if unknown:
+        raise UsageError(f"--config {path}: unknown name {unknown[0]!r}; known: {', '.join(FILE_KEYS)}")
+    return {key: str(value) for key, value in values.items()}
+
+
+def _text(given: Mapping[str, Any], key: str, default: str) -> str:
+    return str(given.get(key, default))
+
+
+def _no_journal(value: object) -> None:
+    if value != "none":
+        raise UsageError(f"--journal {value}: this version keeps no journal; only none is possible")
+
+
+def _choice(given: Mapping[str, Any], key: str, choices: tuple[str, ...]) -> str:
+    value = str(given.get(key, choices[0]))
+    if value not in choices:
+        raise UsageError(f"--{key.replace('_', '-')} {value}: expected {' or '.join(choices)}")
+    return value
+
+
+def _spares(value: object) -> int:
+    text = str(value)
+    if not text.isascii() or not text.isdigit() or int(text) > limits.SPARES_MAX:
+        raise UsageError(f"--spares {text}: expected a number from 0 to {limits.SPARES_MAX}")
+    return int(text)
+
+
+def _address(text: str) -> tuple[str, int] | None:
+    if text == "none":
+        return None
+    match = _ADDRESS.match(text)
+    if match is None or int(match["port"]) > 65535:
+        raise UsageError(f"--metrics {text}: expected HOST:PORT such as {METRICS_DEFAULT}, or none")
+    return match["host"].strip("[]"), int(match["port"])
+
+
+def _chaos(spec: str | None) -> str | None:
+    return None if spec is None else chaos.parse(spec).spec()

@@ -1,0 +1,118 @@
+"""What the core wants done, done: one small method per effect. Nothing here decides, and nothing waits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from taskpool.codec import decode, encode
+from taskpool.core.effects import (
+    Commit,
+    Effect,
+    Exit,
+    Kill,
+    LoadJobs,
+    LoadOutcomes,
+    Note,
+    Release,
+    Reply,
+    SendFrame,
+    Spawn,
+    TakeBack,
+)
+from taskpool.core.events import Event, TakenBack
+from taskpool.dealer.replies import Replies
+from taskpool.dealer.staff import Staff
+from taskpool.dealer.transcript import Transcript
+from taskpool.errors import MessageError, QueueEmpty, QueueFull
+from taskpool.ipc.spool import Spool
+from taskpool.journal.store import Store
+from taskpool.messages import Frame
+
+
+class Performer:
+    """Performs effects in the order given; what they give rise to waits for `take_events`."""
+
+    def __init__(self, store: Store, staff: Staff, replies: Replies, spool: Spool, transcript: Transcript) -> None:
+        self._store = store
+        self._staff = staff
+        self._replies = replies
+        self._spool = spool
+        self._transcript = transcript
+        self._events: list[Event] = []
+        self.exit: Exit | None = None
+        self._methods: dict[type, Callable[[Any], None]] = {
+            Commit: self.commit,
+            LoadJobs: self.load_jobs,
+            LoadOutcomes: self.load_outcomes,
+            SendFrame: self.send_frame,
+            TakeBack: self.take_back,
+            Spawn: self.spawn,
+            Kill: self.kill,
+            Reply: self.reply,
+            Release: self.release,
+            Note: self.note,
+            Exit: self.leave,
+        }
+
+    def perform(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            self._methods[type(effect)](effect)
+
+    def take_events(self) -> list[Event]:
+        """What performing gave rise to since the last call."""
+        events, self._events = self._events, []
+        return events
+
+    def commit(self, effect: Commit) -> None:
+        self._store.commit(effect.number, effect.rows)
+
+    def load_jobs(self, effect: LoadJobs) -> None:
+        self._store.load_jobs(effect.after, effect.limit, effect.bytes_max)
+
+    def load_outcomes(self, effect: LoadOutcomes) -> None:
+        self._store.load_outcomes(effect.batch, effect.after, effect.limit)
+
+    def send_frame(self, effect: SendFrame) -> None:
+        """A worker that has died keeps its queue until it is buried, so a send can't miss it. The core sends
+        no more frames than the queue holds: a full one is somebody else's doing, and kills the worker."""
+        mailbox = self._staff.mailbox(effect.incarnation)
+        assert mailbox is not None
+        try:
+            mailbox.send(self._spool.pack(encode(effect.frame), mailbox.msgsize))  # R7
+        except QueueFull:
+            self._staff.kill(effect.incarnation, "KILL")
+
+    def take_back(self, effect: TakeBack) -> None:
+        """Receive from the worker's own queue: what we get there, it never will."""
+        mailbox = self._staff.mailbox(effect.incarnation)
+        taken: list[int] = []
+        while mailbox is not None:
+            try:
+                message = self._spool.unpack(decode(mailbox.receive()))
+            except QueueEmpty:
+                break
+            except MessageError:
+                continue  # somebody else's garbage
+            if isinstance(message, Frame):
+                taken.append(message.first_n)
+        self._events.append(TakenBack(effect.incarnation, tuple(taken)))
+
+    def spawn(self, effect: Spawn) -> None:
+        self._events.append(self._staff.spawn(effect.incarnation))
+
+    def kill(self, effect: Kill) -> None:
+        self._staff.kill(effect.incarnation, effect.signal)
+
+    def reply(self, effect: Reply) -> None:
+        self._replies.send(effect.client, effect.message)
+
+    def release(self, effect: Release) -> None:
+        self._replies.close(effect.client)
+
+    def note(self, effect: Note) -> None:
+        self._transcript.write(effect)
+
+    def leave(self, effect: Exit) -> None:
+        """The first reason to leave stands."""
+        self.exit = self.exit or effect

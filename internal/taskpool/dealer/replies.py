@@ -1,0 +1,135 @@
+"""The reply queues of generators. The generator makes its queue and says its slot; the dealer opens it, and
+takes its name away, so that nothing is left when both have died."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable
+
+from taskpool import limits
+from taskpool.clock import SECOND, Instant
+from taskpool.codec import encode
+from taskpool.errors import MessageTooLong, QueueError, QueueFull, QueueMissing
+from taskpool.ipc import names
+from taskpool.ipc.mailbox import Mailbox, Post
+from taskpool.ipc.spool import Spool
+from taskpool.messages import Hello, Outcome, Outcomes
+
+UNCLAIMED_NS = 30 * SECOND  # a reply queue that nobody said hello for is somebody's who died doing so
+
+
+class Line:
+    """One generator's queue, and what waits for room in it. The core bounds what can wait."""
+
+    def __init__(self, mailbox: Mailbox) -> None:
+        self.mailbox = mailbox
+        self.waiting: deque[bytes] = deque()
+
+
+class Replies:
+    """All lines to generators, by client."""
+
+    def __init__(
+        self, post: Post, pool: str, spool: Spool, watch: Callable[[int, bool], None], warn: Callable[[str], None]
+    ) -> None:
+        self._post = post
+        self._pool = pool
+        self._spool = spool
+        self._watch = watch  # (descriptor, wanted): tell me when there is room
+        self._warn = warn
+        self._lines: dict[int, Line] = {}
+        self._unclaimed: dict[int, tuple[int, int]] = {}  # slot -> (inode, first seen)
+
+    def open(self, hello: Hello) -> bool:
+        """Take up the line a hello offers. False: there is no queue of ours in that slot."""
+        try:
+            mailbox = self._post.open(names.reply(self._pool, hello.slot), send=True, receive=False)
+        except QueueMissing:
+            return hello.client in self._lines  # said again; the line stands, and its name is gone already
+        except QueueError as error:
+            self._warn(f"a generator's reply queue was refused: {error}")
+            return False
+        mailbox.unlink()
+        self.close(hello.client)
+        self._lines[hello.client] = Line(mailbox)
+        return True
+
+    def send(self, client: int, message: object) -> None:
+        """Send, or keep for when there is room."""
+        line = self._lines.get(client)
+        if line is None:
+            return
+        for data in self._packed(message, line.mailbox.msgsize):
+            line.waiting.append(data)
+        self._flush(line)
+
+    def flush(self, fd: int) -> None:
+        """There is room in the queue with this descriptor."""
+        for line in self._lines.values():
+            if line.mailbox.fileno() == fd:
+                self._flush(line)
+                return
+
+    def flush_all(self) -> bool:
+        """Whether nothing waits any more."""
+        for line in self._lines.values():
+            self._flush(line)
+        return not any(line.waiting for line in self._lines.values())
+
+    def close(self, client: int) -> None:
+        line = self._lines.pop(client, None)
+        if line is not None:
+            self._watch(line.mailbox.fileno(), False)
+            line.mailbox.close()
+
+    def close_all(self) -> None:
+        for client in list(self._lines):
+            self.close(client)
+
+    def sweep(self, now: Instant) -> None:
+        """Take away names that generators left behind when they died before they were welcomed."""
+        seen: dict[int, tuple[int, int]] = {}
+        for slot in range(limits.REPLY_SLOTS_MAX):
+            try:
+                mailbox = self._post.open(names.reply(self._pool, slot), send=True, receive=False)
+            except QueueError:
+                continue
+            inode = os.fstat(mailbox.fileno()).st_ino
+            known = self._unclaimed.get(slot)
+            first = known[1] if known is not None and known[0] == inode else now.mono
+            if now.mono - first >= UNCLAIMED_NS:
+                mailbox.unlink()
+            else:
+                seen[slot] = (inode, first)
+            mailbox.close()
+        self._unclaimed = seen
+
+    def _packed(self, message: object, msgsize: int) -> list[bytes]:
+        """The message in as few pieces as fit; what cannot be cut goes through the spool."""
+        if isinstance(message, Outcomes):
+            return [self._spool.pack(data, msgsize) for data in _cut(message, message.items, msgsize)]
+        return [self._spool.pack(encode(message), msgsize)]
+
+    def _flush(self, line: Line) -> None:
+        try:
+            while line.waiting:
+                line.mailbox.send(line.waiting[0])  # R7
+                line.waiting.popleft()
+        except QueueFull:
+            pass
+        except MessageTooLong as error:
+            line.waiting.popleft()
+            self._warn(f"a reply was dropped: {error}")
+        self._watch(line.mailbox.fileno(), bool(line.waiting))
+
+
+def _cut(message: Outcomes, items: list[Outcome], msgsize: int) -> list[bytes]:
+    """Outcomes in the fewest halves of halves that fit; a single one that does not is left too long."""
+    data = encode(Outcomes(message.client, message.batch, items))
+    if len(data) <= msgsize or len(items) == 1:
+        return [data]
+    # Cut by the mean size, a little under, so that most cuts fit at once.
+    count = max(1, min(len(items) - 1, len(items) * msgsize * 9 // (len(data) * 10)))
+    parts = (items[start : start + count] for start in range(0, len(items), count))
+    return [data for part in parts for data in _cut(message, part, msgsize)]

@@ -1,0 +1,132 @@
+"""The dealer's log: notes of the core become lines for a person, or objects for a program.
+
+The wording of the job lines is public: `[Dealer] Sent job 1 -> fib(40)`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from taskpool.clock import SECOND
+from taskpool.core.effects import Note, Topic
+from taskpool.kinds import KINDS
+from taskpool.log import Fact, Format, render
+
+Fields = dict[str, Any]
+
+
+class Transcript:
+    """Writes lines to stderr through `logging`, which survives a stderr that is closed or full."""
+
+    def __init__(self, fmt: Format, level: int) -> None:
+        self._log = logging.getLogger("taskpool.dealer")
+        self._log.setLevel(level)
+        self._log.propagate = False
+        self._log.handlers = [_handler(fmt)]
+
+    def write(self, note: Note) -> None:
+        if not self._log.isEnabledFor(note.level):
+            return
+        who, line = _LINES[note.topic]
+        facts = {name: _fact(name, value) for name, value in note.fields.items()}
+        self._say(int(note.level), who, line(note.fields), {"event": note.topic.value, **facts})
+
+    def say(self, level: int, text: str, who: str = "Dealer", **facts: Fact) -> None:
+        """A line of the shell itself."""
+        self._say(level, who, text, facts)
+
+    def warn(self, text: str) -> None:
+        self.say(logging.WARNING, text)
+
+    def _say(self, level: int, who: str, text: str, facts: Mapping[str, Fact]) -> None:
+        self._log.log(level, "%s", text, extra={"who": who, "facts": facts})
+
+
+class _Formatter(logging.Formatter):
+    def __init__(self, fmt: Format) -> None:
+        super().__init__()
+        self._fmt: Format = fmt
+
+    def format(self, record: logging.LogRecord) -> str:
+        level = record.levelname.lower()
+        who, facts = getattr(record, "who", "Dealer"), getattr(record, "facts", {})
+        return render(self._fmt, who, record.getMessage(), facts, level).rstrip("\n")  # type: ignore[arg-type]
+
+
+def _handler(fmt: Format) -> logging.Handler:
+    logging.raiseExceptions = False  # a log that cannot be written must not stop a dealer
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter(fmt))
+    return handler
+
+
+def _fact(name: str, value: Any) -> Fact:
+    if name == "job" and not isinstance(value, str):
+        return f"{value.batch.name}/{value.seq}"
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return value if isinstance(value, str | int | float) or value is None else str(value)
+
+
+def _what(fields: Fields) -> str:
+    spec = fields["job"].spec
+    return KINDS[spec.kind].describe(spec.payload)
+
+
+def _reported(fields: Fields) -> str:
+    seq, pid = fields["seq"], fields["pid"]
+    if fields["end"] != "succeeded":
+        how = fields["signal"] or (f"exit status {fields['exit_status']}" if fields["exit_status"] is not None else "")
+        return f"Job {seq} {fields['end']} on worker PID [{pid}]" + (f": {how}" if how else "")
+    value = fields["value"]
+    text = value.decode() if value is not None else "done"
+    return f"Received result for job {seq}: {text} from worker PID [{pid}]"
+
+
+def _exited(fields: Fields) -> str:
+    if fields["signal"]:
+        return f"Worker PID {fields['pid']} killed by {fields['signal']}"
+    return f"Worker PID {fields['pid']} exited with status {fields['status']}"
+
+
+def _status(fields: Fields) -> str:
+    jobs, finished = fields["jobs"], fields["finished"]
+    head = f"pool {fields['pool']} {fields['state']}, epoch {fields['epoch']}, workers {fields['workers']}"
+    running = "".join(f"; slot {line['slot']}: {line['job']} for {line['seconds']:.1f} s" for line in fields["running"])
+    return f"{head}, jobs {jobs}, finished {finished}, quarantined {fields['quarantined']}{running}"
+
+
+_LINES: Mapping[Topic, tuple[str, Callable[[Fields], str]]] = {
+    Topic.BATCH_OPENED: ("Dealer", lambda f: f"Batch {f['batch']} opened by generator PID {f['pid']}"),
+    Topic.BATCH_CLOSED: ("Dealer", lambda f: f"Batch {f['batch']} closed with {f['total']} jobs"),
+    Topic.JOBS_ACCEPTED: ("Dealer", lambda f: f"Received {f['jobs']} jobs of batch {f['batch']}"),
+    Topic.SUBMISSION_REFUSED: ("Dealer", lambda f: f"Refused a submission to batch {f['batch']}: {f['text']}"),
+    Topic.WORKER_SPAWNED: ("Supervisor", lambda f: f"Spawned worker PID {f['pid']}"),
+    Topic.WORKER_READY: ("Supervisor", lambda f: f"Worker PID {f['pid']} is ready"),
+    Topic.WORKER_NOTE: ("Supervisor", lambda f: str(f["text"])),
+    Topic.WORKER_EXITED: ("Supervisor", _exited),
+    Topic.WORKER_STOPPED: ("Supervisor", lambda f: f"Stopping worker PID {f['pid']} ({f['reason']}, SIG{f['signal']})"),
+    Topic.JOB_SENT: ("Dealer", lambda f: f"Sent job {f['job'].seq} -> {_what(f)}"),
+    Topic.JOB_RESENT: (
+        "Recovery",
+        lambda f: (
+            f"Resent job {f['job'].seq} after crash of {f['crashed_pid']}"
+            f" to worker PID {f['pid']}, {f['took_ns'] / 1e6:.2f} ms after its death was seen"
+        ),
+    ),
+    Topic.JOB_REPORTED: ("Dealer", _reported),
+    Topic.JOB_RETRIED: ("Dealer", lambda f: f"Job {f['job']} {f['end']}: next try in {f['delay_ns'] / SECOND:g} s"),
+    Topic.JOB_QUARANTINED: ("Dealer", lambda f: f"Job {f['job']} is quarantined after {f['crashes']} crashes"),
+    Topic.STALE_REPORT: ("Dealer", lambda f: f"Dropped a stale report of attempt {f['attempt']} from PID {f['pid']}"),
+    Topic.RESPAWN_DELAYED: ("Supervisor", lambda f: f"{f['text']}; trying again a little later"),
+    Topic.OUT_OF_SERVICE: ("Supervisor", lambda f: f"{f['text']}; no worker is started for {f['seconds']:g} s"),
+    Topic.CLIENT_LAPSED: ("Dealer", lambda f: f"Generator PID {f['pid']} is silent: its outcomes are kept"),
+    Topic.DRAINING: ("Dealer", lambda f: f"Draining: {f['running']} jobs run, {f['queued']} wait"),
+    Topic.PAUSED: ("Dealer", lambda f: "Paused: no job is sent" if f["paused"] else "Resumed"),
+    Topic.SCALED: ("Dealer", lambda f: f"Workers wanted: {f['wanted']}"),
+    Topic.STATUS: ("Dealer", _status),
+    Topic.STALLED: ("Dealer", lambda f: f"Stood still for {f['seconds']:.1f} s; every deadline is pushed on"),
+    Topic.LEAVING: ("Dealer", lambda f: str(f["text"])),
+}

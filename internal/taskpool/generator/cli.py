@@ -1,0 +1,121 @@
+"""The command line: its words, and nothing about what they do."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, _SubParsersAction
+
+import taskpool
+from taskpool.kinds import KINDS
+from taskpool.limits import CRASH_LIMIT_DEFAULT
+
+_JOBS_HELP = "job objects as JSON Lines, of any kinds"
+# verb: (help, metavar of its target or None, whether a whole batch may be the target)
+VERBS: dict[str, tuple[str, str | None, bool]] = {
+    "status": ("the pool at a glance", None, False),
+    "show": ("one job that has not ended", "JOB", False),
+    "cancel": ("cancel a batch, or one job of it", "BATCH|JOB", True),
+    "requeue": ("give a quarantined job a new run", "JOB", False),
+    "pause": ("let no more jobs begin", None, False),
+    "resume": ("go on after pause", None, False),
+    "drain": ("finish what runs, take nothing new, and leave", None, False),
+}
+
+
+def build_parser() -> ArgumentParser:
+    """The whole command line. After parsing, `args.subcommand` says which part was used."""
+    parser = ArgumentParser(
+        prog="tp-generator",
+        description="Submit jobs to a crash-proof pool, and command a running one.",
+        epilog="JOB is BATCH/NUMBER. Durations: 90, 10s, 5m, 1h30m.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"tp-generator {taskpool.__version__}")
+    subcommands = parser.add_subparsers(dest="subcommand", metavar="SUBCOMMAND", required=True)
+    for kind in KINDS.values():
+        sub = subcommands.add_parser(kind.NAME, help=kind.SUMMARY, description=kind.SUMMARY, allow_abbrev=False)
+        _add_submission(sub)
+        kind.add_arguments(sub)
+    sub = subcommands.add_parser("jobs", help=_JOBS_HELP, description=_JOBS_HELP, allow_abbrev=False)
+    _add_submission(sub)
+    sub.add_argument("file", metavar="FILE|-", help="a file, or - for standard input")
+    _add_verbs(subcommands)
+    return parser
+
+
+def _add_verbs(subcommands: _SubParsersAction[ArgumentParser]) -> None:
+    for verb, (text, target, _) in VERBS.items():
+        sub = subcommands.add_parser(verb, help=text, description=text, allow_abbrev=False)
+        _add_command_options(sub)
+        if target is not None:
+            sub.add_argument("target", metavar=target)
+    text = "more or fewer workers"
+    sub = subcommands.add_parser("scale", help=text, description=text, allow_abbrev=False)
+    _add_command_options(sub)
+    sub.add_argument("change", metavar="+N|-N")
+    text = "jobs that crashed too often"
+    sub = subcommands.add_parser("quarantine", help=text, description=text, allow_abbrev=False)
+    _add_command_options(sub)
+    sub.add_argument("action", choices=("list", "requeue", "drop"))
+    sub.add_argument("target", nargs="?", metavar="BATCH|JOB", help="default: all of them")
+
+
+def _add_command_options(parser: ArgumentParser) -> None:
+    parser.add_argument("--pool", metavar="NAME", default="default", help="which running pool (default: default)")
+    parser.add_argument("--json", action="store_true", help="the dealer's answer as it is, for programs")
+    _add_common(parser)
+
+
+def _add_common(parser: ArgumentParser) -> None:
+    parser.add_argument("--dealer-timeout", metavar="TIME", help="how long to wait for a dealer (5s; once welcomed 60s)")
+    parser.add_argument("--log-format", choices=("text", "json"), default="text", help="of what goes to standard error")
+    loudness = parser.add_mutually_exclusive_group()
+    loudness.add_argument("-v", "--verbose", action="store_true", help="one line for each event")
+    loudness.add_argument("-q", "--quiet", action="store_true", help="errors only")
+
+
+def _add_submission(parser: ArgumentParser) -> None:
+    parser.add_argument("--pool", metavar="NAME", help="a running pool; without it a private dealer is started")
+    parser.add_argument("--batch", metavar="ID", help="name the batch (default: random)")
+    _add_limits(parser)
+    _add_output(parser)
+    _add_dealer(parser)
+    _add_common(parser)
+
+
+def _add_limits(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("jobs")
+    group.add_argument("--timeout", metavar="TIME", help="end a try that runs longer (default: none)")
+    group.add_argument("--retries", metavar="N", type=int, help="tries after the first, of jobs that failed (0)")
+    group.add_argument("--backoff", metavar="MIN..MAX", help="wait before a retry, doubling: 1s..60s")
+    group.add_argument("--retry-on", metavar="LIST", help="retry only after these: exit:75,signal:KILL,timeout")
+    group.add_argument(
+        "--crash-limit",
+        metavar="N|unlimited",
+        help=f"crashes after which a job is quarantined ({CRASH_LIMIT_DEFAULT})",
+    )
+    group.add_argument("--priority", metavar="N", type=int, help="higher runs first (0)")
+    group.add_argument("--halt", metavar="WHEN,fail=N|N%", help="give up: now|soon,fail=3 or fail=10%%")
+
+
+def _add_output(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("output")
+    group.add_argument("--output", choices=("value", "json"), help="on standard output (value)")
+    group.add_argument("--keep-order", action="store_true", help="print in the order of the jobs' numbers")
+    group.add_argument("--results", metavar="FILE", help="write outcome objects as JSON Lines")
+    group.add_argument("--joblog", metavar="FILE", help="write GNU parallel's job log")
+    group.add_argument("--progress", choices=("auto", "bar", "plain", "json", "none"), default="auto")
+    group.add_argument("--dry-run", action="store_true", help="print the jobs, run nothing")
+    group.add_argument("--detach", action="store_true", help="print the batch's id once all is accepted, and leave")
+    group.add_argument("--no-wait", action="store_true", help="end with exit code 7 when the pool is full")
+
+
+def _add_dealer(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("private pool")
+    group.add_argument("--workers", metavar="N|N%|+N", help="default: the CPUs this process may use")
+    group.add_argument("--spares", metavar="N", help="workers kept ready (1)")
+    group.add_argument("--journal", metavar="none", help="this version keeps none")
+    group.add_argument("--metrics", metavar="HOST:PORT|none", help="serve metrics (none)")
+    group.add_argument("--worker-exec", metavar="PATH", help="the worker program, as of a virtual environment")
+    group.add_argument("--chaos", metavar="SPEC", help="inject faults: crash=0.3:SEGV,exit=0.01,hang=0.01,seed=7")
+    group.add_argument("--drain-timeout", metavar="TIME", help="how long running jobs may finish after TERM (8s)")
+

@@ -1,0 +1,140 @@
+"""tp-generator: what a person types."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+
+import taskpool
+from taskpool import limits
+from taskpool.clock import SystemClock
+from taskpool.errors import ExitCode, TaskpoolError, UsageError
+from taskpool.generator import remote
+from taskpool.generator.batch import new_client_id, open_conversation, run_batch
+from taskpool.generator.cli import VERBS, build_parser
+from taskpool.generator.console import Console
+from taskpool.generator.feed import Source, open_feed, preview
+from taskpool.generator.jobfile import read_jobs
+from taskpool.generator.options import batch_limits, log_format, patience, submit_options, verbosity
+from taskpool.generator.outflow import OutputClosed
+from taskpool.generator.session import Session
+from taskpool.generator.stopping import signals_to_hear
+from taskpool.ipc.mqueue import KernelPost
+from taskpool.ipc.names import check_pool_name
+from taskpool.kinds import KINDS
+from taskpool.messages import JobSpec
+from taskpool.procs import signals
+
+STDIN = 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the program; returns its exit code."""
+    signals.ensure_low_fds()
+    signals.reset_inherited()
+    args = build_parser().parse_args(argv)
+    console = Console(verbosity=verbosity(args), fmt=log_format(args))
+    try:
+        if args.subcommand in KINDS or args.subcommand == "jobs":
+            return submit(args, console)
+        return command(args, console)
+    except OutputClosed:
+        return die_of_broken_pipe()
+    except KeyboardInterrupt:  # before anything was started: later, signals are heard
+        return ExitCode.INTERRUPTED
+    except TaskpoolError as error:
+        console.error(str(error))
+        return error.exit_code
+
+
+def submit(args: Namespace, console: Console) -> ExitCode:
+    """One batch."""
+    options = submit_options(args)
+    source, fd, name = _source(args)
+    if options.dry_run:
+        return _print_jobs(preview(source, fd, name))
+    feed = open_feed(source, fd, name)
+    return run_batch(options, feed, console)
+
+
+def command(args: Namespace, console: Console) -> ExitCode:
+    """One question to a running pool."""
+    wish = _wish(args)
+    waits = patience(args)
+    clock = SystemClock()
+    pool = check_pool_name(args.pool)
+    session = Session(
+        pool, new_client_id(), os.getpid(), taskpool.__version__, clock.now().mono, batch=None, patience=waits
+    )
+    wakeup = signals.Wakeup(signals_to_hear())
+    conversation = open_conversation(session, KernelPost(), console)
+    try:
+        answer = remote.ask(conversation, wish, clock, wakeup, waits.first_ns)
+    finally:
+        conversation.close()
+        wakeup.close()
+    text, error = remote.tell(answer, as_json=args.json)
+    remote.write_all(text)
+    if error is not None:
+        console.error(error)
+        return ExitCode.USAGE
+    return ExitCode.OK
+
+
+def die_of_broken_pipe() -> ExitCode:
+    """As any filter whose reader has gone: silently, by SIGPIPE."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGPIPE)
+    return ExitCode.JOBS_FAILED  # process 1 of a container cannot die of it
+
+
+def _source(args: Namespace) -> tuple[Source, int, str]:
+    """Where the jobs come from: the source, and the file its lines are in."""
+    if args.subcommand != "jobs":
+        kind = KINDS[args.subcommand]
+
+        def from_kind(lines: Iterator[bytes] | None) -> Iterator[JobSpec]:
+            for job in kind.jobs(args, lines):
+                yield JobSpec(kind=kind.NAME, payload=job.payload, label=job.label)
+
+        return from_kind, STDIN, "standard input"
+    base = batch_limits(args)
+    name = "standard input" if args.file == "-" else args.file
+
+    def from_objects(lines: Iterator[bytes] | None) -> Iterator[JobSpec | None]:
+        return read_jobs(lines or iter(()), name, base)
+
+    return from_objects, STDIN if args.file == "-" else _open(args.file), name
+
+
+def _open(name: str) -> int:
+    try:
+        return os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise UsageError(f"cannot read {name}: {error.strerror}") from error
+
+
+def _print_jobs(jobs: Iterator[JobSpec]) -> ExitCode:
+    for job in jobs:
+        line = KINDS[job.kind].command_line(job.payload)
+        remote.write_all(os.fsencode(line) + b"\n")
+    return ExitCode.OK
+
+
+def _wish(args: Namespace) -> remote.Wish:
+    if args.subcommand == "scale":
+        return remote.Wish("scale", number=remote.parse_scale(args.change))
+    if args.subcommand == "quarantine":
+        target = remote.parse_target(args.target, whole_batch=True) if args.target else (None, 0)
+        return remote.Wish(f"quarantine-{args.action}", *target)
+    _, target_name, whole_batch = VERBS[args.subcommand]
+    if target_name is None:
+        return remote.Wish(args.subcommand)
+    return remote.Wish(args.subcommand, *remote.parse_target(args.target, whole_batch=whole_batch))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""What the command line of a submission means, checked as a whole before anything is done."""
+
+from __future__ import annotations
+
+import os
+import re
+from argparse import Namespace
+
+from msgspec import Struct
+
+from taskpool import chaos, limits
+from taskpool.errors import UsageError
+from taskpool.durations import parse_duration
+from taskpool.generator.halt import Halt, parse_halt
+from taskpool.generator.limitfields import KEYS, parse_limits
+from taskpool.generator.printer import Form
+from taskpool.generator.progress import Mode, choose_mode
+from taskpool.generator.session import Patience
+from taskpool.ipc.names import check_pool_name
+from taskpool.log import Format
+from taskpool.messages import Limits
+
+_BATCH = re.compile(limits.BATCH_ID_PATTERN)
+# Options that are the dealer's own: for a private one they are handed on as they are.
+DEALER_OPTIONS = ("workers", "spares", "journal", "metrics", "worker_exec", "chaos", "drain_timeout")
+_NEEDS_OUTCOMES = ("results", "joblog", "keep_order", "output", "halt")
+
+
+class SubmitOptions(Struct, frozen=True):
+    """One submission's options."""
+
+    pool: str | None  # None: a private one
+    batch: str
+    batch_named: bool  # by a person
+    limits: Limits
+    dealer_options: list[str]
+    halt: Halt | None
+    form: Form
+    keep_order: bool
+    results: str | None
+    joblog: str | None
+    detach: bool
+    waits: bool
+    patience: Patience
+    dry_run: bool
+    progress: Mode
+
+
+def submit_options(args: Namespace) -> SubmitOptions:
+    """Raises UsageError for values and combinations that make no sense."""
+    wanted = batch_limits(args)
+    _check_pool(args)
+    _check_detach(args)
+    _check_chaos(args, wanted)
+    if args.batch is not None and not _BATCH.match(args.batch):
+        raise UsageError(
+            f"--batch: expected up to 64 letters, digits, '.', '_' and '-', starting with a letter or digit, "
+            f"got {args.batch!r}"
+        )
+    return SubmitOptions(
+        pool=args.pool,
+        batch=args.batch or os.urandom(8).hex(),
+        batch_named=args.batch is not None,
+        limits=wanted,
+        dealer_options=[] if args.pool is not None else dealer_options(args),
+        halt=None if args.halt is None else parse_halt(args.halt),
+        form=args.output or "value",
+        keep_order=args.keep_order,
+        results=args.results,
+        joblog=args.joblog,
+        detach=args.detach,
+        waits=not args.no_wait,
+        patience=patience(args),
+        dry_run=args.dry_run,
+        progress=choose_mode(args.progress, quiet=args.quiet, verbose=args.verbose),
+    )
+
+
+def batch_limits(args: Namespace) -> Limits:
+    """From the options named as a job object's fields are."""
+    fields = {key: getattr(args, key) for key in KEYS if getattr(args, key) is not None}
+    if isinstance(text := fields.get("crash_limit"), str) and text.isascii() and text.isdecimal():
+        fields["crash_limit"] = int(text[:18])
+    return parse_limits(fields, lambda key: f"--{key.replace('_', '-')}")
+
+
+def dealer_options(args: Namespace) -> list[str]:
+    """The command line of a private dealer, less what ties it to us."""
+    given = {name: getattr(args, name) for name in DEALER_OPTIONS}
+    given["journal"] = "none"
+    given["metrics"] = args.metrics or "none"
+    words: list[str] = []
+    for name, value in given.items():
+        if value is not None:
+            words += [f"--{name.replace('_', '-')}={value}"]
+    if args.verbose:
+        words.append("-v")
+    if args.quiet:
+        words.append("-q")
+    return [*words, f"--log-format={args.log_format}"]
+
+
+def patience(args: Namespace) -> Patience:
+    """How long to wait for a dealer."""
+    if args.dealer_timeout is not None:
+        given_ns = parse_duration(args.dealer_timeout, "--dealer-timeout")
+        return Patience(given_ns, given_ns)
+    if args.pool is None:  # our own: it is coming, however loaded the machine is, and its death is seen at once
+        return Patience(first_ns=limits.BOOT_NS_MAX)
+    return Patience()
+
+
+def verbosity(args: Namespace) -> int:
+    return int(args.verbose) - int(args.quiet)
+
+
+def log_format(args: Namespace) -> Format:
+    return "json" if args.log_format == "json" else "text"
+
+
+def _check_pool(args: Namespace) -> None:
+    if args.pool is not None:
+        check_pool_name(args.pool)
+        for name in DEALER_OPTIONS:
+            if getattr(args, name) is not None:
+                raise UsageError(
+                    f"--{name.replace('_', '-')} is for a private pool: with --pool, the dealer of {args.pool!r} has "
+                    "options of its own"
+                )
+    if args.journal not in (None, "none"):
+        raise UsageError(f"--journal: this version keeps no journal; only 'none' is possible, got {args.journal!r}")
+    if args.drain_timeout is not None:
+        parse_duration(args.drain_timeout, "--drain-timeout")
+
+
+def _check_detach(args: Namespace) -> None:
+    if not args.detach:
+        return
+    if args.pool is None:
+        raise UsageError("--detach needs --pool: a private dealer ends with its generator")
+    for name in _NEEDS_OUTCOMES:
+        if getattr(args, name):
+            raise UsageError(f"--{name.replace('_', '-')} needs the outcomes, which --detach does not wait for")
+
+
+def _check_chaos(args: Namespace, wanted: Limits) -> None:
+    if args.chaos is not None and chaos.parse(args.chaos).hang > 0 and not wanted.timeout_ns:
+        raise UsageError("--chaos: hang=P makes jobs that never end: it needs --timeout")

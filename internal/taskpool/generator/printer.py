@@ -1,0 +1,148 @@
+"""Where outcomes go: standard output and error, the results file, the job log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+from taskpool.errors import ConfigurationError, UsageError
+from taskpool.generator.joblog import JobLog
+from taskpool.generator.keeporder import KeepOrder, Piece
+from taskpool.generator.outcome import one_line, to_json
+from taskpool.generator.outflow import Outflow
+from taskpool.kinds import KINDS
+from taskpool.messages import JobSpec, Outcome
+
+Form = Literal["value", "json"]
+OUT, ERR = 1, 2
+
+
+class Printer:
+    """Takes a batch's outcomes and writes what was asked for, without waiting for slow readers."""
+
+    def __init__(
+        self, batch: str, form: Form, *, keep_order: bool = False, results: str | None = None, joblog: str | None = None
+    ) -> None:
+        self._batch = batch
+        self._form: Form = form
+        self._order = KeepOrder() if keep_order else None
+        self._flows = {OUT: Outflow(OUT), ERR: Outflow(ERR)}
+        self._files: list[tuple[str, BinaryIO]] = []
+        self._results = self._create(results)
+        log = self._create(joblog)
+        self._joblog = None if log is None else JobLog(log)
+        self.referred: set[Path] = set()  # files of output that an outcome object written here points to
+
+    @property
+    def idle(self) -> bool:
+        """Everything taken so far is out of our hands, as far as it is due."""
+        return all(flow.idle for flow in self._flows.values())
+
+    @property
+    def congested(self) -> bool:
+        """Somebody reads so slowly that no more outcomes should be taken."""
+        return any(flow.congested for flow in self._flows.values())
+
+    @property
+    def on_terminal(self) -> bool:
+        """What is about to be written shows where the human looks."""
+        return any(flow.terminal and not flow.idle for flow in self._flows.values())
+
+    @property
+    def writable(self) -> list[int]:
+        """The descriptors to wait on for room."""
+        return [flow.fd for flow in self._flows.values() if not flow.idle]
+
+    def remember(self, first_seq: int, jobs: list[JobSpec]) -> None:
+        """These jobs were submitted, with these numbers."""
+        if self._joblog is not None:
+            self._joblog.remember(first_seq, jobs)
+
+    def take(self, outcome: Outcome) -> None:
+        """Raises ConfigurationError when a file cannot be written."""
+        record = to_json(self._batch, outcome) if self._results is not None or self._form == "json" else b""
+        if record:
+            self._refer(outcome)
+        try:
+            if self._results is not None:
+                self._results.write(record)
+            if self._joblog is not None:
+                self._joblog.write(outcome)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        pieces = [Piece(OUT, record)] if self._form == "json" else value_pieces(outcome)
+        self._put(pieces if self._order is None else self._order.put(outcome.seq, pieces))
+
+    def announce(self, batch: str) -> None:
+        """Prints the batch's id, on a line."""
+        self._flows[OUT].put(batch.encode() + b"\n")
+
+    def pump(self) -> None:
+        """Writes what can be written without waiting. Raises OutputClosed, ConfigurationError."""
+        try:
+            for _, file in self._files:
+                file.flush()
+        except OSError as error:
+            raise self._unwritable(error) from error
+        for flow in self._flows.values():
+            flow.pump()
+
+    def release(self) -> None:
+        """No outcome comes any more: what --keep-order holds back is printed as it is."""
+        if self._order is not None:
+            self._put(self._order.rest())
+
+    def close(self) -> None:
+        """Closes the files. May be called twice."""
+        for _, file in self._files:
+            with suppress(OSError):  # an error of this kind was told by `pump` before
+                file.close()
+
+    def _create(self, name: str | None) -> BinaryIO | None:
+        if name is None:
+            return None
+        try:
+            file = open(name, "wb")  # noqa: SIM115 - closed by `close`
+        except OSError as error:
+            raise UsageError(f"cannot write {name}: {error.strerror}") from error
+        self._files.append((name, file))
+        return file
+
+    def _put(self, pieces: Iterable[Piece]) -> None:
+        for stream, content in pieces:
+            if isinstance(content, Path):
+                self._flows[stream].put_file(content)
+            elif content:
+                self._flows[stream].put(content)
+
+    def _refer(self, outcome: Outcome) -> None:
+        for name in (outcome.output.stdout_file, outcome.output.stderr_file):
+            if name is not None:
+                self.referred.add(Path(name))
+
+    def _unwritable(self, error: OSError) -> ConfigurationError:
+        names = ", ".join(name for name, _ in self._files)
+        return ConfigurationError(f"cannot write {names}: {error.strerror}")
+
+
+def value_pieces(outcome: Outcome) -> list[Piece]:
+    """What a job prints when no objects are asked for.
+
+    A program's own two streams; for jobs inside a worker their value is the output, and what they printed
+    on the way is for the human.
+    """
+    kind = KINDS.get(outcome.kind)
+    inside = kind is None or kind.IN_PROCESS
+    pieces: list[Piece] = []
+    if inside and outcome.value is not None:
+        pieces.append(Piece(OUT, one_line(outcome.value) + b"\n"))
+    output = outcome.output
+    for stream, text, name in ((OUT, output.stdout, output.stdout_file), (ERR, output.stderr, output.stderr_file)):
+        target = ERR if inside else stream
+        if name is not None:
+            pieces.append(Piece(target, Path(name)))
+        elif text:
+            pieces.append(Piece(target, text.encode()))
+    return pieces

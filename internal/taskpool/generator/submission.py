@@ -1,0 +1,276 @@
+"""One batch, from its first job to its last outcome: the generator's loop.
+
+Each turn: wait for something to happen; then signals, the dealer's words, the private dealer's life, the
+next jobs, what is to be sent, what is to be written. Nothing in a turn waits for anybody.
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Iterable
+from signal import Signals
+
+from taskpool.clock import MILLISECOND, SECOND, Clock
+from taskpool.errors import ExitCode
+from taskpool.generator.console import Console
+from taskpool.generator.conversation import Conversation
+from taskpool.generator.feed import Feed
+from taskpool.generator.halt import Halt
+from taskpool.generator.outcome import why
+from taskpool.generator.printer import Printer
+from taskpool.generator.private import PrivateDealer
+from taskpool.generator.progress import Progress
+from taskpool.generator.session import REFUSED_FOR_NOW
+from taskpool.generator.stopping import STOP_SIGNALS
+from taskpool.generator.tally import Tally
+from taskpool.messages import Outcome, Refused, State
+from taskpool.procs.signals import Wakeup
+
+SETTLE_NS_MAX = 1 * SECOND  # how long the last question may keep the human waiting
+BYE_NS_MAX = 200 * MILLISECOND
+_UNREMARKABLE = frozenset({State.SUCCEEDED, State.CANCELLED})
+
+
+class Submission:
+    """Feeds a batch to a dealer and takes its outcomes. `run` returns when there is no more to wait for."""
+
+    def __init__(
+        self,
+        conversation: Conversation,
+        feed: Feed,
+        printer: Printer,
+        tally: Tally,
+        progress: Progress,
+        console: Console,
+        clock: Clock,
+        wakeup: Wakeup,
+        *,
+        private: PrivateDealer | None = None,
+        halt: Halt | None = None,
+        detach: bool = False,
+    ) -> None:
+        self._conversation = conversation
+        self._session = conversation.session
+        self._feed = feed
+        self._printer = printer
+        self._tally = tally
+        self._progress = progress
+        self._console = console
+        self._clock = clock
+        self._wakeup = wakeup
+        self._private = private
+        self._halt = halt
+        self._detach = detach
+        self.codes: set[ExitCode] = set()  # what has gone wrong so far
+        self._settling = False
+        self._stopping = False  # no more jobs: a signal, --halt, or the pool refused them
+
+    @property
+    def total(self) -> int:
+        """How many jobs the batch has, as far as is known."""
+        return max(self._feed.total or 0, self._session.submitted)
+
+    @property
+    def complete(self) -> bool:
+        """Every job has its outcome, or (detached) its acceptance."""
+        return self._session.closed and (self._detach or self._tally.finished >= self._session.submitted)
+
+    @property
+    def interrupted(self) -> bool:
+        return not self.codes.isdisjoint(STOP_SIGNALS.values())
+
+    def run(self) -> None:
+        """Until the batch is complete, its private dealer has ended, or a signal takes us from a named pool.
+
+        Raises DealerUnreachable, UsageError, ConfigurationError and OutputClosed.
+        """
+        while not self._over():
+            self._turn()
+
+    def settle(self) -> bytes | None:
+        """Asks the dealer for its status and acknowledges the last outcome, which lets a private one go.
+
+        Returns the status as JSON; None when it does not come soon.
+        """
+        self._settling = True
+        self._session.command("status")
+        self._acknowledge()
+        deadline = self._now() + SETTLE_NS_MAX
+        status = None
+        while status is None and self._dealer_listens and self._now() < deadline:
+            self._turn(until=deadline)
+            while self._session.answers:
+                answer = self._session.answers.popleft()
+                if answer.verb == "status":
+                    status = answer.body
+        self._flush(deadline)
+        return status
+
+    def finish_writing(self) -> None:
+        """Waits until everything is written, whoever reads it. A signal ends the wait."""
+        self._printer.release()
+        self._write()
+        while not self._printer.idle and not self._wakeup.pending():
+            self._wait_for_room(self._now() + SECOND)
+            self._write()
+
+    def say_goodbye(self) -> None:
+        """Tells a dealer that stays. Best effort: it would find out by itself."""
+        self._session.leave()
+        self._flush(self._now() + BYE_NS_MAX)
+
+    def _flush(self, deadline: int) -> None:
+        """Gets what is to be said into the queues, if they have room in time."""
+        if not self._dealer_listens:
+            return
+        self._conversation.send(self._now())
+        while self._conversation.writable and self._dealer_listens and self._now() < deadline:
+            self._wait_for_room(deadline)
+            self._conversation.send(self._now())
+
+    @property
+    def _dealer_listens(self) -> bool:
+        return not self._session.calling and (self._private is None or self._private.exit is None)
+
+    # --- a turn -----------------------------------------------------------------------------------
+
+    def _over(self) -> bool:
+        if self._private is not None and self._private.exit is not None:
+            return True
+        if self._private is None and self.interrupted:
+            return True
+        return self.complete and self._printer.idle
+
+    def _turn(self, until: int | None = None) -> None:
+        ready = self._wait(until)
+        now = self._now()
+        self._hear_signals(self._wakeup.pending())
+        gone = self._private is not None and self._private.look() is not None  # before its last words are read
+        if gone or not self._printer.congested:
+            self._take_outcomes(now)
+        else:
+            self._session.excuse(now)
+        self._write()
+        if gone:
+            return
+        self._acknowledge()
+        self._submit(ready)
+        self._conversation.send(now)
+        self._progress.show(self._known_total(), now)
+
+    def _wait(self, until: int | None) -> set[int]:
+        """Until something can be done. Returns the descriptors that are ready."""
+        poll = select.poll()
+        poll.register(self._wakeup, select.POLLIN)
+        if self._private is not None:
+            poll.register(self._private.pidfd, select.POLLIN)
+        if self._conversation.readable is not None and not self._printer.congested:
+            poll.register(self._conversation.readable, select.POLLIN)
+        if self._may_submit and self._feed.waits_for is not None:
+            poll.register(self._feed.waits_for, select.POLLIN)
+        for fd in (*self._conversation.writable, *self._printer.writable):
+            poll.register(fd, select.POLLOUT)
+        deadlines = (self._session.next_deadline(), self._progress.due, until)
+        return self._poll(poll, min(due for due in deadlines if due is not None))
+
+    def _wait_for_room(self, until: int) -> None:
+        """Until something can be written, or a signal comes."""
+        poll = select.poll()
+        poll.register(self._wakeup, select.POLLIN)
+        for fd in (*self._conversation.writable, *self._printer.writable):
+            poll.register(fd, select.POLLOUT)
+        self._poll(poll, until)
+
+    def _poll(self, poll: select.poll, deadline: int) -> set[int]:
+        rest_ms = -(-(deadline - self._now()) // MILLISECOND)  # rounded up: not to wake just before it
+        return {fd for fd, _ in poll.poll(max(0, rest_ms))}
+
+    def _now(self) -> int:
+        return self._clock.now().mono
+
+    # --- its parts --------------------------------------------------------------------------------
+
+    def _hear_signals(self, signals: Iterable[Signals]) -> None:
+        for number in signals:
+            if number in STOP_SIGNALS:
+                self._stop(STOP_SIGNALS[number])
+            if self._private is not None:
+                # To a dealer, HUP means to read its configuration again.
+                self._private.forward(Signals.SIGTERM if number is Signals.SIGHUP else number)
+
+    def _take_outcomes(self, now: int) -> None:
+        outcomes = self._conversation.receive(now)
+        for outcome in outcomes:
+            self._tally.add(outcome)
+            if outcome.state not in _UNREMARKABLE:
+                self._lament(outcome)
+            self._printer.take(outcome)
+        if self._session.refusal is not None:
+            self._give_in(self._session.refusal)
+        if self._halt is not None and outcomes and not self._stopping:
+            self._judge_halt(self._halt)
+
+    def _write(self) -> None:
+        if self._printer.on_terminal:
+            self._console.hide_bar()
+        self._printer.pump()
+
+    def _acknowledge(self) -> None:
+        """What is written is acknowledged. A private dealer ends with the last acknowledgement, so one is
+        kept back until `settle` has asked it for its status."""
+        if self._printer.idle:
+            hold_back = self._private is not None and not self.interrupted and not self._settling
+            self._session.store(self._session.cursor - hold_back)
+
+    def _submit(self, ready: set[int]) -> None:
+        if self._feed.waits_for in ready:
+            self._feed.fill()
+        bytes_max = self._conversation.intake_bytes
+        while bytes_max is not None and self._session.room and (jobs := self._feed.take(bytes_max)):
+            self._printer.remember(self._session.submitted + 1, jobs)
+            self._session.submit(jobs)
+        if not self._feed.ended:
+            return
+        if self._feed.error is not None and ExitCode.USAGE not in self.codes:
+            self.codes.add(ExitCode.USAGE)
+            self._console.error(f"{self._feed.error}; what was read before it runs")
+        self._session.finish()
+
+    @property
+    def _may_submit(self) -> bool:
+        return self._session.room and self._conversation.intake_bytes is not None
+
+    def _known_total(self) -> int | None:
+        return self._session.submitted if self._feed.ended else self._feed.total
+
+    # --- stopping ---------------------------------------------------------------------------------
+
+    def _stop(self, code: ExitCode) -> None:
+        """No more jobs. Those sent are told; those only read are forgotten."""
+        self.codes.add(code)
+        self._stopping = True
+        self._feed.stop()
+        self._session.cut()
+
+    def _judge_halt(self, halt: Halt) -> None:
+        if not halt.reached(self._tally.failed, self._tally.finished):
+            return
+        self._console.info(f"Halting: {self._tally.failed} of {self._tally.finished} finished jobs failed")
+        self._stop(ExitCode.HALTED)
+        self._session.command("cancel" if halt.now else "cancel-waiting", self._session.batch)
+
+    def _give_in(self, refusal: Refused) -> None:
+        """The dealer takes no more. After a stop of our own that is no news."""
+        if self._stopping:
+            return
+        for_now = refusal.reason in REFUSED_FOR_NOW
+        self._stop(ExitCode.REFUSED if for_now else ExitCode.USAGE)
+        self._console.error(
+            f"job {refusal.seq} and those after it were refused ({refusal.reason}): {refusal.text}; "
+            f"{self._session.submitted} jobs are accepted"
+        )
+
+    def _lament(self, outcome: Outcome) -> None:
+        name = f"{outcome.kind}, {outcome.label}" if outcome.label else outcome.kind
+        fields: dict[str, object] = {"job": f"{self._session.batch}/{outcome.seq}", "state": str(outcome.state)}
+        self._console.warning(f"Job {outcome.seq} ({name}) {why(outcome)}", fields)

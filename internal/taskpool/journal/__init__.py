@@ -1,0 +1,1 @@
+"""Where accepted jobs and their outcomes are kept. Only this folder knows how."""

@@ -1,0 +1,56 @@
+"""How many CPUs this process may really use."""
+
+from __future__ import annotations
+
+import os
+
+
+def usable_cpus(cgroup_root: str = "/sys/fs/cgroup", membership: str = "/proc/self/cgroup") -> int:
+    """The CPUs in our affinity mask, or fewer when a cgroup's quota allows fewer. At least 1.
+
+    `os.cpu_count()` knows neither: a container of 2 CPUs on a host of 64 would start 64 workers.
+    """
+    allowed = len(os.sched_getaffinity(0))
+    quota = _quota_cpus(cgroup_root, membership)
+    return max(1, min(allowed, quota) if quota is not None else allowed)
+
+
+def _quota_cpus(root: str, membership: str) -> int | None:
+    """The smallest quota on the way from our cgroup up, in whole CPUs, rounded up. None: no quota."""
+    quotas = []
+    for path in _cgroup_paths(root, membership):
+        quota = _quota_v2(path) or _quota_v1(path)
+        if quota is not None:
+            quotas.append(-(-quota[0] // quota[1]))
+    return min(quotas, default=None)
+
+
+def _cgroup_paths(root: str, membership: str) -> list[str]:
+    paths = []
+    for line in (_read(membership) or "").splitlines():
+        _, controllers, own = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        base = root if not controllers else os.path.join(root, controllers)
+        parts = [part for part in own.split("/") if part]
+        paths += [os.path.join(base, *parts[:depth]) for depth in range(len(parts), -1, -1)]
+    return paths
+
+
+def _quota_v2(path: str) -> tuple[int, int] | None:
+    words = (_read(os.path.join(path, "cpu.max")) or "").split()
+    return (int(words[0]), int(words[1])) if len(words) == 2 and words[0].isdigit() else None
+
+
+def _quota_v1(path: str) -> tuple[int, int] | None:
+    quota = _read(os.path.join(path, "cpu.cfs_quota_us"))
+    period = _read(os.path.join(path, "cpu.cfs_period_us"))
+    return (int(quota), int(period)) if quota and period and int(quota) > 0 else None
+
+
+def _read(path: str) -> str | None:
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read()
+    except OSError:
+        return None
