@@ -6,6 +6,13 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 KERNEL := internal/taskpool/kinds/fib_kernel
 
+COMPILED = ls $(KERNEL).*.so >/dev/null 2>&1
+SAY_WHETHER_COMPILED = if $(COMPILED); then echo "The fib kernel is compiled."; \
+	elif command -v cc >/dev/null; then echo "The fib kernel is plain Python, about 50 times slower: it did not compile." \
+	"What the compiler says: $(BIN)/pip install -v --no-build-isolation --no-deps -e ."; \
+	else echo "The fib kernel is plain Python, about 50 times slower: there is no C compiler." \
+	"To change that: apt-get install gcc python3-dev, then make clean setup"; fi >&2
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules
@@ -16,8 +23,7 @@ help: ## list these commands
 
 .PHONY: setup
 setup: $(STAMP) ## make .venv with the three programs and the tools (PYTHON=python3.12 to choose)
-	@$(BIN)/python -c 'from taskpool.kinds import fib_kernel as k; \
-	print("fib kernel:", "compiled" if k.__file__.endswith(".so") else "plain Python")'
+	@$(SAY_WHETHER_COMPILED)
 
 # The package is installed editable, so that the programs run the sources you edit. pip then leaves the compiled
 # kernel beside fib_kernel.py, where both the programs and the tests (pythonpath = internal) import it in its place;
@@ -36,9 +42,8 @@ $(STAMP): pyproject.toml setup.py constraints.txt internal/taskpool/__init__.py 
 
 .PHONY: run
 run: $(STAMP) ## the demonstration: 12 Fibonacci jobs, 4 workers, every third try crashes, every result arrives
-	@if ls $(KERNEL).*.so >/dev/null 2>&1; then range=40-45; else range=24-29; \
-	echo "fib 24-29 instead of 40-45: the kernel is not compiled and plain Python is about 50 times slower." >&2; \
-	command -v cc >/dev/null || echo "There is no C compiler. Try: apt-get install gcc python3-dev; make clean run" >&2; fi; \
+	@$(SAY_WHETHER_COMPILED); \
+	if $(COMPILED); then range=40-45; else range=24-29; echo "So the jobs are fib 24-29 instead of 40-45." >&2; fi; \
 	set -x; $(BIN)/tp-generator fib $$range --repeat 2 --workers 4 --chaos crash=0.33,seed=7 --crash-limit unlimited -v
 
 .PHONY: test

@@ -49,7 +49,7 @@ class Stage:
         self.capture = StillCapture()
         alarm = Alarm()
         alarm.install()
-        self.runner = Runner("spool", None, alarm, self.capture, Log(None))
+        self.runner = Runner("spool", alarm, self.capture, Log(None))
 
     def run(self, payload: bytes, context: Context) -> Result:
         return self.job(context)

@@ -155,6 +155,7 @@ class Loop:
     def _settle(self) -> None:
         """Tick until nothing more comes of it: what the store has answered may be dispatched in this turn."""
         while True:
+            self._now = self._clock.now()
             self._handle(Tick())
             answers = [*self._store.answers(), *self._performer.take_events()]
             if not answers:

@@ -66,7 +66,7 @@ def _add_command_options(parser: ArgumentParser) -> None:
 
 
 def _add_common(parser: ArgumentParser) -> None:
-    parser.add_argument("--dealer-timeout", metavar="TIME", help="how long to wait for a dealer (5s; once welcomed 60s)")
+    parser.add_argument("--dealer-timeout", metavar="TIME", help="how long to wait for a dealer (5s, to come back 60s)")
     parser.add_argument("--log-format", choices=("text", "json"), default="text", help="of what goes to standard error")
     loudness = parser.add_mutually_exclusive_group()
     loudness.add_argument("-v", "--verbose", action="store_true", help="one line for each event")
@@ -118,4 +118,3 @@ def _add_dealer(parser: ArgumentParser) -> None:
     group.add_argument("--worker-exec", metavar="PATH", help="the worker program, as of a virtual environment")
     group.add_argument("--chaos", metavar="SPEC", help="inject faults: crash=0.3:SEGV,exit=0.01,hang=0.01,seed=7")
     group.add_argument("--drain-timeout", metavar="TIME", help="how long running jobs may finish after TERM (8s)")
-

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from taskpool.log import Format, Level, render
+from taskpool.log import Fact, Format, Level, render
 
 WHO = "TaskGenerator"
 
@@ -19,17 +19,17 @@ class Console:
         self._fd = fd
         self._bar = ""
 
-    def detail(self, text: str, fields: Mapping[str, object] | None = None) -> None:
+    def detail(self, text: str, fields: Mapping[str, Fact] | None = None) -> None:
         """Only with -v."""
         if self.verbosity > 0:
             self._say(text, fields, "debug")
 
-    def info(self, text: str, fields: Mapping[str, object] | None = None) -> None:
+    def info(self, text: str, fields: Mapping[str, Fact] | None = None) -> None:
         """Not with -q."""
         if self.verbosity >= 0:
             self._say(text, fields, "info")
 
-    def warning(self, text: str, fields: Mapping[str, object] | None = None) -> None:
+    def warning(self, text: str, fields: Mapping[str, Fact] | None = None) -> None:
         """Not with -q."""
         if self.verbosity >= 0:
             self._say(text, fields, "warning")
@@ -56,7 +56,7 @@ class Console:
         if self._bar:
             self.bar("")
 
-    def _say(self, text: str, fields: Mapping[str, object] | None, level: Level) -> None:
+    def _say(self, text: str, fields: Mapping[str, Fact] | None, level: Level) -> None:
         self.raw(render(self._fmt, WHO, text, fields, level).encode(errors="backslashreplace"))
 
     def _erased(self) -> bytes:

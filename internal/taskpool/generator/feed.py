@@ -26,6 +26,16 @@ class _Asked(Exception):
     """A source wanted a line."""
 
 
+class _Tripwire:
+    """Lines that nobody may read."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        raise _Asked
+
+
 class Feed:
     """The jobs of one batch, a frame at a time."""
 
@@ -160,13 +170,8 @@ def _limits_bytes(wanted: Limits) -> int:
 
 def _reads_lines(source: Source) -> bool:
     """Found out by asking for the first job with nothing but a tripwire to read from."""
-
-    def tripwire() -> Iterator[bytes]:
-        raise _Asked
-        yield b""
-
     try:
-        next(source(tripwire()), None)
+        next(source(_Tripwire()), None)
     except _Asked:
         return True
     return False

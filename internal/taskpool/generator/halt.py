@@ -15,14 +15,14 @@ class Halt(NamedTuple):
     """The rule. `soon` lets running jobs finish, `now` stops them."""
 
     now: bool
-    count: int
+    failures: int  # or percent
     percent: bool
 
     def reached(self, failed: int, finished: int) -> bool:
         """Whether that many failures, of so many finished jobs, are enough."""
         if not self.percent:
-            return failed >= self.count
-        return failed >= PERCENT_FAILURES_MIN and failed * 100 >= finished * self.count
+            return failed >= self.failures
+        return failed >= PERCENT_FAILURES_MIN and failed * 100 >= finished * self.failures
 
 
 def parse_halt(spec: str) -> Halt:
@@ -30,4 +30,4 @@ def parse_halt(spec: str) -> Halt:
     match = _SPEC.fullmatch(spec)
     if match is None or int(match[2]) == 0 or (match[3] and int(match[2]) > 100):
         raise UsageError(f"--halt: expected now|soon,fail=N or now|soon,fail=N% (N from 1), got {spec!r}")
-    return Halt(now=match[1] == "now", count=int(match[2]), percent=bool(match[3]))
+    return Halt(now=match[1] == "now", failures=int(match[2]), percent=bool(match[3]))

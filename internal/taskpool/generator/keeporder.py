@@ -79,5 +79,5 @@ class KeepOrder:
         if self._file is None:
             from tempfile import TemporaryFile  # rarely needed, and slow to import
 
-            self._file = TemporaryFile()
+            self._file = TemporaryFile()  # noqa: SIM115 - lives as long as this object; the system removes it
         return self._file

@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 
 from taskpool import limits
-from taskpool.errors import UsageError
 from taskpool.durations import parse_duration
+from taskpool.errors import UsageError
 from taskpool.messages import DEFAULT_LIMITS, Limits
 
 KEYS = frozenset({"timeout", "retries", "backoff", "retry_on", "crash_limit", "priority"})

@@ -9,7 +9,6 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 
 import taskpool
-from taskpool import limits
 from taskpool.clock import SystemClock
 from taskpool.errors import ExitCode, TaskpoolError, UsageError
 from taskpool.generator import remote

@@ -9,8 +9,8 @@ from argparse import Namespace
 from msgspec import Struct
 
 from taskpool import chaos, limits
-from taskpool.errors import UsageError
 from taskpool.durations import parse_duration
+from taskpool.errors import UsageError
 from taskpool.generator.halt import Halt, parse_halt
 from taskpool.generator.limitfields import KEYS, parse_limits
 from taskpool.generator.printer import Form

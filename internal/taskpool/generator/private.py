@@ -56,7 +56,8 @@ class PrivateDealer:
         self._keep: set[Path] = set()
         reader, self._lifeline = os.pipe2(os.O_CLOEXEC)
         try:
-            self.pid = _spawn([_find(), "--pool", pool, "--private", "--lifeline-fd", str(LIFELINE_FD), *options], reader)
+            command = [_find(), "--pool", pool, "--private", "--lifeline-fd", str(LIFELINE_FD), *options]
+            self.pid = _spawn(command, reader)
         except ConfigurationError:
             self._cut_lifeline()
             self._remove_directory()

@@ -8,8 +8,8 @@ from typing import Literal
 import msgspec
 
 from taskpool.clock import MILLISECOND, SECOND, seconds
-from taskpool.generator.console import Console
 from taskpool.durations import human
+from taskpool.generator.console import Console
 from taskpool.generator.tally import Tally
 
 Mode = Literal["bar", "plain", "json", "none"]

@@ -15,8 +15,9 @@ from collections import deque
 from typing import NamedTuple
 
 from taskpool import limits
-from taskpool.clock import MILLISECOND, seconds
+from taskpool.clock import MILLISECOND
 from taskpool.codec import encode
+from taskpool.durations import human
 from taskpool.errors import DealerUnreachable, ExitCode, TaskpoolError, UsageError
 from taskpool.messages import (
     DEFAULT_LIMITS,
@@ -290,7 +291,7 @@ class Session:
         return self._unsent > 0 or (self._close_sent and not self.closed)
 
     def _unanswered(self, now: int) -> str:
-        waited = f"{seconds(now - self._called_since):g}s"
+        waited = human(now - self._called_since)
         if self.welcome is None:
             return (
                 f"no dealer answers for pool {self.pool!r} within {waited}. Start one with `tp-dealer --pool "

@@ -23,6 +23,7 @@ from taskpool.generator.progress import Progress
 from taskpool.generator.session import REFUSED_FOR_NOW
 from taskpool.generator.stopping import STOP_SIGNALS
 from taskpool.generator.tally import Tally
+from taskpool.log import Fact
 from taskpool.messages import Outcome, Refused, State
 from taskpool.procs.signals import Wakeup
 
@@ -93,18 +94,18 @@ class Submission:
         Returns the status as JSON; None when it does not come soon.
         """
         self._settling = True
+        self._session.answers.clear()
         self._session.command("status")
         self._acknowledge()
         deadline = self._now() + SETTLE_NS_MAX
-        status = None
-        while status is None and self._dealer_listens and self._now() < deadline:
-            self._turn(until=deadline)
-            while self._session.answers:
-                answer = self._session.answers.popleft()
-                if answer.verb == "status":
-                    status = answer.body
         self._flush(deadline)
-        return status
+        while self._dealer_listens and self._now() < deadline and self._status is None:
+            self._turn(until=deadline)
+        return self._status
+
+    @property
+    def _status(self) -> bytes | None:
+        return next((answer.body for answer in self._session.answers if answer.verb == "status"), None)
 
     def finish_writing(self) -> None:
         """Waits until everything is written, whoever reads it. A signal ends the wait."""
@@ -121,18 +122,20 @@ class Submission:
 
     def _flush(self, deadline: int) -> None:
         """Gets what is to be said into the queues, if they have room in time."""
-        if not self._dealer_listens:
-            return
-        self._conversation.send(self._now())
-        while self._conversation.writable and self._dealer_listens and self._now() < deadline:
-            self._wait_for_room(deadline)
+        while self._dealer_listens:
             self._conversation.send(self._now())
+            if not self._conversation.writable or self._now() >= deadline:
+                return
+            self._wait_for_room(deadline)
 
     @property
     def _dealer_listens(self) -> bool:
         return not self._session.calling and (self._private is None or self._private.exit is None)
 
     # --- a turn -----------------------------------------------------------------------------------
+
+    def _dealer_has_ended(self) -> bool:
+        return self._private is not None and self._private.look() is not None
 
     def _over(self) -> bool:
         if self._private is not None and self._private.exit is not None:
@@ -145,7 +148,7 @@ class Submission:
         ready = self._wait(until)
         now = self._now()
         self._hear_signals(self._wakeup.pending())
-        gone = self._private is not None and self._private.look() is not None  # before its last words are read
+        gone = self._dealer_has_ended()  # looked at before its last words are read
         if gone or not self._printer.congested:
             self._take_outcomes(now)
         else:
@@ -272,5 +275,5 @@ class Submission:
 
     def _lament(self, outcome: Outcome) -> None:
         name = f"{outcome.kind}, {outcome.label}" if outcome.label else outcome.kind
-        fields: dict[str, object] = {"job": f"{self._session.batch}/{outcome.seq}", "state": str(outcome.state)}
+        fields: dict[str, Fact] = {"job": f"{self._session.batch}/{outcome.seq}", "state": str(outcome.state)}
         self._console.warning(f"Job {outcome.seq} ({name}) {why(outcome)}", fields)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from taskpool.clock import seconds
 from taskpool.durations import human
 from taskpool.generator.tally import Tally
+from taskpool.log import Fact
 from taskpool.messages import State
 
 
@@ -17,7 +18,7 @@ class Pool(NamedTuple):
     cpus: int | None = None
 
 
-def summary(tally: Tally, total: int, wall_ns: int, pool: Pool) -> tuple[str, dict[str, object]]:
+def summary(tally: Tally, total: int, wall_ns: int, pool: Pool) -> tuple[str, dict[str, Fact]]:
     """As text, and the same facts for programs."""
     by_state = {str(state): tally.by_state[state] for state in State if tally.by_state[state]}
     if missing := total - tally.finished:
@@ -27,9 +28,9 @@ def summary(tally: Tally, total: int, wall_ns: int, pool: Pool) -> tuple[str, di
     if pool.respawns is not None:
         counted.append(_count(pool.respawns, "respawn"))
     text = f"{_count(total, 'job')}: {states}; {', '.join(counted)}; {human(wall_ns)} wall"
-    fields: dict[str, object] = {
+    fields: dict[str, Fact] = {
         "jobs": total,
-        "by_state": by_state,
+        **{words.replace("-", "_").replace(" ", "_"): count for words, count in by_state.items()},
         "attempts": tally.attempts,
         "crashes": tally.crashes,
         "respawns": pool.respawns,

@@ -20,6 +20,7 @@ from taskpool.clock import MILLISECOND, SECOND
 from taskpool.procs.signals import catchable
 
 _POLL_NS_MAX = 3600 * SECOND  # poll(2) counts milliseconds in an int, which a time-out of 25 days overflows
+_SIGNALS = tuple(catchable())
 _KIB = 1024
 
 EXIT_CANNOT_RUN = 126  # as a shell, env(1) and xargs(1) report it
@@ -69,7 +70,7 @@ def start(program: Program, stdout_fd: int, stderr_fd: int) -> int:
                 ],
                 setsid=True,
                 setsigmask=(),
-                setsigdef=catchable(),
+                setsigdef=_SIGNALS,
             )
         except OSError as error:
             raise _cannot_run(path, error) from None
@@ -159,16 +160,14 @@ def _find(program: bytes, environment: Mapping[str, str]) -> bytes:
     """The path to run. A name without a slash is looked up in the job's own PATH. Raises CannotStart."""
     if b"/" in program:
         return program
-    forbidden = None
-    for directory in os.get_exec_path(dict(environment)):
-        path = os.path.join(os.fsencode(directory), program)
-        if os.path.isfile(path):
-            if os.access(path, os.X_OK):
-                return path
-            forbidden = path
-    if forbidden is not None:
-        raise CannotStart(f"{_shown(forbidden)} is not executable", EXIT_CANNOT_RUN)
     search = environment.get("PATH", os.defpath)
+    candidates = [os.path.join(directory, program) for directory in os.fsencode(search).split(b":")]
+    for path in candidates:
+        if os.access(path, os.X_OK) and os.path.isfile(path):
+            return path
+    for path in candidates:
+        if os.path.isfile(path):
+            raise CannotStart(f"{_shown(path)} is not executable", EXIT_CANNOT_RUN)
     raise CannotStart(f"program {_shown(program)} not found in PATH={search}", EXIT_NOT_FOUND)
 
 

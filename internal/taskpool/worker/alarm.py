@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FrameType
 
 from taskpool.kinds.base import JobTimedOut
@@ -27,14 +25,13 @@ class Alarm:
         for meant_for_the_dealer in (signal.SIGINT, signal.SIGHUP):
             signal.signal(meant_for_the_dealer, _ignore)
 
-    @contextmanager
-    def armed(self, deadline_ns: int | None) -> Iterator[None]:
-        """Lets the signal through while the block runs. `deadline_ns` is monotonic; None: not at all."""
+    def arm(self, deadline_ns: int | None) -> None:
+        """Lets the signal through from `deadline_ns` (monotonic) on; None: not at all."""
         self._deadline_ns = deadline_ns
-        try:
-            yield
-        finally:
-            self._deadline_ns = None
+
+    def disarm(self) -> None:
+        """From now on the signal means nothing again. Until this has run, it may still come."""
+        self._deadline_ns = None
 
     def _on_term(self, _signum: int, _frame: FrameType | None) -> None:
         # The one handler here that acts: nothing else stops Python code in mid-loop. It disarms itself

@@ -55,7 +55,8 @@ class Loop:
         """The worker's first words: from now on the dealer may send frames."""
         notes = [note for kind in KINDS.values() for note in kind.notes()]
         version = taskpool.__version__
-        self._send(Ready(self._me.incarnation, self._me.epoch, os.getpid(), version, list(KINDS), notes))
+        ready = Ready(self._me.incarnation, self._me.epoch, os.getpid(), version, list(KINDS), notes)
+        self._send(codec.encode(ready))
 
     def serve(self) -> None:
         """Frame after frame. Returns with every report sent."""
@@ -126,27 +127,27 @@ class Loop:
             self._tell_these(reports, started)
 
     def _tell_these(self, reports: list[Report], started: int) -> None:
-        message = Progress(self._me.incarnation, self._me.epoch, reports, started)
-        if len(reports) > 1 and len(codec.encode(message)) > self._events.msgsize:
+        data = codec.encode(Progress(self._me.incarnation, self._me.epoch, reports, started))
+        if len(data) > self._events.msgsize and len(reports) > 1:
             # Two messages cost less than a file, and half of the reports may well fit.
             middle = len(reports) // 2
             self._tell_these(reports[:middle], 0)
             self._tell_these(reports[middle:], started)
             return
         try:
-            self._send(message)
+            self._send(data)
         except (ConfigurationError, MessageError) as error:
             if len(reports) != 1:
                 raise
             # No room in the spool for a large result: that is this job's bad luck, not the worker's end.
             lost = Progress(self._me.incarnation, self._me.epoch, [_without_result(reports[0], error)], started)
-            self._send(lost)
+            self._send(codec.encode(lost))
 
-    def _send(self, message: Ready | Progress) -> None:
-        data = self._spool.pack(codec.encode(message), self._events.msgsize)
+    def _send(self, data: bytes) -> None:
+        message = self._spool.pack(data, self._events.msgsize)
         while True:
             try:
-                return self._events.send_blocking(data)  # may block: if the dealer dies now, so does this process
+                return self._events.send_blocking(message)  # may block: if the dealer dies now, so does this process
             except QueueInterrupted:
                 continue
 

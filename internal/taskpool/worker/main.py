@@ -13,8 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, cast
 
-from taskpool import __version__, chaos
-from taskpool.chaos import Chaos
+from taskpool import __version__
 from taskpool.errors import ConfigurationError, ExitCode, TaskpoolError, UsageError
 from taskpool.ipc import names
 from taskpool.ipc.mqueue import KernelPost
@@ -25,6 +24,9 @@ from taskpool.procs import lifeline, signals
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from taskpool.chaos import Chaos
+    from taskpool.worker.faults import Faults
+    from taskpool.worker.log import Log
     from taskpool.worker.loop import Loop
 
 _NOT_BY_HAND = "tp-worker is started by tp-dealer, not by people. To run jobs: tp-generator --help\n"
@@ -94,7 +96,7 @@ def parse(arguments: Sequence[str]) -> Options:
         incarnation=_number(given, "--incarnation"),
         dealer_pid=_number(given, "--dealer-pid"),
         spool=given["--spool"],
-        chaos=chaos.parse(given["--chaos"]) if "--chaos" in given else None,
+        chaos=_chaos(given.get("--chaos")),
         log_format=_log_format(given.get("--log-format", "text")),
         verbose=_FLAG in given,
     )
@@ -129,7 +131,7 @@ def start(options: Options) -> Loop:
     post = KernelPost()
     requests = post.open(names.worker(options.pool, options.epoch, options.incarnation), send=False, receive=True)
     events = post.open(names.events(options.pool), send=True, receive=False)
-    runner = Runner(options.spool, options.chaos, alarm, Capture(options.spool), log)
+    runner = Runner(options.spool, alarm, Capture(options.spool), log, _faults(options.chaos, log))
     me = Identity(options.epoch, options.incarnation)
     spool = Spool(cast("Path", options.spool))  # a str does, and pathlib would add 8 ms to each start
     loop = Loop(me, requests, events, spool, runner, log)
@@ -169,6 +171,22 @@ def _number(given: dict[str, str], name: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 19 and int(text) > 0):
         raise UsageError(f"{name}: expected a positive integer, got {text!r}")
     return int(text)
+
+
+def _chaos(spec: str | None) -> Chaos | None:
+    if spec is None:
+        return None
+    from taskpool import chaos
+
+    return chaos.parse(spec)
+
+
+def _faults(chaos: Chaos | None, log: Log) -> Faults | None:
+    if chaos is None:
+        return None
+    from taskpool.worker.faults import Faults
+
+    return Faults(chaos, log)
 
 
 def _log_format(text: str) -> Format:

@@ -8,32 +8,34 @@ from __future__ import annotations
 
 import os
 import time
+from typing import TYPE_CHECKING
 
 from taskpool import limits
-from taskpool.chaos import Chaos
 from taskpool.clock import SystemClock, seconds
 from taskpool.errors import TaskpoolError
 from taskpool.ids import Token
 from taskpool.kinds import KINDS, Context, JobTimedOut, Kind, Result
 from taskpool.messages import NO_OUTPUT, End, Frame, JobError, Output, Report, Task, Usage
 from taskpool.procs.family import kill_descendants
-from taskpool.worker import faults
 from taskpool.worker.alarm import Alarm
 from taskpool.worker.capture import Capture
 from taskpool.worker.log import Log
 from taskpool.worker.memory import take_peak_bytes
 
+if TYPE_CHECKING:
+    from taskpool.worker.faults import Faults
+
 
 class Runner:
     """One for a worker's life. `spent` says that this process must not run another job."""
 
-    def __init__(self, spool: str, chaos: Chaos | None, alarm: Alarm, capture: Capture, log: Log) -> None:
+    def __init__(self, spool: str, alarm: Alarm, capture: Capture, log: Log, faults: Faults | None = None) -> None:
         self.spent = False
         self._spool = spool
-        self._chaos = chaos
         self._alarm = alarm
         self._capture = capture
         self._log = log
+        self._faults = faults
         self._clock = SystemClock()
         self._directory_fd = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._umask = os.umask(0o077)
@@ -41,8 +43,8 @@ class Runner:
 
     def run(self, frame: Frame, n: int, task: Task) -> Report:
         """One attempt, from the fault that `--chaos` may have in store to the last descendant's end."""
-        if self._chaos is not None:
-            faults.inject(self._chaos, task.seq, task.try_, self._log)
+        if self._faults is not None:
+            self._faults.inject(task.seq, task.try_)
         kind = KINDS.get(task.kind)
         if kind is None:
             error = JobError("UnknownKind", f"{task.kind!r}; this worker knows {', '.join(KINDS)}")
@@ -67,8 +69,11 @@ class Runner:
         # Only a job in this process needs to be interrupted: other kinds keep the time of what they start.
         deadline_ns = context.deadline_ns if kind.IN_PROCESS else None
         try:
-            with self._alarm.armed(deadline_ns):
+            try:  # two, because the signal may still come in the `finally`
+                self._alarm.arm(deadline_ns)
                 return kind.run(payload, context)
+            finally:
+                self._alarm.disarm()
         except JobTimedOut:
             self.spent = True  # interrupted at any point: locks held, half-done imports, threads
             text = f"still running after its time-out of {seconds(context.timeout_ns):g} s"
