@@ -1,4 +1,4 @@
-"""What a worker tells a kind about an attempt, for tests that run kinds without a worker."""
+"""Attempts without a worker: what one tells a kind, and the command kind run as it would."""
 
 from __future__ import annotations
 
@@ -6,11 +6,24 @@ import time
 from pathlib import Path
 
 from taskpool.ids import Token
-from taskpool.kinds.base import Context
+from taskpool.kinds import command
+from taskpool.kinds.base import Context, Result
 
 
-def context(state: Path, *, timeout_ns: int = 0, seq: int = 7, slot: int = 0, n: int = 11) -> Context:
+def context(state: Path, *, timeout_ns: int = 0, slot: int = 0) -> Context:
     """An attempt that begins now, in a pool whose state directory is `state`."""
     spool = state / "spool"
     spool.mkdir(exist_ok=True)
-    return Context("nightly", seq, 2, slot, Token(3, n), str(spool), time.monotonic_ns(), timeout_ns)
+    return Context("nightly", 7, 2, slot, Token(3, 11), str(spool), time.monotonic_ns(), timeout_ns)
+
+
+def run(state: Path, *argv: str, timeout_ns: int = 0, slot: int = 0, **fields: object) -> Result:
+    """A command job through the door and to its end."""
+    payload = command.parse({"argv": list(argv), **fields}, "line 1")
+    command.check(payload)
+    return command.run(payload, context(state, timeout_ns=timeout_ns, slot=slot))
+
+
+def sh(state: Path, line: str, *, timeout_ns: int = 0) -> Result:
+    """A line of shell as a job."""
+    return run(state, line, shell=True, timeout_ns=timeout_ns)

@@ -60,7 +60,14 @@ def grandchild():
     script = "import os, subprocess; print(subprocess.Popen(['sleep', '1000'], start_new_session=True, stdout=2).pid)"
     return int(subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE).stdout)
 
+def fork():
+    return os.fork() and 1
+
 def close_output(): os.closerange(1, 3)
+
+def replace_output(path):
+    os.dup2(os.open(path, os.O_RDWR), 1)
+    print("hello")
 
 def wander():
     os.chdir("/")

@@ -49,6 +49,7 @@ TIMEOUT_NS_MAX = 366 * 24 * 3600 * SECOND
 FRAME_TINY_JOB_NS_MAX = 1 * MILLISECOND  # below this running mean, jobs share a frame
 FRAME_SHORT_JOB_NS_MAX = 10 * MILLISECOND  # below this, a worker holds a second frame
 FRAME_TARGET_NS = 2 * MILLISECOND
+REPORT_HELD_NS_MAX = 20 * MILLISECOND  # a report waits at most this long for the next ones of its frame
 FRAME_SILENT_NS_MAX = 1 * SECOND  # a frame of several jobs that says nothing this long is killed
 FRAME_TAKE_BACK_NS = 50 * MILLISECOND  # the head frame runs this long: what waits behind it goes elsewhere
 START_SILENT_NS_MAX = 10 * SECOND  # a ready worker that does not start its head frame is killed
@@ -84,6 +85,7 @@ INTAKE_MESSAGES_PER_TURN_MAX = 32
 PROTOCOL_ERRORS_PER_WORKER_MAX = 3
 
 assert FRAME_TINY_JOB_NS_MAX < FRAME_SHORT_JOB_NS_MAX < FRAME_TAKE_BACK_NS < FRAME_SILENT_NS_MAX
+assert FRAME_TARGET_NS < REPORT_HELD_NS_MAX < FRAME_SILENT_NS_MAX
 assert BACKLOG_REFILL_JOBS_MIN < BACKLOG_JOBS_MAX < PENDING_JOBS_MAX
 assert OUTCOMES_IN_FLIGHT_MAX < OUTCOMES_UNREAD_MAX
 assert PING_NS < REPLY_OVERDUE_NS < LEASE_NS < RETURN_WELCOME_NS

@@ -176,7 +176,8 @@ def test_any_words_of_a_job_fit_a_report(stage: Stage, words: str) -> None:
 def test_a_job_that_spoils_its_output_loses_only_that(stage: Stage) -> None:
     stage.capture.output = OSError(9, "Bad file descriptor")
     report = stage.attempt(lambda context: DONE)
-    assert (report.end, report.output) == (End.SUCCEEDED, NO_OUTPUT)
+    lost = "[taskpool] what the job printed is lost: [Errno 9] Bad file descriptor\n"
+    assert (report.end, report.output) == (End.SUCCEEDED, Output(stderr=lost))
     assert stage.runner.spent
 
 

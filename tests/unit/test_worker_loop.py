@@ -171,9 +171,28 @@ def test_a_grandchild_is_gone_before_the_report(start: Start) -> None:
         os.kill(json.loads(report.value or b""), 0)
 
 
+def test_a_fork_that_returns_from_its_job_is_no_second_worker(start: Start) -> None:
+    dealer = start()
+    for _ in range(5):
+        assert dealer.result(call(dealer, "fork")).value == b"1"
+        assert dealer.result(fib(10)).value == b"55"
+    assert dealer.events.depth() == 0
+
+
 def test_a_job_that_closes_the_output_costs_the_process_not_the_result(start: Start) -> None:
     dealer = start()
     assert dealer.result(call(dealer, "close_output")).end is End.SUCCEEDED
+    assert dealer.death() == 0
+
+
+def test_a_file_that_a_job_makes_its_standard_output_is_left_alone(start: Start) -> None:
+    dealer = start()
+    own = dealer.home / "own"
+    own.write_text("worth keeping\n")
+    report = dealer.result(call(dealer, "replace_output", str(own)))
+    assert report.end is End.SUCCEEDED
+    assert "files of its own" in (report.output.stderr or "")
+    assert own.read_text().endswith("keeping\n")
     assert dealer.death() == 0
 
 

@@ -138,7 +138,7 @@ class Ending:
         submission.finish_writing()
         self.progress.show(submission.total, self._clock.now().mono, last=True)
         codes = submission.codes | self._verdict(submission)
-        if not self._options.detach:
+        if not self._options.detach and (submission.complete or self._private is not None):
             self._summarise(submission.total, wall_ns, status)
         return first_that_applies(codes)
 

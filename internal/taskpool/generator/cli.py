@@ -19,6 +19,7 @@ VERBS: dict[str, tuple[str, str | None, bool]] = {
     "resume": ("go on after pause", None, False),
     "drain": ("finish what runs, take nothing new, and leave", None, False),
 }
+QUARANTINE = {"list": "say which", "requeue": "give them a new run", "drop": "forget them"}
 
 
 def build_parser() -> ArgumentParser:
@@ -53,10 +54,13 @@ def _add_verbs(subcommands: _SubParsersAction[ArgumentParser]) -> None:
     _add_command_options(sub)
     sub.add_argument("change", metavar="+N|-N")
     text = "jobs that crashed too often"
-    sub = subcommands.add_parser("quarantine", help=text, description=text, allow_abbrev=False)
-    _add_command_options(sub)
-    sub.add_argument("action", choices=("list", "requeue", "drop"))
-    sub.add_argument("target", nargs="?", metavar="BATCH|JOB", help="default: all of them")
+    quarantine = subcommands.add_parser("quarantine", help=text, description=text, allow_abbrev=False)
+    actions = quarantine.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for action, text in QUARANTINE.items():
+        sub = actions.add_parser(action, help=text, description=text, allow_abbrev=False)
+        _add_command_options(sub)
+        if action != "list":
+            sub.add_argument("target", metavar="BATCH|JOB|all")
 
 
 def _add_command_options(parser: ArgumentParser) -> None:

@@ -127,8 +127,9 @@ def _wish(args: Namespace) -> remote.Wish:
     if args.subcommand == "scale":
         return remote.Wish("scale", number=remote.parse_scale(args.change))
     if args.subcommand == "quarantine":
-        target = remote.parse_target(args.target, whole_batch=True) if args.target else (None, 0)
-        return remote.Wish(f"quarantine-{args.action}", *target)
+        if args.action == "list" or args.target == "all":
+            return remote.Wish(f"quarantine-{args.action}")
+        return remote.Wish(f"quarantine-{args.action}", *remote.parse_target(args.target, whole_batch=True))
     _, target_name, whole_batch = VERBS[args.subcommand]
     if target_name is None:
         return remote.Wish(args.subcommand)

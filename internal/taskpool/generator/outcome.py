@@ -54,16 +54,13 @@ def why(outcome: Outcome) -> str:
     words = str(outcome.state)
     if outcome.exit_status:
         words += f", exit status {outcome.exit_status}"
-    if outcome.signal is not None:
-        words += f", {signal_name(outcome.signal)}"
     if outcome.state is State.QUARANTINED:
-        words += f" after {outcome.crashes} crashes"
+        words += f" after {outcome.crashes} {'crash' if outcome.crashes == 1 else 'crashes'}"
     elif outcome.attempts > 1:
         words += f" after {outcome.attempts} attempts"
     if outcome.error is not None:
-        text = outcome.error.message.strip()
-        words += f": {outcome.error.type}" + (f": {text}" if text else "")
-    return words
+        return f"{words}: {': '.join(filter(None, (outcome.error.type, outcome.error.message.strip())))}"
+    return words if outcome.signal is None else f"{words}: {signal_name(outcome.signal)}"
 
 
 def signal_name(number: int) -> str:

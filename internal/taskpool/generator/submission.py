@@ -236,7 +236,8 @@ class Submission:
             return
         if self._feed.error is not None and ExitCode.USAGE not in self.codes:
             self.codes.add(ExitCode.USAGE)
-            self._console.error(f"{self._feed.error}; what was read before it runs")
+            before = f"; the {self._session.submitted} jobs before it run" if self._session.submitted else ""
+            self._console.error(f"{self._feed.error}{before}")
         self._session.finish()
 
     @property

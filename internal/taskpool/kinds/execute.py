@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from taskpool import limits
 from taskpool.clock import MILLISECOND, SECOND
+from taskpool.procs.family import children_of
 from taskpool.procs.signals import catchable
 
 _POLL_NS_MAX = 3600 * SECOND  # poll(2) counts milliseconds in an int, which a time-out of 25 days overflows
@@ -79,19 +80,18 @@ def start(program: Program, stdout_fd: int, stderr_fd: int) -> int:
 def wait(pid: int, deadline_ns: int | None) -> Ended:
     """Waits for the program and reaps it; past the deadline it is ended: SIGTERM, some grace, SIGKILL.
 
-    `deadline_ns` is monotonic; None: no time-out. Children that it leaves behind are the caller's.
+    `deadline_ns` is monotonic; None: no time-out. What it leaves behind is the caller's to end.
     """
-    pidfd = os.pidfd_open(pid)
-    try:
-        timed_out = not _ends_by(pidfd, deadline_ns)
-        if timed_out:
-            _signal_session(pid, signal.SIGTERM)
-            _signal_session(pid, signal.SIGCONT)  # a stopped process hears SIGTERM only when it goes on
-            if not _ends_by(pidfd, time.monotonic_ns() + limits.TERM_GRACE_NS):
-                _signal_session(pid, signal.SIGKILL)
-    finally:
-        os.close(pidfd)
+    timed_out = not _ends_by(pid, deadline_ns)
+    grace_ns = time.monotonic_ns() + limits.TERM_GRACE_NS
+    if timed_out:
+        _signal_session(pid, signal.SIGTERM)
+        _signal_session(pid, signal.SIGCONT)  # a stopped process hears SIGTERM only when it goes on
+        if not _ends_by(pid, grace_ns):
+            _signal_session(pid, signal.SIGKILL)
     _, status, usage = os.wait4(pid, 0)
+    if timed_out:
+        _spare_children_until(grace_ns)
     exited = os.WIFEXITED(status)
     return Ended(
         timed_out,
@@ -102,16 +102,27 @@ def wait(pid: int, deadline_ns: int | None) -> Ended:
     )
 
 
-def _ends_by(pidfd: int, deadline_ns: int | None) -> bool:
-    """Whether the process is dead before the deadline. A pidfd is readable once it is."""
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    while True:
-        left_ns = _POLL_NS_MAX if deadline_ns is None else deadline_ns - time.monotonic_ns()
-        if poll.poll(max(0, min(left_ns, _POLL_NS_MAX)) / MILLISECOND):
-            return True
-        if left_ns <= 0:
-            return False
+def _ends_by(pid: int, deadline_ns: int | None) -> bool:
+    """Whether the child, which is not reaped here, is dead by the deadline. None: waits until it is."""
+    pidfd = os.pidfd_open(pid)  # readable once the process is dead
+    try:
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        while True:
+            left_ns = _POLL_NS_MAX if deadline_ns is None else deadline_ns - time.monotonic_ns()
+            if poll.poll(max(0, min(left_ns, _POLL_NS_MAX)) / MILLISECOND):
+                return True
+            if left_ns <= 0:
+                return False
+    finally:
+        os.close(pidfd)
+
+
+def _spare_children_until(deadline_ns: int) -> None:
+    """Gives the grace to a dead leader's children too: a shell dies at once of the SIGTERM its program handles."""
+    for child in children_of():
+        if not _ends_by(child, deadline_ns):
+            return
 
 
 def _signal_session(pid: int, number: signal.Signals) -> None:

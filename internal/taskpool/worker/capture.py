@@ -34,6 +34,7 @@ class Capture:
             os.dup2(file.fd, _STDOUT)
         sys.stdout = self._stdout = _stream(_STDOUT)
         sys.stderr = self._stderr = _stream(_STDERR)
+        self._files = _files()
         self.clear()
 
     def clear(self) -> None:
@@ -43,12 +44,19 @@ class Capture:
                 os.ftruncate(fd, 0)
 
     def take(self, context: Context) -> Output:
-        """What was printed since the last call. Raises OSError or ValueError when the job has closed it."""
+        """What was printed since the last call.
+
+        Raises ValueError when the job has closed or replaced a stream, OSError when the output cannot be
+        kept. Neither leaves this object fit for another job.
+        """
         sys.stdout, sys.stderr = self._stdout, self._stderr
         self._stdout.flush()
         self._stderr.flush()
         if not _size(_STDOUT) and not _size(_STDERR):
             return NO_OUTPUT
+        if self._files != _files():
+            # Asked before anything is truncated: it would be a file of the job's own.
+            raise ValueError("the job has put files of its own in the place of standard output or error")
         output = collect(context, _STDOUT, _STDERR, reused=True)
         self.clear()
         return output
@@ -66,6 +74,11 @@ def _stream(fd: int) -> TextIO:
     # descriptor was closed at the start. surrogateescape: file names that are no UTF-8 come out byte for byte.
     by_line_or_block = 1 if fd == _STDERR else -1
     return open(fd, "w", by_line_or_block, encoding="utf-8", errors="surrogateescape", closefd=False)
+
+
+def _files() -> list[tuple[int, int]]:
+    """Which files the descriptors stand for."""
+    return [(status.st_dev, status.st_ino) for status in (os.fstat(_STDOUT), os.fstat(_STDERR))]
 
 
 def _size(fd: int) -> int:

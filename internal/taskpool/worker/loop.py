@@ -15,8 +15,7 @@ import time
 from typing import NamedTuple
 
 import taskpool
-from taskpool import codec
-from taskpool.clock import MILLISECOND
+from taskpool import codec, limits
 from taskpool.errors import ConfigurationError, MessageError, QueueEmpty, QueueInterrupted
 from taskpool.ipc.mailbox import Mailbox
 from taskpool.ipc.spool import Spool
@@ -25,7 +24,6 @@ from taskpool.messages import End, Frame, JobError, Progress, Ready, Report, Tas
 from taskpool.worker.log import Log
 from taskpool.worker.runner import Runner
 
-REPORT_HELD_NS_MAX = 20 * MILLISECOND
 _LOST_TEXT_BYTES_MAX = 500  # such a report must fit the smallest events queue, for it cannot be spilled
 
 
@@ -118,7 +116,7 @@ class Loop:
         self._held.append(report)
 
     def _held_too_long(self) -> bool:
-        return time.monotonic_ns() - self._held_since_ns > REPORT_HELD_NS_MAX
+        return time.monotonic_ns() - self._held_since_ns > limits.REPORT_HELD_NS_MAX
 
     def _tell(self, started: int = 0) -> None:
         """Sends what there is to say; nothing when there is nothing."""

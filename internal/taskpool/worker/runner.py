@@ -15,7 +15,7 @@ from taskpool.clock import SystemClock, seconds
 from taskpool.errors import TaskpoolError
 from taskpool.ids import Token
 from taskpool.kinds import KINDS, Context, JobTimedOut, Kind, Result
-from taskpool.messages import NO_OUTPUT, End, Frame, JobError, Output, Report, Task, Usage
+from taskpool.messages import End, Frame, JobError, Output, Report, Task, Usage
 from taskpool.procs.family import kill_descendants
 from taskpool.worker.alarm import Alarm
 from taskpool.worker.capture import Capture
@@ -37,6 +37,7 @@ class Runner:
         self._log = log
         self._faults = faults
         self._clock = SystemClock()
+        self._pid = os.getpid()
         self._directory_fd = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._umask = os.umask(0o077)
         os.umask(self._umask)
@@ -53,6 +54,8 @@ class Runner:
         token = Token(frame.epoch, n)
         context = Context(frame.batch, task.seq, task.try_, frame.slot, token, self._spool, began.mono, task.timeout_ns)
         result = self._result(kind, task.payload, context)
+        if os.getpid() != self._pid:
+            os._exit(0)  # the job has forked, and this is the child: a second worker must not come of it
         run_ns = self._clock.now().mono - began.mono
         if kind.IN_PROCESS:
             cpu_ns = time.process_time_ns() - cpu_ns
@@ -88,10 +91,10 @@ class Runner:
             os.umask(self._umask)
             return self._capture.take(context)
         except (OSError, ValueError) as error:
-            # The job has closed or replaced what is not its own. Its result stands, its output is lost.
-            self._log.warning(f"Job {context.batch}/{context.seq} has spoilt its worker: {error}")
             self.spent = True
-            return NO_OUTPUT
+            text = f"what the job printed is lost: {error}"  # its result stands
+            self._log.warning(f"Job {context.batch}/{context.seq}: {text}")
+            return Output(stderr=f"[taskpool] {_text(text)}\n")
 
 
 def _report(n: int, result: Result, usage: Usage, output: Output) -> Report:
