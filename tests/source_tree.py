@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -65,14 +66,18 @@ def uses(source: Source) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.func.id
 
 
+MADE = {".git", ".venv", ".hypothesis", "build", "dist", "__pycache__", "htmlcov"}
+
+
 def project_files() -> Iterator[Path]:
-    """Every file that belongs to the project: made things and caches are left out."""
-    made = {".git", ".venv", "build", "dist", "__pycache__", "htmlcov", "node_modules"}
-    for path in sorted(ROOT.rglob("*")):
-        parts = path.relative_to(ROOT).parts
-        cached = any(part in made or part.endswith(("_cache", ".egg-info")) or part == ".hypothesis" for part in parts)
-        if path.is_file() and not cached and path.suffix != ".so" and not path.name.startswith(".coverage"):
-            yield path
+    """Every file that belongs to the project: what is made by building and testing is left out."""
+    for place, directories, names in os.walk(ROOT):
+        directories[:] = [
+            name for name in directories if name not in MADE and not name.endswith(("_cache", ".egg-info"))
+        ]
+        for name in names:
+            if not name.endswith(".so") and not name.startswith(".coverage"):
+                yield Path(place, name)
 
 
 def complain(offences: list[str]) -> None:

@@ -55,6 +55,10 @@ FRAME_TAKE_BACK_NS = 50 * MILLISECOND  # the head frame runs this long: what wai
 START_SILENT_NS_MAX = 10 * SECOND  # a ready worker that does not start its head frame is killed
 LOST_HEAD_MAX = 5  # deaths before `started` with the same job at the head that count as one crash
 
+# After an unclean end
+CAREFUL_NS = 60 * SECOND  # so long every attempt is stored before it is sent
+UNCLEAN_ALONE_MIN = 3  # a job found running by so many unclean ends in a row runs alone in the pool
+
 # Stopping things
 TERM_GRACE_NS = 2 * SECOND  # between TERM and KILL
 COMMAND_BACKSTOP_NS = 3 * SECOND  # the worker ends a command itself; the dealer steps in this much later

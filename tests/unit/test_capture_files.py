@@ -73,6 +73,15 @@ def test_without_unnamed_files_output_is_kept_all_the_same(tmp_path: Path) -> No
     assert os.listdir(tmp_path / "spool") == []
 
 
+def test_large_output_is_not_copied(tmp_path: Path) -> None:
+    about = context(tmp_path)
+    with CaptureFile(about.spool) as stdout, CaptureFile(about.spool) as stderr:
+        os.write(stdout.fd, b"z" * (INLINE_MAX + 1))
+        output = collect(about, stdout.fd, stderr.fd)
+        assert output.stdout_file is not None
+        assert os.path.samestat(os.fstat(stdout.fd), os.stat(output.stdout_file))
+
+
 def test_of_a_file_that_is_written_again_a_copy_is_kept(tmp_path: Path) -> None:
     text = b"z" * (INLINE_MAX + 1)
     about = context(tmp_path)

@@ -9,7 +9,11 @@ Rules of this folder:
 
 Who does what:
 
-    dispatcher   routes events; dispatches jobs; ends attempts
+    dispatcher   routes events to the others, and ticks
+    dealing      which jobs go to which worker
+    endings      how attempts end and what becomes of their jobs
+    restore      what a restarted dealer makes of what it finds
+    leaving      how a dealer stops
     desk         conversations with generators: hello, submit, acknowledge, lease
     commands     what a person may ask of a running pool
     crew         worker processes: wanted against actual, slots, deadlines

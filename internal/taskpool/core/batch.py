@@ -6,6 +6,7 @@ from collections import deque
 
 from taskpool import limits
 from taskpool.clock import MILLISECOND
+from taskpool.core.events import StoredBatch
 from taskpool.messages import Limits, Outcome
 
 
@@ -74,6 +75,18 @@ class Batch:
         self.unread_bytes = 0  # of what was sent and not acknowledged
         self.mean_ns: dict[str, int] = {}  # running mean of a job's duration, by kind
 
+    @classmethod
+    def restored(cls, stored: StoredBatch) -> Batch:
+        batch = cls(stored.name, stored.limits)
+        batch.received = batch.accepted = stored.accepted
+        batch.open = stored.open
+        batch.total = stored.total
+        batch.total_stored = stored.total is not None
+        batch.numbered = batch.recorded = stored.recorded
+        batch.sent = batch.acknowledged = stored.acknowledged
+        batch.behind = batch.sent < batch.recorded
+        return batch
+
     @property
     def closed(self) -> bool:
         return self.total is not None
@@ -86,6 +99,11 @@ class Batch:
     def finished(self) -> bool:
         """Every job that will ever come has its outcome stored."""
         return self.total_stored and self.open == 0 and self.recorded == self.numbered
+
+    @property
+    def at_rest(self) -> bool:
+        """Nobody holds it, no job of it is open, and the store knows all there is to know."""
+        return self.client is None and self.open == 0 and self.recorded == self.numbered
 
     @property
     def settled(self) -> bool:

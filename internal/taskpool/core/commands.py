@@ -10,7 +10,7 @@ import msgspec
 
 from taskpool.clock import Instant, rfc3339
 from taskpool.core.crew import Crew
-from taskpool.core.effects import Level, Reply, Topic
+from taskpool.core.effects import Level, LoadOutcomes, Reply, Topic
 from taskpool.core.endings import Endings
 from taskpool.core.job import JOB_TABLE, Job, JobAction, JobEvent
 from taskpool.core.leaving import Leaving
@@ -19,6 +19,7 @@ from taskpool.core.worker import Verdict, Worker
 from taskpool.messages import Answer, Command, State
 
 Body = dict[str, Any]
+OUTCOMES_PAGE = 256  # outcomes in one answer to `outcomes`
 
 
 class CommandError(Exception):
@@ -48,6 +49,11 @@ class Commands:
         }
 
     def perform(self, command: Command, now: Instant) -> None:
+        if command.verb == "outcomes":  # answered by the store, page by page
+            limit = OUTCOMES_PAGE if command.client in self._pool.clients else 0
+            if limit:
+                self._pool.emit(LoadOutcomes(command.batch or "", command.seq, limit, command.client))
+            return
         verb = self._verbs.get(command.verb)
         try:
             if verb is None:

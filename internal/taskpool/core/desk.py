@@ -7,11 +7,13 @@ hello again. All of it may be said twice.
 
 from __future__ import annotations
 
+from collections import deque
+
 from taskpool import limits
 from taskpool.clock import Instant
 from taskpool.core.batch import Batch, Client
-from taskpool.core.effects import Level, LoadOutcomes, Release, Reply, Topic
-from taskpool.core.events import OutcomesLoaded, Submitted
+from taskpool.core.effects import FindBatch, Level, LoadDigests, LoadOutcomes, Release, Reply, Topic
+from taskpool.core.events import BatchFound, DigestsLoaded, OutcomesLoaded, Submitted
 from taskpool.core.job import Job
 from taskpool.core.ledger import CloseStored, JobsStored
 from taskpool.core.pool import Pool
@@ -24,10 +26,28 @@ class Desk:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+        self._asking: dict[str, dict[int, Hello]] = {}  # by batch and client: until the store has looked
+        self._comparing: deque[Submitted] = deque()  # said again: until the store has given the digests
 
     # --- coming and going ---
 
     def hello(self, hello: Hello, now: Instant) -> None:
+        """Greet a generator, after a look into the store when its batch is not in memory."""
+        name = hello.batch
+        if name is None or name in self._pool.batches or not self._pool.config.journaled:
+            self._greet(hello, now)
+            return
+        if name not in self._asking:
+            self._pool.emit(FindBatch(name))
+        self._asking.setdefault(name, {})[hello.client] = hello
+
+    def batch_found(self, event: BatchFound, now: Instant) -> None:
+        if event.batch is not None and event.name not in self._pool.batches:
+            self._pool.batches[event.name] = Batch.restored(event.batch)
+        for hello in self._asking.pop(event.name, {}).values():
+            self._greet(hello, now)
+
+    def _greet(self, hello: Hello, now: Instant) -> None:
         pool = self._pool
         batch = pool.batches.get(hello.batch) if hello.batch is not None else None
         if batch is not None and batch.client is not None and batch.client.id != hello.client:
@@ -88,7 +108,7 @@ class Desk:
         batch = client.batch
         if batch is not None:
             batch.detach()
-            self._forget_if_settled(batch)
+            self.forget_if_done(batch)
         self._pool.emit(Release(id))
 
     def ping(self, ping: Ping) -> None:
@@ -124,13 +144,38 @@ class Desk:
         if skip < 0:
             text = f"job {event.first_seq} came, job {batch.received + 1} is next"
             self._refuse(event.client, batch.name, event.first_seq, batch.received + 1, "gap", text)
-        elif skip >= len(event.jobs):
-            self._tell_accepted(batch)  # all of it was taken before: say so again
-        elif (refusal := self._refusal(batch, len(event.jobs) - skip)) is not None:
-            self._refuse(event.client, batch.name, event.first_seq, batch.received + 1, *refusal)
+        elif skip > 0:
+            self._comparing.append(event)  # said again: is it the same?
+            pool.emit(LoadDigests(batch.name, event.first_seq, min(skip, len(event.jobs))))
         else:
-            self._take(batch, event, skip, now)
-            pool.note(Level.DEBUG, Topic.JOBS_ACCEPTED, batch=batch.name, jobs=len(event.jobs) - skip)
+            self._take_or_refuse(batch, event, 0, now)
+
+    def digests_loaded(self, loaded: DigestsLoaded, now: Instant) -> None:
+        """A frame that was, in part or whole, said before: the same is welcome, another is refused."""
+        event = self._comparing.popleft()
+        batch = self._batch_of(event.client, event.batch)
+        if batch is None:
+            return
+        for offset, (known, said) in enumerate(zip(loaded.digests, event.digests, strict=False)):
+            if known != said:
+                seq = event.first_seq + offset
+                text = f"job {seq} of batch {batch.name} is not the job that was accepted under this number"
+                self._refuse(event.client, batch.name, event.first_seq, seq, "conflict", text)
+                return
+        skip = batch.received + 1 - event.first_seq
+        if skip >= len(event.jobs):
+            self._tell_accepted(batch)
+        else:
+            self._take_or_refuse(batch, event, skip, now)
+
+    def _take_or_refuse(self, batch: Batch, event: Submitted, skip: int, now: Instant) -> None:
+        jobs = len(event.jobs) - skip
+        refusal = self._refusal(batch, jobs)
+        if refusal is not None:
+            self._refuse(event.client, batch.name, event.first_seq, batch.received + 1, *refusal)
+            return
+        self._take(batch, event, skip, now)
+        self._pool.note(Level.DEBUG, Topic.JOBS_ACCEPTED, batch=batch.name, jobs=jobs)
 
     def _refusal(self, batch: Batch, jobs: int) -> tuple[str, str] | None:
         pool = self._pool
@@ -138,6 +183,8 @@ class Desk:
             return "draining", _DRAINING
         if batch.closed or batch.cancelled:
             return "closed", f"batch {batch.name} takes no more jobs"
+        if pool.disk_full:
+            return "full", pool.disk_full
         held = pool.pending + sum(each.unread for each in pool.batches.values())
         if held + jobs > pool.config.pending_max:
             return "full", f"{held} jobs are pending or unread, the limit is {pool.config.pending_max}"
@@ -146,12 +193,14 @@ class Desk:
     def _take(self, batch: Batch, event: Submitted, skip: int, now: Instant) -> None:
         pool = self._pool
         jobs = []
-        for spec, traits in zip(event.jobs[skip:], event.traits[skip:], strict=True):
+        parts = zip(event.jobs[skip:], event.traits[skip:], event.digests[skip:], strict=True)
+        for spec, traits, digest in parts:
             pool.ordinal += 1
             batch.received += 1
             job = Job(pool.ordinal, batch, batch.received, spec, traits, now.wall)
             jobs.append(job)
-            row = JobAccepted(job.ordinal, batch.name, job.seq, job.limits.priority, spec, traits, job.queued_wall_ns)
+            priority = job.limits.priority
+            row = JobAccepted(job.ordinal, batch.name, job.seq, priority, spec, traits, digest, job.queued_wall_ns)
             pool.ledger.add(row, JobsStored(batch, jobs) if len(jobs) == 1 else None)
             pool.tally.jobs_accepted[spec.kind] += 1
         batch.open += len(jobs)
@@ -227,6 +276,9 @@ class Desk:
             self._pool.emit(LoadOutcomes(batch.name, batch.sent, room))
 
     def outcomes_loaded(self, event: OutcomesLoaded) -> None:
+        if event.reader:
+            self._pool.emit(Reply(event.reader, Outcomes(event.reader, event.batch, event.items)))
+            return
         batch = self._pool.batches.get(event.batch)
         if batch is None:
             return
@@ -237,11 +289,17 @@ class Desk:
         batch.behind = batch.sent + len(batch.unsent) < batch.recorded
         self.deliver(batch)
 
-    def _forget_if_settled(self, batch: Batch) -> None:
-        """A journal keeps a settled batch for its retention; memory does not."""
-        if batch.settled and not self._pool.config.journaled:
+    def forget_if_done(self, batch: Batch) -> None:
+        """A journal keeps a batch for its retention, and finds it again when asked; memory does not."""
+        if self._pool.config.journaled:
+            if batch.at_rest and not self._is_parked(batch):
+                del self._pool.batches[batch.name]
+        elif batch.settled and batch.client is None:
             del self._pool.batches[batch.name]
             self._pool.ledger.add(BatchForgotten(batch.name))
+
+    def _is_parked(self, batch: Batch) -> bool:
+        return any(job.batch is batch for job in self._pool.quarantine.values())
 
 
 _UNKNOWN = "this dealer holds no such batch for this generator: say hello first"

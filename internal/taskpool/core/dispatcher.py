@@ -7,42 +7,43 @@ from heapq import heappop
 from typing import Any
 
 from taskpool.clock import Instant
-from taskpool.codec import encode_tasks
 from taskpool.core.commands import Commands
 from taskpool.core.crew import Crew
+from taskpool.core.dealing import Dealing
 from taskpool.core.desk import Desk
-from taskpool.core.effects import Effect, Exit, Level, LoadJobs, SendFrame, Topic
-from taskpool.core.endings import Endings
+from taskpool.core.effects import Effect, Exit, Level, LoadJobs, Topic
+from taskpool.core.endings import REPORTABLE, Endings
 from taskpool.core.events import (
+    BatchFound,
     ClientLost,
     CommitFailed,
     Committed,
+    DigestsLoaded,
+    DiskFull,
     Event,
     Exited,
     LifelineClosed,
     Loaded,
     OutcomesLoaded,
+    Restored,
     Signalled,
     Spawned,
     SpawnFailed,
     Stalled,
+    StoredJob,
     Submitted,
     TakenBack,
     Tick,
 )
-from taskpool.core.job import JOB_TABLE, Job, JobAction, JobEvent
+from taskpool.core.job import Job
 from taskpool.core.leaving import Leaving
-from taskpool.core.ledger import CloseStored, JobsStored, OutcomeStored
+from taskpool.core.ledger import CloseStored, FrameStored, JobsStored, OutcomeStored
 from taskpool.core.pool import Pool, PoolConfig
-from taskpool.core.rows import AttemptMade
-from taskpool.core.worker import WORKER_TABLE, Attempt, FrameRecord, Verdict, Worker, WorkerAction, WorkerEvent
+from taskpool.core.restore import CORRUPT, restore
+from taskpool.core.worker import WORKER_TABLE, Verdict, Worker, WorkerAction, WorkerEvent
 from taskpool.errors import ExitCode
-from taskpool.limits import COMMAND_BACKSTOP_NS, PROTOCOL_ERRORS_PER_WORKER_MAX, TERM_GRACE_NS
-from taskpool.messages import Ack, Bye, Close, Command, End, Frame, Hello, Ping, Progress, Ready, State, Task
-
-TASK_OVERHEAD_BYTES = 24  # what a task takes in a frame beside its payload
-FRAME_OVERHEAD_BYTES = 112
-REPORTABLE = frozenset({End.SUCCEEDED, End.FAILED, End.CRASHED, End.TIMED_OUT})
+from taskpool.limits import CAREFUL_NS, PROTOCOL_ERRORS_PER_WORKER_MAX
+from taskpool.messages import Ack, Bye, Close, Command, Hello, Ping, Progress, Ready, State
 
 
 class Dispatcher:
@@ -51,6 +52,7 @@ class Dispatcher:
     def __init__(self, config: PoolConfig, signal_names: dict[int, str]) -> None:
         self.pool = Pool(config)
         self.crew = Crew(self.pool)
+        self.dealing = Dealing(self.pool, self.crew)
         self.endings = Endings(self.pool, signal_names)
         self.desk = Desk(self.pool)
         self.leaving = Leaving(self.pool, self.crew)
@@ -70,9 +72,13 @@ class Dispatcher:
             SpawnFailed: self._on_spawn_failed,
             Exited: self._on_exited,
             TakenBack: self._on_taken_back,
+            Restored: self._on_restored,
             Committed: self._on_committed,
             CommitFailed: self._on_commit_failed,
+            DiskFull: self._on_disk_full,
             Loaded: self._on_loaded,
+            BatchFound: self.desk.batch_found,
+            DigestsLoaded: self.desk.digests_loaded,
             OutcomesLoaded: lambda event, now: self.desk.outcomes_loaded(event),
             Signalled: self._on_signalled,
             LifelineClosed: lambda event, now: self.leaving.orphaned(now),
@@ -182,6 +188,11 @@ class Dispatcher:
 
     # --- the store answers ---
 
+    def _on_restored(self, event: Restored, now: Instant) -> None:
+        restore(self.pool, self.endings, event, now)
+        if event.unclean:
+            self.dealing.careful_until_ns = now.mono + CAREFUL_NS
+
     def _on_committed(self, event: Committed, now: Instant) -> None:
         recorded = {}
         for told in self.pool.ledger.committed(event.number):
@@ -194,8 +205,11 @@ class Dispatcher:
                     self._admit(job, now)
             elif isinstance(told, CloseStored):
                 self.desk.closed(told.batch)
+            elif isinstance(told, FrameStored):
+                self.dealing.send_stored(told.effect, now)
         for batch in recorded.values():
             self.desk.deliver(batch)
+            self.desk.forget_if_done(batch)
 
     def _admit(self, job: Job, now: Instant) -> None:
         """A stored job takes its place in the queue."""
@@ -210,9 +224,13 @@ class Dispatcher:
         """What failed may be half there: only a restart that reads the journal again can tell."""  # R6
         self.pool.emit(Exit(ExitCode.ENVIRONMENT, f"the journal cannot be written: {event.text}"))
 
+    def _on_disk_full(self, event: DiskFull, now: Instant) -> None:
+        self.pool.disk_full = event.text if event.full else ""
+        self.pool.note(Level.ERROR if event.full else Level.INFO, Topic.DISK, text=event.text)
+
     def _on_loaded(self, event: Loaded, now: Instant) -> None:
         pool = self.pool
-        cancelled: list[Job] = []
+        dropped: list[tuple[StoredJob, Job]] = []
         jobs: list[Job] = []
         for stored in event.jobs:
             batch = pool.batches.get(stored.batch)
@@ -220,13 +238,19 @@ class Dispatcher:
                 continue
             job = Job.restored(stored, batch)
             pool.jobs[job.ordinal] = job
-            (cancelled if batch.cancelled else jobs).append(job)
+            if batch.cancelled or stored.corrupt:
+                dropped.append((stored, job))
+            else:
+                jobs.append(job)
         last = event.jobs[-1] if event.more and event.jobs else None
         horizon = (-last.priority, last.ordinal) if last is not None else None
         for job in pool.backlog.end_load(jobs, horizon):
             del pool.jobs[job.ordinal]
-        for job in cancelled:
-            self.endings.cancel_waiting(job, now)
+        for stored, job in dropped:
+            if stored.corrupt:
+                self.endings.refuse(job, CORRUPT, now)
+            else:
+                self.endings.cancel_waiting(job, now)
 
     # --- the outside ---
 
@@ -250,8 +274,8 @@ class Dispatcher:
             job = heappop(pool.delayed)[2]
             if job.state is State.DELAYED:
                 self.endings.due(job)
-        if not (pool.draining or pool.paused or self.leaving.left or pool.congested()):
-            self._dispatch(now)
+        if not (pool.draining or pool.paused or pool.disk_full or self.leaving.left or pool.congested()):
+            self.dealing.deal(now)
         self.crew.overdue(now)
         self.desk.lapse(now)
         self.leaving.tick(now)
@@ -262,105 +286,6 @@ class Dispatcher:
         pool.ledger.flush(pool.out)
         if pool.backlog.wants_more() and pool.ledger.blank:
             pool.emit(LoadJobs(*pool.backlog.begin_load()))
-
-    # --- dispatch ---
-
-    def _dispatch(self, now: Instant) -> None:
-        """Hand out jobs, best first, for as long as somebody can take one. A job that no free worker suits
-        is passed over, and room is made for a fresh one."""
-        backlog = self.pool.backlog
-        passed_over: list[Job] = []
-        while self.crew.has_capacity() and len(passed_over) <= len(self.crew.workers):
-            job = backlog.peek()
-            if job is None:
-                break
-            worker = self.crew.pick(job)
-            if worker is not None:
-                self._send(worker, self._frame_from(backlog.pop(), worker), now)
-            elif not (job.wants_fresh_worker or job.traits.affinity or self._tainted()):
-                break  # whoever has capacity left has it for shorter jobs only
-            else:
-                passed_over.append(backlog.pop())
-                self.crew.make_room(len(passed_over))
-        for job in passed_over:
-            backlog.push(job)
-
-    def _tainted(self) -> bool:
-        return any(worker.affinity for worker in self.crew.workers.values())
-
-    def _frame_from(self, first: Job, worker: Worker) -> list[Job]:
-        """The job, and as many of its like as may travel with it."""
-        jobs = [first]
-        if not first.shares_frames:
-            return jobs
-        backlog = self.pool.backlog
-        fair_share = len(backlog) // (2 * self.crew.wanted) + 1
-        most = min(first.batch.frame_jobs(first.spec.kind), fair_share)
-        room = self.pool.config.frame_bytes - FRAME_OVERHEAD_BYTES - len(first.spec.payload) - TASK_OVERHEAD_BYTES
-        while len(jobs) < most:
-            job = backlog.peek()
-            if job is None or not _may_travel(job, first):
-                break
-            room -= len(job.spec.payload) + TASK_OVERHEAD_BYTES
-            if room < 0:
-                break
-            jobs.append(backlog.pop())
-        return jobs
-
-    def _send(self, worker: Worker, jobs: list[Job], now: Instant) -> None:
-        """Ownership is decided here: these jobs are this worker's from now on."""
-        pool, first_n = self.pool, self.pool.attempt_n + 1
-        self.crew.assign(worker)
-        frame = FrameRecord(first_n, now.mono)
-        frame.shared = len(jobs) > 1
-        frame.timeout_ns = _backstop_ns(jobs[0])
-        tasks = []
-        for job in jobs:
-            assert JOB_TABLE[job.state, JobEvent.DISPATCH] is JobAction.RUN
-            job.move(State.RUNNING)
-            job.tries += 1
-            pool.attempt_n += 1
-            attempt = Attempt(pool.attempt_n, job, worker, frame, now.mono)
-            attempt.fresh = attempt.fresh and not frame.shared
-            frame.attempts[attempt.n] = pool.attempts[attempt.n] = job.attempt = attempt
-            pool.ledger.add(AttemptMade(attempt.n, job.ordinal, job.tries, worker.incarnation))  # R2
-            spec = job.spec
-            tasks.append(Task(job.seq, job.tries, spec.kind, spec.payload, job.limits.timeout_ns))
-            self._count_sent(job, worker, now)
-        worker.hold(frame, jobs)
-        assert worker.slot is not None
-        body = encode_tasks(tasks)
-        name = jobs[0].batch.name
-        pool.emit(SendFrame(worker.incarnation, Frame(pool.config.epoch, first_n, len(jobs), worker.slot, name, body)))
-
-    def _count_sent(self, job: Job, worker: Worker, now: Instant) -> None:
-        pool = self.pool
-        if job.tries == 1:
-            pool.tally.waited(job.spec.kind, max(0, now.wall - job.queued_wall_ns))
-        recovering, job.recovering = job.recovering, None
-        if recovering is not None:
-            pid, seen = recovering
-            took_ns = max(0, now.mono - seen)
-            pool.tally.recovery.add(took_ns)
-            pool.note(Level.INFO, Topic.JOB_RESENT, job=job, crashed_pid=pid, pid=worker.pid, took_ns=took_ns)
-        elif pool.config.verbose:
-            pool.note(Level.DEBUG, Topic.JOB_SENT, job=job, pid=worker.pid)
-
-
-def _may_travel(job: Job, first: Job) -> bool:
-    return (
-        job.shares_frames
-        and job.batch is first.batch
-        and job.spec.kind == first.spec.kind
-        and job.traits.affinity == first.traits.affinity
-    )
-
-
-def _backstop_ns(job: Job) -> int:
-    """When the dealer itself ends an attempt: at the time-out, or later when the worker does it first."""
-    if not job.limits.timeout_ns or job.traits.in_process:
-        return job.limits.timeout_ns
-    return job.limits.timeout_ns + TERM_GRACE_NS + COMMAND_BACKSTOP_NS
 
 
 def _exit_reason(worker: Worker, event: Exited, *, booting: bool) -> str:

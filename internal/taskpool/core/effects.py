@@ -34,6 +34,21 @@ class LoadOutcomes(Struct, frozen=True):
     batch: str
     after: int
     limit: int
+    reader: int = 0
+
+
+class FindBatch(Struct, frozen=True):
+    """Look a batch up that is not in memory; `BatchFound` follows."""
+
+    name: str
+
+
+class LoadDigests(Struct, frozen=True):
+    """Read the digests of accepted jobs; `DigestsLoaded` follows."""
+
+    batch: str
+    first_seq: int
+    count: int
 
 
 class SendFrame(Struct, frozen=True):
@@ -108,6 +123,7 @@ class Topic(Enum):
     RESPAWN_DELAYED = "respawn-delayed"
     OUT_OF_SERVICE = "out-of-service"
     CLIENT_LAPSED = "client-lapsed"
+    DISK = "disk"
     DRAINING = "draining"
     PAUSED = "paused"
     SCALED = "scaled"
@@ -124,4 +140,18 @@ class Note(Struct, frozen=True):
     fields: dict[str, Any]
 
 
-Effect = Commit | LoadJobs | LoadOutcomes | SendFrame | TakeBack | Spawn | Kill | Reply | Release | Exit | Note
+Effect = (
+    Commit
+    | LoadJobs
+    | LoadOutcomes
+    | FindBatch
+    | LoadDigests
+    | SendFrame
+    | TakeBack
+    | Spawn
+    | Kill
+    | Reply
+    | Release
+    | Exit
+    | Note
+)

@@ -29,6 +29,7 @@ from taskpool.core.rows import JobReturned, OutcomeRecorded
 from taskpool.core.worker import Attempt, FrameRecord, Verdict, Worker
 from taskpool.messages import NO_OUTPUT, End, JobError, Outcome, Report, State, Usage
 
+REPORTABLE = frozenset({End.SUCCEEDED, End.FAILED, End.CRASHED, End.TIMED_OUT})  # what a worker can say
 SIGNAL_HINTS = {"SIGKILL": " Perhaps out of memory, or somebody's kill."}
 
 
@@ -156,6 +157,7 @@ class Endings:
         if report.end is not End.LOST:
             self._pool.tally.ran(job.spec.kind, report.usage.run_ns)
         job.attempt = None
+        job.unclean = 0  # it ran, and this dealer lived to tell
         self._actions[action](attempt, report, now)
 
     def take_back(self, attempt: Attempt, now: Instant) -> None:
@@ -169,6 +171,24 @@ class Endings:
         """The attempt is over without anybody's fault."""
         self._leave_frame(attempt, now)
         self.settle(attempt, Report(n=attempt.n, end=End.LOST), now)
+
+    def refuse(self, job: Job, error: JobError, now: Instant) -> None:
+        """A job that cannot be run at all."""
+        self._finish(job, State.FAILED, None, Report(n=0, end=End.FAILED, error=error), now)
+
+    def restore(self, attempt: Attempt, report: Report | None, *, unclean: bool, now: Instant) -> None:
+        """What becomes of an attempt that an earlier life of the dealer left without a report."""
+        job = attempt.job
+        if report is not None:
+            self.settle(attempt, report, now)
+            return
+        job.unclean += unclean
+        self._pool.tally.attempts[End.LOST.value] += 1
+        if job.unclean > limits.UNCLEAN_ALONE_MIN and job.limits.crash_limit != limits.CRASH_LIMIT_UNLIMITED:
+            text = f"{job.unclean} times in a row the dealer or its host went down while this job ran, at last alone"
+            self._quarantine(attempt, Report(n=attempt.n, end=End.LOST, error=JobError("DealerLost", text)), now)
+        else:
+            self._return(job)
 
     def cancel_waiting(self, job: Job, now: Instant) -> None:
         """A person cancelled a job that does not run."""
@@ -211,14 +231,16 @@ class Endings:
         if job.cancelled:
             self._finish(job, State.CANCELLED, attempt, report, now)
         elif quarantines(job, blamed_alone=blamed_alone):
-            self._pool.note(
-                Level.WARNING, Topic.JOB_QUARANTINED, job=f"{job.batch.name}/{job.seq}", crashes=job.crashes
-            )
-            self._finish(job, State.QUARANTINED, attempt, report, now)
-            self._pool.quarantine[job.batch.name, job.seq] = job
+            self._quarantine(attempt, report, now)
         else:
             self._pool.tally.retries[report.end.value] += 1
             self._return(job)
+
+    def _quarantine(self, attempt: Attempt, report: Report, now: Instant) -> None:
+        job = attempt.job
+        self._pool.note(Level.WARNING, Topic.JOB_QUARANTINED, job=f"{job.batch.name}/{job.seq}", crashes=job.crashes)
+        self._finish(job, State.QUARANTINED, attempt, report, now)
+        self._pool.quarantine[job.batch.name, job.seq] = job
 
     def _send_again(self, attempt: Attempt, report: Report, now: Instant) -> None:
         if attempt.job.cancelled:
@@ -258,7 +280,7 @@ class Endings:
             del self._pool.jobs[job.ordinal]
 
     def _store_counts(self, job: Job) -> None:
-        self._pool.ledger.add(JobReturned(job.ordinal, job.run, job.tries, job.failures, job.crashes))
+        self._pool.ledger.add(JobReturned(job.ordinal, job.run, job.tries, job.failures, job.crashes, job.unclean))
 
     def _finish(self, job: Job, state: State, attempt: Attempt | None, report: Report | None, now: Instant) -> None:
         """The run has its one outcome. It is told once it is stored."""
@@ -289,7 +311,7 @@ def _outcome(job: Job, state: State, attempt: Attempt | None, report: Report | N
         exit_status=report.exit_status if report is not None else None,
         signal=report.signal if report is not None else None,
         slot=attempt.worker.slot if attempt is not None else None,
-        pid=attempt.worker.pid if attempt is not None else None,
+        pid=(attempt.worker.pid or None) if attempt is not None else None,
         queued_wall_ns=job.queued_wall_ns,
         finished_wall_ns=now.wall,
         wait_ns=max(0, usage.started_wall_ns - job.queued_wall_ns) if usage.started_wall_ns else 0,

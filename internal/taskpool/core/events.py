@@ -5,7 +5,20 @@ from __future__ import annotations
 from msgspec import Struct
 
 from taskpool.ids import Incarnation
-from taskpool.messages import Ack, Bye, Close, Command, Hello, JobSpec, Outcome, Ping, Progress, Ready
+from taskpool.messages import (
+    Ack,
+    Bye,
+    Close,
+    Command,
+    Hello,
+    JobSpec,
+    Limits,
+    Outcome,
+    Ping,
+    Progress,
+    Ready,
+    Report,
+)
 
 
 class Traits(Struct, frozen=True):
@@ -23,6 +36,7 @@ class Submitted(Struct, frozen=True):
     first_seq: int
     jobs: list[JobSpec]
     traits: list[Traits]
+    digests: list[bytes]  # of what each job does: kind and payload, not limits, label or priority
 
 
 class Spawned(Struct, frozen=True):
@@ -54,12 +68,52 @@ class TakenBack(Struct, frozen=True):
     first_ns: tuple[int, ...]
 
 
+class StoredBatch(Struct, frozen=True):
+    """A batch as the store gives it back. Everything the store knows of it is accepted and recorded."""
+
+    name: str
+    limits: Limits
+    accepted: int
+    total: int | None
+    recorded: int  # number of the last outcome
+    acknowledged: int
+    open: int  # jobs without an outcome of their present run
+
+
+class InFlight(Struct, frozen=True):
+    """An attempt that had no report when its dealer ended."""
+
+    epoch: int
+    n: int
+    job: StoredJob
+
+
+class Restored(Struct, frozen=True):
+    """What an earlier life of the dealer left in the store. The first event of a life, if any."""
+
+    unclean: bool  # that life did not end in good order
+    ordinal: int  # of the last job accepted
+    batches: list[StoredBatch]  # with open jobs
+    in_flight: list[InFlight]
+    quarantined: list[StoredJob]
+    late: list[tuple[int, Report]]  # (epoch, report) found in the events queue
+
+
 class Committed(Struct, frozen=True):
     number: int
 
 
 class CommitFailed(Struct, frozen=True):
+    """Nobody knows what of it is stored. Fatal."""
+
     number: int
+    text: str
+
+
+class DiskFull(Struct, frozen=True):
+    """The store has no room for more jobs, or has room again. What must be stored all the same, was."""
+
+    full: bool
     text: str
 
 
@@ -73,10 +127,12 @@ class StoredJob(Struct, frozen=True):
     tries: int
     failures: int
     crashes: int
+    unclean: int  # how many unclean ends of a dealer in a row found it running
     priority: int
     spec: JobSpec
     traits: Traits
     queued_wall_ns: int
+    corrupt: bool = False  # its checksum does not match: not to be run
 
 
 class Loaded(Struct, frozen=True):
@@ -89,6 +145,22 @@ class Loaded(Struct, frozen=True):
 class OutcomesLoaded(Struct, frozen=True):
     batch: str
     items: list[Outcome]
+    reader: int = 0  # the client that asked by a command; 0: the batch's own reader
+
+
+class BatchFound(Struct, frozen=True):
+    """The answer to FindBatch. None: the store knows no such batch."""
+
+    name: str
+    batch: StoredBatch | None
+
+
+class DigestsLoaded(Struct, frozen=True):
+    """The digests of jobs first_seq, first_seq+1, ... as accepted."""
+
+    batch: str
+    first_seq: int
+    digests: list[bytes]
 
 
 class ClientLost(Struct, frozen=True):
@@ -133,8 +205,12 @@ Event = (
     | TakenBack
     | Committed
     | CommitFailed
+    | DiskFull
     | Loaded
     | OutcomesLoaded
+    | BatchFound
+    | DigestsLoaded
+    | Restored
     | ClientLost
     | Signalled
     | LifelineClosed

@@ -114,6 +114,7 @@ class Job:
         "state",
         "traits",
         "tries",
+        "unclean",
     )
 
     def __init__(self, ordinal: int, batch: Batch, seq: int, spec: JobSpec, traits: Traits, queued_wall_ns: int):
@@ -130,16 +131,18 @@ class Job:
         self.failures = 0  # tries that failed or timed out: what --retries is spent on
         self.crashes = 0
         self.lost_at_head = 0
+        self.unclean = 0
         self.alone = False  # its frame went silent or died: never again in company
         self.cancelled = False
         self.attempt: Attempt | None = None
         self.recovering: tuple[int, int] | None = None  # (pid, when its death was seen) until sent again
 
     @classmethod
-    def restored(cls, stored: StoredJob, batch: Batch) -> Job:
+    def restored(cls, stored: StoredJob, batch: Batch, state: State = State.QUEUED) -> Job:
         job = cls(stored.ordinal, batch, stored.seq, stored.spec, stored.traits, stored.queued_wall_ns)
+        job.state = state
         job.run, job.tries = stored.run, stored.tries
-        job.failures, job.crashes = stored.failures, stored.crashes
+        job.failures, job.crashes, job.unclean = stored.failures, stored.crashes, stored.unclean
         return job
 
     @property
@@ -150,13 +153,19 @@ class Job:
     @property
     def shares_frames(self) -> bool:
         """May travel with others: nothing about it calls for a frame, or for blame, of its own."""
-        return not (self.limits.timeout_ns or self.crashes or self.lost_at_head or self.alone)
+        return not (self.limits.timeout_ns or self.crashes or self.lost_at_head or self.unclean or self.alone)
 
     @property
     def wants_fresh_worker(self) -> bool:
         """It crashed inside a worker. An earlier job may have corrupted that process; so that no innocent
         is quarantined, it runs next where nothing else ever ran."""
         return self.crashes > 0 and self.traits.in_process
+
+    @property
+    def wants_pool_alone(self) -> bool:
+        """Dealer after dealer, or host after host, went down while it ran. It may be the cause: when it runs
+        next, nothing else does, so that the next such end speaks of nobody else."""
+        return self.unclean >= limits.UNCLEAN_ALONE_MIN
 
     def move(self, state: State) -> None:
         assert (self.state, state) in _MOVES, f"{self.batch.name}/{self.seq}: {self.state} -> {state}"
@@ -166,7 +175,7 @@ class Job:
         """A person asks for the job again: clean counts, the history stays in the outcomes."""
         self.move(State.QUEUED)
         self.run += 1
-        self.tries = self.failures = self.crashes = self.lost_at_head = 0
+        self.tries = self.failures = self.crashes = self.lost_at_head = self.unclean = 0
         self.alone = self.cancelled = False
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from taskpool.core.batch import Batch
-from taskpool.core.effects import Commit, Effect
+from taskpool.core.effects import Commit, Effect, SendFrame
 from taskpool.core.job import Job
 from taskpool.core.rows import Row
 from taskpool.messages import Outcome
@@ -30,7 +30,11 @@ class OutcomeStored(NamedTuple):
     outcome: Outcome
 
 
-Told = JobsStored | CloseStored | OutcomeStored
+class FrameStored(NamedTuple):
+    effect: SendFrame
+
+
+Told = JobsStored | CloseStored | OutcomeStored | FrameStored
 
 
 class Ledger:

@@ -31,6 +31,7 @@ class JobAccepted(Struct, frozen=True):
     priority: int
     spec: JobSpec
     traits: Traits
+    digest: bytes
     queued_wall_ns: int
 
 
@@ -49,6 +50,7 @@ class JobReturned(Struct, frozen=True):
     tries: int
     failures: int
     crashes: int
+    unclean: int
 
 
 class OutcomeRecorded(Struct, frozen=True):

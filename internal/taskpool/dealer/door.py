@@ -5,6 +5,7 @@ Whoever may open our queues may write anything into them, so nothing here trusts
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 
 from taskpool.codec import decode
@@ -13,7 +14,7 @@ from taskpool.core.tally import Tally
 from taskpool.errors import MessageError
 from taskpool.ipc.spool import Spool
 from taskpool.kinds import KINDS
-from taskpool.messages import Ack, Bye, Close, Command, Hello, Ping, Progress, Ready, Refused, Submit
+from taskpool.messages import Ack, Bye, Close, Command, Hello, JobSpec, Ping, Progress, Ready, Refused, Submit
 
 INTAKE = (Submit, Close)
 CONTROL = (Hello, Ack, Ping, Bye, Command)
@@ -47,7 +48,8 @@ class Door:
 
     def _examine(self, submit: Submit) -> Submitted | None:
         """Every payload must be what its kind takes: the worker need not be the first to find out."""
-        traits = []
+        traits: list[Traits] = []
+        digests: list[bytes] = []
         for offset, spec in enumerate(submit.jobs):
             kind = KINDS.get(spec.kind)
             if kind is None:
@@ -61,7 +63,8 @@ class Door:
                 return None
             affinity = kind.affinity(spec.payload)
             traits.append(Traits(kind.IN_PROCESS, affinity) if affinity else _PLAIN[spec.kind])
-        return Submitted(submit.client, submit.batch, submit.first_seq, submit.jobs, traits)
+            digests.append(_digest(spec))
+        return Submitted(submit.client, submit.batch, submit.first_seq, submit.jobs, traits, digests)
 
     def _refused(self, submit: Submit, offset: int, reason: str, text: str) -> None:
         self._tally.refusals[reason] += 1
@@ -71,3 +74,8 @@ class Door:
     def _drop(self, queue: str, text: str) -> None:
         self._tally.refusals["malformed"] += 1
         self._warn(f"dropped a message on {queue}: {text}")
+
+
+def _digest(spec: JobSpec) -> bytes:
+    """Says whether two jobs do the same. 128 bits: nobody gains by finding two that collide."""
+    return hashlib.blake2b(spec.payload, digest_size=16, person=spec.kind.encode()[:16]).digest()

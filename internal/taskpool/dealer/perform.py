@@ -10,7 +10,9 @@ from taskpool.core.effects import (
     Commit,
     Effect,
     Exit,
+    FindBatch,
     Kill,
+    LoadDigests,
     LoadJobs,
     LoadOutcomes,
     Note,
@@ -45,6 +47,8 @@ class Performer:
             Commit: self.commit,
             LoadJobs: self.load_jobs,
             LoadOutcomes: self.load_outcomes,
+            FindBatch: self.find_batch,
+            LoadDigests: self.load_digests,
             SendFrame: self.send_frame,
             TakeBack: self.take_back,
             Spawn: self.spawn,
@@ -71,7 +75,13 @@ class Performer:
         self._store.load_jobs(effect.after, effect.limit, effect.bytes_max)
 
     def load_outcomes(self, effect: LoadOutcomes) -> None:
-        self._store.load_outcomes(effect.batch, effect.after, effect.limit)
+        self._store.load_outcomes(effect.batch, effect.after, effect.limit, effect.reader)
+
+    def find_batch(self, effect: FindBatch) -> None:
+        self._store.find_batch(effect.name)
+
+    def load_digests(self, effect: LoadDigests) -> None:
+        self._store.load_digests(effect.batch, effect.first_seq, effect.count)
 
     def send_frame(self, effect: SendFrame) -> None:
         """A worker that has died keeps its queue until it is buried, so a send can't miss it. The core sends

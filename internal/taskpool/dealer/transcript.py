@@ -123,6 +123,7 @@ _LINES: Mapping[Topic, tuple[str, Callable[[Fields], str]]] = {
     Topic.RESPAWN_DELAYED: ("Supervisor", lambda f: f"{f['text']}; trying again a little later"),
     Topic.OUT_OF_SERVICE: ("Supervisor", lambda f: f"{f['text']}; no worker is started for {f['seconds']:g} s"),
     Topic.CLIENT_LAPSED: ("Dealer", lambda f: f"Generator PID {f['pid']} is silent: its outcomes are kept"),
+    Topic.DISK: ("Dealer", lambda f: str(f["text"])),
     Topic.DRAINING: ("Dealer", lambda f: f"Draining: {f['running']} jobs run, {f['queued']} wait"),
     Topic.PAUSED: ("Dealer", lambda f: "Paused: no job is sent" if f["paused"] else "Resumed"),
     Topic.SCALED: ("Dealer", lambda f: f"Workers wanted: {f['wanted']}"),

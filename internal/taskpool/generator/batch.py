@@ -131,6 +131,7 @@ class Ending:
             submission.finish_writing()
             raise
         finally:
+            self._console.hide_bar()
             if self._private is not None:
                 self._private.keep(self._printer.referred)
         if submission.complete and self._options.detach:
@@ -138,7 +139,7 @@ class Ending:
         submission.finish_writing()
         self.progress.show(submission.total, self._clock.now().mono, last=True)
         codes = submission.codes | self._verdict(submission)
-        if not self._options.detach and (submission.complete or self._private is not None):
+        if submission.complete or (self._private is not None and self._session.welcome is not None):
             self._summarise(submission.total, wall_ns, status)
         return first_that_applies(codes)
 
@@ -168,7 +169,7 @@ class Ending:
         """A named pool goes on without us."""
         session = self._session
         self._console.info(
-            f"Interrupted: {session.accepted} jobs were accepted and live on in pool {session.pool!r}, "
+            f"Interrupted: {session.outbox.accepted} jobs were accepted and live on in pool {session.pool!r}, "
             f"{self.tally.finished} outcomes were received; `tp-generator cancel --pool {session.pool} "
             f"{session.batch}` ends them"
         )
@@ -190,6 +191,8 @@ class Ending:
         return {ExitCode(code)}
 
     def _summarise(self, total: int, wall_ns: int, status: bytes | None) -> None:
+        if self._options.detach:
+            return
         text, fields = summary(self.tally, total, wall_ns, _pool(status, private=self._private is not None))
         self._console.info(text, fields)
 

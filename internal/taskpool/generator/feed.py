@@ -93,9 +93,7 @@ class Feed:
             except UsageError as error:
                 self._stop(error)
             else:
-                if self._next is not None:
-                    self._taken += 1
-                    self._check_size(self._next)
+                self._count_next()
         return self._next
 
     def _has_line(self) -> bool:
@@ -106,10 +104,11 @@ class Feed:
             self.fill()
         return lines.ready and not self.ended
 
-    def _check_size(self, job: JobSpec) -> None:
-        try:
-            check_payload(job, self._taken)
-        except UsageError as error:
+    def _count_next(self) -> None:
+        if self._next is None:
+            return
+        self._taken += 1
+        if (error := too_large(self._next, self._taken)) is not None:
             self._stop(error)
 
     def _stop(self, error: UsageError | None) -> None:
@@ -147,13 +146,14 @@ def _refuse_terminal(fd: int, name: str) -> None:
         raise UsageError(f"the jobs are to come from {name}, which is a terminal: give arguments, a file or a pipe")
 
 
-def check_payload(job: JobSpec, number: int) -> None:
-    """Raises UsageError for a job too large to be sent."""
-    if len(job.payload) > limits.PAYLOAD_BYTES_MAX:
-        raise UsageError(
-            f"job {number}: its arguments take {len(job.payload)} bytes; the most is {limits.PAYLOAD_BYTES_MAX}: "
-            "pass the name of a file instead"
-        )
+def too_large(job: JobSpec, number: int) -> UsageError | None:
+    """What is to be said of a job that no message can carry; None: it is fine."""
+    if len(job.payload) <= limits.PAYLOAD_BYTES_MAX:
+        return None
+    return UsageError(
+        f"job {number}: its arguments take {len(job.payload)} bytes; the most is {limits.PAYLOAD_BYTES_MAX}: "
+        "pass the name of a file instead"
+    )
 
 
 def encoded_bytes(job: JobSpec) -> int:
@@ -182,7 +182,8 @@ def _count(jobs: Iterator[JobSpec | None]) -> int:
     for job in jobs:
         if job is not None:
             number += 1
-            check_payload(job, number)
+            if (error := too_large(job, number)) is not None:
+                raise error
     return number
 
 

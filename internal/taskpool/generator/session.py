@@ -19,16 +19,15 @@ from taskpool.clock import MILLISECOND
 from taskpool.codec import encode
 from taskpool.durations import human
 from taskpool.errors import DealerUnreachable, ExitCode, TaskpoolError, UsageError
+from taskpool.generator.outbox import Outbox
 from taskpool.messages import (
     DEFAULT_LIMITS,
     Accepted,
     Ack,
     Answer,
     Bye,
-    Close,
     Command,
     Hello,
-    JobSpec,
     Limits,
     Message,
     Outcome,
@@ -36,20 +35,14 @@ from taskpool.messages import (
     Ping,
     Pong,
     Refused,
-    Submit,
     Welcome,
 )
 
 HELLO_DELAY_NS_MIN = 2 * MILLISECOND  # a private dealer is there in some tens of milliseconds
 HELLO_DELAY_NS_MAX = 250 * MILLISECOND
-FULL_DELAY_NS_MIN = 50 * MILLISECOND
-FULL_DELAY_NS_MAX = 2_000 * MILLISECOND
 GAPS_MAX = 8  # hellos because of missing outcomes, without one outcome in between
 
 REFUSED_FOR_NOW = frozenset({"full", "draining"})
-_BACK_OFF = "full"
-_REWIND = "gap"
-_CALL_AGAIN = "unknown_batch"
 
 
 class Patience(NamedTuple):
@@ -57,14 +50,6 @@ class Patience(NamedTuple):
 
     first_ns: int = limits.FIRST_WELCOME_NS
     return_ns: int = limits.RETURN_WELCOME_NS
-
-
-class _Frame(NamedTuple):
-    """A submission that is not accepted yet, ready to be sent again."""
-
-    first: int
-    last: int
-    data: bytes
 
 
 class PoolRefuses(TaskpoolError):
@@ -115,22 +100,7 @@ class Session:
         self.welcome: Welcome | None = None  # the latest
         self.greetings = 0  # welcomes that began a new conversation, not repeated ones
 
-        self._window: deque[_Frame] = deque()
-        self._unsent = 0  # index in the window of the next frame to send
-        self._sent_upto = 0  # the last job ever sent, accepted or not
-        self.submitted = 0  # the last job put into a frame
-        self.accepted = 0
-        self._total: int | None = None
-        self._close_sent = False
-        self.closed = False
-        self._progress_at = now
-        self._resend_ns = limits.RESEND_NS
-        self._rewound_at = -1  # `accepted` when last rewound for a gap
-        self._held_until = 0  # the pool is full until then, as far as we know
-        self._full_delay = FULL_DELAY_NS_MIN
-        self.full = False
-        self.refusal: Refused | None = None
-
+        self.outbox = Outbox(client, batch or "", now)
         self.cursor = 0  # the last outcome received, without a gap
         self._stored = 0
         self._acked = 0
@@ -183,49 +153,10 @@ class Session:
         return None
 
     def next_intake(self, now: int) -> bytes | None:
-        """The next message for the intake queue: frames in order, and the close behind the last."""
-        if self.calling or now < self._held_until:
-            return None
-        if self._unsent < len(self._window):
-            if self._unsent == 0:
-                self._progress_at = now
-            frame = self._window[self._unsent]
-            self._unsent += 1
-            self._sent_upto = max(self._sent_upto, frame.last)
-            return frame.data
-        if self._total is None or self._close_sent or self.batch is None:
-            return None
-        self._close_sent = True
-        if not self._window:
-            self._progress_at = now
-        return encode(Close(client=self.client, batch=self.batch, total=self._total))
+        """The next message for the intake queue."""
+        return None if self.calling or self.batch is None else self.outbox.next_message(now)
 
     # --- what the program wants -------------------------------------------------------------------
-
-    @property
-    def room(self) -> bool:
-        """Whether another frame may be submitted."""
-        return len(self._window) < limits.SUBMITS_IN_FLIGHT_MAX and self._total is None and self.refusal is None
-
-    def submit(self, jobs: list[JobSpec]) -> None:
-        """Puts the batch's next jobs into a frame. Only while there is `room`."""
-        assert self.room and self.batch is not None
-        first = self.submitted + 1
-        self.submitted += len(jobs)
-        data = encode(Submit(client=self.client, batch=self.batch, first_seq=first, jobs=jobs))
-        self._window.append(_Frame(first, self.submitted, data))
-
-    def finish(self) -> int:
-        """No job comes any more. Returns how many there are."""
-        if self._total is None:
-            self._total = self.submitted
-        return self._total
-
-    def cut(self) -> int:
-        """Gives up the frames never sent and finishes with those that were. Returns the total."""
-        while self._window and self._window[-1].first > self._sent_upto:
-            self.submitted = self._window.pop().first - 1
-        return self.finish()
 
     def store(self, upto: int) -> None:
         """Outcomes up to this number are safe here: they may be acknowledged."""
@@ -259,11 +190,7 @@ class Session:
         if self.calling:
             return min(self.hello_due, self._deadline)
         due = min(self._ping_due, self._heard_at + limits.REPLY_OVERDUE_NS)
-        if self._awaiting:
-            due = min(due, self._progress_at + self._resend_ns)
-        if self._held_until:
-            due = min(due, self._held_until)
-        return due
+        return min(due, self.outbox.next_deadline() or due)
 
     def tick(self, now: int) -> None:
         """Judges what is overdue. Raises DealerUnreachable when patience ends."""
@@ -277,18 +204,8 @@ class Session:
             self._ack_due = self._stored > 0  # the last one may be lost; it says the same twice
         if now >= self._heard_at + limits.REPLY_OVERDUE_NS:
             self.call_again(now)
-        elif self._held_until:
-            if now >= self._held_until:
-                self._held_until = 0
-                self._rewind(now)
-        elif self._awaiting and now >= self._progress_at + self._resend_ns:
-            self._resend_ns = min(self._resend_ns * 2, limits.LEASE_NS)
-            self._rewind(now)
-
-    @property
-    def _awaiting(self) -> bool:
-        """Something was sent on intake and is not answered."""
-        return self._unsent > 0 or (self._close_sent and not self.closed)
+        else:
+            self.outbox.tick(now)
 
     def _unanswered(self, now: int) -> str:
         waited = human(now - self._called_since)
@@ -300,7 +217,7 @@ class Session:
             )
         return (
             f"the dealer of pool {self.pool!r} (pid {self.welcome.pid}) was lost and none came back within {waited}; "
-            f"{self.accepted} jobs were accepted and {self.cursor} outcomes received"
+            f"{self.outbox.accepted} jobs were accepted and {self.cursor} outcomes received"
         )
 
     # --- what comes in ----------------------------------------------------------------------------
@@ -344,9 +261,8 @@ class Session:
         self.greetings += 1
         self._ping_due = now + limits.PING_NS
         self._ack_due = self._stored > 0
-        self._accept(welcome.accepted, now)
-        self.closed = self._total is not None and welcome.total == self._total
-        self._rewind(now)
+        self.outbox.accept(welcome.accepted, now, closed=welcome.total is not None)
+        self.outbox.rewind(now)
 
     def _check_batch(self, welcome: Welcome, known: Welcome | None) -> None:
         used = welcome.accepted or welcome.last_no or welcome.total is not None
@@ -355,8 +271,8 @@ class Session:
                 f"batch {self.batch!r} exists already in pool {self.pool!r} ({welcome.accepted} jobs accepted, "
                 f"{welcome.last_no} outcomes): choose another --batch"
             )
-        if known is not None and welcome.accepted < self.accepted:
-            gone = self.accepted - self.cursor
+        if known is not None and welcome.accepted < self.outbox.accepted:
+            gone = self.outbox.accepted - self.cursor
             raise JobsLost(
                 f"the dealer of pool {self.pool!r} was replaced (epoch {known.epoch}, then {welcome.epoch}) and keeps "
                 f"no journal: {gone} accepted jobs without an outcome are gone, {self.cursor} had finished"
@@ -364,71 +280,28 @@ class Session:
 
     def _on_accepted(self, accepted: Accepted, now: int) -> None:
         self._heard_at = now
-        if accepted.batch != self.batch:
-            return
-        self._accept(accepted.upto, now)
-        if accepted.closed and self._close_sent:
-            self.closed = True
-
-    def _accept(self, upto: int, now: int) -> None:
-        """Cumulative. More than was ever submitted is nonsense and says nothing."""
-        if not self.accepted < upto <= self.submitted:
-            return
-        self.accepted = upto
-        while self._window and self._window[0].last <= upto:
-            self._window.popleft()
-            self._unsent = max(0, self._unsent - 1)
-        self._progress_at = now
-        self._resend_ns = limits.RESEND_NS
-        self._full_delay = FULL_DELAY_NS_MIN
-        self.full = False
+        if accepted.batch == self.batch:
+            self.outbox.accept(accepted.upto, now, closed=accepted.closed)
 
     def _on_refused(self, refused: Refused, now: int) -> None:
         self._heard_at = now
         if refused.batch is not None and refused.batch != self.batch:
             return
         match refused.reason:
-            case reason if reason == _BACK_OFF and self._waits:
-                self._hold_back(now)
-            case reason if reason == _REWIND:
-                self._rewind_once(now)
-            case reason if reason == _CALL_AGAIN:
+            case "full" if self._waits:
+                self.outbox.hold_back(now)
+            case "gap":
+                self.outbox.rewind_once(now)
+            case "unknown_batch":
                 self.call_again(now)
             case _:
                 self._give_in(refused)
 
-    def _hold_back(self, now: int) -> None:
-        """The pool is full. The frames behind the refused one are refused too: one pause covers all."""
-        self.full = True
-        if now < self._held_until:
-            return
-        self._held_until = now + self._full_delay
-        self._full_delay = min(self._full_delay * 2, FULL_DELAY_NS_MAX)
-
-    def _rewind_once(self, now: int) -> None:
-        """A frame went missing. Every frame behind it is refused as well; the first such answer is enough."""
-        if now >= self._held_until and self._rewound_at != self.accepted:
-            self._rewound_at = self.accepted
-            self._rewind(now)
-
     def _give_in(self, refused: Refused) -> None:
-        """For good: jobs from the refused frame on never get in. Those before it are accepted already."""
-        if self.refusal is not None:
-            return  # the frames behind it
         if self.calling:
             kind = PoolRefuses if refused.reason in REFUSED_FOR_NOW else UsageError
             raise kind(f"pool {self.pool!r} refuses: {refused.text}")
-        self.refusal = refused
-        while self._window and self._window[-1].first >= max(refused.first_seq, 1):
-            self.submitted = self._window.pop().first - 1
-        self._unsent = min(self._unsent, len(self._window))
-        self._total, self._close_sent = self.submitted, False
-
-    def _rewind(self, now: int) -> None:
-        """Send again from the first frame that is not accepted."""
-        self._unsent = 0
-        self._close_sent = self.closed
-        self._progress_at = now
+        self.outbox.give_in(refused)
 
     def _on_outcomes(self, outcomes: Outcomes, now: int) -> list[Outcome]:
         if outcomes.batch != self.batch or self._detached:
@@ -441,7 +314,7 @@ class Session:
                 self._ask_for_missing(outcome.no, now)
                 break
             self.cursor = outcome.no
-            if outcome.seq <= self.submitted:  # nobody may make us count jobs that we never sent
+            if outcome.seq <= self.outbox.submitted:  # nobody may make us count jobs that we never sent
                 fresh.append(outcome)
         if fresh:
             self._gaps = 0

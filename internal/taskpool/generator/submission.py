@@ -69,12 +69,12 @@ class Submission:
     @property
     def total(self) -> int:
         """How many jobs the batch has, as far as is known."""
-        return max(self._feed.total or 0, self._session.submitted)
+        return max(self._feed.total or 0, self._session.outbox.submitted)
 
     @property
     def complete(self) -> bool:
         """Every job has its outcome, or (detached) its acceptance."""
-        return self._session.closed and (self._detach or self._tally.finished >= self._session.submitted)
+        return self._session.outbox.closed and (self._detach or self._tally.finished >= self._session.outbox.submitted)
 
     @property
     def interrupted(self) -> bool:
@@ -208,8 +208,8 @@ class Submission:
             if outcome.state not in _UNREMARKABLE:
                 self._lament(outcome)
             self._printer.take(outcome)
-        if self._session.refusal is not None:
-            self._give_in(self._session.refusal)
+        if self._session.outbox.refusal is not None:
+            self._give_in(self._session.outbox.refusal)
         if self._halt is not None and outcomes and not self._stopping:
             self._judge_halt(self._halt)
 
@@ -229,23 +229,25 @@ class Submission:
         if self._feed.waits_for in ready:
             self._feed.fill()
         bytes_max = self._conversation.intake_bytes
-        while bytes_max is not None and self._session.room and (jobs := self._feed.take(bytes_max)):
-            self._printer.remember(self._session.submitted + 1, jobs)
-            self._session.submit(jobs)
+        while bytes_max is not None and self._session.outbox.room and (jobs := self._feed.take(bytes_max)):
+            self._printer.remember(self._session.outbox.submitted + 1, jobs)
+            self._session.outbox.submit(jobs)
         if not self._feed.ended:
             return
         if self._feed.error is not None and ExitCode.USAGE not in self.codes:
             self.codes.add(ExitCode.USAGE)
-            before = f"; the {self._session.submitted} jobs before it run" if self._session.submitted else ""
+            before = (
+                f"; the {self._session.outbox.submitted} jobs before it run" if self._session.outbox.submitted else ""
+            )
             self._console.error(f"{self._feed.error}{before}")
-        self._session.finish()
+        self._session.outbox.finish()
 
     @property
     def _may_submit(self) -> bool:
-        return self._session.room and self._conversation.intake_bytes is not None
+        return self._session.outbox.room and self._conversation.intake_bytes is not None
 
     def _known_total(self) -> int | None:
-        return self._session.submitted if self._feed.ended else self._feed.total
+        return self._session.outbox.submitted if self._feed.ended else self._feed.total
 
     # --- stopping ---------------------------------------------------------------------------------
 
@@ -254,7 +256,7 @@ class Submission:
         self.codes.add(code)
         self._stopping = True
         self._feed.stop()
-        self._session.cut()
+        self._session.outbox.cut()
 
     def _judge_halt(self, halt: Halt) -> None:
         if not halt.reached(self._tally.failed, self._tally.finished):
@@ -271,7 +273,7 @@ class Submission:
         self._stop(ExitCode.REFUSED if for_now else ExitCode.USAGE)
         self._console.error(
             f"job {refusal.seq} and those after it were refused ({refusal.reason}): {refusal.text}; "
-            f"{self._session.submitted} jobs are accepted"
+            f"{self._session.outbox.submitted} jobs are accepted"
         )
 
     def _lament(self, outcome: Outcome) -> None:

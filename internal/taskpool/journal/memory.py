@@ -11,7 +11,17 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
-from taskpool.core.events import Committed, Loaded, OutcomesLoaded, StoredJob
+from msgspec import structs
+
+from taskpool.core.events import (
+    BatchFound,
+    Committed,
+    DigestsLoaded,
+    Loaded,
+    OutcomesLoaded,
+    Restored,
+    StoredJob,
+)
 from taskpool.core.rows import (
     Acknowledged,
     AttemptMade,
@@ -59,7 +69,11 @@ class MemoryStore:
         self._jobs: dict[int, StoredJob] = {}
         self._lines: dict[int, _Line] = {}
         self._outcomes: dict[str, deque[Outcome]] = {}
+        self._digests: dict[str, list[bytes]] = {}
         self._answers: list[StoreEvent] = []
+
+    def restore(self) -> Restored | None:
+        return None
 
     def commit(self, number: int, rows: Sequence[Row]) -> None:
         for row in rows:
@@ -75,6 +89,7 @@ class MemoryStore:
                 self._acknowledge(row)
             elif isinstance(row, BatchForgotten):
                 self._outcomes.pop(row.batch, None)
+                self._digests.pop(row.batch, None)
         self._answers.append(Committed(number))
 
     def load_jobs(self, after: tuple[int, int], limit: int, bytes_max: int) -> None:
@@ -88,10 +103,17 @@ class MemoryStore:
             jobs.append(job)
         self._answers.append(Loaded(jobs, more=False))
 
-    def load_outcomes(self, batch: str, after: int, limit: int) -> None:
+    def load_outcomes(self, batch: str, after: int, limit: int, reader: int) -> None:
         kept = self._outcomes.get(batch, ())
         items = list(islice((outcome for outcome in kept if outcome.no > after), limit))
-        self._answers.append(OutcomesLoaded(batch, items))
+        self._answers.append(OutcomesLoaded(batch, items, reader))
+
+    def find_batch(self, name: str) -> None:
+        self._answers.append(BatchFound(name, None))  # what there is, the core holds
+
+    def load_digests(self, batch: str, first_seq: int, count: int) -> None:
+        digests = self._digests.get(batch, [])[first_seq - 1 : first_seq - 1 + count]
+        self._answers.append(DigestsLoaded(batch, first_seq, digests))
 
     def answers(self) -> list[StoreEvent]:
         answers, self._answers = self._answers, []
@@ -100,7 +122,10 @@ class MemoryStore:
     def fileno(self) -> int:
         return -1
 
-    def close(self) -> None:
+    def check(self) -> None:
+        pass
+
+    def close(self, *, clean: bool) -> None:
         pass
 
     def _waiting_after(self, after: tuple[int, int]) -> Iterator[StoredJob]:
@@ -113,27 +138,33 @@ class MemoryStore:
 
     def _accept(self, row: JobAccepted) -> None:
         self._jobs[row.ordinal] = StoredJob(
-            row.ordinal, row.batch, row.seq, 1, 0, 0, 0, row.priority, row.spec, row.traits, row.queued_wall_ns
+            ordinal=row.ordinal,
+            batch=row.batch,
+            seq=row.seq,
+            run=1,
+            tries=0,
+            failures=0,
+            crashes=0,
+            unclean=0,
+            priority=row.priority,
+            spec=row.spec,
+            traits=row.traits,
+            queued_wall_ns=row.queued_wall_ns,
         )
+        self._digests.setdefault(row.batch, []).append(row.digest)
         self._lines.setdefault(row.priority, _Line()).add(row.ordinal)
 
     def _leave_line(self, ordinal: int) -> None:
         self._lines[self._jobs[ordinal].priority].remove(ordinal)
 
     def _come_back(self, row: JobReturned) -> None:
-        job = self._jobs[row.ordinal]
-        self._jobs[row.ordinal] = StoredJob(
-            job.ordinal,
-            job.batch,
-            job.seq,
-            row.run,
-            row.tries,
-            row.failures,
-            row.crashes,
-            job.priority,
-            job.spec,
-            job.traits,
-            job.queued_wall_ns,
+        job = self._jobs[row.ordinal] = structs.replace(
+            self._jobs[row.ordinal],
+            run=row.run,
+            tries=row.tries,
+            failures=row.failures,
+            crashes=row.crashes,
+            unclean=row.unclean,
         )
         self._lines[job.priority].add(job.ordinal)
 

@@ -72,8 +72,8 @@ def _keep(context: Context, fd: int, suffix: str, reused: bool) -> str:
 def _link(fd: int, name: str, directory_fd: int) -> bool:
     os.fsync(fd)
     try:
-        # Naming a descriptor makes os.link follow the symbolic link in /proc, as linkat(2) shows for O_TMPFILE.
-        os.link(f"/proc/self/fd/{fd}", name, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
+        # With dst_dir_fd, os.link follows the symbolic link in /proc: how linkat(2) names a file made by O_TMPFILE.
+        os.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=directory_fd)
     except FileNotFoundError:  # made by the detour in _open_unnamed: it can get no name any more
         return False
     return True

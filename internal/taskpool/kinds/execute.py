@@ -1,7 +1,7 @@
 """Starting one program for a job and waiting for its end, time-out included.
 
 The program gets a session of its own: a terminal's Ctrl-C does not reach it, and it can be signalled with
-all it has started. It is started by posix_spawn, which was measured some 10 % faster than subprocess.
+all it has started. It is started by posix_spawn, measured some 15 % faster than subprocess.
 """
 
 from __future__ import annotations

@@ -1,0 +1,165 @@
+"""A batch's submissions until they are accepted: go-back-N over a queue that may lose everything.
+
+Frames of jobs are kept until accepted, at most SUBMITS_IN_FLIGHT_MAX of them. When one went missing, all
+are sent again from the first that is not accepted: the dealer takes what it has already for the same.
+Pure: times are monotonic nanoseconds, handed in.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+from taskpool import limits
+from taskpool.clock import MILLISECOND
+from taskpool.codec import encode
+from taskpool.messages import Close, JobSpec, Refused, Submit
+
+FULL_DELAY_NS_MIN = 50 * MILLISECOND
+FULL_DELAY_NS_MAX = 2_000 * MILLISECOND
+
+
+class _Frame(NamedTuple):
+    """Jobs first..last, ready to be sent as often as it takes."""
+
+    first: int
+    last: int
+    data: bytes
+
+
+class Outbox:
+    """Counts jobs, so `submitted`, `accepted` and totals are numbers of jobs, from the batch's first."""
+
+    def __init__(self, client: int, batch: str, now: int) -> None:
+        self._client = client
+        self._batch = batch
+        self._frames: deque[_Frame] = deque()
+        self._unsent = 0  # index of the next frame to send
+        self._sent_upto = 0  # the last job ever sent, accepted or not
+        self.submitted = 0  # the last job put into a frame
+        self.accepted = 0
+        self.refusal: Refused | None = None  # for good: no job from its first_seq on ever gets in
+        self._total: int | None = None
+        self._close_sent = False
+        self.closed = False  # the dealer knows the total
+        self._progress_at = now
+        self._resend_ns = limits.RESEND_NS
+        self._rewound_at = -1  # `accepted` when last rewound for a gap
+        self._held_until = 0  # the pool is full until then, as far as we know
+        self._full_delay = FULL_DELAY_NS_MIN
+
+    # --- what the program wants -------------------------------------------------------------------
+
+    @property
+    def room(self) -> bool:
+        """Whether another frame may be submitted."""
+        return len(self._frames) < limits.SUBMITS_IN_FLIGHT_MAX and self._total is None
+
+    def submit(self, jobs: list[JobSpec]) -> None:
+        """Puts the batch's next jobs into a frame. Only while there is `room`."""
+        assert self.room
+        first = self.submitted + 1
+        self.submitted += len(jobs)
+        data = encode(Submit(client=self._client, batch=self._batch, first_seq=first, jobs=jobs))
+        self._frames.append(_Frame(first, self.submitted, data))
+
+    def finish(self) -> None:
+        """No job comes any more."""
+        if self._total is None:
+            self._total = self.submitted
+
+    def cut(self) -> None:
+        """Gives up the frames never sent, and finishes with those that were."""
+        while self._frames and self._frames[-1].first > self._sent_upto:
+            self._drop_last()
+        self.finish()
+
+    # --- what is to be sent -----------------------------------------------------------------------
+
+    def next_message(self, now: int) -> bytes | None:
+        """The next message for the intake queue: frames in order, and the close behind the last."""
+        if now < self._held_until:
+            return None
+        if self._unsent < len(self._frames):
+            frame = self._frames[self._unsent]
+            if self._unsent == 0:
+                self._progress_at = now
+            self._unsent += 1
+            self._sent_upto = max(self._sent_upto, frame.last)
+            return frame.data
+        if self._total is None or self._close_sent:
+            return None
+        self._close_sent = True
+        if not self._frames:
+            self._progress_at = now
+        return encode(Close(client=self._client, batch=self._batch, total=self._total))
+
+    def rewind(self, now: int) -> None:
+        """Send again from the first frame that is not accepted."""
+        self._unsent = 0
+        self._close_sent = self.closed
+        self._progress_at = now
+
+    # --- what the dealer says ---------------------------------------------------------------------
+
+    def accept(self, upto: int, now: int, *, closed: bool) -> None:
+        """Cumulative. More than was ever submitted is nonsense and says nothing."""
+        if self.accepted < upto <= self.submitted:
+            self.accepted = upto
+            while self._frames and self._frames[0].last <= upto:
+                self._frames.popleft()
+                self._unsent = max(0, self._unsent - 1)
+            self._progress_at = now
+            self._resend_ns = limits.RESEND_NS
+            self._full_delay = FULL_DELAY_NS_MIN
+        if closed and self._total is not None and self.accepted == self._total:
+            self.closed = True
+
+    def hold_back(self, now: int) -> None:
+        """The pool is full. The frames behind the refused one are refused too: one pause covers all."""
+        if now >= self._held_until:
+            self._held_until = now + self._full_delay
+            self._full_delay = min(self._full_delay * 2, FULL_DELAY_NS_MAX)
+
+    def rewind_once(self, now: int) -> None:
+        """A frame went missing. Every frame behind it is refused as well; the first such answer is enough."""
+        if now >= self._held_until and self._rewound_at != self.accepted:
+            self._rewound_at = self.accepted
+            self.rewind(now)
+
+    def give_in(self, refusal: Refused) -> None:
+        """Refused for good, from this frame on. Those before it are accepted: the dealer takes them in order."""
+        if self.refusal is not None:
+            return  # the frames behind it
+        self.refusal = refusal
+        while self._frames and self._frames[-1].first >= refusal.first_seq:
+            self._drop_last()
+        self._unsent = min(self._unsent, len(self._frames))
+        self._total, self._close_sent = self.submitted, False
+
+    # --- time -------------------------------------------------------------------------------------
+
+    def next_deadline(self) -> int | None:
+        """When `tick` has something to do; None: when something else happens."""
+        if self._held_until:
+            return self._held_until
+        return self._progress_at + self._resend_ns if self._awaiting else None
+
+    def tick(self, now: int) -> None:
+        """Sends again what was held back, or was not answered for too long."""
+        due = self.next_deadline()
+        if due is None or now < due:
+            return
+        if self._held_until:
+            self._held_until = 0
+        else:
+            self._resend_ns = min(self._resend_ns * 2, limits.LEASE_NS)
+        self.rewind(now)
+
+    @property
+    def _awaiting(self) -> bool:
+        """Something was sent and is not answered."""
+        return self._unsent > 0 or (self._close_sent and not self.closed)
+
+    def _drop_last(self) -> None:
+        self.submitted = self._frames.pop().first - 1
