@@ -57,6 +57,10 @@ class ConfigurationError(TaskpoolError):
     exit_code = ExitCode.ENVIRONMENT
 
 
+class JournalError(ConfigurationError):
+    """The journal cannot be used, or is not what it should be: names the file, what is wrong and the cure."""
+
+
 class DealerUnreachable(TaskpoolError):
     """Nobody answers for the pool, or its dealer went away."""
 

@@ -8,7 +8,7 @@ from taskpool.clock import SECOND
 from taskpool.errors import UsageError
 from taskpool.generator import remote
 from taskpool.generator.cli import build_parser
-from taskpool.generator.main import _wish
+from taskpool.generator.main import wish_of
 from taskpool.generator.options import SubmitOptions, submit_options
 from taskpool.generator.private import private_pool_name
 from taskpool.messages import Answer
@@ -109,7 +109,7 @@ def test_nameless_private_pools_do_not_meet() -> None:
     ],
 )
 def test_wishes(words: list[str], wish: tuple[object, ...]) -> None:
-    assert _wish(build_parser().parse_args(words)) == wish
+    assert wish_of(build_parser().parse_args(words)) == wish
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_wishes(words: list[str], wish: tuple[object, ...]) -> None:
 )
 def test_wrong_wishes(words: list[str]) -> None:
     with pytest.raises(UsageError):
-        _wish(build_parser().parse_args(words))
+        wish_of(build_parser().parse_args(words))
 
 
 def test_answers_for_people_and_for_programs() -> None:

@@ -92,7 +92,7 @@ def test_what_never_ran_has_no_times() -> None:
     [
         ({"state": State.FAILED, "exit_status": 3}, "failed, exit status 3"),
         ({"state": State.QUARANTINED, "signal": 11, "crashes": 3}, "quarantined after 3 crashes: SIGSEGV"),
-        ({"state": State.FAILED, "attempts": 2, "error": JobError("E", " m ")}, "failed after 2 attempts: E, m"),
+        ({"state": State.FAILED, "attempts": 2, "error": JobError("E", " m ")}, "failed after 2 attempts: E: m"),
         ({"state": State.TIMED_OUT, "signal": 64}, "timed-out: SIGRTMAX"),
         ({"state": State.TIMED_OUT, "signal": 40}, "timed-out: signal 40"),
     ],
@@ -157,6 +157,7 @@ def test_order_is_kept_in_memory_and_beyond(memory: int, monkeypatch: pytest.Mon
     assert put(order, 2, b"again") == [b"again"]
     assert put(order, 9, b"nine") == [] and put(order, 8, b"eight") == []
     assert [piece.content for piece in order.rest()] == [b"eight", b"nine"]
+    order.close()
 
 
 # --- slow and dead readers ----------------------------------------------------------------------------

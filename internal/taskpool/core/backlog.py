@@ -92,6 +92,7 @@ class Backlog:
     def wants_more(self) -> bool:
         """Whether the front runs low and the store has more."""
         low = len(self._waiting) < min(limits.BACKLOG_REFILL_JOBS_MIN, self._jobs_max)
+        low = low and self._bytes <= self._bytes_max // 4  # few large jobs are no reason to read more of them
         return self.horizon != INFINITE and not self.loading and low
 
     def begin_load(self) -> tuple[Key, int, int]:

@@ -158,12 +158,13 @@ class Batch:
         self.acknowledged = upto
         return True
 
-    def attach(self, client: Client, cursor: int) -> None:
-        """A reader takes over and has everything up to `cursor`."""
+    def attach(self, client: Client, cursor: int) -> bool:
+        """A reader takes over and has everything up to `cursor`. Whether that was news."""
         self.client = client
         client.batch = self
-        self.acknowledged = min(max(self.acknowledged, cursor), self.recorded)
+        before, self.acknowledged = self.acknowledged, max(self.acknowledged, min(cursor, self.recorded))
         self._rewind()
+        return self.acknowledged > before
 
     def detach(self) -> None:
         if self.client is not None:

@@ -133,7 +133,7 @@ class Commands:
         attempt = job.attempt
         if attempt.worker.head is attempt.frame:
             self._crew.stop(attempt.worker, Verdict.CANCELLED)
-        else:
+        elif not attempt.frame.taking_back:  # a frame asked for and not returned is stopped when it starts
             self._crew.take_back(attempt.worker)
 
     def _whole_batch(self, command: Command) -> list[Job]:

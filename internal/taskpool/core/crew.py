@@ -6,6 +6,8 @@ workers without a slot; they make a replacement immediate.
 
 from __future__ import annotations
 
+from collections import Counter
+
 from taskpool import limits
 from taskpool.clock import Instant
 from taskpool.core.effects import Exit, Kill, Level, Spawn, TakeBack, Topic
@@ -112,7 +114,7 @@ class Crew:
 
     # --- who gets work ---
 
-    def pick(self, job: Job) -> Worker | None:
+    def pick(self, job: Job, now: Instant) -> Worker | None:
         """Who takes this job now: an idle worker, a spare when a slot is free, or one whose jobs are short."""
         spare = None
         short = None
@@ -123,7 +125,7 @@ class Crew:
                 return worker
             if worker.state is WorkerState.SPARE and self.free_slots and spare is None:
                 spare = worker
-            elif worker.state is WorkerState.BUSY and short is None and self._takes_second(worker, job):
+            elif worker.state is WorkerState.BUSY and short is None and self._takes_second(worker, job, now):
                 short = worker
         return spare or short
 
@@ -147,10 +149,13 @@ class Crew:
 
     def make_room(self, waiting: int) -> None:
         """Jobs wait for a worker that has run nothing else. Idle workers that do not suit them hold the
-        slots, or the place of a fresh process: replace one for each such job."""
-        stopping = sum(worker.state is WorkerState.STOPPING for worker in self.workers.values())
-        fresh = sum(worker.state is WorkerState.STARTING for worker in self.workers.values())
-        if stopping + (fresh if self.free_slots else 0) >= waiting:
+        slots, or the place of a fresh process: replace one for each such job. A place that is free and only
+        lacks its process is room enough, however long that process takes to come."""
+        states = Counter(worker.state for worker in self.workers.values())
+        missing = self.wanted + self._pool.config.spares - self._actual()
+        fresh = states[WorkerState.STARTING] + states[WorkerState.SPARE] + missing
+        slots = len(self.free_slots) + states[WorkerState.STOPPING]
+        if min(fresh, slots) >= waiting:
             return
         for worker in self.workers.values():
             if worker.state is WorkerState.IDLE:
@@ -158,12 +163,13 @@ class Crew:
                 return
 
     @staticmethod
-    def _takes_second(worker: Worker, job: Job) -> bool:
+    def _takes_second(worker: Worker, job: Job, now: Instant) -> bool:
         return (
             len(worker.frames) < limits.FRAMES_IN_FLIGHT_MAX
             and job.shares_frames
             and job.batch.jobs_are_short(job.spec.kind)
             and not worker.frames[0].timeout_ns
+            and not _is_long(worker.frames[0], now)  # it would be taken back at once, and sent again, for ever
         )
 
     # --- wanted against actual ---
@@ -254,12 +260,17 @@ class Crew:
     @staticmethod
     def _could_block(worker: Worker) -> bool:
         frames = worker.frames
-        return len(frames) > 1 and frames[0].started and not frames[1].taking_back
+        if worker.state is not WorkerState.BUSY or len(frames) < 2:
+            return False
+        return frames[0].started and not frames[1].taking_back
 
     def _blocks_a_frame(self, worker: Worker, now: Instant) -> bool:
-        if worker.state is not WorkerState.BUSY or not self._could_block(worker):
-            return False
-        return now.mono - worker.frames[0].heard_mono_ns >= limits.FRAME_TAKE_BACK_NS
+        return self._could_block(worker) and _is_long(worker.frames[0], now)
+
+
+def _is_long(frame: FrameRecord, now: Instant) -> bool:
+    """Whether the frame at the head has run for so long that nothing must wait behind it."""
+    return now.mono - frame.heard_mono_ns >= limits.FRAME_TAKE_BACK_NS
 
 
 def _runs_in_process(frame: FrameRecord) -> bool:

@@ -40,9 +40,9 @@ class Dealing:
             job = backlog.peek()
             if job is None or self._must_wait(job):
                 break
-            worker = self._crew.pick(job)
+            worker = self._crew.pick(job, now)
             if worker is not None:
-                self._send(worker, self._frame_from(backlog.pop(), worker), now)
+                self._send(worker, self._frame_from(backlog.pop()), now)
             elif not (job.wants_fresh_worker or job.traits.affinity or self._tainted()):
                 break  # whoever has capacity left has it for shorter jobs only
             else:
@@ -60,7 +60,7 @@ class Dealing:
     def _tainted(self) -> bool:
         return any(worker.affinity for worker in self._crew.workers.values())
 
-    def _frame_from(self, first: Job, worker: Worker) -> list[Job]:
+    def _frame_from(self, first: Job) -> list[Job]:
         """The job, and as many of its like as may travel with it."""
         jobs = [first]
         if not first.shares_frames:

@@ -52,13 +52,11 @@ class Desk:
         batch = pool.batches.get(hello.batch) if hello.batch is not None else None
         if batch is not None and batch.client is not None and batch.client.id != hello.client:
             text = f"batch {batch.name} is in the hands of another generator, PID {batch.client.pid}"
-            self._refuse(hello.client, hello.batch, 0, 0, "conflict", text)
-            pool.emit(Release(hello.client))
+            self._turn_away(hello, "conflict", text)
             return
         fresh = batch is None
         if fresh and hello.batch is not None and pool.draining:
-            self._refuse(hello.client, hello.batch, 0, 0, "draining", _DRAINING)
-            pool.emit(Release(hello.client))
+            self._turn_away(hello, "draining", _DRAINING)
             return
         client = pool.clients.get(hello.client)
         if client is None:
@@ -67,10 +65,21 @@ class Desk:
         client.detached = hello.detached
         if hello.batch is not None:
             batch = batch or self._open(hello)
-            batch.attach(client, hello.cursor)
+            if client.batch is not None and client.batch is not batch:
+                client.batch.detach()  # it moves on; whoever asks next may have that one
+            if batch.attach(client, hello.cursor):
+                pool.ledger.add(Acknowledged(batch.name, batch.acknowledged))
         self._welcome(client, batch, fresh=fresh)
         if batch is not None:
             self.deliver(batch)
+
+    def _turn_away(self, hello: Hello, reason: str, text: str) -> None:
+        """The conversation ends before it began, or with it the one that this generator had."""
+        self._refuse(hello.client, hello.batch, 0, 0, reason, text)
+        if hello.client in self._pool.clients:
+            self.bye(hello.client)
+        else:
+            self._pool.emit(Release(hello.client))
 
     def _open(self, hello: Hello) -> Batch:
         assert hello.batch is not None

@@ -126,7 +126,10 @@ class Dispatcher:
     def _on_started(self, worker: Worker, first_n: int, now: Instant) -> None:
         if not self.crew.started(worker, first_n, now):
             self._stale(worker, first_n)
-        elif any(attempt.job.cancelled for attempt in worker.frames[0].attempts.values()):
+            return
+        jobs = [attempt.job for attempt in worker.frames[0].attempts.values()]
+        jobs[0].lost_at_head = 0  # it began after all
+        if any(job.cancelled for job in jobs):
             self.crew.stop(worker, Verdict.CANCELLED)  # the wish came too late to take the frame back
 
     def _stale(self, worker: Worker, n: int) -> None:

@@ -45,7 +45,6 @@ class Endings:
             JobAction.RETRY_OR_TIME_OUT: self._retry_or_time_out,
             JobAction.COUNT_CRASH: self._count_crash,
             JobAction.SEND_AGAIN: self._send_again,
-            JobAction.STALE: self._stale,
         }
 
     def signal_name(self, number: int | None) -> str:
@@ -216,6 +215,7 @@ class Endings:
         )
         if delay_ns:
             job.move(State.DELAYED)
+            job.recovering = None  # the delay is wanted, not ours
             heappush(self._pool.delayed, (now.mono + delay_ns, job.ordinal, job))
             self._store_counts(job)
         else:
@@ -248,9 +248,6 @@ class Endings:
         else:
             self._pool.tally.retries[report.end.value] += 1
             self._return(attempt.job)
-
-    def _stale(self, attempt: Attempt, report: Report, now: Instant) -> None:
-        self._pool.tally.stale_reports += 1
 
     def due(self, job: Job) -> None:
         """The delay before a retry is over."""

@@ -177,6 +177,7 @@ class Job:
         self.run += 1
         self.tries = self.failures = self.crashes = self.lost_at_head = self.unclean = 0
         self.alone = self.cancelled = False
+        self.recovering = None
 
 
 def may_retry(job: Job, report: Report) -> bool:
@@ -186,6 +187,8 @@ def may_retry(job: Job, report: Report) -> bool:
         return False
     if report.end is End.TIMED_OUT:
         return wanted.retry_timeout
+    if report.end is End.CRASHED:
+        return report.signal in wanted.retry_signal
     if wanted.retry_failed:
         return True
     return report.exit_status in wanted.retry_exit

@@ -37,8 +37,8 @@ class Respawn:
         self._deaths.append(now_ns)
         while self._deaths[0] < now_ns - limits.BOOT_DEATHS_WINDOW_NS:
             self._deaths.popleft()
-        if cannot_boot or len(self._deaths) >= limits.BOOT_DEATHS_MAX:
-            self.out_of_service = True
+        if cannot_boot or self.out_of_service or len(self._deaths) >= limits.BOOT_DEATHS_MAX:
+            self.out_of_service = True  # and stays so when the one worker that is tried later dies as well
             self._allowed_from_ns = now_ns + limits.OUT_OF_SERVICE_NS
         else:
             self._allowed_from_ns = now_ns + self._delay_ns()

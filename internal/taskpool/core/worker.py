@@ -190,7 +190,8 @@ class Worker:
     def watch(self) -> None:
         """Recompute when this worker must have spoken."""
         head = self.head
-        self.deadline_ns = head.deadline_ns() if head is not None else NEVER
+        stopping = self.state is WorkerState.STOPPING  # nothing more is expected of it but its end
+        self.deadline_ns = head.deadline_ns() if head is not None and not stopping else NEVER
 
     def find(self, first_n: int) -> FrameRecord | None:
         return next((frame for frame in self.frames if frame.first_n == first_n), None)

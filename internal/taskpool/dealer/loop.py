@@ -7,57 +7,25 @@ no edge.
 
 from __future__ import annotations
 
-import select
 from collections.abc import Callable, Iterable
 
 from taskpool import limits
-from taskpool.clock import MILLISECOND, SECOND, Clock
+from taskpool.clock import SECOND, Clock
 from taskpool.core.dispatcher import Dispatcher
 from taskpool.core.effects import Exit
-from taskpool.core.events import Event, LifelineClosed, Signalled, Stalled, Tick
+from taskpool.core.events import Event, LifelineClosed, Restored, Signalled, Stalled, Tick
 from taskpool.dealer import door
 from taskpool.dealer.door import Door
+from taskpool.dealer.machine import Poller, Workforce
 from taskpool.dealer.perform import Performer
 from taskpool.dealer.queues import Queues
 from taskpool.dealer.replies import Replies
-from taskpool.dealer.staff import Staff
 from taskpool.errors import QueueEmpty
 from taskpool.ipc.mailbox import Mailbox
 from taskpool.journal.store import Store
 from taskpool.messages import Hello, Ready
 
 REPLY_SWEEP_NS = 5 * SECOND
-
-
-class Poller:
-    """What the loop waits for. Wraps epoll so that the simulator can stand in for it."""
-
-    def __init__(self) -> None:
-        self._epoll = select.epoll()
-        self._writable: set[int] = set()
-
-    def read(self, fd: int) -> None:
-        self._epoll.register(fd, select.EPOLLIN)
-
-    def forget(self, fd: int) -> None:
-        self._epoll.unregister(fd)
-
-    def write(self, fd: int, wanted: bool) -> None:
-        """Tell, or tell no more, when there is room behind this descriptor."""
-        if wanted and fd not in self._writable:
-            self._epoll.register(fd, select.EPOLLOUT)
-            self._writable.add(fd)
-        elif not wanted and fd in self._writable:
-            self._epoll.unregister(fd)
-            self._writable.discard(fd)
-
-    def wait(self, timeout_ns: int) -> set[int]:
-        """Descriptors with something to read or room to write, after at most this long."""
-        milliseconds = max(0, -(-timeout_ns // MILLISECOND))  # rounded up: never turn before the deadline
-        return {fd for fd, _ in self._epoll.poll(milliseconds / 1000)}
-
-    def close(self) -> None:
-        self._epoll.close()
 
 
 class Loop:
@@ -70,12 +38,13 @@ class Loop:
         poller: Poller,
         queues: Queues,
         door: Door,
-        staff: Staff,
+        staff: Workforce,
         replies: Replies,
         store: Store,
         performer: Performer,
         signals: Callable[[], Iterable[str]],
         lifeline_fd: int = -1,
+        restored: Restored | None = None,
     ) -> None:
         self._core = core
         self._clock = clock
@@ -88,12 +57,15 @@ class Loop:
         self._performer = performer
         self._signals = signals
         self._lifeline_fd = lifeline_fd
+        self._restored = restored
         self._now = clock.now()
         self._checked_ns = self._swept_ns = self._now.mono
         self.turned_mono_ns = self._now.mono  # health is judged by this
 
     def run(self) -> Exit:
         """Turn until the core wants to leave."""
+        if self._restored is not None:
+            self._handle(self._restored)
         self._turn(set())
         while self._performer.exit is None:
             deadline = min(self._core.next_deadline_ns(self._now), self._checked_ns + limits.QUEUE_CHECK_NS)
@@ -171,6 +143,7 @@ class Loop:
             return
         self._checked_ns = self._now.mono
         self._queues.mend(keep_old_events=not self._staff.empty)
+        self._store.check()
         if self._now.mono - self._swept_ns >= REPLY_SWEEP_NS:
             self._swept_ns = self._now.mono
             self._replies.sweep(self._now)

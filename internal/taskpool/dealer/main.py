@@ -36,13 +36,14 @@ def _act(options: DealerOptions, transcript: Transcript) -> int:
 
         return ask(options.pool)
     from taskpool.dealer import start  # after the options: --help need not load a dealer
+    from taskpool.dealer.host import Host
 
     sys.setswitchinterval(0.0005)  # a scrape holds the interpreter; the loop must not wait 5 ms for it
     if options.check_config:
-        start.check(options)
+        Host().layout(options)
         sys.stderr.write(f"tp-dealer: pool {options.pool}: options and limits allow {options.workers} workers\n")
         return ExitCode.OK
-    leave = start.run(options, transcript)
+    leave = start.run(options, transcript, Host())
     if leave.code is not ExitCode.OK:
         transcript.say(logging.ERROR, leave.text)
     return leave.code

@@ -23,8 +23,8 @@ from taskpool.core.effects import (
     TakeBack,
 )
 from taskpool.core.events import Event, TakenBack
+from taskpool.dealer.machine import Workforce
 from taskpool.dealer.replies import Replies
-from taskpool.dealer.staff import Staff
 from taskpool.dealer.transcript import Transcript
 from taskpool.errors import MessageError, QueueEmpty, QueueFull
 from taskpool.ipc.spool import Spool
@@ -35,7 +35,7 @@ from taskpool.messages import Frame
 class Performer:
     """Performs effects in the order given; what they give rise to waits for `take_events`."""
 
-    def __init__(self, store: Store, staff: Staff, replies: Replies, spool: Spool, transcript: Transcript) -> None:
+    def __init__(self, store: Store, staff: Workforce, replies: Replies, spool: Spool, transcript: Transcript) -> None:
         self._store = store
         self._staff = staff
         self._replies = replies

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from taskpool import limits
+from taskpool.clock import SECOND, Clock
 from taskpool.codec import decode
 from taskpool.core.events import Exited, Spawned, SpawnFailed
 from taskpool.errors import MessageError, QueueEmpty, QueueError, WorkerCannotBoot
@@ -23,6 +24,8 @@ from taskpool.ipc.spool import Spool
 from taskpool.procs import family, reap
 from taskpool.procs.environment import scrubbed
 from taskpool.procs.spawn import spawn_worker
+
+BURIAL_NS_MAX = 5 * SECOND
 
 
 class Hire(NamedTuple):
@@ -53,12 +56,12 @@ class Staff:
     """All worker processes, by incarnation."""
 
     def __init__(
-        self, hire: Hire, post: Post, spool: Spool, now_ns: Callable[[], int], record: Callable[[Incarnation], None]
+        self, hire: Hire, post: Post, spool: Spool, clock: Clock, record: Callable[[Incarnation], None]
     ) -> None:
         self._hire = hire
         self._post = post
         self._spool = spool
-        self._now_ns = now_ns
+        self._clock = clock
         self._record = record  # remembers, before its queue is made, that this incarnation may leave one behind
         self._members: dict[Incarnation, Member] = {}
         self._by_pid: dict[int, Member] = {}
@@ -133,20 +136,17 @@ class Staff:
 
     # --- buried ---
 
-    def look(self) -> bool:
-        """Reap who has died, strangers included. Whether any worker was among them."""
-        found = False
+    def look(self) -> None:
+        """Reap who has died, strangers included."""
         while (pid := reap.peek()) is not None:
             member = self._by_pid.pop(pid, None)
             if member is not None:
                 reap.kill_group(pid)
-                member.seen_mono_ns = self._now_ns()
-                found = True
+                member.seen_mono_ns = self._clock.now().mono
             ended = reap.reap(pid)
             if member is not None:
                 member.exit = ended
                 self._dead.append(member)
-        return found
 
     def bury(self) -> list[Exited]:
         """Those of the dead that nobody survives. The others' descendants are killed; look again when they die."""
@@ -163,18 +163,19 @@ class Staff:
         return exits
 
     @property
-    def burying(self) -> bool:
-        return bool(self._dead)
-
-    @property
     def empty(self) -> bool:
         return not self._by_pid and not self._dead
 
-    def kill_all(self) -> None:
+    def close(self) -> None:
+        """Kill every worker, and wait until nothing of them is left."""
         for member in list(self._members.values()):
             self.kill(member.incarnation, "KILL")
-
-    def close(self) -> None:
+        deadline = self._clock.now().mono + BURIAL_NS_MAX
+        while not self.empty and self._clock.now().mono < deadline:
+            self.look()
+            self.bury()
+            if not self.empty:
+                signal.sigtimedwait([], 0.001)  # SIGCHLD has its handler: a death meanwhile costs a millisecond
         for member in list(self._members.values()):
             self._discard(member)
 

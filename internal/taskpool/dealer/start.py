@@ -7,145 +7,108 @@ epoch left running, and only then queues.  # R5
 from __future__ import annotations
 
 import os
-import resource
-import shutil
-import signal
+from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 from signal import Signals
 
-from taskpool import __version__
-from taskpool.clock import SECOND, SystemClock
+from msgspec import structs
+
+from taskpool import __version__, codec
+from taskpool.clock import SECOND
 from taskpool.core.dispatcher import Dispatcher
 from taskpool.core.effects import Exit, Level
+from taskpool.core.events import Restored
 from taskpool.core.pool import PoolConfig
 from taskpool.core.worker import WorkerState
 from taskpool.dealer.door import Door
-from taskpool.dealer.leftovers import Leftovers
-from taskpool.dealer.loop import Loop, Poller
+from taskpool.dealer.loop import Loop
+from taskpool.dealer.machine import Machine
 from taskpool.dealer.options import DealerOptions
 from taskpool.dealer.perform import Performer
 from taskpool.dealer.queues import Queues
 from taskpool.dealer.replies import Replies
-from taskpool.dealer.staff import Hire, Staff
 from taskpool.dealer.transcript import Transcript
-from taskpool.errors import ConfigurationError, PoolInUse, QueueEmpty, QueueExists, QueueMissing
+from taskpool.errors import MessageError, PoolInUse, QueueEmpty, QueueExists, QueueMissing
 from taskpool.ids import Epoch
 from taskpool.ipc import budget, names
 from taskpool.ipc.mailbox import Mailbox, Post
-from taskpool.ipc.mqueue import KernelPost, kernel_limits
 from taskpool.ipc.spool import Spool
-from taskpool.journal.memory import MemoryStore
+from taskpool.journal.store import Store
 from taskpool.kinds import KINDS
 from taskpool.limits import REPLY_SLOTS_MAX
-from taskpool.messages import Refused
-from taskpool.procs.family import end_orphans
-from taskpool.procs.lifeline import become_subreaper
-from taskpool.procs.signals import Wakeup
-from taskpool.procs.spawn import find_worker
-from taskpool.procs.statedir import PoolLock, state_directory
+from taskpool.messages import Progress, Report
 
-WATCHED = (
-    Signals.SIGCHLD,
-    Signals.SIGTERM,
-    Signals.SIGINT,
-    Signals.SIGQUIT,
-    Signals.SIGHUP,
-    Signals.SIGUSR1,
-    Signals.SIGTTIN,
-    Signals.SIGTTOU,
-)
-LOG_FD = 2  # workers write their lines where the dealer writes its own
-ORPHANS_NS_MAX = 20 * SECOND
-BURIAL_NS_MAX = 5 * SECOND
 HEALTHY_NS_MAX = 10 * SECOND
-DESCRIPTORS_BASE = 96  # what a dealer needs beside two for each worker
 SIGNAL_NAMES = {int(number): number.name for number in Signals}
 
 
-def check(options: DealerOptions) -> budget.Layout:
-    """What can be known before anything is started. Raises ConfigurationError, WorkerCannotBoot."""
-    find_worker(options.worker_exec)
-    _allow_descriptors(options)
-    return budget.choose(options.workers + options.spares, kernel_limits())
-
-
-def run(options: DealerOptions, transcript: Transcript) -> Exit:
+def run(options: DealerOptions, transcript: Transcript, machine: Machine) -> Exit:
     """A dealer's whole life. Raises TaskpoolError when it cannot begin."""
-    layout = check(options)
-    clock = SystemClock()
     with ExitStack() as teardown:
-        directory = state_directory(options.pool)
-        lock = PoolLock(directory, options.pool)
-        epoch = lock.acquire(clock.now().wall)
-        teardown.callback(lock.close)
-        become_subreaper()
-        orphans = end_orphans(options.pool, epoch, clock.now().mono + ORPHANS_NS_MAX)
-        if orphans:
-            transcript.say(Level.WARNING, f"ended {orphans} processes of an earlier life of pool {options.pool}")
-        wakeup = Wakeup(WATCHED)
-        teardown.callback(wakeup.close)
-        dealer = _Dealer(options, transcript, clock, directory, epoch, layout, wakeup, teardown)
+        dealer = Dealer(options, transcript, machine, teardown)
         return dealer.loop.run()
 
 
-class _Dealer:
+class Dealer:
     """The parts, wired; each registers its own end the moment it exists."""
 
-    def __init__(
-        self,
-        options: DealerOptions,
-        transcript: Transcript,
-        clock: SystemClock,
-        directory: Path,
-        epoch: Epoch,
-        layout: budget.Layout,
-        wakeup: Wakeup,
-        teardown: ExitStack,
-    ) -> None:
-        self._clock = clock
-        self._wakeup = wakeup
-        post = KernelPost()
-        poller = Poller()
-        teardown.callback(poller.close)
+    def __init__(self, options: DealerOptions, transcript: Transcript, machine: Machine, teardown: ExitStack) -> None:
+        self._options = options
+        self._machine = machine
+        layout = machine.layout(options)
+        teardown.callback(machine.close)
+        epoch = machine.lock(options.pool)
+        orphans = machine.end_orphans(options.pool, epoch)
+        if orphans:
+            transcript.say(Level.WARNING, f"ended {orphans} processes of an earlier life of pool {options.pool}")
+        post = machine.post
         _hold_namespace(post, options.pool, teardown)
-        leftovers = Leftovers(directory, epoch)
-        _sweep(post, options.pool, leftovers)
-        spool = Spool(directory / "spool")
-        spool.sweep()
-        teardown.callback(shutil.rmtree, spool.directory, ignore_errors=True)
+        machine.sweep(options.pool, epoch)
+        for slot in range(REPLY_SLOTS_MAX):  # a generator that waits makes its queue again with its next hello
+            post.unlink(names.reply(options.pool, slot))
+        store = machine.store(options, epoch)
+        teardown.push(lambda *_: store.close(clean=self._left_cleanly()))
+        spool = machine.spool(options.pool)
+        poller = machine.poller()
+        teardown.callback(poller.close)
         queues = Queues(post, options.pool, layout, poller.read, poller.forget, transcript.warn)
         teardown.callback(queues.close)
-        hire = Hire(
-            options.pool, epoch, find_worker(options.worker_exec), _arguments(options), str(spool.directory), LOG_FD,
-            layout.worker,
-        )  # fmt: skip
-        staff = Staff(hire, post, spool, lambda: clock.now().mono, leftovers.note)
-        teardown.callback(self._end_staff, staff)
+        restored = _restored(store, queues, spool)
+        spool.sweep()
+        staff = machine.workforce(options, epoch, spool, layout.worker)
+        teardown.callback(staff.close)
         replies = Replies(post, options.pool, spool, poller.write, transcript.warn)
         teardown.callback(replies.close_all)
-        store = MemoryStore()
-        self._core = Dispatcher(_config(options, epoch, layout, spool, durable=store.durable), SIGNAL_NAMES)
-        performer = Performer(store, staff, replies, spool, transcript)
-        door = Door(spool, self._core.pool.tally, lambda refused: _refuse(replies, refused), transcript.warn)
-        poller.read(wakeup.fileno())
-        if options.lifeline_fd >= 0:
-            poller.read(options.lifeline_fd)
+        self.core = Dispatcher(_config(options, epoch, layout, spool, durable=store.durable), SIGNAL_NAMES)
+        self._performer = Performer(store, staff, replies, spool, transcript)
+        door = Door(spool, self.core.pool.tally, lambda refused: replies.send(refused.client, refused), transcript.warn)
+        for fd in (machine.signals_fd, store.fileno(), options.lifeline_fd):
+            if fd >= 0:
+                poller.read(fd)
         self.loop = Loop(
-            self._core, clock, poller, queues, door, staff, replies, store, performer, self._signals,
-            options.lifeline_fd,
-        )  # fmt: skip
-        _drain_earlier_life(queues)
-        pages = self._serve(options, queues, teardown)
-        transcript.say(Level.DEBUG if options.private else Level.INFO, _greeting(options, epoch, pages))
+            core=self.core,
+            clock=machine.clock,
+            poller=poller,
+            queues=queues,
+            door=door,
+            staff=staff,
+            replies=replies,
+            store=store,
+            performer=self._performer,
+            signals=machine.signals,
+            lifeline_fd=options.lifeline_fd,
+            restored=restored,
+        )
+        pages = self._serve(queues, teardown)
+        transcript.say(Level.DEBUG if options.private else Level.INFO, _greeting(options, epoch, store, pages))
 
-    def _signals(self) -> list[str]:
-        """Names without SIG. SIGCHLD only wakes the loop, which looks for the dead in every turn."""
-        return [number.name[3:] for number in sorted(self._wakeup.pending()) if number is not Signals.SIGCHLD]
+    def _left_cleanly(self) -> bool:
+        """Whether the loop ended because the core wanted it to, with nothing under way."""
+        return self._performer.exit is not None and self.core.pool.ledger.idle and not self.core.pool.attempts
 
-    def _serve(self, options: DealerOptions, queues: Queues, teardown: ExitStack) -> str:
+    def _serve(self, queues: Queues, teardown: ExitStack) -> str:
         """Start the pages, if wanted; returns where they are."""
-        if options.metrics is None:
+        if self._options.metrics is None:
             return "no metrics"
         from taskpool.metrics.pages import Pages, Server  # a private dealer starts faster without
         from taskpool.metrics.series import DealerCollector
@@ -154,32 +117,21 @@ class _Dealer:
             mailboxes = {"intake": queues.intake, "control": queues.control, "events": queues.events[-1]}
             return {name: (mailbox.depth(), mailbox.maxmsg) for name, mailbox in mailboxes.items()}
 
-        collector = DealerCollector(self._core, KINDS, depths, __version__)
-        server = Server(options.metrics, Pages(collector, self._status, self._healthy, self._ready))
+        collector = DealerCollector(self.core, KINDS, depths, __version__)
+        server = Server(self._options.metrics, Pages(collector, self._status, self._healthy, self._ready))
         teardown.callback(server.close)
-        return f"metrics on http://{options.metrics[0]}:{server.port}/metrics"
+        return f"metrics on http://{self._options.metrics[0]}:{server.port}/metrics"
 
     def _status(self) -> dict[str, object]:
-        return self._core.commands.status(self._clock.now())
+        return self.core.commands.status(self._machine.clock.now())
 
     def _healthy(self) -> bool:
-        return self._clock.now().mono - self.loop.turned_mono_ns < HEALTHY_NS_MAX
+        return self._machine.clock.now().mono - self.loop.turned_mono_ns < HEALTHY_NS_MAX
 
     def _ready(self) -> bool:
-        workers = list(self._core.crew.workers.values())
+        workers = list(self.core.crew.workers.values())
         up = any(worker.state not in (WorkerState.STARTING, WorkerState.STOPPING) for worker in workers)
-        return up and not self._core.pool.draining
-
-    def _end_staff(self, staff: Staff) -> None:
-        """Kill every worker, and wait until nothing of them is left."""
-        staff.kill_all()
-        deadline = self._clock.now().mono + BURIAL_NS_MAX
-        while not staff.empty and self._clock.now().mono < deadline:
-            staff.look()
-            staff.bury()
-            if not staff.empty:
-                signal.sigtimedwait([], 0.001)  # SIGCHLD has its handler; a death in between costs a millisecond
-        staff.close()
+        return up and not self.core.pool.draining
 
 
 def _config(options: DealerOptions, epoch: Epoch, layout: budget.Layout, spool: Spool, *, durable: bool) -> PoolConfig:
@@ -196,18 +148,8 @@ def _config(options: DealerOptions, epoch: Epoch, layout: budget.Layout, spool: 
         pid=os.getpid(),
         version=__version__,
         spool=str(spool.directory),
-        seed=os.getpid(),
+        seed=epoch,
     )
-
-
-def _arguments(options: DealerOptions) -> list[str]:
-    """What workers are told beside who they are."""
-    arguments = ["--log-format", options.log_format]
-    if options.chaos is not None:
-        arguments += ["--chaos", options.chaos]
-    if options.verbosity > 0:
-        arguments.append("--verbose")
-    return arguments
 
 
 def _hold_namespace(post: Post, pool: str, teardown: ExitStack) -> None:
@@ -242,43 +184,36 @@ def _held(post: Post, pool: str) -> Mailbox:
     raise PoolInUse(f"pool {pool}: {name} comes and goes; another dealer is starting or leaving, try again")
 
 
-def _sweep(post: Post, pool: str, leftovers: Leftovers) -> None:
-    """Names an earlier life left. A generator that waits with its queue makes it again with its next hello."""
-    leftovers.sweep(post, pool)
-    for slot in range(REPLY_SLOTS_MAX):
-        post.unlink(names.reply(pool, slot))
+def _restored(store: Store, queues: Queues, spool: Spool) -> Restored | None:
+    """What an earlier life left, and what its workers still reported: they are dead, so all of it is there."""
+    restored = store.restore()
+    late: list[tuple[int, Report]] = []
+    _drain(queues.intake, spool, lambda message: None)
+    _drain(queues.control, spool, lambda message: None)  # generators say all of it again
+    for events in queues.events:
+        _drain(events, spool, lambda message: late.extend(_reports(message)))
+    return structs.replace(restored, late=late) if restored is not None else None
 
 
-def _drain_earlier_life(queues: Queues) -> None:
-    """What lies in adopted queues speaks of an epoch that is over: generators say all of it again."""
-    for mailbox in (queues.intake, queues.control, *queues.events):
-        for _ in range(mailbox.maxmsg):
-            try:
-                mailbox.receive()
-            except QueueEmpty:
-                break
+def _reports(message: object) -> list[tuple[int, Report]]:
+    if not isinstance(message, Progress):
+        return []
+    return [(message.epoch, report) for report in message.reports]
 
 
-def _refuse(replies: Replies, refused: Refused) -> None:
-    replies.send(refused.client, refused)
+def _drain(mailbox: Mailbox, spool: Spool, take: Callable[[object], None]) -> None:
+    for _ in range(mailbox.maxmsg):
+        try:
+            take(spool.unpack(codec.decode(mailbox.receive())))
+        except QueueEmpty:
+            return
+        except MessageError:
+            continue
 
 
-def _allow_descriptors(options: DealerOptions) -> None:
-    """Raises ConfigurationError when RLIMIT_NOFILE is too low for the workers and cannot be raised."""
-    need = DESCRIPTORS_BASE + 4 * (options.workers + options.spares)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft >= need:
-        return
-    if hard != resource.RLIM_INFINITY and hard < need:
-        raise ConfigurationError(
-            f"RLIMIT_NOFILE is {hard} descriptors; {options.workers} workers need {need}. "
-            f"Ask for fewer workers, or raise it: ulimit -n {need}, LimitNOFILE={need}, --ulimit nofile={need}"
-        )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (need, hard))
-
-
-def _greeting(options: DealerOptions, epoch: Epoch, pages: str) -> str:
+def _greeting(options: DealerOptions, epoch: Epoch, store: Store, pages: str) -> str:
+    journal = "journaled" if store.durable else "no journal: queued jobs are lost if this dealer dies"
     return (
         f"Pool {options.pool}, epoch {epoch}, PID {os.getpid()}: {options.workers} workers and {options.spares} spare, "
-        f"{pages}; no journal: queued jobs are lost if this dealer dies"
+        f"{pages}; {journal}"
     )

@@ -53,6 +53,11 @@ class KeepOrder:
         for seq in sorted(self._held):
             yield from map(self._release, self._held.pop(seq))
 
+    def close(self) -> None:
+        """Gives up the temporary file. May be called twice."""
+        if self._file is not None:
+            self._file.close()
+
     def _hold(self, piece: Piece) -> Piece | _Parked:
         if isinstance(piece.content, Path):
             return piece
@@ -79,5 +84,5 @@ class KeepOrder:
         if self._file is None:
             from tempfile import TemporaryFile  # rarely needed, and slow to import
 
-            self._file = TemporaryFile()  # noqa: SIM115 - lives as long as this object; the system removes it
+            self._file = TemporaryFile()  # noqa: SIM115 - closed by `close`
         return self._file

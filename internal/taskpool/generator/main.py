@@ -61,7 +61,7 @@ def submit(args: Namespace, console: Console) -> ExitCode:
 
 def command(args: Namespace, console: Console) -> ExitCode:
     """One question to a running pool."""
-    wish = _wish(args)
+    wish = wish_of(args)
     waits = patience(args)
     clock = SystemClock()
     pool = check_pool_name(args.pool)
@@ -123,7 +123,8 @@ def _print_jobs(jobs: Iterator[JobSpec]) -> ExitCode:
     return ExitCode.OK
 
 
-def _wish(args: Namespace) -> remote.Wish:
+def wish_of(args: Namespace) -> remote.Wish:
+    """What the command line asks of a pool. Raises UsageError."""
     if args.subcommand == "scale":
         return remote.Wish("scale", number=remote.parse_scale(args.change))
     if args.subcommand == "quarantine":

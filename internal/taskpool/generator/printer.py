@@ -96,6 +96,8 @@ class Printer:
 
     def close(self) -> None:
         """Closes the files. May be called twice."""
+        if self._order is not None:
+            self._order.close()
         for _, file in self._files:
             with suppress(OSError):  # an error of this kind was told by `pump` before
                 file.close()

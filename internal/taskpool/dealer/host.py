@@ -1,0 +1,151 @@
+"""The real machine: kernel queues, processes, a state directory, a journal."""
+
+from __future__ import annotations
+
+import resource
+import select
+import shutil
+from signal import Signals
+
+from taskpool.clock import MILLISECOND, SECOND, SystemClock
+from taskpool.dealer.leftovers import Leftovers
+from taskpool.dealer.options import DealerOptions
+from taskpool.dealer.staff import Hire, Staff
+from taskpool.errors import ConfigurationError
+from taskpool.ids import Epoch
+from taskpool.ipc.budget import Layout, Shape, choose
+from taskpool.ipc.mqueue import KernelPost, kernel_limits
+from taskpool.ipc.spool import Spool
+from taskpool.journal.memory import MemoryStore
+from taskpool.journal.store import Store
+from taskpool.procs.family import end_orphans
+from taskpool.procs.lifeline import become_subreaper
+from taskpool.procs.signals import Wakeup
+from taskpool.procs.spawn import find_worker
+from taskpool.procs.statedir import PoolLock, state_directory
+
+ORPHANS_NS_MAX = 20 * SECOND
+DESCRIPTORS_BASE = 96  # what a dealer needs beside those for its workers
+LOG_FD = 2  # workers write their lines where the dealer writes its own
+WATCHED = (
+    Signals.SIGCHLD,
+    Signals.SIGTERM,
+    Signals.SIGINT,
+    Signals.SIGQUIT,
+    Signals.SIGHUP,
+    Signals.SIGUSR1,
+    Signals.SIGTTIN,
+    Signals.SIGTTOU,
+)
+
+
+class EpollPoller:
+    """See `machine.Poller`."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._writable: set[int] = set()
+
+    def read(self, fd: int) -> None:
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def forget(self, fd: int) -> None:
+        self._epoll.unregister(fd)
+
+    def write(self, fd: int, wanted: bool) -> None:
+        if wanted and fd not in self._writable:
+            self._epoll.register(fd, select.EPOLLOUT)
+            self._writable.add(fd)
+        elif not wanted and fd in self._writable:
+            self._epoll.unregister(fd)
+            self._writable.discard(fd)
+
+    def wait(self, timeout_ns: int) -> set[int]:
+        milliseconds = max(0, -(-timeout_ns // MILLISECOND))  # rounded up: never turn before the deadline
+        return {fd for fd, _ in self._epoll.poll(milliseconds / 1000)}
+
+    def close(self) -> None:
+        self._epoll.close()
+
+
+class Host:
+    """See `machine.Machine`."""
+
+    def __init__(self) -> None:
+        self.clock = SystemClock()
+        self.post = KernelPost()
+        self._wakeup = Wakeup(WATCHED)
+        self._lock: PoolLock | None = None
+        self._spool: Spool | None = None
+        self._leftovers: Leftovers | None = None
+
+    def layout(self, options: DealerOptions) -> Layout:
+        find_worker(options.worker_exec)
+        _allow_descriptors(options)
+        return choose(options.workers + options.spares, kernel_limits())
+
+    def lock(self, pool: str) -> Epoch:
+        self._lock = PoolLock(state_directory(pool), pool)
+        return self._lock.acquire(self.clock.now().wall)
+
+    def end_orphans(self, pool: str, epoch: Epoch) -> int:
+        become_subreaper()
+        return end_orphans(pool, epoch, self.clock.now().mono + ORPHANS_NS_MAX)
+
+    def sweep(self, pool: str, epoch: Epoch) -> None:
+        self._leftovers = Leftovers(state_directory(pool), epoch)
+        self._leftovers.sweep(self.post, pool)
+
+    def spool(self, pool: str) -> Spool:
+        self._spool = Spool(state_directory(pool) / "spool")
+        return self._spool
+
+    def store(self, options: DealerOptions, epoch: Epoch) -> Store:
+        return MemoryStore()
+
+    def poller(self) -> EpollPoller:
+        return EpollPoller()
+
+    def workforce(self, options: DealerOptions, epoch: Epoch, spool: Spool, shape: Shape) -> Staff:
+        assert self._leftovers is not None
+        program = find_worker(options.worker_exec)
+        hire = Hire(options.pool, epoch, program, _arguments(options), str(spool.directory), LOG_FD, shape)
+        return Staff(hire, self.post, spool, self.clock, self._leftovers.note)
+
+    def signals(self) -> list[str]:
+        return [number.name[3:] for number in sorted(self._wakeup.pending()) if number is not Signals.SIGCHLD]
+
+    @property
+    def signals_fd(self) -> int:
+        return self._wakeup.fileno()
+
+    def close(self) -> None:
+        if self._spool is not None:
+            shutil.rmtree(self._spool.directory, ignore_errors=True)
+        if self._lock is not None:
+            self._lock.close()
+        self._wakeup.close()
+
+
+def _arguments(options: DealerOptions) -> list[str]:
+    """What workers are told beside who they are."""
+    arguments = ["--log-format", options.log_format]
+    if options.chaos is not None:
+        arguments += ["--chaos", options.chaos]
+    if options.verbosity > 0:
+        arguments.append("--verbose")
+    return arguments
+
+
+def _allow_descriptors(options: DealerOptions) -> None:
+    """Raises ConfigurationError when RLIMIT_NOFILE is too low for the workers and cannot be raised."""
+    need = DESCRIPTORS_BASE + 4 * (options.workers + options.spares)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= need:
+        return
+    if hard != resource.RLIM_INFINITY and hard < need:
+        raise ConfigurationError(
+            f"RLIMIT_NOFILE is {hard} descriptors; {options.workers} workers need {need}. "
+            f"Ask for fewer workers, or raise it: ulimit -n {need}, LimitNOFILE={need}, --ulimit nofile={need}"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (need, hard))

@@ -1,0 +1,121 @@
+"""Workers die, by their own jobs and by other hands; every job still gets its one right outcome."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+
+import pytest
+
+from e2e.harness import OK, QUARANTINED, Program, Stage, dealer_of, kill, tell, until, workers_of
+from e2e.ledger import Ledger
+
+FIB = {20: 6765, 21: 10946, 22: 17711, 23: 28657, 24: 46368, 25: 75025}
+SEED = 7
+
+KILLS_MIN = 200
+JOBS = 500
+ENDS_BETWEEN_KILLS = 10
+
+
+def a_third_crashes(stage: Stage, *kind: object, seed: int = SEED) -> Program:
+    chaos = f"crash=0.33,seed={seed}"
+    name, *arguments = kind
+    return stage.private(
+        name, "--workers", 4, "--chaos", chaos, "--crash-limit", "unlimited", "-v", *arguments
+    )  # fmt: skip
+
+
+def test_a_third_of_the_attempts_crash_and_every_result_is_right(stage: Stage) -> None:
+    done = a_third_crashes(stage, "fib", "20-25", "--repeat", 2).ends(OK)
+    assert Counter(map(int, done.lines)) == Counter(2 * list(FIB.values()))
+
+
+def test_the_transcript(stage: Stage) -> None:
+    done = a_third_crashes(stage, "fib", "20-25", "--repeat", 2).ends(OK)
+    log = done.stderr
+    assert f"[TaskGenerator] Queue created: /tp.{stage.pool}.reply.0\n" in log
+    for seq, n in enumerate([*FIB, *FIB], 1):
+        assert re.search(rf"^\[Dealer\] Sent job {seq} -> fib\({n}\)$", log, re.MULTILINE)
+        result = rf"^\[Dealer\] Received result for job {seq}: {FIB[n]} from worker PID \[(\d+)\]$"
+        assert len(re.findall(result, log, re.MULTILINE)) == 1
+    started = set(re.findall(r"^\[Worker (\d+)\] Starting up$", log, re.MULTILINE))
+    crashed = re.findall(r"^\[Worker (\d+)\] Simulated crash!$", log, re.MULTILINE)
+    buried = re.findall(r"^\[Supervisor\] Worker PID (\d+) killed by SIGSEGV$", log, re.MULTILINE)
+    assert crashed
+    assert sorted(crashed) == sorted(buried)
+    assert set(crashed) <= started
+    resent = re.findall(r"^\[Recovery\] Resent job \d+ after crash of (\d+)", log, re.MULTILINE)
+    assert set(resent) <= set(crashed)
+    assert set(resent)
+    assert log.count("[Dealer] All jobs completed. Shutting down workers...\n") == 1
+
+
+def test_the_summary(stage: Stage) -> None:
+    done = a_third_crashes(stage, "fib", "20-25", "--repeat", 2).ends(OK)
+    last = done.stderr.splitlines()[-1]
+    counted = re.fullmatch(
+        r"\[TaskGenerator\] 12 jobs: 12 succeeded; (\d+) attempts, (\d+) crash(?:es)?, (\d+) respawns?; "
+        r"\S+ wall; CPU \S+ of \S+ available \(\d+%\)",
+        last,
+    )
+    assert counted, last
+    attempts, crashes, respawns = map(int, counted.groups())
+    assert attempts >= 12 + crashes
+    assert 0 < crashes <= done.stderr.count("Simulated crash!")
+    assert respawns > 0
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(("fib", "20-25", "--repeat", 2), id="tiny"),
+        pytest.param(("command", "--", "sleep", ":::", *["0.02"] * 12), id="long"),
+    ],
+)
+def test_the_same_seed_crashes_the_same_tries(stage: Stage, kind: tuple[object, ...]) -> None:
+    runs = [a_third_crashes(stage, kind[0], "--output", "json", *kind[1:]).ends(OK).objects() for _ in range(2)]
+    first, second = ({job["seq"]: job["crashes"] for job in run} for run in runs)
+    assert first == second
+    assert sum(first.values()) > 0
+
+
+def test_a_poison_job_is_quarantined_and_its_neighbours_are_not(stage: Stage, ledger: Ledger) -> None:
+    poison, innocent = ledger.command("segv"), ledger.command("echo=fine")
+    batch = [poison if seq == 5 else innocent for seq in range(1, 11)]
+    lines = [{"kind": "command", "argv": [str(seq) if w == "{}" else w for w in argv]} for seq, argv in enumerate(batch, 1)]
+    text = "\n".join(map(json.dumps, lines)).encode()
+    done = stage.private("jobs", "--workers", 2, "--crash-limit", 2, "--output", "json", "-", stdin=text).ends(QUARANTINED)
+    outcomes = {job["seq"]: job for job in done.objects()}
+    assert {seq for seq, job in outcomes.items() if job["state"] == "succeeded"} == set(range(1, 11)) - {5}
+    assert (outcomes[5]["state"], outcomes[5]["signal"], outcomes[5]["crashes"]) == ("quarantined", 11, 2)
+    assert ledger.jobs("start")["5"] == 2
+    assert sum(job["crashes"] for job in outcomes.values()) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_all_workers_are_killed_again_and_again(stage: Stage, ledger: Ledger) -> None:
+    """A pool of 4 whose every worker is killed at once, until 200 have died, in one run of 500 jobs."""
+    names = [str(number) for number in range(1, JOBS + 1)]
+    run = stage.private(
+        "command", "--workers", 4, "--crash-limit", "unlimited", "--output", "json", "-v",
+        "--", *ledger.command("sleep=0.01"), ":::", *names,
+    )  # fmt: skip
+    dealer = dealer_of(run)
+    killed = 0
+    while killed < KILLS_MIN:
+        goal = ledger.count("end") + ENDS_BETWEEN_KILLS
+        until(lambda: ledger.count("end") >= goal or run.popen.poll() is not None, "progress between two kills")
+        assert run.popen.poll() is None, f"all jobs done after {killed} kills"
+        killed += sum(kill(pid) for pid in until(lambda: workers_of(dealer), "workers to kill"))
+    run.ends(OK, 200)
+    outcomes = run.objects()
+    assert Counter(job["seq"] for job in outcomes) == Counter(range(1, JOBS + 1))
+    assert {job["state"] for job in outcomes} == {"succeeded"}
+    assert set(ledger.jobs("end")) == set(names)
+    ledger.check_no_overlap()
+    times = re.findall(r"\[Recovery\] Resent job \d+ after crash of \d+.* (\d+\.\d+) ms after", run.stderr)
+    assert times
+    tell(f"{killed} kills; slowest of {len(times)} recoveries: {max(map(float, times))} ms")
