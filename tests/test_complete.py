@@ -147,3 +147,12 @@ def test_the_protocol_names_every_refusal() -> None:
     reasons = first_column("Why a frame is refused:")
     assert reasons
     complain([f"nobody refuses for {reason}" for reason in reasons if f'"{reason}"' not in text])
+
+
+def test_the_protocol_names_every_verb() -> None:
+    text = next(source.text for source in sources() if source.name == "core/commands.py")
+    verbs = set(re.findall(r'^ +"([a-z-]+)": self\._', text, re.MULTILINE))
+    said = re.search(r"Verbs: ([^.]+)\.", protocol())
+    assert verbs
+    assert said
+    assert set(re.findall(r"`([a-z-]+)`", said.group(1))) == verbs

@@ -51,13 +51,15 @@ def start_worker(program: list[str]) -> Start:
     queues = [post.create(name, QUEUE) for name in (names.events(pool), names.worker(pool, epoch, incarnation))]
     identity = ["--pool", pool, "--epoch", str(epoch), "--incarnation", str(incarnation)]
     pid = 0
-    with tempfile.TemporaryDirectory() as spool, open(os.devnull, "r+b") as null:
+    with tempfile.TemporaryDirectory() as spool, tempfile.TemporaryFile(dir=spool) as words:
         command = [*program, *identity, "--dealer-pid", str(os.getpid()), "--spool", spool]
         try:
             begin = time.perf_counter()
-            pid = spawn_worker(command, scrubbed(os.environ), capture_fd=null.fileno(), log_fd=2)
+            pid = spawn_worker(command, scrubbed(os.environ), capture_fd=words.fileno(), log_fd=words.fileno())
             if not select.select([queues[0]], [], [], READY_SECONDS_MAX)[0]:
-                raise TimeoutError(f"{program[0]} is not ready after {READY_SECONDS_MAX} s")
+                words.seek(0)
+                said = words.read().decode(errors="replace")
+                raise TimeoutError(f"{program[0]} is not ready after {READY_SECONDS_MAX} s; it said: {said or 'nothing'}")
             ready_ms = (time.perf_counter() - begin) * 1000
             ready = decode(queues[0].receive())
             assert isinstance(ready, Ready), ready

@@ -26,7 +26,9 @@ def test_defaults() -> None:
 
 
 def test_limits_of_the_batch() -> None:
-    options = parse("--timeout", "1m", "--retries", "2", "--crash-limit", "7", "--backoff", "1s..2s", "--priority", "-5")
+    options = parse(
+        "--timeout", "1m", "--retries", "2", "--crash-limit", "7", "--backoff", "1s..2s", "--priority", "-5"
+    )
     limits = options.limits
     assert (limits.timeout_ns, limits.retries, limits.crash_limit, limits.priority) == (60 * SECOND, 2, 7, -5)
     assert parse("--crash-limit", "unlimited").limits.crash_limit == 0

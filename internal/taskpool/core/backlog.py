@@ -33,6 +33,7 @@ class Backlog:
         self._bytes = 0
         self.horizon: Key = INFINITE
         self.loading = False
+        self.gone: set[int] = set()  # finished since the read began: its answer may still have them
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._held)
@@ -89,6 +90,11 @@ class Backlog:
         elif job in self._held:
             self._held.remove(job)
 
+    def finished(self, job: Job) -> None:
+        """The job has its outcome, wherever it was."""
+        if self.loading:
+            self.gone.add(job.ordinal)
+
     def wants_more(self) -> bool:
         """Whether the front runs low and the store has more."""
         low = len(self._waiting) < min(limits.BACKLOG_REFILL_JOBS_MIN, self._jobs_max)
@@ -104,6 +110,7 @@ class Backlog:
         """Put in what the store had, up to `horizon` (None: that was all), and what came meanwhile; returns
         what of the latter lies beyond all the same."""
         self.loading = False
+        self.gone.clear()
         for job in jobs:
             self._add(job)
         self.horizon = INFINITE if horizon is None else horizon

@@ -103,7 +103,9 @@ class Batch:
     @property
     def at_rest(self) -> bool:
         """Nobody holds it, no job of it is open, and the store knows all there is to know."""
-        return self.client is None and self.open == 0 and self.recorded == self.numbered
+        opened = self.accepted > 0 or self.total_stored  # is stored, as what is stored after it is
+        told = opened and self.closed == self.total_stored and self.recorded == self.numbered
+        return told and self.client is None and self.open == 0
 
     @property
     def settled(self) -> bool:

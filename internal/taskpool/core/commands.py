@@ -38,6 +38,7 @@ class Commands:
             "status": self._status,
             "show": self._show,
             "cancel": self._cancel,
+            "cancel-waiting": self._cancel_waiting,
             "requeue": self._requeue,
             "pause": self._pause,
             "resume": self._resume,
@@ -118,13 +119,25 @@ class Commands:
         for job in jobs:
             action = JOB_TABLE[job.state, JobEvent.CANCEL]
             if action is JobAction.CANCEL:
-                self._pool.backlog.discard(job)
-                self._endings.cancel_waiting(job, now)
+                self._cancel_one(job, now)
                 waiting += 1
             elif action is JobAction.STOP_ATTEMPT:
                 self._stop_attempt(job)
                 running += 1
         return {"cancelled": waiting, "stopping": running}
+
+    def _cancel_waiting(self, command: Command, now: Instant) -> Body:
+        """Let what runs finish; nothing of the batch starts any more."""
+        waiting = [
+            job for job in self._whole_batch(command) if JOB_TABLE[job.state, JobEvent.CANCEL] is JobAction.CANCEL
+        ]
+        for job in waiting:
+            self._cancel_one(job, now)
+        return {"cancelled": len(waiting)}
+
+    def _cancel_one(self, job: Job, now: Instant) -> None:
+        self._pool.backlog.discard(job)
+        self._endings.cancel_waiting(job, now)
 
     def _stop_attempt(self, job: Job) -> None:
         """Its worker goes with it. What waits behind it in the same worker goes back, uncounted."""

@@ -149,15 +149,12 @@ class Desk:
         if batch is None:
             self._refuse(event.client, event.batch, event.first_seq, event.first_seq, "unknown_batch", _UNKNOWN)
             return
-        skip = batch.received + 1 - event.first_seq
-        if skip < 0:
-            text = f"job {event.first_seq} came, job {batch.received + 1} is next"
-            self._refuse(event.client, batch.name, event.first_seq, batch.received + 1, "gap", text)
-        elif skip > 0:
-            self._comparing.append(event)  # said again: is it the same?
-            pool.emit(LoadDigests(batch.name, event.first_seq, min(skip, len(event.jobs))))
+        again = batch.received + 1 - event.first_seq
+        if again > 0:
+            self._comparing.append(event)  # said before: is it the same?
+            pool.emit(LoadDigests(batch.name, event.first_seq, min(again, len(event.jobs))))
         else:
-            self._take_or_refuse(batch, event, 0, now)
+            self._take_what_is_new(batch, event, now)
 
     def digests_loaded(self, loaded: DigestsLoaded, now: Instant) -> None:
         """A frame that was, in part or whole, said before: the same is welcome, another is refused."""
@@ -171,20 +168,21 @@ class Desk:
                 text = f"job {seq} of batch {batch.name} is not the job that was accepted under this number"
                 self._refuse(event.client, batch.name, event.first_seq, seq, "conflict", text)
                 return
-        skip = batch.received + 1 - event.first_seq
-        if skip >= len(event.jobs):
-            self._tell_accepted(batch)
-        else:
-            self._take_or_refuse(batch, event, skip, now)
+        self._take_what_is_new(batch, event, now)
 
-    def _take_or_refuse(self, batch: Batch, event: Submitted, skip: int, now: Instant) -> None:
+    def _take_what_is_new(self, batch: Batch, event: Submitted, now: Instant) -> None:
+        skip = batch.received + 1 - event.first_seq
         jobs = len(event.jobs) - skip
-        refusal = self._refusal(batch, jobs)
-        if refusal is not None:
+        if skip < 0:
+            text = f"job {event.first_seq} came, job {batch.received + 1} is next"
+            self._refuse(event.client, batch.name, event.first_seq, batch.received + 1, "gap", text)
+        elif jobs <= 0:
+            self._tell_accepted(batch)  # all of it was taken before: say so again
+        elif (refusal := self._refusal(batch, jobs)) is not None:
             self._refuse(event.client, batch.name, event.first_seq, batch.received + 1, *refusal)
-            return
-        self._take(batch, event, skip, now)
-        self._pool.note(Level.DEBUG, Topic.JOBS_ACCEPTED, batch=batch.name, jobs=jobs)
+        else:
+            self._take(batch, event, skip, now)
+            self._pool.note(Level.DEBUG, Topic.JOBS_ACCEPTED, batch=batch.name, jobs=jobs)
 
     def _refusal(self, batch: Batch, jobs: int) -> tuple[str, str] | None:
         pool = self._pool
@@ -299,12 +297,14 @@ class Desk:
         self.deliver(batch)
 
     def forget_if_done(self, batch: Batch) -> None:
-        """A journal keeps a batch for its retention, and finds it again when asked; memory does not."""
-        if self._pool.config.journaled:
-            if batch.at_rest and not self._is_parked(batch):
-                del self._pool.batches[batch.name]
-        elif batch.settled and batch.client is None:
-            del self._pool.batches[batch.name]
+        """A journal keeps a batch for its retention, and finds it again when asked; memory does not. A job in
+        quarantine may run again: its batch stays."""
+        journaled = self._pool.config.journaled
+        done = batch.at_rest if journaled else batch.settled and batch.client is None
+        if not done or self._is_parked(batch):
+            return
+        del self._pool.batches[batch.name]
+        if not journaled:
             self._pool.ledger.add(BatchForgotten(batch.name))
 
     def _is_parked(self, batch: Batch) -> bool:

@@ -208,6 +208,7 @@ class Dispatcher:
                     self._admit(job, now)
             elif isinstance(told, CloseStored):
                 self.desk.closed(told.batch)
+                recorded[told.batch.name] = told.batch
             elif isinstance(told, FrameStored):
                 self.dealing.send_stored(told.effect, now)
         for batch in recorded.values():
@@ -237,7 +238,7 @@ class Dispatcher:
         jobs: list[Job] = []
         for stored in event.jobs:
             batch = pool.batches.get(stored.batch)
-            if batch is None or stored.ordinal in pool.jobs:
+            if batch is None or stored.ordinal in pool.jobs or stored.ordinal in pool.backlog.gone:
                 continue
             job = Job.restored(stored, batch)
             pool.jobs[job.ordinal] = job

@@ -181,6 +181,7 @@ class Endings:
         if report is not None:
             self.settle(attempt, report, now)
             return
+        job.tries -= 1
         job.unclean += unclean
         self._pool.tally.attempts[End.LOST.value] += 1
         if job.unclean > limits.UNCLEAN_ALONE_MIN and job.limits.crash_limit != limits.CRASH_LIMIT_UNLIMITED:
@@ -205,7 +206,7 @@ class Endings:
     def _retry_or(self, state: State, attempt: Attempt, report: Report, now: Instant) -> None:
         job = attempt.job
         job.failures += 1
-        if job.cancelled or not may_retry(job, report):
+        if job.given_up or not may_retry(job, report):
             self._finish(job, state, attempt, report, now)
             return
         self._pool.tally.retries[report.end.value] += 1
@@ -228,7 +229,7 @@ class Endings:
             return
         job.crashes += 1
         blamed_alone = attempt.fresh or not job.traits.in_process
-        if job.cancelled:
+        if job.given_up:
             self._finish(job, State.CANCELLED, attempt, report, now)
         elif quarantines(job, blamed_alone=blamed_alone):
             self._quarantine(attempt, report, now)
@@ -243,11 +244,13 @@ class Endings:
         self._pool.quarantine[job.batch.name, job.seq] = job
 
     def _send_again(self, attempt: Attempt, report: Report, now: Instant) -> None:
-        if attempt.job.cancelled:
-            self._finish(attempt.job, State.CANCELLED, attempt, report, now)
+        job = attempt.job
+        job.tries -= 1  # a lost attempt counts for nothing, and its fate under --chaos is still to come
+        if job.given_up:
+            self._finish(job, State.CANCELLED, attempt, report, now)
         else:
             self._pool.tally.retries[report.end.value] += 1
-            self._return(attempt.job)
+            self._return(job)
 
     def due(self, job: Job) -> None:
         """The delay before a retry is over."""
@@ -287,6 +290,7 @@ class Endings:
         batch.open -= 1
         pool.pending -= 1
         del pool.jobs[job.ordinal]
+        pool.backlog.finished(job)
         pool.tally.jobs_finished[job.spec.kind, state.value] += 1
         pool.last_finished_wall_ns = now.wall
         outcome = _outcome(job, state, attempt, report, now)

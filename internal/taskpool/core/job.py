@@ -88,7 +88,7 @@ END_EVENT: dict[End, JobEvent] = {
 
 _MOVES: frozenset[tuple[State, State]] = frozenset(
     {(State.QUEUED, State.RUNNING), (State.DELAYED, State.QUEUED), (State.QUARANTINED, State.QUEUED)}
-    | {(State.QUEUED, State.CANCELLED), (State.DELAYED, State.CANCELLED)}
+    | {(State.QUEUED, State.CANCELLED), (State.DELAYED, State.CANCELLED), (State.QUEUED, State.FAILED)}
     | {(State.RUNNING, state) for state in TERMINAL | {State.QUEUED, State.DELAYED}}
 )
 
@@ -149,6 +149,11 @@ class Job:
     def key(self) -> tuple[int, int]:
         """Strict priority, and first come first served inside one."""
         return (-self.limits.priority, self.ordinal)
+
+    @property
+    def given_up(self) -> bool:
+        """Somebody cancelled it, or its whole batch: whatever its attempt does, there is no other."""
+        return self.cancelled or self.batch.cancelled
 
     @property
     def shares_frames(self) -> bool:

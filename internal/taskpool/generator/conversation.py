@@ -40,10 +40,10 @@ class Conversation:
         outlets = (self._link.control, self._link.intake)
         return [outlet.mailbox.fileno() for outlet in outlets if outlet is not None and outlet.busy]
 
-    @property
-    def sent(self) -> bool:
-        """Whether everything handed to `send` so far has left."""
-        return not self.writable
+    def next_deadline(self) -> int:
+        """When `send` has something to do, at the latest."""
+        due = self.session.next_deadline()
+        return min(due, self._check_due) if self._connected else due
 
     def receive(self, now: int) -> list[Outcome]:
         """Reads what waits, up to a bound; returns the new outcomes in their order."""
@@ -88,11 +88,11 @@ class Conversation:
             self._console.detail("The dealer is silent or was replaced; saying hello again")
         if now < self.session.hello_due:
             return
-        slot_before = self._link.reply
+        reply_before = self._link.reply
         if not self._link.dial():
             self.session.nobody_home(now)
             return
-        if self._link.reply is not slot_before and self._link.reply is not None:
+        if self._link.reply is not reply_before and self._link.reply is not None:
             self._console.detail(f"Queue created: {self._link.reply.name}", {"queue": self._link.reply.name})
         self._link.say(self.session.hello(self._link.slot, now))
 

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import msgspec
 
 from taskpool import limits
-from taskpool.clock import MILLISECOND, SECOND, Clock, seconds
+from taskpool.clock import MILLISECOND, Clock
+from taskpool.durations import human
 from taskpool.errors import DealerUnreachable, UsageError
 from taskpool.generator.conversation import Conversation
 from taskpool.generator.outflow import Outflow
@@ -35,20 +36,21 @@ def ask(conversation: Conversation, wish: Wish, clock: Clock, wakeup: Wakeup, pa
     """The dealer's answer. Raises DealerUnreachable when none comes in time, and Interrupted."""
     session = conversation.session
     session.command(*wish)
-    asked_at: int | None = None
+    give_up_at: int | None = None
     while not session.answers:
         now = clock.now().mono
         conversation.receive(now)
         conversation.send(now)
-        if asked_at is None and session.welcome is not None:
-            asked_at = now
-        if asked_at is not None and (session.calling or now >= asked_at + patience_ns):
+        if give_up_at is None and session.welcome is not None:
+            give_up_at = now + patience_ns
+        if give_up_at is not None and not session.answers and (session.calling or now >= give_up_at):
             # Not asked again: a `scale +1` that was heard and not answered would count twice.
             raise DealerUnreachable(
-                f"the dealer of pool {session.pool!r} did not answer {wish.verb!r} within {seconds(patience_ns):g}s"
+                f"the dealer of pool {session.pool!r} did not answer {wish.verb!r} within {human(patience_ns)}"
             )
         if not session.answers:
-            _wait(conversation, wakeup, session.next_deadline() - now)
+            deadline = conversation.next_deadline()
+            _wait(conversation, wakeup, (min(deadline, give_up_at) if give_up_at else deadline) - now)
     session.leave()
     conversation.send(clock.now().mono)
     return session.answers.popleft()
@@ -61,7 +63,7 @@ def _wait(conversation: Conversation, wakeup: Wakeup, duration_ns: int) -> None:
         poll.register(conversation.readable, select.POLLIN)
     for fd in conversation.writable:
         poll.register(fd, select.POLLOUT)
-    poll.poll(max(0, -(-min(duration_ns, SECOND) // MILLISECOND)))
+    poll.poll(max(0, -(-duration_ns // MILLISECOND)))
     if stopping := wakeup.pending() & STOP_SIGNALS.keys():
         raise Interrupted(stop_code(stopping))
 

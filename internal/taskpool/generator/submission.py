@@ -173,7 +173,7 @@ class Submission:
             poll.register(self._feed.waits_for, select.POLLIN)
         for fd in (*self._conversation.writable, *self._printer.writable):
             poll.register(fd, select.POLLOUT)
-        deadlines = (self._session.next_deadline(), self._progress.due, until)
+        deadlines = (self._conversation.next_deadline(), self._progress.due, until)
         return self._poll(poll, min(due for due in deadlines if due is not None))
 
     def _wait_for_room(self, until: int) -> None:

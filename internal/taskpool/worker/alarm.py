@@ -18,6 +18,7 @@ class Alarm:
 
     def __init__(self) -> None:
         self._deadline_ns: int | None = None
+        self.fired = False  # since it was last armed
 
     def install(self) -> None:
         """Takes the signals over. Handlers, not SIG_IGN: programs that a job starts get the default back."""
@@ -27,6 +28,7 @@ class Alarm:
 
     def arm(self, deadline_ns: int | None) -> None:
         """Lets the signal through from `deadline_ns` (monotonic) on; None: not at all."""
+        self.fired = False
         self._deadline_ns = deadline_ns
 
     def disarm(self) -> None:
@@ -38,6 +40,7 @@ class Alarm:
         # first, so that a second signal cannot interrupt the handling of the first.
         if self._deadline_ns is not None and time.monotonic_ns() >= self._deadline_ns:
             self._deadline_ns = None
+            self.fired = True
             raise JobTimedOut
 
 

@@ -108,6 +108,7 @@ def start(options: Options) -> Loop:
     Raises TaskpoolError or OSError. Does not return when the dealer is dead already.
     """
     log_fd = _log_fd()  # first of all: the next file that is opened could get its number
+    _keep_from_children()
     signals.ensure_low_fds()
     signals.reset_inherited()
     lifeline.die_with_parent(options.dealer_pid)
@@ -164,6 +165,16 @@ def _log_fd() -> int | None:
     except OSError:
         return None
     return LOG_FD
+
+
+def _keep_from_children() -> None:
+    """Whatever the dealer's parent left open and inheritable must not reach the programs that jobs start."""
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        if fd > _STDERR_FD:
+            try:
+                os.set_inheritable(fd, False)
+            except OSError:
+                continue  # the one that listed the directory
 
 
 def _number(given: dict[str, str], name: str) -> int:

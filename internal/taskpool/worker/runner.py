@@ -74,15 +74,22 @@ class Runner:
         try:
             try:  # two, because the signal may still come in the `finally`
                 self._alarm.arm(deadline_ns)
-                return kind.run(payload, context)
+                result = kind.run(payload, context)
             finally:
                 self._alarm.disarm()
         except JobTimedOut:
-            self.spent = True  # interrupted at any point: locks held, half-done imports, threads
-            text = f"still running after its time-out of {seconds(context.timeout_ns):g} s"
-            return Result(End.TIMED_OUT, error=JobError("TimedOut", text))
+            return self._timed_out(context)
         except (OSError, TaskpoolError) as error:  # the machine under the job fails, or its payload is damaged
             return Result(End.FAILED, error=JobError(type(error).__name__, str(error)))
+        if self._alarm.fired and result.end is End.FAILED:
+            return self._timed_out(context)  # its code caught the interruption and failed of it
+        self.spent = self.spent or self._alarm.fired
+        return result
+
+    def _timed_out(self, context: Context) -> Result:
+        self.spent = True  # interrupted at any point: locks held, half-done imports, threads
+        text = f"still running after its time-out of {seconds(context.timeout_ns):g} s"
+        return Result(End.TIMED_OUT, error=JobError("TimedOut", text))
 
     def _clean_up(self, context: Context) -> Output:
         """Takes what the job has printed, and puts back what it may have changed."""

@@ -45,6 +45,9 @@ def _do(ledger: str, job: str, what: str) -> None:
         case "hang":
             while True:
                 signal.pause()
+        case "deaf":
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            signal.sigwait([signal.SIGUSR2])
         case "spin":
             end = time.monotonic() + float(argument)
             while time.monotonic() < end:

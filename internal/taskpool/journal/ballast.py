@@ -1,0 +1,49 @@
+"""Disk space held back, so that what must be stored can still be stored when the disk is full."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+BALLAST_BYTES = 8 * 1024 * 1024
+_ROOM_FACTOR = 2  # taken again only when the disk has this many times its size left
+
+
+class Ballast:
+    """A file beside the journal that is nothing but its blocks."""
+
+    def __init__(self, path: Path, size: int = BALLAST_BYTES) -> None:
+        self._path = path
+        self._size = size
+        self.held = False
+
+    def take(self) -> bool:
+        """Whether the space is held. False: the disk has not that much left."""
+        try:
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError:
+            return False
+        try:
+            os.posix_fallocate(fd, 0, self._size)
+            self.held = True
+        except OSError:  # full, or over a quota; half a ballast would only take what the journal needs
+            with suppress(OSError):
+                os.ftruncate(fd, 0)
+        finally:
+            os.close(fd)
+        return self.held
+
+    def release(self) -> bool:
+        """Gives the space to the journal. Whether there was any to give."""
+        held, self.held = self.held, False
+        with suppress(OSError):
+            os.truncate(self._path, 0)
+        return held
+
+    def retake(self) -> bool:
+        """Whether it is held, again, now that there is room."""
+        if self.held:
+            return True
+        room = os.statvfs(self._path.parent)
+        return room.f_bavail * room.f_frsize >= self._size * _ROOM_FACTOR and self.take()

@@ -1,0 +1,311 @@
+"""The journal's file: its tables, how it comes to be, and how it is opened again.
+
+Rules of this file:
+1. A path that exists is never initialised. A journal is made under another name, whole, and then given its own.
+2. Nothing is deleted or repaired at opening. What does not look right is refused, with what to do about it.
+3. A journal in use says in the database file itself that there must be a -wal beside it. So a -wal that was
+   removed, or left behind by a copy, is noticed.
+4. One connection, and no other process has the file open meanwhile: SQLite up to 3.51.2 can corrupt a WAL that two
+   connections write (https://www.sqlite.org/wal.html#the_wal_reset_bug).
+
+A new shape of the tables, or of the records in them (records.py), is a new VERSION:
+1. Raise VERSION, change TABLES, and add `VERSION - 1: (statements...)` to MIGRATIONS. Old statements stay as they
+   are for ever: they lead from one past version to the next.
+2. Keep a file of the old version among the tests' fixtures and let a test migrate it.
+At opening, a copy of the older file is kept beside it as PATH.v<old>, then all steps run in one transaction.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import struct
+from collections.abc import Mapping
+from contextlib import closing, suppress
+from pathlib import Path
+
+from taskpool.errors import JournalError
+
+APPLICATION_ID = 0x74706A6C  # "tpjl"; file(1) can be taught it
+VERSION = 1
+SENTINEL = "this is a journal of taskpool"
+
+_MAGIC = b"SQLite format 3\0"
+_HEADER_BYTES = 100  # https://www.sqlite.org/fileformat2.html#the_database_header
+_PAGE_BYTES = 4096
+_WAL_PAGES_MAX = 4096  # then the WAL is copied into the database
+_WAL_BYTES_KEPT_MAX = 64 * 1024 * 1024  # what a burst made larger is cut back to this
+_CACHE_KIB = 16 * 1024
+
+TABLES = """
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+    -- name NULL: forgotten, its rows are being removed
+    -- open: jobs without an outcome of their present run
+    CREATE TABLE batches (
+        id INTEGER PRIMARY KEY, name TEXT UNIQUE, limits BLOB NOT NULL, crc INTEGER NOT NULL,
+        accepted INTEGER NOT NULL DEFAULT 0, total INTEGER, recorded INTEGER NOT NULL DEFAULT 0,
+        acknowledged INTEGER NOT NULL DEFAULT 0, open INTEGER NOT NULL DEFAULT 0,
+        quarantined INTEGER NOT NULL DEFAULT 0, changed_wall_ns INTEGER NOT NULL, finished_wall_ns INTEGER
+    );
+    CREATE INDEX batches_live ON batches (id) WHERE open > 0 OR quarantined > 0;
+    CREATE INDEX batches_idle ON batches (changed_wall_ns)
+        WHERE open = 0 AND quarantined = 0 AND name IS NOT NULL;
+    -- state: 0 queued, 1 running, 2 quarantined, 3 finished (then the spec is gone, the digest stays)
+    -- rank: minus the priority; epoch, n: the attempt under way
+    CREATE TABLE jobs (
+        ordinal INTEGER PRIMARY KEY, batch INTEGER NOT NULL, seq INTEGER NOT NULL, rank INTEGER NOT NULL,
+        state INTEGER NOT NULL, run INTEGER NOT NULL, tries INTEGER NOT NULL, failures INTEGER NOT NULL,
+        crashes INTEGER NOT NULL, unclean INTEGER NOT NULL, epoch INTEGER NOT NULL, n INTEGER NOT NULL,
+        queued_wall_ns INTEGER NOT NULL, digest BLOB NOT NULL, crc INTEGER NOT NULL, spec BLOB
+    );
+    CREATE UNIQUE INDEX jobs_by_seq ON jobs (batch, seq);
+    CREATE INDEX jobs_live ON jobs (state, rank, ordinal) WHERE state < 3;
+    CREATE TABLE outcomes (
+        batch INTEGER NOT NULL, no INTEGER NOT NULL, seq INTEGER NOT NULL, run INTEGER NOT NULL,
+        crc INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (batch, no)
+    ) WITHOUT ROWID;
+"""
+
+MIGRATIONS: Mapping[int, tuple[str, ...]] = {}
+"""From a version to the next: SQL statements."""
+
+
+def wal_of(path: Path) -> Path:
+    """The write-ahead log: the newest commits, as long as nothing has copied them into the database."""
+    return Path(f"{path}-wal")
+
+
+def create(path: Path, created_wall_ns: int) -> None:
+    """Makes an empty journal. Raises JournalError when it cannot, or when a -wal shows that one was here."""
+    if wal_of(path).exists():
+        raise JournalError(
+            f"the journal {path} is missing, but its {wal_of(path).name} is there: bring the journal back, or, if "
+            "what it held may be lost, remove that file too"
+        )
+    if not path.parent.is_dir():
+        raise JournalError(f"the journal {path} cannot be made: the directory {path.parent} is missing: create it")
+    making = Path(f"{path}.new")  # left by a dealer that was killed here; nothing was ever accepted into it
+    try:
+        for left_over in (making, wal_of(making)):
+            left_over.unlink(missing_ok=True)
+        os.close(os.open(making, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        _fill(making, created_wall_ns)
+        os.link(making, path)  # unlike a rename it cannot replace anything
+        making.unlink()
+        _sync(path.parent, os.O_DIRECTORY)
+    except (OSError, sqlite3.Error) as error:
+        with suppress(OSError):
+            making.unlink(missing_ok=True)
+        raise JournalError(f"the journal {path} cannot be made: {_cause(error)}") from error
+
+
+def _fill(path: Path, created_wall_ns: int) -> None:
+    connection = sqlite3.connect(path, isolation_level=None, timeout=0)
+    try:
+        connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {VERSION}")
+        connection.executescript(TABLES)
+        meta = {"sentinel": SENTINEL, "created_wall_ns": created_wall_ns, "epoch": 0, "clean": 1, "wal": 0}
+        connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
+        connection.execute("PRAGMA journal_mode = WAL")
+    finally:
+        connection.close()
+    _sync(path)
+
+
+def connect(path: Path, synchronous: str, *, writable: bool = True) -> sqlite3.Connection:
+    """The one connection to an existing journal, which nobody else can open until it is closed.
+
+    `synchronous` is FULL (what is committed survives a loss of power) or NORMAL (it survives the process).
+    Raises JournalError, naming what is wrong with the file and what to do.
+    """
+    _check_file(path, writable=writable)
+    had_wal = wal_of(path).exists()
+    try:
+        connection = _connect(path, synchronous)
+        try:
+            _check_content(connection, path, had_wal=had_wal)
+            migrate(connection, path, MIGRATIONS)
+        except BaseException:
+            connection.close()
+            raise
+    except sqlite3.Error as error:
+        raise JournalError(explain(path, error)) from error
+    return connection
+
+
+def begin_life(connection: sqlite3.Connection, path: Path, epoch: int) -> None:
+    """From here on the database says that it is in use and that its -wal belongs to it."""
+    connection.execute("BEGIN IMMEDIATE")
+    connection.executemany("UPDATE meta SET value = ? WHERE key = ?", [(0, "clean"), (1, "wal"), (epoch, "epoch")])
+    connection.execute("COMMIT")
+    checkpoint(connection, path)
+
+
+def end_life(connection: sqlite3.Connection, path: Path, *, clean: bool) -> None:
+    """Everything into the database; its -wal goes with the connection."""
+    if clean:
+        connection.execute("UPDATE meta SET value = 1 WHERE key = 'clean'")
+    connection.execute("UPDATE meta SET value = 0 WHERE key = 'wal'")
+    checkpoint(connection, path)
+
+
+def accept_loss(path: Path) -> None:
+    """Says of a journal whose -wal is gone that it goes on without: the commits in it are lost."""
+    _check_file(path, writable=True)
+    with closing(_connect(path, "FULL")) as connection:
+        connection.execute("UPDATE meta SET value = 0 WHERE key = 'wal'")
+
+
+def checkpoint(connection: sqlite3.Connection, path: Path) -> None:
+    """Copies the WAL into the database and empties it. Raises JournalError when the database is then too short."""
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
+    size = path.stat().st_size
+    if size < pages * page_bytes:
+        raise JournalError(_damaged(path, f"it has {size} bytes and should have {pages * page_bytes}"))
+
+
+def migrate(connection: sqlite3.Connection, path: Path, steps: Mapping[int, tuple[str, ...]]) -> None:
+    """Brings an older journal up to VERSION in one transaction; a copy of the old one stays as PATH.v<old>."""
+    (found,) = connection.execute("PRAGMA user_version").fetchone()
+    if found == VERSION:
+        return
+    kept = Path(f"{path}.v{found}")
+    with suppress(FileNotFoundError):
+        kept.unlink()  # of a migration that did not get to its end: the journal is still as it was
+    connection.execute("VACUUM INTO ?", (str(kept),))
+    _sync(kept)
+    connection.execute("BEGIN IMMEDIATE")
+    for version in range(found, VERSION):
+        for statement in steps[version]:
+            connection.execute(statement)
+    connection.execute(f"PRAGMA user_version = {VERSION}")
+    connection.execute("COMMIT")
+
+
+def explain(path: Path, error: sqlite3.Error) -> str:
+    """What SQLite says, in words that help."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    primary = code & 0xFF
+    name = getattr(error, "sqlite_errorname", type(error).__name__)
+    said = f"{error} [{name}]"
+    if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return f"the journal {path} is open in another process: a dealer holds it, or a tool; end that one first"
+    if primary in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+        return _damaged(path, said)
+    if primary == sqlite3.SQLITE_FULL:
+        return f"the journal {path} cannot be written: its disk is full: make room"
+    if primary in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+        return f"the journal {path} cannot be opened for writing: {said}: check owner, mode and mount"
+    if primary == sqlite3.SQLITE_IOERR:
+        return (
+            f"the journal {path} cannot be read or written: {said}: a disk error, a quota, or a limit on file size "
+            "(ulimit -f); the kernel log may say more"
+        )
+    return f"the journal {path}: {said}"
+
+
+def _check_file(path: Path, *, writable: bool) -> None:
+    """What can be told before SQLite touches the file."""
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise JournalError(f"{path} is not a file, so it is no journal: name another with --journal")
+            header = file.read(_HEADER_BYTES)
+    except OSError as error:
+        raise JournalError(f"the journal {path} cannot be opened: {_cause(error)}") from error
+    if not header:
+        raise JournalError(
+            f"{path} is empty: it is no journal, or all of one was lost. Bring the journal back, or, if there never "
+            "was one, remove the file"
+        )
+    if not header.startswith(_MAGIC):
+        raise JournalError(f"{path} is not a journal, nor any SQLite database; it was left as it is")
+    if len(header) < _HEADER_BYTES:
+        raise JournalError(_damaged(path, f"it has {len(header)} bytes, less than a header"))
+    (application,) = struct.unpack_from(">I", header, 68)
+    if application != APPLICATION_ID:
+        raise JournalError(
+            f"{path} is an SQLite database of another program (application id {application:#x}, a journal has "
+            f"{APPLICATION_ID:#x}); it was left as it is"
+        )
+    if writable:
+        _check_writable(path)
+
+
+def _check_writable(path: Path) -> None:
+    for place, what in ((path, "file"), (path.parent, "directory")):
+        if os.statvfs(place).f_flag & os.ST_RDONLY:
+            raise JournalError(f"the journal {path} cannot be written: its file system is mounted read-only")
+        if not os.access(place, os.W_OK, effective_ids=True):
+            raise JournalError(
+                f"the journal {path} cannot be written: uid {os.geteuid()} may not write the {what} {place}: check "
+                "owner and mode"
+            )
+
+
+def _connect(path: Path, synchronous: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, timeout=0, check_same_thread=False)
+    for pragma in (
+        "locking_mode = EXCLUSIVE",  # before the first read: then no -shm, and no other connection
+        f"synchronous = {synchronous}",
+        f"wal_autocheckpoint = {_WAL_PAGES_MAX}",
+        f"journal_size_limit = {_WAL_BYTES_KEPT_MAX}",
+        f"cache_size = -{_CACHE_KIB}",
+        "temp_store = MEMORY",
+        "mmap_size = 0",  # a mapped file that shrinks is a SIGBUS
+        "secure_delete = OFF",  # some builds overwrite what is deleted
+        "cell_size_check = ON",
+        "trusted_schema = OFF",
+    ):
+        connection.execute(f"PRAGMA {pragma}").fetchone()
+    return connection
+
+
+def _check_content(connection: sqlite3.Connection, path: Path, *, had_wal: bool) -> None:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > VERSION:
+        raise JournalError(
+            f"the journal {path} has schema version {version}, and this program knows versions up to {VERSION}: a newer "
+            "taskpool wrote it; run that one, or name another with --journal"
+        )
+    if version < 1:
+        raise JournalError(_damaged(path, f"its schema version is {version}"))
+    tables = connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'meta'").fetchone()
+    meta = dict(connection.execute("SELECT key, value FROM meta")) if tables == (1,) else {}
+    if meta.get("wal") and not had_wal:
+        raise JournalError(
+            f"the journal {path} was in use when its dealer ended, but {wal_of(path).name} is missing, and with it the "
+            "newest commits: bring that file back or restore a backup; to go on without what it held, run "
+            "`tp-dealer journal check --accept-loss`"
+        )
+    if meta.get("sentinel") != SENTINEL:
+        raise JournalError(_damaged(path, "its sentinel row is missing"))
+    connection.execute("PRAGMA journal_mode = WAL").fetchone()
+
+
+def _damaged(path: Path, how: str) -> str:
+    return (
+        f"the journal {path} is damaged: {how}. It was left as it is: see `tp-dealer journal check`, save what can be "
+        "read with `tp-dealer journal export`, then restore a backup or name another with --journal"
+    )
+
+
+def _cause(error: OSError | sqlite3.Error) -> str:
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}: check owner, mode and mount"
+    return f"{error} [{getattr(error, 'sqlite_errorname', type(error).__name__)}]"
+
+
+def _sync(path: Path, flags: int = 0) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

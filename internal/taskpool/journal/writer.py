@@ -1,0 +1,135 @@
+"""The thread behind the store: it takes what was asked for in order, and its answers wait for the loop.
+
+Rules of this file:
+1. The caller never waits: asking is an append, and answers are taken when there are some.
+2. Requests that wait together are handed over together, in their order; their server decides what they share.
+3. A thread that ends unasked says so as a failed commit. Silence would leave the loop waiting for ever.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
+from typing import Protocol
+
+from taskpool.core.events import CommitFailed
+from taskpool.journal.store import StoreEvent
+
+REQUESTS_TAKEN_MAX = 64  # handed over at once
+_QUIT_SECONDS_MAX = 5.0  # how long a leaving that need not be clean waits for the disk
+
+
+class Request(Protocol):
+    """Anything the server understands."""
+
+
+class Server(Protocol):
+    """What the thread runs. Everything here is called on the thread and nowhere else."""
+
+    def serve(self, requests: Sequence[Request]) -> None: ...
+
+    def rest(self) -> float | None:
+        """Nothing is asked: do a little of what is left to do. Seconds until there may be more; None: until then."""
+
+    def leave(self) -> None: ...
+
+
+class Answers:
+    """Where the thread puts what it has to say. The descriptor is readable while there is something."""
+
+    def __init__(self) -> None:
+        self._items: list[StoreEvent] = []
+        self._lock = threading.Lock()
+        self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def put(self, *events: StoreEvent) -> None:
+        with self._lock:  # both under the lock: the descriptor must not stay readable with nothing behind it
+            self._items += events
+            if self._fd >= 0:
+                os.eventfd_write(self._fd, 1)
+
+    def take(self) -> list[StoreEvent]:
+        if not self._items:  # asked several times a turn, mostly in vain
+            return []
+        with self._lock:
+            if self._fd >= 0:
+                os.eventfd_read(self._fd)
+            items, self._items = self._items, []
+        return items
+
+    def close(self) -> None:
+        with self._lock:
+            fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+class Writer:
+    """Runs a server on a thread of its own."""
+
+    def __init__(self, server: Server, answers: Answers) -> None:
+        self._server = server
+        self._answers = answers
+        self._requests: SimpleQueue[Request | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+        self._started = False
+
+    def ask(self, request: Request) -> None:
+        """Starts the thread with the first request: until then its server is the caller's."""
+        self._requests.put(request)
+        if not self._started:
+            self._started = True
+            self._thread.start()
+
+    def stop(self, *, patient: bool) -> bool:
+        """Serves what was asked for, then ends. Whether it did; only an impatient caller gives up waiting."""
+        if not self._started:
+            self._server.leave()
+            return True
+        self._requests.put(None)
+        self._thread.join(None if patient else _QUIT_SECONDS_MAX)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        in_order = False
+        try:
+            while (requests := self._take()) is not None:
+                self._server.serve(requests)
+            self._server.leave()
+            in_order = True
+        finally:
+            if not in_order:
+                self._answers.put(CommitFailed(0, "the journal's thread ended by an error in the program"))
+
+    def _take(self) -> list[Request] | None:
+        """The next requests, at least one; None: to end."""
+        first = self._next(self._server.rest)
+        if first is None:
+            return None
+        requests = [first]
+        while len(requests) < REQUESTS_TAKEN_MAX:
+            try:
+                request = self._requests.get_nowait()
+            except Empty:
+                break
+            if request is None:
+                self._requests.put(None)  # to be found again behind these
+                break
+            requests.append(request)
+        return requests
+
+    def _next(self, rest: Callable[[], float | None]) -> Request | None:
+        while True:
+            try:
+                return self._requests.get_nowait()
+            except Empty:
+                timeout = rest()
+            try:
+                return self._requests.get(timeout=timeout)
+            except Empty:
+                continue

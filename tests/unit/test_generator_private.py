@@ -1,0 +1,147 @@
+"""A dealer of one's own: shell scripts stand in for it, real processes and signals for everything else."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from taskpool.clock import MILLISECOND
+from taskpool.errors import ConfigurationError, ExitCode, QueueMissing
+from taskpool.generator import main as program
+from taskpool.generator import private
+from taskpool.generator.console import Console
+from taskpool.generator.private import Exit, PrivateDealer
+from taskpool.ipc import names
+from taskpool.ipc.budget import Shape
+from taskpool.ipc.mqueue import KernelPost
+
+DEADLINE_S = 20.0
+
+Script = Callable[[str], None]
+
+
+@pytest.fixture
+def pool() -> str:
+    return f"test-{os.getpid()}-{os.urandom(4).hex()}"
+
+
+@pytest.fixture
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Script:
+    """Makes a shell script the dealer; state goes to a directory of the test's own."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
+    path = tmp_path / "tp-dealer"
+    monkeypatch.setattr(private, "find_program", lambda name: str(path) if path.exists() else None)
+
+    def write(text: str) -> None:
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
+
+    return write
+
+
+def start(pool: str, options: list[str] | None = None) -> PrivateDealer:
+    return PrivateDealer(pool, options or [], KernelPost(), Console(verbosity=-1))
+
+
+def test_it_leaves_when_the_lifeline_ends(script: Script, pool: str, tmp_path: Path) -> None:
+    script(f'ps -o sid= -p $$ > {tmp_path}/sid; echo "$@" > {tmp_path}/argv; cat <&3')
+    with start(pool, ["--workers=2"]) as dealer:
+        assert dealer.look() is None
+        pid = dealer.pid
+    assert dealer.exit == Exit(0, None)
+    assert (tmp_path / "argv").read_text() == f"--pool {pool} --private --lifeline-fd 3 --workers=2\n"
+    assert int((tmp_path / "sid").read_text()) == pid
+    assert not (tmp_path / "state" / "taskpool" / pool).exists()
+
+
+def test_one_that_stays_is_killed(script: Script, pool: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(private, "LEAVE_NS_MAX", 200 * MILLISECOND)
+    script("exec sleep 1000")
+    dealer = start(pool)
+    dealer.end()
+    dealer.end()
+    assert dealer.exit == Exit(None, signal.SIGKILL)
+
+
+def test_a_missing_or_broken_program_is_named(script: Script, pool: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="no tp-dealer beside"):
+        start(pool)
+    script("")
+    (tmp_path / "tp-dealer").write_text("no program")
+    with pytest.raises(ConfigurationError, match="cannot start .*/tp-dealer: Exec format error"):
+        start(pool)
+    assert not (tmp_path / "state" / "taskpool" / pool).exists()
+
+
+def test_output_that_was_told_is_kept(script: Script, pool: str, tmp_path: Path) -> None:
+    script("exit 0")
+    output = tmp_path / "state" / "taskpool" / pool / "output" / "b"
+    with start(pool) as dealer:
+        output.mkdir(parents=True)
+        (output / "1.out").write_text("told")
+        (output / "2.out").write_text("not told")
+        dealer.keep({output / "1.out"})
+    assert [path.name for path in (tmp_path / "state").rglob("*") if path.is_file()] == ["1.out"]
+
+
+@pytest.mark.parametrize("code", [ExitCode.USAGE, ExitCode.ENVIRONMENT, ExitCode.UNREACHABLE])
+def test_what_keeps_the_dealer_from_starting_is_the_generators_end_too(
+    script: Script, code: ExitCode, capfd: pytest.CaptureFixture[str]
+) -> None:
+    script(f"echo why >&2; exit {int(code)}")
+    assert program.main(["fib", "1"]) == code
+    assert capfd.readouterr() == ("", "why\n")
+
+
+def test_a_killed_dealer_is_told_and_cleared_away(
+    script: Script, pool: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    post = KernelPost()
+    for name in (names.intake(pool), names.events(pool), names.lock(pool)):
+        post.create(name, Shape(1, 64)).close()
+    script(f"TP_WORKER={pool}/1/1 setsid sleep 1000 & echo $! > {tmp_path}/orphan; kill -KILL $$")
+    assert program.main(["fib", "1", "--batch", pool]) == ExitCode.UNREACHABLE
+    assert "was killed by SIGKILL" in capfd.readouterr().err
+    for name in (names.intake(pool), names.events(pool), names.lock(pool)):
+        with pytest.raises(QueueMissing):
+            post.open(name, send=True, receive=False)
+    assert not is_alive(int((tmp_path / "orphan").read_text()))
+
+
+@pytest.mark.parametrize(
+    ("number", "heard", "code"),
+    [
+        (signal.SIGINT, "INT", ExitCode.INTERRUPTED),
+        (signal.SIGTERM, "TERM", ExitCode.TERMINATED),
+        (signal.SIGHUP, "TERM", ExitCode.TERMINATED),
+        (signal.SIGQUIT, "QUIT", ExitCode.TERMINATED),
+    ],
+)
+def test_signals_are_handed_on(
+    script: Script, tmp_path: Path, number: int, heard: str, code: ExitCode, capfd: pytest.CaptureFixture[str]
+) -> None:
+    script(f"trap 'exit 9' {heard}; touch {tmp_path}/ready; while :; do sleep 0.02; done")
+
+    def send_when_ready() -> None:
+        deadline = time.monotonic() + DEADLINE_S
+        while not (tmp_path / "ready").exists() and time.monotonic() < deadline:
+            time.sleep(0.002)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=send_when_ready, daemon=True).start()
+    assert program.main(["fib", "1-5"]) == code
+    assert capfd.readouterr().err == "[TaskGenerator] Interrupted: 5 of 5 jobs did not run\n"
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
