@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 from taskpool import codec
 from taskpool.clock import SECOND, Instant
 from taskpool.core import invariants
+from taskpool.core.backlog import Backlog
 from taskpool.core.dispatcher import Dispatcher
 from taskpool.core.effects import (
     Commit,
@@ -52,7 +53,7 @@ from taskpool.core.events import (
     Traits,
 )
 from taskpool.core.pool import PoolConfig
-from taskpool.core.rows import Row
+from taskpool.core.rows import JobAccepted, Row
 from taskpool.errors import ExitCode
 from taskpool.ids import Incarnation
 from taskpool.journal.memory import MemoryStore
@@ -136,9 +137,12 @@ class World:
         slow_store: bool = False,
         store: MemoryStore | None = None,
         restored: Restored | None = None,
+        backlog: Backlog | None = None,
         **config: Any,
     ) -> None:
         self.core = Dispatcher(PoolConfig("p", EPOCH, workers, spares, pid=7, **config), SIGNALS)
+        if backlog is not None:
+            self.core.pool.backlog = backlog
         self.store = store or MemoryStore()
         self.now = START
         self.boot = boot
@@ -198,6 +202,10 @@ class World:
     @property
     def unanswered(self) -> int:
         return len(self._answers)
+
+    @property
+    def waiting_answers(self) -> list[Event]:
+        return list(self._answers)
 
     def advance(self, duration_ns: int) -> None:
         self.now = Instant(self.now.mono + duration_ns, self.now.wall + duration_ns)
@@ -307,6 +315,10 @@ class World:
         self.submitted[batch] = max(self.submitted.get(batch, 0), first + len(works) - 1)
         specs, traits = [each.spec for each in works], [each.traits for each in works]
         self.do(Submitted(client, batch, first, specs, traits, [each.digest for each in works]))
+
+    def priority(self, seq: int) -> int:
+        """As the store has it."""
+        return next(row.priority for row in self.rows if isinstance(row, JobAccepted) and row.seq == seq)
 
     def close(self, total: int | None = None, batch: str = "b", client: int = 1) -> None:
         self.do(Close(client, batch, self.submitted.get(batch, 0) if total is None else total))

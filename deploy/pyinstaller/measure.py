@@ -23,6 +23,7 @@ from taskpool.codec import decode
 from taskpool.ids import Epoch, Incarnation
 from taskpool.ipc import names
 from taskpool.ipc.budget import Shape
+from taskpool.ipc.mailbox import Mailbox
 from taskpool.ipc.mqueue import KernelPost
 from taskpool.messages import Ready
 from taskpool.procs import reap
@@ -42,6 +43,7 @@ class Start(NamedTuple):
     spawned_pid: int
     ready_ms: float  # from exec to its `ready` in our hands
     rss_bytes: int  # resident, as it waits for its first job
+    cpu_ms: float  # user and system: hardly changes with the machine's load
 
 
 def start_worker(program: list[str]) -> Start:
@@ -50,27 +52,34 @@ def start_worker(program: list[str]) -> Start:
     pool, epoch, incarnation = f"m{os.getpid()}", Epoch(1), Incarnation(1)
     queues = [post.create(name, QUEUE) for name in (names.events(pool), names.worker(pool, epoch, incarnation))]
     identity = ["--pool", pool, "--epoch", str(epoch), "--incarnation", str(incarnation)]
-    pid = 0
-    with tempfile.TemporaryDirectory() as spool, tempfile.TemporaryFile(dir=spool) as words:
+    with tempfile.TemporaryDirectory() as spool, open(f"{spool}/words", "a+b") as words:
         command = [*program, *identity, "--dealer-pid", str(os.getpid()), "--spool", spool]
         try:
             begin = time.perf_counter()
             pid = spawn_worker(command, scrubbed(os.environ), capture_fd=words.fileno(), log_fd=words.fileno())
-            if not select.select([queues[0]], [], [], READY_SECONDS_MAX)[0]:
-                words.seek(0)
-                said = words.read().decode(errors="replace")
-                raise TimeoutError(f"{program[0]} is not ready after {READY_SECONDS_MAX} s; it said: {said or 'nothing'}")
-            ready_ms = (time.perf_counter() - begin) * 1000
-            ready = decode(queues[0].receive())
-            assert isinstance(ready, Ready), ready
-            return Start(ready.pid, pid, ready_ms, _resident_bytes(pid))
+            try:
+                ready = _await_ready(queues[0])
+                ready_ms = (time.perf_counter() - begin) * 1000
+                rss_bytes = _resident_bytes(pid)
+            finally:
+                os.kill(pid, signal.SIGKILL)
+                cpu_ms = reap.reap(pid).cpu_ns / 1e6
+        except TimeoutError as error:
+            words.seek(0)
+            raise TimeoutError(f"{program[0]}: {error}; it said: {words.read().decode() or 'nothing'}") from None
         finally:
             for queue in queues:
                 queue.unlink()
                 queue.close()
-            if pid:
-                os.kill(pid, signal.SIGKILL)
-                reap.reap(pid)
+    return Start(ready.pid, pid, ready_ms, rss_bytes, cpu_ms)
+
+
+def _await_ready(events: Mailbox) -> Ready:
+    if not select.select([events], [], [], READY_SECONDS_MAX)[0]:
+        raise TimeoutError(f"not ready after {READY_SECONDS_MAX} s")
+    ready = decode(events.receive())
+    assert isinstance(ready, Ready), ready
+    return ready
 
 
 def _resident_bytes(pid: int) -> int:
@@ -114,7 +123,8 @@ def main() -> int:
     times = sorted(start.ready_ms for start in starts)
     print(
         f"worker start   {statistics.median(times):.1f} ms from exec to ready "
-        f"(median of {args.runs}; {times[0]:.1f} to {times[-1]:.1f})"
+        f"(median of {args.runs}; {times[0]:.1f} to {times[-1]:.1f}), "
+        f"{statistics.median(start.cpu_ms for start in starts):.1f} ms of CPU"
     )
     print(f"worker memory  {statistics.median(start.rss_bytes for start in starts) / MIB:.1f} MiB resident")
     return 0

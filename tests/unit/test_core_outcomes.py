@@ -3,12 +3,15 @@ that was away or slow."""
 
 from __future__ import annotations
 
+import pytest
+
 from builders import World, work
-from taskpool.clock import MILLISECOND, SECOND
-from taskpool.core.effects import LoadOutcomes
+from taskpool import limits
+from taskpool.clock import SECOND
+from taskpool.core.effects import Effect, LoadOutcomes
 from taskpool.core.events import ClientLost, OutcomesLoaded
 from taskpool.core.rows import Acknowledged, BatchForgotten, OutcomeRecorded
-from taskpool.limits import OUTCOMES_IN_FLIGHT_BYTES_MAX, OUTCOMES_IN_FLIGHT_MAX, OUTCOMES_UNREAD_MAX, VALUE_BYTES_MAX
+from taskpool.limits import OUTCOMES_IN_FLIGHT_BYTES_MAX, VALUE_BYTES_MAX
 from taskpool.messages import End, JobError, Outcome, Outcomes, Output, State, Usage
 
 
@@ -31,11 +34,9 @@ def test_an_outcome_is_told_when_it_is_stored_and_not_before() -> None:  # R3
     world.answer()
     world.forget()
     world.run()
-    assert [row.outcome.state for row in world.rows if isinstance(row, OutcomeRecorded)] == []
-    world.answer(1)  # the commit that carries the attempt
     assert [row.outcome.state for row in world.rows if isinstance(row, OutcomeRecorded)] == [State.SUCCEEDED]
     world.quiet()
-    world.answer(1)
+    world.answer()
     assert world.ends() == [(1, State.SUCCEEDED)]
     world.quiet()
 
@@ -77,6 +78,7 @@ def test_outcomes_of_one_commit_travel_together() -> None:
     world = World(2, slow_store=True)
     world.batch(work(), work())
     world.answer()
+    world.hello("other", client=2)  # so that a commit is under way
     world.run(1)
     world.run(2)
     world.forget()
@@ -87,31 +89,39 @@ def test_outcomes_of_one_commit_travel_together() -> None:
 # --- the window -----------------------------------------------------------------------------------
 
 
-def test_a_slow_reader_has_a_window_of_outcomes_and_the_rest_is_read_back() -> None:
+@pytest.fixture
+def window(monkeypatch: pytest.MonkeyPatch) -> int:
+    """A small window, so that few jobs fill it."""
+    monkeypatch.setattr(limits, "OUTCOMES_IN_FLIGHT_MAX", 10)
+    return 10
+
+
+def test_a_slow_reader_has_a_window_of_outcomes_and_the_rest_is_read_back(window: int) -> None:
     world = World()
-    total = 2 * OUTCOMES_IN_FLIGHT_MAX + 10
+    total = 2 * window + 5
     world.batch(*[work()] * total)
     world.forget()
     run_all(world, total)
-    window = OUTCOMES_IN_FLIGHT_MAX
     assert numbers(world) == list(range(1, window + 1))
     world.quiet()
-    world.ack(100)
-    assert numbers(world) == list(range(window + 1, window + 101))
-    world.ack(window + 100)
-    assert numbers(world) == list(range(window + 101, 2 * window + 11))
+    world.ack(4)
+    assert numbers(world) == list(range(window + 1, window + 5))
+    world.ack(window + 4)
+    assert numbers(world) == list(range(window + 5, 2 * window + 5))
+    world.ack(2 * window)
+    assert numbers(world) == [total]
     world.quiet()
     world.ack(total)
     world.quiet()
 
 
-def test_a_reader_only_just_behind_is_served_from_memory() -> None:
+def test_a_reader_only_just_behind_is_served_from_memory(window: int) -> None:
     world = World()
-    total = OUTCOMES_IN_FLIGHT_MAX + 5
+    total = window + 5
     world.batch(*[work()] * total)
     run_all(world, total)
-    assert len(numbers(world)) == OUTCOMES_IN_FLIGHT_MAX
-    loads = []
+    assert len(numbers(world)) == window
+    loads: list[Effect] = []
     world.on_event = lambda event, effects: loads.extend(each for each in effects if isinstance(each, LoadOutcomes))
     world.ack(5)
     assert numbers(world) == list(range(total - 4, total + 1))
@@ -251,35 +261,40 @@ def test_a_batch_whose_reader_left_before_its_close_was_stored_is_forgotten_then
 # --- dispatch waits for readers -------------------------------------------------------------------
 
 
-def test_dispatch_pauses_while_a_reader_is_too_far_behind() -> None:
-    world = World(pending_max=2 * OUTCOMES_UNREAD_MAX)
+def unread(leaves: bool = False, **options: bool) -> World:
+    """A pool in which a generator has not read more outcomes than is good, and another one waits."""
+    world = World(**options)  # type: ignore[arg-type]
+    world.command("pause")
     world.hello()
-    world.submit(*[work()] * (OUTCOMES_UNREAD_MAX + 2))
+    world.submit(*[work()] * 22)
     world.command("cancel", "b")  # the quickest way to many outcomes
-    world.hello("other", client=2)
-    world.submit(work(), batch="other", client=2)
-    world.run()
+    if leaves:
+        world.bye()
+    world.batch(work(), batch="other", client=2)
     world.forget()
-    world.submit(work(), batch="other", client=2)
+    world.command("resume")
+    return world
+
+
+@pytest.fixture
+def _few_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "OUTCOMES_UNREAD_MAX", 20)
+
+
+@pytest.mark.usefixtures("_few_unread")
+def test_dispatch_pauses_while_a_reader_is_too_far_behind() -> None:
+    world = unread()
     world.quiet()
-    world.ack(OUTCOMES_IN_FLIGHT_MAX)
-    assert world.sent() == [(1, [2])]
+    world.ack(1)
+    world.quiet()
+    world.ack(2)
+    assert world.sent() == [(1, [1])]
 
 
+@pytest.mark.usefixtures("_few_unread")
 def test_a_journal_or_an_absent_reader_pauses_nothing() -> None:
-    for options, leaves in (({"journaled": True}, False), ({}, True)):
-        world = World(pending_max=2 * OUTCOMES_UNREAD_MAX, **options)
-        world.hello()
-        world.submit(*[work()] * (OUTCOMES_UNREAD_MAX + 2))
-        world.command("cancel", "b")
-        if leaves:
-            world.bye()
-        world.hello("other", client=2)
-        world.forget()
-        world.submit(work(), work(), batch="other", client=2)
-        world.advance(MILLISECOND)
-        world.run()
-        assert world.sent()[-1] == (1, [2])
+    assert unread(journaled=True).sent() == [(1, [1])]
+    assert unread(leaves=True).sent() == [(1, [1])]
 
 
 def test_a_person_reads_outcomes_page_by_page() -> None:

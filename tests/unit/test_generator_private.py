@@ -75,7 +75,7 @@ def test_a_missing_or_broken_program_is_named(script: Script, pool: str, tmp_pat
         start(pool)
     script("")
     (tmp_path / "tp-dealer").write_text("no program")
-    with pytest.raises(ConfigurationError, match="cannot start .*/tp-dealer: Exec format error"):
+    with pytest.raises(ConfigurationError, match=r"cannot start .*/tp-dealer: Exec format error"):
         start(pool)
     assert not (tmp_path / "state" / "taskpool" / pool).exists()
 

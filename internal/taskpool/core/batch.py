@@ -51,6 +51,7 @@ class Batch:
         "total",
         "total_stored",
         "unread_bytes",
+        "unread_bytes_guess",
         "unsent",
     )
 
@@ -73,6 +74,7 @@ class Batch:
         self.loading = False
         self.sent_sizes: deque[int] = deque()
         self.unread_bytes = 0  # of what was sent and not acknowledged
+        self.unread_bytes_guess = 0  # of what is recorded and not acknowledged, sent or not
         self.mean_ns: dict[str, int] = {}  # running mean of a job's duration, by kind
 
     @classmethod
@@ -131,6 +133,7 @@ class Batch:
     def hold(self, outcome: Outcome) -> None:
         """Keep a stored outcome for the reader, unless it lags so far that it must be read back anyway."""
         self.recorded = outcome.no
+        self.unread_bytes_guess += outcome_bytes(outcome)
         if self.behind or self.client is None:
             self.behind = True
         elif len(self.unsent) >= limits.OUTCOMES_IN_FLIGHT_MAX:
@@ -157,6 +160,8 @@ class Batch:
             return False
         for _ in range(upto - self.acknowledged):
             self.unread_bytes -= self.sent_sizes.popleft()
+        # A guess by the mean: keeping every size would cost memory just when there is much to keep.
+        self.unread_bytes_guess = self.unread_bytes_guess * (self.recorded - upto) // self.unread
         self.acknowledged = upto
         return True
 

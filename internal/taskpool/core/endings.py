@@ -152,7 +152,8 @@ class Endings:
         """One attempt ended: let the table decide."""
         job = attempt.job
         action = JOB_TABLE[job.state, END_EVENT[report.end]]
-        self._pool.tally.attempts[report.end.value] += 1
+        end = End.CANCELLED if report.end is End.LOST and job.given_up else report.end
+        self._pool.tally.attempts[end.value] += 1
         if report.end is not End.LOST:
             self._pool.tally.ran(job.spec.kind, report.usage.run_ns)
         job.attempt = None

@@ -71,7 +71,9 @@ class Pool:
         if self.config.journaled:
             return False
         return any(
-            batch.client is not None and batch.unread > limits.OUTCOMES_UNREAD_MAX for batch in self.batches.values()
+            batch.unread > limits.OUTCOMES_UNREAD_MAX or batch.unread_bytes_guess > limits.OUTCOMES_UNREAD_BYTES_MAX
+            for batch in self.batches.values()
+            if batch.client is not None
         )
 
     def find_job(self, batch: str, seq: int) -> Job | None:

@@ -1,5 +1,7 @@
 """The generator: what a person types. It reads jobs, submits them, and tells their outcomes.
 
+Its modules, by what they are about:
+
     main cli options            the command line, parsed and wired
     limitfields halt            what jobs may use, and when a batch gives up
     feed lines jobfile          where jobs come from

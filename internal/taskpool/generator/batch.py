@@ -160,18 +160,20 @@ class Ending:
         if submission.complete:
             return codes
         if self._private is None:
-            self._say_lives_on()
+            self._say_lives_on(submission.total)
         else:
             codes |= self._missing(submission, self._private.exit)
         return codes
 
-    def _say_lives_on(self) -> None:
+    def _say_lives_on(self, total: int) -> None:
         """A named pool goes on without us."""
-        session = self._session
+        pool, batch, accepted = self._session.pool, self._session.batch, self._session.outbox.accepted
+        if not accepted:
+            self._console.info("Interrupted before a job was accepted")
+            return
         self._console.info(
-            f"Interrupted: {session.outbox.accepted} jobs were accepted and live on in pool {session.pool!r}, "
-            f"{self.tally.finished} outcomes were received; `tp-generator cancel --pool {session.pool} "
-            f"{session.batch}` ends them"
+            f"Interrupted: {accepted} of {total} jobs were accepted and live on in pool {pool!r}, {self.tally.finished} "
+            f"outcomes were received; `tp-generator cancel --pool {pool} {batch}` ends them"
         )
 
     def _missing(self, submission: Submission, ended: Exit | None) -> set[ExitCode]:

@@ -83,7 +83,7 @@ class Progress:
     def _fit(text: str) -> str:
         """One line of the terminal, at most: a longer one could not be erased."""
         try:
-            width = os.get_terminal_size(2).columns
+            width = os.get_terminal_size(2).columns or 80  # 0: a terminal that was never told its size
         except OSError:
             width = 80
         return text[: max(width - 1, 10)]

@@ -35,11 +35,14 @@ class Ballast:
         return self.held
 
     def release(self) -> bool:
-        """Gives the space to the journal. Whether there was any to give."""
-        held, self.held = self.held, False
-        with suppress(OSError):
+        """Gives the space to the journal, also that of an earlier life. Whether there was any to give."""
+        self.held = False
+        try:
+            size = self._path.stat().st_size
             os.truncate(self._path, 0)
-        return held
+        except OSError:
+            return False
+        return size > 0
 
     def retake(self) -> bool:
         """Whether it is held, again, now that there is room."""

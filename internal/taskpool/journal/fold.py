@@ -35,6 +35,10 @@ class BatchChange:
         self.open = 0  # more, or fewer
         self.quarantined = 0  # more, or fewer
 
+    @property
+    def only_acknowledges(self) -> bool:
+        return not (self.accepted or self.recorded or self.open or self.quarantined) and self.total is None
+
 
 class Changes:
     """Rows without a BatchForgotten among them; that one ends a run and stands in `forgotten`."""
@@ -64,6 +68,8 @@ class Changes:
     def give_back(self, row: JobReturned) -> None:
         before = self.last.get(row.ordinal)
         if isinstance(before, OutcomeRecorded):  # a person wants it to run again
+            if before.outcome.state is not State.QUARANTINED:
+                raise JournalError(f"job {before.batch}/{before.outcome.seq} came back after its outcome")
             change = self.batch(before.batch)
             change.open += 1
             change.quarantined -= 1

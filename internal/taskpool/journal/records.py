@@ -2,8 +2,8 @@
 
 Rules of this file:
 1. Whatever is read is checked: SQLite does not see a bit that flips inside a blob.
-2. A damaged record never looks like a good one. A damaged job comes back with the kind CORRUPT, which no worker
-   runs; a damaged outcome comes back as failed, with an error of the type CORRUPT_ERROR.
+2. A damaged record never looks like a good one. A damaged job comes back marked `corrupt`, and of a kind that no
+   worker runs; a damaged outcome comes back as failed, with an error of the type CORRUPT_ERROR.
 3. The bytes are the messages' own arrays. Another shape of JobSpec, Limits or Outcome is another
    `schema.VERSION`; a test compares with bytes written down.
 """
@@ -21,7 +21,7 @@ from taskpool.core.rows import JobAccepted, OutcomeRecorded
 from taskpool.messages import JobError, JobSpec, Limits, Outcome, State
 
 CORRUPT = "corrupt"  # in place of a job's kind
-CORRUPT_ERROR = "JournalCorrupt"
+CORRUPT_ERROR = "Corrupt"
 
 
 class _Job(Struct, frozen=True, array_like=True):
@@ -50,14 +50,14 @@ def unpack_job(
     """The job of these columns: ordinal, batch, seq, run, tries, failures, crashes, unclean, priority and
     queued_wall_ns. `limits_lost`: those of its batch are damaged, so it cannot run unless it has its own."""
     ordinal, batch, seq, run, tries, failures, crashes, unclean, priority, queued_wall_ns = job
-    spec, traits = JobSpec(CORRUPT, b"", Limits(priority=priority)), Traits(False, "")
+    spec, traits, corrupt = JobSpec(CORRUPT, b"", Limits(priority=priority)), Traits(False, ""), True
     head = _job_head(ordinal, seq, priority, queued_wall_ns)
     if body is not None and zlib.crc32(body, zlib.crc32(head)) == crc:
         stored = _decode_job(body)
         if stored.spec.limits is not None or not limits_lost:
-            spec, traits = stored.spec, Traits(stored.in_process, stored.affinity)
+            spec, traits, corrupt = stored.spec, Traits(stored.in_process, stored.affinity), False
     return StoredJob(
-        ordinal, batch, seq, run, tries, failures, crashes, unclean, priority, spec, traits, queued_wall_ns
+        ordinal, batch, seq, run, tries, failures, crashes, unclean, priority, spec, traits, queued_wall_ns, corrupt
     )
 
 

@@ -272,8 +272,8 @@ def _check_content(connection: sqlite3.Connection, path: Path, *, had_wal: bool)
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version > VERSION:
         raise JournalError(
-            f"the journal {path} has schema version {version}, and this program knows versions up to {VERSION}: a newer "
-            "taskpool wrote it; run that one, or name another with --journal"
+            f"the journal {path} has schema version {version}, and this program knows versions up to {VERSION}: a "
+            "newer taskpool wrote it; run that one, or name another with --journal"
         )
     if version < 1:
         raise JournalError(_damaged(path, f"its schema version is {version}"))

@@ -1,0 +1,97 @@
+"""What the journal lets go of, so that it stays as large as its use.
+
+A finished batch goes when it has been idle too long, acknowledged or not, or when there are too many: then those
+whose outcomes were all acknowledged, oldest first. A batch with open jobs stays, and one with jobs in quarantine,
+which wait for a person. A batch that was never closed goes only between two lives, when no generator can be at it.
+It goes in small steps between commits; the pages it leaves are used again.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable
+
+from taskpool.clock import SECOND, SystemClock
+
+GRACE_NS = 600 * SECOND  # its generator may still be there, and ask once more
+STEP_ROWS = 500
+_LOOK_SECONDS = 10.0  # how often it looks for batches to let go of
+_SHARE = 4  # of the thread's time, one part in so many at most
+_BATCHES_PER_LOOK_MAX = 100
+
+_OLD = (
+    "SELECT id FROM batches WHERE open = 0 AND quarantined = 0 AND name IS NOT NULL AND changed_wall_ns < ? "
+    "AND (finished_wall_ns IS NOT NULL OR ?) ORDER BY changed_wall_ns LIMIT ?"
+)
+_COUNT = "SELECT count(*) FROM batches WHERE open = 0 AND quarantined = 0 AND name IS NOT NULL"
+_READ = (
+    "SELECT id FROM batches WHERE open = 0 AND quarantined = 0 AND name IS NOT NULL AND changed_wall_ns < ? "
+    "AND finished_wall_ns IS NOT NULL AND acknowledged >= recorded ORDER BY changed_wall_ns LIMIT ?"
+)
+_DROP_OUTCOMES = (
+    "DELETE FROM outcomes WHERE batch = ?1 AND no IN (SELECT no FROM outcomes WHERE batch = ?1 ORDER BY no LIMIT ?2)"
+)
+_DROP_JOBS = "DELETE FROM jobs WHERE ordinal IN (SELECT ordinal FROM jobs WHERE batch = ? ORDER BY seq LIMIT ?)"
+
+
+class Retention:
+    """Durations are wall-clock time, because what they are about outlives the process."""
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        retain_ns: int,
+        retain_batches: int,
+        *,
+        grace_ns: int = GRACE_NS,
+        condemned: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._connection = connection
+        self._condemned = condemned
+        self._retain_ns = retain_ns
+        self._retain_batches = retain_batches
+        self._grace_ns = grace_ns
+        self._clock = SystemClock()
+        self._look_from = self._step_from = 0.0  # monotonic seconds
+
+    def rest(self) -> float:
+        """One step, if it is time for one; returns in how many seconds it may be time again. Raises sqlite3.Error."""
+        now = time.monotonic()
+        if now < self._step_from:
+            return self._step_from - now
+        if now >= self._look_from:
+            self._look_from = now + _LOOK_SECONDS
+            self.condemn()
+        removed = self.remove()
+        after = time.monotonic()
+        self._step_from = after + (after - now) * (_SHARE - 1) if removed else self._look_from
+        return max(0.0, self._step_from - after)
+
+    def condemn(self, *, never_closed_too: bool = False, most: int = _BATCHES_PER_LOOK_MAX) -> None:
+        """Chooses batches to let go of: from here on nobody finds them."""
+        now = self._clock.now().wall
+        found = self._connection.execute(_OLD, (now - self._retain_ns, never_closed_too, most)).fetchall()
+        (kept,) = self._connection.execute(_COUNT).fetchone()
+        surplus = min(kept - len(found) - self._retain_batches, most)
+        if surplus > 0:
+            found += self._connection.execute(_READ, (now - self._grace_ns, surplus)).fetchall()
+        if found:
+            self._condemned()
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.executemany("UPDATE batches SET name = NULL WHERE id = ?", found)
+            self._connection.execute("COMMIT")
+
+    def remove(self) -> bool:
+        """Some rows of a batch that is to go. False: there is none."""
+        execute = self._connection.execute
+        row = execute("SELECT id FROM batches WHERE name IS NULL LIMIT 1").fetchone()
+        if row is None:
+            return False
+        execute("BEGIN IMMEDIATE")
+        removed = execute(_DROP_OUTCOMES, (row[0], STEP_ROWS)).rowcount
+        removed += execute(_DROP_JOBS, (row[0], STEP_ROWS)).rowcount
+        if removed == 0:
+            execute("DELETE FROM batches WHERE id = ?", row)
+        execute("COMMIT")
+        return True
