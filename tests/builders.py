@@ -271,6 +271,10 @@ class World:
     def spawned(self) -> list[int]:
         return [int(effect.incarnation) for effect in self.take(Spawn)]
 
+    def take_spawn(self) -> None:
+        """That a replacement is started is no surprise here."""
+        self.take(Spawn)
+
     def killed(self) -> list[tuple[int, str]]:
         return [(effect.incarnation, effect.signal) for effect in self.take(Kill)]
 

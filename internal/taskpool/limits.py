@@ -55,6 +55,10 @@ FRAME_TAKE_BACK_NS = 50 * MILLISECOND  # the head frame runs this long: what wai
 START_SILENT_NS_MAX = 10 * SECOND  # a ready worker that does not start its head frame is killed
 LOST_HEAD_MAX = 5  # deaths before `started` with the same job at the head that count as one crash
 
+# The journal
+RETAIN_NS = 7 * 24 * 3600 * SECOND  # how long a finished batch is kept
+RETAIN_BATCHES_MAX = 1000
+
 # After an unclean end
 CAREFUL_NS = 60 * SECOND  # so long every attempt is stored before it is sent
 UNCLEAN_ALONE_MIN = 3  # a job found running by so many unclean ends in a row runs alone in the pool

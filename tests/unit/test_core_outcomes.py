@@ -310,3 +310,14 @@ def test_a_person_reads_outcomes_page_by_page() -> None:
     world.forget()
     world.do_command("outcomes", "b", client=8)
     world.quiet()
+
+
+def test_a_reader_that_comes_back_with_everything_read_is_no_longer_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "OUTCOMES_UNREAD_BYTES_MAX", 1000)
+    world = World()
+    world.batch(work(), work(), work())
+    world.run(value=b"1" * 1000)
+    world.run()
+    assert world.sent() == [(1, [1]), (1, [2])]
+    world.hello(cursor=2)
+    assert world.sent() == [(1, [3])]

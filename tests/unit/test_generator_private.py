@@ -106,7 +106,11 @@ def test_a_killed_dealer_is_told_and_cleared_away(
     post = KernelPost()
     for name in (names.intake(pool), names.events(pool), names.lock(pool)):
         post.create(name, Shape(1, 64)).close()
-    script(f"TP_WORKER={pool}/1/1 setsid sleep 1000 & echo $! > {tmp_path}/orphan; kill -KILL $$")
+    script(
+        f"TP_WORKER={pool}/1/1 setsid sleep 1000 & echo $! > {tmp_path}/orphan\n"
+        "until grep -q TP_WORKER /proc/$!/environ; do :; done\n"  # before its exec it carries no mark
+        "kill -KILL $$"
+    )
     assert program.main(["fib", "1", "--batch", pool]) == ExitCode.UNREACHABLE
     assert "was killed by SIGKILL" in capfd.readouterr().err
     for name in (names.intake(pool), names.events(pool), names.lock(pool)):

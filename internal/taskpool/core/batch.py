@@ -160,16 +160,21 @@ class Batch:
             return False
         for _ in range(upto - self.acknowledged):
             self.unread_bytes -= self.sent_sizes.popleft()
-        # A guess by the mean: keeping every size would cost memory just when there is much to keep.
-        self.unread_bytes_guess = self.unread_bytes_guess * (self.recorded - upto) // self.unread
-        self.acknowledged = upto
+        self._read_up_to(upto)
         return True
+
+    def _read_up_to(self, upto: int) -> None:
+        # A guess by the mean: keeping every size would cost memory just when there is much to keep.
+        if upto > self.acknowledged:
+            self.unread_bytes_guess = self.unread_bytes_guess * (self.recorded - upto) // self.unread
+            self.acknowledged = upto
 
     def attach(self, client: Client, cursor: int) -> bool:
         """A reader takes over and has everything up to `cursor`. Whether that was news."""
         self.client = client
         client.batch = self
-        before, self.acknowledged = self.acknowledged, max(self.acknowledged, min(cursor, self.recorded))
+        before = self.acknowledged
+        self._read_up_to(min(cursor, self.recorded))
         self._rewind()
         return self.acknowledged > before
 

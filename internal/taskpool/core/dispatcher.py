@@ -181,8 +181,7 @@ class Dispatcher:
         for first_n in event.first_ns:
             frame = worker.find(first_n)
             for attempt in list(frame.attempts.values()) if frame is not None else []:
-                job = attempt.job
-                if job.cancelled:
+                if attempt.job.given_up:
                     self.endings.lose(attempt, now)
                 else:
                     self.endings.take_back(attempt, now)

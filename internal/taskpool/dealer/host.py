@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import select
 import shutil
+from pathlib import Path
 from signal import Signals
 
 from taskpool.clock import MILLISECOND, SECOND, SystemClock
@@ -24,6 +25,7 @@ from taskpool.procs.signals import Wakeup
 from taskpool.procs.spawn import find_worker
 from taskpool.procs.statedir import PoolLock, state_directory
 
+JOURNAL_NAME = "journal.db"
 ORPHANS_NS_MAX = 20 * SECOND
 DESCRIPTORS_BASE = 96  # what a dealer needs beside those for its workers
 LOG_FD = 2  # workers write their lines where the dealer writes its own
@@ -101,7 +103,18 @@ class Host:
         return self._spool
 
     def store(self, options: DealerOptions, epoch: Epoch) -> Store:
-        return MemoryStore()
+        if options.journal == "none":
+            return MemoryStore()
+        from taskpool.journal.sqlite import SqliteStore  # a pool without a journal starts faster without
+
+        path = Path(options.journal) if options.journal is not None else state_directory(options.pool) / JOURNAL_NAME
+        return SqliteStore(
+            path,
+            epoch,
+            sync=options.journal_sync,
+            retain_ns=options.retain_ns,
+            retain_batches=options.retain_batches,
+        )
 
     def poller(self) -> EpollPoller:
         return EpollPoller()

@@ -24,6 +24,9 @@ FILE_KEYS = (
     "workers",
     "spares",
     "journal",
+    "journal_sync",
+    "retain",
+    "retain_batches",
     "metrics",
     "drain_timeout",
     "worker_exec",
@@ -41,6 +44,10 @@ class DealerOptions(Struct, frozen=True, kw_only=True):
     spares: int = 1
     metrics: tuple[str, int] | None = None
     drain_timeout_ns: int = limits.DRAIN_TIMEOUT_NS
+    journal: str | None = None  # a path; "none"; None: in the pool's state directory
+    journal_sync: str = "full"
+    retain_ns: int = limits.RETAIN_NS
+    retain_batches: int = limits.RETAIN_BATCHES_MAX
     worker_exec: str | None = None
     chaos: str | None = None
     log_format: str = "text"
@@ -55,13 +62,16 @@ def parse(argv: Sequence[str], env: Mapping[str, str] = os.environ) -> DealerOpt
     """The options of a command line. Raises UsageError naming the option, the value and what was expected."""
     args = _parser().parse_args(argv)
     given = {**_from_file(args.config), **_from_env(env), **_from_flags(args)}
-    _no_journal(given.get("journal", "none"))
     return DealerOptions(
         pool=check_pool_name(_text(given, "pool", "default")),
         workers=workers(_text(given, "workers", "100%")),
         spares=_spares(given.get("spares", 1)),
         metrics=_address(_text(given, "metrics", "none" if args.private else METRICS_DEFAULT)),
         drain_timeout_ns=parse_duration(given.get("drain_timeout", "8s"), "--drain-timeout"),
+        journal=given.get("journal"),
+        journal_sync=_choice(given, "journal_sync", ("full", "normal")),
+        retain_ns=_retain(given.get("retain")),
+        retain_batches=_count(given, "retain_batches", limits.RETAIN_BATCHES_MAX),
         worker_exec=given.get("worker_exec"),
         chaos=_chaos(given.get("chaos")),
         log_format=_choice(given, "log_format", ("text", "json")),
@@ -97,7 +107,15 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--pool", metavar="NAME", help="name of the pool (default: default)")
     parser.add_argument("--workers", metavar="N|N%|+N", help="workers at work (default: the CPUs we may use)")
     parser.add_argument("--spares", metavar="N", help="ready workers beside them (default: 1)")
-    parser.add_argument("--journal", metavar="none", help="this version keeps no journal: only none is possible")
+    parser.add_argument("--journal", metavar="PATH|none", help="the journal (default: in the pool's state directory)")
+    parser.add_argument(
+        "--journal-sync",
+        metavar="full|normal",
+        help="full: what is accepted survives a loss of power; normal: any kill, but perhaps not the last moments "
+        "before a loss of power (default: full)",
+    )
+    parser.add_argument("--retain", metavar="T", help="how long finished batches are kept (default: 168h)")
+    parser.add_argument("--retain-batches", metavar="N", help="how many finished batches are kept (default: 1000)")
     parser.add_argument("--metrics", metavar="HOST:PORT|none", help=f"where to serve (default: {METRICS_DEFAULT})")
     parser.add_argument("--drain-timeout", metavar="T", help="how long running jobs may take on TERM (default: 8s)")
     parser.add_argument("--worker-exec", metavar="PATH", help="the worker program (default: tp-worker beside this one)")
@@ -142,9 +160,15 @@ def _text(given: Mapping[str, Any], key: str, default: str) -> str:
     return str(given.get(key, default))
 
 
-def _no_journal(value: object) -> None:
-    if value != "none":
-        raise UsageError(f"--journal {value}: this version keeps no journal; only none is possible")
+def _retain(value: object) -> int:
+    return limits.RETAIN_NS if value is None else parse_duration(value, "--retain")
+
+
+def _count(given: Mapping[str, Any], key: str, default: int) -> int:
+    text = str(given.get(key, default))
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        raise UsageError(f"--{key.replace('_', '-')} {text}: expected a number from 0 to 999999999")
+    return int(text)
 
 
 def _choice(given: Mapping[str, Any], key: str, choices: tuple[str, ...]) -> str:

@@ -212,7 +212,12 @@ def _drain(mailbox: Mailbox, spool: Spool, take: Callable[[object], None]) -> No
 
 
 def _greeting(options: DealerOptions, epoch: Epoch, store: Store, pages: str) -> str:
-    journal = "journaled" if store.durable else "no journal: queued jobs are lost if this dealer dies"
+    if not store.durable:
+        journal = "no journal: queued jobs are lost if this dealer dies"
+    elif options.journal_sync == "full":
+        journal = "journaled: what is accepted survives a kill and a loss of power"
+    else:
+        journal = "journaled, --journal-sync normal: the last moments before a loss of power may be lost"
     return (
         f"Pool {options.pool}, epoch {epoch}, PID {os.getpid()}: {options.workers} workers and {options.spares} spare, "
         f"{pages}; {journal}"

@@ -172,8 +172,8 @@ class Ending:
             self._console.info("Interrupted before a job was accepted")
             return
         self._console.info(
-            f"Interrupted: {accepted} of {total} jobs were accepted and live on in pool {pool!r}, {self.tally.finished} "
-            f"outcomes were received; `tp-generator cancel --pool {pool} {batch}` ends them"
+            f"Interrupted: {accepted} of {total} jobs were accepted and live on in pool {pool!r}, "
+            f"{self.tally.finished} outcomes were received; `tp-generator cancel --pool {pool} {batch}` ends them"
         )
 
     def _missing(self, submission: Submission, ended: Exit | None) -> set[ExitCode]:

@@ -116,13 +116,14 @@ def _fill(path: Path, created_wall_ns: int) -> None:
     _sync(path)
 
 
-def connect(path: Path, synchronous: str, *, writable: bool = True) -> sqlite3.Connection:
+def connect(path: Path, synchronous: str) -> sqlite3.Connection:
     """The one connection to an existing journal, which nobody else can open until it is closed.
 
     `synchronous` is FULL (what is committed survives a loss of power) or NORMAL (it survives the process).
     Raises JournalError, naming what is wrong with the file and what to do.
     """
-    _check_file(path, writable=writable)
+    _check_file(path)
+    _check_writable(path)
     had_wal = wal_of(path).exists()
     try:
         connection = _connect(path, synchronous)
@@ -130,7 +131,7 @@ def connect(path: Path, synchronous: str, *, writable: bool = True) -> sqlite3.C
             _check_content(connection, path, had_wal=had_wal)
             migrate(connection, path, MIGRATIONS)
         except BaseException:
-            connection.close()
+            close(connection, path, had_wal=had_wal)
             raise
     except sqlite3.Error as error:
         raise JournalError(explain(path, error)) from error
@@ -155,9 +156,44 @@ def end_life(connection: sqlite3.Connection, path: Path, *, clean: bool) -> None
 
 def accept_loss(path: Path) -> None:
     """Says of a journal whose -wal is gone that it goes on without: the commits in it are lost."""
-    _check_file(path, writable=True)
+    _check_file(path)
+    _check_writable(path)
     with closing(_connect(path, "FULL")) as connection:
         connection.execute("UPDATE meta SET value = 0 WHERE key = 'wal'")
+
+
+def close(connection: sqlite3.Connection, path: Path, *, had_wal: bool = True) -> None:
+    """Ends the connection whatever became of it. With it SQLite may copy the WAL into the database and remove it;
+    that one must not be missed at the next opening."""
+    connection.close()
+    if had_wal and not wal_of(path).exists():
+        with suppress(sqlite3.Error, JournalError, OSError):
+            accept_loss(path)
+
+
+def read_only(path: Path) -> sqlite3.Connection:
+    """A connection for looking at a journal that no dealer has open. It changes neither the database nor its -wal,
+    and does not ask whether they are in good order. `stop_reading` ends it."""
+    _check_file(path)
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=0)
+    try:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version > VERSION:
+            raise JournalError(_newer(path, version))
+    except sqlite3.Error as error:
+        connection.close()
+        raise JournalError(explain(path, error)) from error
+    except JournalError:
+        connection.close()
+        raise
+    return connection
+
+
+def stop_reading(connection: sqlite3.Connection, path: Path) -> None:
+    """The -shm that readers need would stay: the dealer does without."""
+    connection.close()
+    with suppress(OSError):
+        Path(f"{path}-shm").unlink(missing_ok=True)
 
 
 def checkpoint(connection: sqlite3.Connection, path: Path) -> None:
@@ -210,7 +246,7 @@ def explain(path: Path, error: sqlite3.Error) -> str:
     return f"the journal {path}: {said}"
 
 
-def _check_file(path: Path, *, writable: bool) -> None:
+def _check_file(path: Path) -> None:
     """What can be told before SQLite touches the file."""
     try:
         with path.open("rb") as file:
@@ -235,8 +271,6 @@ def _check_file(path: Path, *, writable: bool) -> None:
             f"{path} is an SQLite database of another program (application id {application:#x}, a journal has "
             f"{APPLICATION_ID:#x}); it was left as it is"
         )
-    if writable:
-        _check_writable(path)
 
 
 def _check_writable(path: Path) -> None:
@@ -271,10 +305,7 @@ def _connect(path: Path, synchronous: str) -> sqlite3.Connection:
 def _check_content(connection: sqlite3.Connection, path: Path, *, had_wal: bool) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version > VERSION:
-        raise JournalError(
-            f"the journal {path} has schema version {version}, and this program knows versions up to {VERSION}: a "
-            "newer taskpool wrote it; run that one, or name another with --journal"
-        )
+        raise JournalError(_newer(path, version))
     if version < 1:
         raise JournalError(_damaged(path, f"its schema version is {version}"))
     tables = connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'meta'").fetchone()
@@ -288,6 +319,13 @@ def _check_content(connection: sqlite3.Connection, path: Path, *, had_wal: bool)
     if meta.get("sentinel") != SENTINEL:
         raise JournalError(_damaged(path, "its sentinel row is missing"))
     connection.execute("PRAGMA journal_mode = WAL").fetchone()
+
+
+def _newer(path: Path, version: int) -> str:
+    return (
+        f"the journal {path} has schema version {version}, and this program knows versions up to {VERSION}: a newer "
+        "taskpool wrote it; run that one, or name another with --journal"
+    )
 
 
 def _damaged(path: Path, how: str) -> str:

@@ -33,7 +33,7 @@ from taskpool.journal import schema
 from taskpool.journal.ballast import BALLAST_BYTES, Ballast
 from taskpool.journal.retention import Retention
 from taskpool.journal.store import StoreEvent
-from taskpool.journal.tables import Tables
+from taskpool.journal.tables import Tables, is_full
 from taskpool.journal.writer import Answers, Request, Writer
 
 RETAIN_NS = 7 * 24 * 3600 * SECOND
@@ -96,10 +96,10 @@ class SqliteStore:
             _begin(connection, path, epoch, retention, ballast)
             self._answers = Answers()
         except sqlite3.Error as error:
-            connection.close()
+            schema.close(connection, path)
             raise JournalError(schema.explain(path, error)) from error
         except BaseException:
-            connection.close()
+            schema.close(connection, path)
             raise
         self._journal = _Journal(path, connection, tables, retention, ballast, self._answers, observe)
         self._writer = Writer(self._journal, self._answers)
@@ -121,7 +121,7 @@ class SqliteStore:
         self._read(lambda tables: OutcomesLoaded(batch, tables.outcomes(batch, after, limit, most), reader))
 
     def find_batch(self, name: str) -> None:
-        self._read(lambda tables: BatchFound(name, tables.batch(name)))
+        self._read(lambda tables: BatchFound(name, tables.find(name, SystemClock().now().wall)))
 
     def load_digests(self, batch: str, first_seq: int, count: int) -> None:
         self._read(lambda tables: DigestsLoaded(batch, first_seq, tables.digests(batch, first_seq, count)))
@@ -207,7 +207,7 @@ class _Journal:
             return self._retention.rest()
         except sqlite3.Error as error:
             self._roll_back()
-            if _is_full(error):
+            if is_full(error):
                 return None
             self._fail(0, schema.explain(self._path, error))
             return None
@@ -222,7 +222,7 @@ class _Journal:
             self._fail(0, str(error))
         finally:
             with suppress(sqlite3.Error):
-                self._connection.close()
+                schema.close(self._connection, self._path)
             for _, fd in self._places:
                 os.close(fd)
             self._places = []
@@ -248,7 +248,7 @@ class _Journal:
                 self._store(commits, started.wall)
             except sqlite3.Error as error:
                 self._roll_back()
-                if not _is_full(error):
+                if not is_full(error):
                     self._fail(commits[0].number, schema.explain(self._path, error))  # R6
                 elif not self._make_room():
                     self._fail(commits[0].number, schema.explain(self._path, error))
@@ -305,7 +305,8 @@ class _Journal:
 
 
 def _begin(connection: sqlite3.Connection, path: Path, epoch: int, retention: Retention, ballast: Ballast) -> None:
-    """Begins a life, on a full disk at the cost of the ballast."""
+    """Begins a life, on a full disk at the cost of the ballast, or of what the WAL takes."""
+    last_resort = False
     while True:
         try:
             schema.begin_life(connection, path, epoch)
@@ -314,8 +315,11 @@ def _begin(connection: sqlite3.Connection, path: Path, epoch: int, retention: Re
         except sqlite3.Error as error:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            if not _is_full(error) or not ballast.release():
+            if not is_full(error) or last_resort:
                 raise
+            if not ballast.release():
+                last_resort = True
+                schema.checkpoint(connection, path)
 
 
 def _trouble(place: Path, fd: int) -> str | None:
@@ -329,7 +333,3 @@ def _trouble(place: Path, fd: int) -> str | None:
     if ours.st_nlink == 0 or (ours.st_dev, ours.st_ino) != (now.st_dev, now.st_ino):
         return f"{what}: {cure}"
     return None
-
-
-def _is_full(error: sqlite3.Error) -> bool:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL

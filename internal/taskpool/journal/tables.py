@@ -54,6 +54,11 @@ _IN_STATE = _JOB + "WHERE j.state = ? AND j.state < 3 ORDER BY j.rank, j.ordinal
 _BATCH = "SELECT name, limits, crc, accepted, total, recorded, acknowledged, open FROM batches "
 
 
+def is_full(error: sqlite3.Error) -> bool:
+    """The disk is full; nothing else is wrong."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
+
+
 class Tables:
     """The journal's content, over the one connection."""
 
@@ -196,10 +201,26 @@ class Tables:
         row = self._connection.execute(_BATCH + "WHERE name = ?", (name,)).fetchone()
         return None if row is None else self._stored_batch(row)
 
+    def find(self, name: str, now_wall_ns: int) -> StoredBatch | None:
+        """The batch, which counts as used now: retention must not take it from whoever is about to read it."""
+        found = self.batch(name)
+        if found is not None:
+            try:
+                self._connection.execute("UPDATE batches SET changed_wall_ns = ? WHERE name = ?", (now_wall_ns, name))
+            except sqlite3.Error as error:
+                if not is_full(error):
+                    raise
+        return found
+
     def batches(self) -> Iterator[StoredBatch]:
         """All of them, in the order in which they were opened."""
         for row in self._connection.execute(_BATCH + "WHERE name IS NOT NULL ORDER BY id"):
             yield self._stored_batch(row)
+
+    def batches_without_limits(self) -> list[str]:
+        """Those whose limits are damaged."""
+        rows = self._connection.execute("SELECT name, limits, crc FROM batches WHERE name IS NOT NULL")
+        return [name for name, body, crc in rows if records.unpack_limits(body, crc) is None]
 
     def waiting(self) -> Iterator[tuple[State, StoredJob]]:
         """Every job without an outcome of its present run, and those in quarantine."""

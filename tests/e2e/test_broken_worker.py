@@ -1,0 +1,60 @@
+"""A worker program that cannot work: said once and clearly, and never started in a loop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from e2e.harness import ENVIRONMENT, Program, Stage, program
+
+SPAWNS_MAX = 10  # workers and spares once, and a few more tries
+
+
+def worker_program(directory: Path, code: int) -> tuple[Path, Path]:
+    """A program that writes down each start and exits at once; and the file it writes to."""
+    ledger, path = directory / "spawns", directory / "broken-worker"
+    path.write_text(f'#!/bin/sh\necho "$$" >>{ledger}\necho "no good today" >&2\nexit {code}\n')
+    path.chmod(0o755)
+    return path, ledger
+
+
+def start(stage: Stage, kind: str, worker: Path) -> Program:
+    if kind == "dealer":
+        options = ["--pool", stage.pool, "--metrics", "none", "--workers", "2", "--worker-exec", str(worker)]
+        return stage.start([program("tp-dealer"), *options])
+    return stage.private("fib", "20", "--workers", 2, "--worker-exec", worker)
+
+
+@pytest.mark.parametrize("kind", ["dealer", "private pool"])
+@pytest.mark.parametrize("code", [0, 1, 3])
+def test_a_worker_that_exits_at_once(stage: Stage, tmp_path: Path, kind: str, code: int) -> None:
+    worker, ledger = worker_program(tmp_path, code)
+    run = start(stage, kind, worker).ends(ENVIRONMENT)
+    assert 1 <= len(ledger.read_text().splitlines()) <= SPAWNS_MAX
+    assert f"exited with status {code} before it was ready" in run.stderr
+    assert "no worker can be started" in run.stderr
+
+
+@pytest.mark.parametrize("kind", ["dealer", "private pool"])
+def test_a_worker_that_is_missing(stage: Stage, tmp_path: Path, kind: str) -> None:
+    run = start(stage, kind, tmp_path / "missing").ends(ENVIRONMENT)
+    assert f"cannot start the worker {tmp_path / 'missing'} (--worker-exec): there is no such file" in run.stderr
+
+
+@pytest.mark.parametrize("kind", ["dealer", "private pool"])
+def test_a_worker_that_is_not_executable(stage: Stage, tmp_path: Path, kind: str) -> None:
+    worker, ledger = worker_program(tmp_path, 0)
+    worker.chmod(0o644)
+    run = start(stage, kind, worker).ends(ENVIRONMENT)
+    assert str(worker) in run.stderr
+    assert "may not be executed" in run.stderr
+    assert not ledger.exists()
+
+
+def test_a_worker_whose_interpreter_is_missing(stage: Stage, tmp_path: Path) -> None:
+    worker = tmp_path / "worker"
+    worker.write_text("#!/nonexistent/python\n")
+    worker.chmod(0o755)
+    run = start(stage, "dealer", worker).ends(ENVIRONMENT)
+    assert "the interpreter in its #! line, or its loader, is missing" in run.stderr

@@ -1,0 +1,138 @@
+"""kill -9 of a dealer, and a dealer that stands still: nobody it started outlives it by much, nothing of an
+earlier life runs beside a new one, and what was left is found by the next start."""
+
+from __future__ import annotations
+
+import os
+import time
+from signal import SIGCONT, SIGSTOP, SIGTERM
+
+import pytest
+
+from e2e.harness import OK, Stage, alive, kill, marked, program, queue_exists, tell, until, workers_of
+from e2e.ledger import Ledger
+
+DEALER_KILLS = int(os.environ.get("TASKPOOL_DEALER_KILLS", "20"))
+POOLS = 4  # killed at the same time, each time
+GONE_SECONDS = 1.0
+STOPPED_SECONDS = 3.0
+
+
+class Pool:
+    """One of several pools whose dealers are killed: its name, its dealer, its busy workers."""
+
+    def __init__(self, stage: Stage, ledger: Ledger, number: int) -> None:
+        self.name = stage.pool if number == 0 else f"{stage.pool}-{number}"
+        options = ["--pool", self.name, "--metrics", "none", "--workers", "2", "--spares", "0"]
+        self.dealer = stage.start([program("tp-dealer"), *options])
+        command = [*ledger.command("sleep=3600"), ":::", f"{number}-1", f"{number}-2"]
+        arguments = ["command", "--pool", self.name, "--detach", "--dealer-timeout", "40s", "--", *command]
+        self.generator = stage.start([program("tp-generator"), *arguments])
+        self._stage = stage
+
+    def workers(self) -> list[int]:
+        return workers_of(self.dealer.pid)
+
+    def leave_in_order(self) -> None:
+        """Started once more, it finds what was left, and takes it along when it goes."""
+        assert queue_exists(f"/tp.{self.name}.intake")
+        options = ["--pool", self.name, "--metrics", "none", "--workers", "1"]
+        dealer = self._stage.start([program("tp-dealer"), *options])
+        dealer.says(r"epoch \d+")
+        dealer.send(SIGTERM)
+        dealer.ends(OK)
+        assert not queue_exists(f"/tp.{self.name}.intake")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_no_worker_outlives_a_killed_dealer(stage: Stage, ledger: Ledger) -> None:
+    """As often as TASKPOOL_DEALER_KILLS says; several pools at a time, because their start is what takes long."""
+    slowest = 0.0
+    for repetition in range(DEALER_KILLS // POOLS):
+        pools = [Pool(stage, ledger, number) for number in range(POOLS)]
+        ledger.wait("start", (repetition + 1) * 2 * POOLS)
+        for pool in pools:
+            pool.generator.ends(OK)
+        workers = [pid for pool in pools for pid in pool.workers()]
+        assert len(workers) >= 2 * POOLS
+        began = time.monotonic()
+        for pool in pools:
+            kill(pool.dealer.pid)
+        until(lambda: not any(map(alive, workers)), "the end of all workers of killed dealers", GONE_SECONDS)  # noqa: B023
+        slowest = max(slowest, time.monotonic() - began)
+    tell(f"the last worker was gone {slowest * 1000:.0f} ms after the dealers at the latest")
+    for pool in pools:
+        pool.leave_in_order()
+    until(lambda: not marked(stage.pool), "the end of their jobs")
+    ledger.check_no_overlap()
+
+
+# What the jobs of one life of the dealer hold, the first job of the next life must find free.
+LIFE = """
+life=$1 dir=$2
+if [ "$life" -gt 1 ]; then flock -n -x "$dir/life.$((life - 1))" true || echo "survivor $life $$" >>"$dir/lines"; fi
+exec 8>>"$dir/life.$life"
+flock -s 8
+setsid sleep 3600 &
+setsid sh -c 'trap "" TERM INT HUP; sleep 3600; sleep 3600' &
+echo "start $life $$" >>"$dir/lines"
+sleep 3600
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_nothing_of_an_earlier_life_runs_when_the_first_job_is_sent(stage: Stage, ledger: Ledger) -> None:
+    lives = 5
+    for life in range(1, lives + 1):
+        dealer = stage.dealer("--workers", 2, ready=0)
+        job = ["--", "sh", "-c", LIFE, "sh", str(life), str(ledger.directory), ":::", "", ""]
+        stage.generator("command", "--pool", stage.pool, "--detach", "--dealer-timeout", "40s", *job).ends(OK)
+        until(lambda: ledger.jobs("start")[str(life)] == 2, f"two jobs in life {life}")  # noqa: B023
+        assert ledger.count("survivor") == 0, ledger.lines()
+        kill(dealer.pid)
+        dealer.wait()
+    assert marked(stage.pool), "the grandchildren were to outlive their dealer: else this test shows nothing"
+    dealer = stage.dealer("--workers", 1)
+    assert dealer.says(r"ended (\d+) processes of an earlier life")
+    assert dealer.says(r"epoch (\d+)")[1] == str(lives + 1)
+    assert stage.generator("fib", "20", "--pool", stage.pool).ends(OK).lines == ["6765"]
+    dealer.send(SIGTERM)
+    dealer.ends(OK)
+
+
+def test_a_generator_that_waits_hears_of_its_dealers_death(stage: Stage, ledger: Ledger) -> None:
+    dealer = stage.dealer("--workers", 2)
+    command = [*ledger.command("sleep=3600"), ":::", "1", "2", "3"]
+    run = stage.generator("command", "--pool", stage.pool, "--dealer-timeout", "3s", "--", *command)
+    ledger.wait("start", 2)
+    kill(dealer.pid)
+    dealer.wait()
+    run.ends(4)
+    assert stage.pool in run.stderr
+    again = stage.dealer("--workers", 1)
+    again.send(SIGTERM)
+    again.ends(OK)
+
+
+def test_a_dealer_that_stands_still_kills_no_worker_and_loses_nothing(stage: Stage, ledger: Ledger) -> None:
+    dealer = stage.dealer("--workers", 3, "--spares", 0, ready=3)
+    workers = workers_of(dealer.pid)
+    assert len(workers) == 3
+    names = [str(number) for number in range(1, 41)]
+    options = ["--pool", stage.pool, "--timeout", "2.5s", "--output", "json"]
+    run = stage.generator("command", *options, "--", *ledger.command("sleep=0.2"), ":::", *names)
+    ledger.wait("end", 3)
+    dealer.send(SIGSTOP)
+    began = time.monotonic()
+    until(lambda: time.monotonic() - began > STOPPED_SECONDS, "the time that the dealer stands still")
+    dealer.send(SIGCONT)
+    run.ends(OK)
+    outcomes = run.objects()
+    assert sorted(job["seq"] for job in outcomes) == list(range(1, 41))
+    assert {(job["state"], job["attempts"]) for job in outcomes} == {("succeeded", 1)}
+    assert workers_of(dealer.pid) == workers
+    assert set(ledger.jobs("start").values()) == {1}
+    dealer.send(SIGTERM)
+    dealer.ends(OK)
