@@ -260,17 +260,22 @@ def test_an_idle_worker_makes_room_for_a_fresh_one() -> None:
 
 
 def test_room_is_made_where_no_place_is_free() -> None:
-    world = World(1, spares=1)
-    world.batch(work(), work("command", crash_limit=2), work())
-    world.run(1)
-    world.run(1, End.CRASHED, signal=11)
-    world.run(1, End.CRASHED, signal=11)
-    world.forget()
-    world.hello("c", client=2)
-    world.submit(work(crash_limit=5), work("command"), batch="c", client=2)
-    world.start(1)  # job 3
+    world = World(boot=False)
+    world.ready(1)
+    world.batch(work())
+    world.start(1)
     world.die(1)
-    assert world.sent()[0] == (2, [3])
+    world.forget()
+    world.batch(work(priority=1), batch="other", client=2)
+    world.ready(2)
+    assert world.sent() == [(2, [1])], "of the other batch: it comes first"
+    world.run(2)
+    assert world.killed() == [(2, "KILL")], "idle, but not fresh"
+    assert world.spawned() == [3]
+    world.ready(3)
+    assert world.sent() == [], "its slot is not free yet"
+    world.die(2, signal=9)
+    assert world.sent() == [(3, [1])]
 
 
 def test_no_more_workers_are_replaced_than_jobs_wait_for_fresh_ones() -> None:

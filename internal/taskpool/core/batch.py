@@ -82,6 +82,7 @@ class Batch:
         batch = cls(stored.name, stored.limits)
         batch.received = batch.accepted = stored.accepted
         batch.open = stored.open
+        batch.cancelled = stored.cancelled
         batch.total = stored.total
         batch.total_stored = stored.total is not None
         batch.numbered = batch.recorded = stored.recorded

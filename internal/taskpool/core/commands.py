@@ -10,11 +10,13 @@ import msgspec
 
 from taskpool.clock import Instant, rfc3339
 from taskpool.core.crew import Crew
+from taskpool.core.desk import Desk
 from taskpool.core.effects import Level, LoadOutcomes, Reply, Topic
 from taskpool.core.endings import Endings
 from taskpool.core.job import JOB_TABLE, Job, JobAction, JobEvent
 from taskpool.core.leaving import Leaving
 from taskpool.core.pool import Pool
+from taskpool.core.rows import BatchCancelled, QuarantineDropped
 from taskpool.core.worker import Verdict, Worker
 from taskpool.messages import Answer, Command, State
 
@@ -29,7 +31,8 @@ class CommandError(Exception):
 class Commands:
     """The verbs, one small method each."""
 
-    def __init__(self, pool: Pool, crew: Crew, endings: Endings, leaving: Leaving) -> None:
+    def __init__(self, pool: Pool, crew: Crew, desk: Desk, endings: Endings, leaving: Leaving) -> None:
+        self._desk = desk
         self._pool = pool
         self._crew = crew
         self._endings = endings
@@ -50,6 +53,9 @@ class Commands:
         }
 
     def perform(self, command: Command, now: Instant) -> None:
+        if command.verb == "batch":
+            self._desk.describe_batch(command)
+            return
         if command.verb == "outcomes":  # answered by the store, page by page
             limit = OUTCOMES_PAGE if command.client in self._pool.clients else 0
             if limit:
@@ -153,7 +159,9 @@ class Commands:
         batch = self._pool.batches.get(command.batch or "")
         if batch is None:
             raise CommandError(f"no batch {command.batch!r} here")
-        batch.cancelled = True  # what lies in the store is cancelled as it comes in
+        if not batch.cancelled:
+            batch.cancelled = True  # what lies in the store is cancelled as it comes in
+            self._pool.ledger.add(BatchCancelled(batch.name))
         return [job for job in self._pool.jobs.values() if job.batch is batch]
 
     def _requeue(self, command: Command, now: Instant) -> Body:
@@ -170,6 +178,7 @@ class Commands:
         jobs = self._parked(command)
         for job in jobs:
             del self._pool.quarantine[job.batch.name, job.seq]
+            self._pool.ledger.add(QuarantineDropped(job.ordinal))
         return {"dropped": len(jobs)}
 
     def _pause(self, command: Command, now: Instant) -> Body:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections import deque
 
+import msgspec
+
 from taskpool import limits
 from taskpool.clock import Instant
 from taskpool.core.batch import Batch, Client
@@ -18,7 +20,20 @@ from taskpool.core.job import Job
 from taskpool.core.ledger import CloseStored, JobsStored
 from taskpool.core.pool import Pool
 from taskpool.core.rows import Acknowledged, BatchClosed, BatchForgotten, BatchOpened, JobAccepted
-from taskpool.messages import Accepted, Ack, Close, Hello, Outcome, Outcomes, Ping, Pong, Refused, Welcome
+from taskpool.messages import (
+    Accepted,
+    Ack,
+    Answer,
+    Close,
+    Command,
+    Hello,
+    Outcome,
+    Outcomes,
+    Ping,
+    Pong,
+    Refused,
+    Welcome,
+)
 
 
 class Desk:
@@ -26,7 +41,7 @@ class Desk:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._asking: dict[str, dict[int, Hello]] = {}  # by batch and client: until the store has looked
+        self._asking: dict[str, dict[int, Hello | Command]] = {}  # by batch and client: until the store has looked
         self._comparing: deque[Submitted] = deque()  # said again: until the store has given the digests
 
     # --- coming and going ---
@@ -37,15 +52,49 @@ class Desk:
         if name is None or name in self._pool.batches or not self._pool.config.journaled:
             self._greet(hello, now)
             return
+        self._ask(name, hello)
+
+    def describe_batch(self, command: Command) -> None:
+        """Say where a batch stands, after a look into the store when it is not in memory."""
+        name = command.batch or ""
+        if name in self._pool.batches or not self._pool.config.journaled:
+            self._describe(command)
+        else:
+            self._ask(name, command)
+
+    def _ask(self, name: str, message: Hello | Command) -> None:
         if name not in self._asking:
             self._pool.emit(FindBatch(name))
-        self._asking.setdefault(name, {})[hello.client] = hello
+        self._asking.setdefault(name, {})[message.client] = message
 
     def batch_found(self, event: BatchFound, now: Instant) -> None:
         if event.batch is not None and event.name not in self._pool.batches:
             self._pool.batches[event.name] = Batch.restored(event.batch)
-        for hello in self._asking.pop(event.name, {}).values():
-            self._greet(hello, now)
+        for message in self._asking.pop(event.name, {}).values():
+            if isinstance(message, Hello):
+                self._greet(message, now)
+            else:
+                self._describe(message)
+        batch = self._pool.batches.get(event.name)
+        if batch is not None:
+            self.forget_if_done(batch)
+
+    def _describe(self, command: Command) -> None:
+        batch = self._pool.batches.get(command.batch or "")
+        body: dict[str, object] = {"error": f"no batch {command.batch!r} here"}
+        if batch is not None:
+            body = {
+                "batch": batch.name,
+                "accepted": batch.accepted,
+                "total": batch.total if batch.total_stored else None,
+                "recorded": batch.recorded,
+                "acknowledged": batch.acknowledged,
+                "open": batch.open,
+                "cancelled": batch.cancelled,
+            }
+        if command.client in self._pool.clients:
+            answer = Answer(command.client, command.verb, batch is not None, msgspec.json.encode(body))
+            self._pool.emit(Reply(command.client, answer))
 
     def _greet(self, hello: Hello, now: Instant) -> None:
         pool = self._pool

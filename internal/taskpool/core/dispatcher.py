@@ -56,7 +56,7 @@ class Dispatcher:
         self.endings = Endings(self.pool, signal_names)
         self.desk = Desk(self.pool)
         self.leaving = Leaving(self.pool, self.crew)
-        self.commands = Commands(self.pool, self.crew, self.endings, self.leaving)
+        self.commands = Commands(self.pool, self.crew, self.desk, self.endings, self.leaving)
         self._handlers: dict[type, Callable[[Any, Instant], None]] = {
             Hello: self.desk.hello,
             Submitted: self.desk.submit,

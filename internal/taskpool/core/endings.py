@@ -155,7 +155,7 @@ class Endings:
         end = End.CANCELLED if report.end is End.LOST and job.given_up else report.end
         self._pool.tally.attempts[end.value] += 1
         if report.end is not End.LOST:
-            self._pool.tally.ran(job.spec.kind, report.usage.run_ns)
+            self._pool.tally.ran(job.spec.kind, report.usage.run_ns, report.usage.cpu_ns)
         job.attempt = None
         job.unclean = 0  # it ran, and this dealer lived to tell
         self._actions[action](attempt, report, now)

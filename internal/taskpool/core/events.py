@@ -78,6 +78,7 @@ class StoredBatch(Struct, frozen=True):
     recorded: int  # number of the last outcome
     acknowledged: int
     open: int  # jobs without an outcome of their present run
+    cancelled: bool = False
 
 
 class InFlight(Struct, frozen=True):

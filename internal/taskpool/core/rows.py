@@ -24,6 +24,12 @@ class BatchForgotten(Struct, frozen=True):
     batch: str
 
 
+class BatchCancelled(Struct, frozen=True):
+    """Nothing of the batch starts any more, in this life of the dealer or a later one."""
+
+    batch: str
+
+
 class JobAccepted(Struct, frozen=True):
     ordinal: int  # order of acceptance over all batches
     batch: str
@@ -53,6 +59,12 @@ class JobReturned(Struct, frozen=True):
     unclean: int
 
 
+class QuarantineDropped(Struct, frozen=True):
+    """A person gave the job up: it will not be asked for again."""
+
+    ordinal: int
+
+
 class OutcomeRecorded(Struct, frozen=True):
     ordinal: int
     batch: str
@@ -67,10 +79,12 @@ class Acknowledged(Struct, frozen=True):
 Row = (
     BatchOpened
     | BatchClosed
+    | BatchCancelled
     | BatchForgotten
     | JobAccepted
     | AttemptMade
     | JobReturned
+    | QuarantineDropped
     | OutcomeRecorded
     | Acknowledged
 )

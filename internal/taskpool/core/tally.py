@@ -16,9 +16,15 @@ LONG_BUCKETS_NS = tuple(
 )
 RECOVERY_BUCKETS_NS = tuple(int(n * MILLISECOND) for n in (0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 5000))
 
+BOOT_BUCKETS_NS = tuple(int(n * MILLISECOND) for n in (10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 20_000))
+COMMIT_BUCKETS_NS = tuple(int(n * MILLISECOND) for n in (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 5000))
+LAG_BUCKETS_NS = tuple(int(n * MILLISECOND) for n in (0.1, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 5000, 10_000))
+
 EXIT_REASONS = ("clean", "error", "signal", "timeout", "stopped", "boot")
 SIGNALS = ("", "SIGSEGV", "SIGKILL", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE", "SIGTERM", "other")
 REFUSALS = ("malformed", "unknown_kind", "unknown_batch", "conflict", "gap", "closed", "full", "draining")
+HEARD_QUEUES = ("intake", "control", "events")  # that the dealer reads
+FULL_QUEUES = (*HEARD_QUEUES, "reply")
 
 
 class Histogram:
@@ -46,6 +52,8 @@ class Tally:
         self.retries: Counter[str] = Counter()  # by end of the attempt before
         self.refusals: Counter[str] = Counter(dict.fromkeys(REFUSALS, 0))
         self.worker_exits: Counter[tuple[str, str]] = Counter()  # by reason and signal
+        self.cpu_ns: Counter[str] = Counter()  # of attempts that ended, by kind
+        self.jobs_restored = 0
         self.worker_spawns = 0
         self.worker_respawns = 0
         self.stale_reports = 0
@@ -53,12 +61,14 @@ class Tally:
         self.wait: dict[str, Histogram] = {}
         self.run: dict[str, Histogram] = {}
         self.recovery = Histogram(RECOVERY_BUCKETS_NS)
+        self.boot = Histogram(BOOT_BUCKETS_NS)
 
     def waited(self, kind: str, duration_ns: int) -> None:
         self._of(self.wait, kind).add(duration_ns)
 
-    def ran(self, kind: str, duration_ns: int) -> None:
+    def ran(self, kind: str, duration_ns: int, cpu_ns: int = 0) -> None:
         self._of(self.run, kind).add(duration_ns)
+        self.cpu_ns[kind] += cpu_ns
 
     def worker_exited(self, reason: str, signal: str) -> None:
         self.worker_exits[reason, signal if signal in SIGNALS else "other"] += 1
@@ -69,3 +79,27 @@ class Tally:
         if histogram is None:
             histogram = family[kind] = Histogram(LONG_BUCKETS_NS)
         return histogram
+
+
+class LoopTally:
+    """What the dealer's loop counts of itself."""
+
+    def __init__(self) -> None:
+        self.turns = 0
+        self.stalls = 0
+        self.busy_ns = 0
+        self.turned_wall_ns = 0  # when the last turn began
+        self.lag = Histogram(LAG_BUCKETS_NS)
+        self.received: Counter[str] = Counter(dict.fromkeys(HEARD_QUEUES, 0))  # messages, by queue
+        self.full: Counter[str] = Counter(dict.fromkeys(FULL_QUEUES, 0))
+
+    def turned(self, busy_ns: int, lag_ns: int) -> None:
+        """A turn is over and the next one due: it worked so long, and the next one comes so late."""
+        self.turns += 1
+        self.busy_ns += busy_ns
+        self.lag.add(max(0, lag_ns))
+
+    def heard(self, queue: str, messages: int, capacity: int) -> None:
+        """A queue was read. One that gave as much as it holds may have kept its senders waiting."""
+        self.received[queue] += messages
+        self.full[queue] += messages >= capacity

@@ -14,6 +14,8 @@ from taskpool.clock import SECOND, Clock
 from taskpool.core.dispatcher import Dispatcher
 from taskpool.core.effects import Exit
 from taskpool.core.events import Event, LifelineClosed, Restored, Signalled, Stalled, Tick
+from taskpool.core.tally import LoopTally
+from taskpool.core.worker import WorkerState
 from taskpool.dealer import door
 from taskpool.dealer.door import Door
 from taskpool.dealer.machine import Poller, Workforce
@@ -21,6 +23,7 @@ from taskpool.dealer.perform import Performer
 from taskpool.dealer.queues import Queues
 from taskpool.dealer.replies import Replies
 from taskpool.errors import QueueEmpty
+from taskpool.ids import Incarnation
 from taskpool.ipc.mailbox import Mailbox
 from taskpool.journal.store import Store
 from taskpool.messages import Hello, Ready
@@ -61,10 +64,12 @@ class Loop:
         self._now = clock.now()
         self._checked_ns = self._swept_ns = self._now.mono
         self.turned_mono_ns = self._now.mono  # health is judged by this
+        self.tally = LoopTally()
 
     def run(self) -> Exit:
         """Turn until the core wants to leave."""
         if self._restored is not None:
+            self._core.pool.tally.jobs_restored = sum(batch.open for batch in self._restored.batches)
             self._handle(self._restored)
         self._turn(set())
         while self._performer.exit is None:
@@ -72,14 +77,18 @@ class Loop:
             before = self._clock.now().mono
             ready = self._poller.wait(deadline - before)
             late_ns = self._clock.now().mono - max(deadline, before)
-            self._turn(ready, max(late_ns, before - self._now.mono))  # too long asleep, or too long at work
+            late_ns = max(late_ns, before - self._now.mono)  # too long asleep, or too long at work
+            self.tally.turned(busy_ns=before - self.turned_mono_ns, lag_ns=late_ns)
+            self._turn(ready, late_ns)
         return self._performer.exit
 
     def _turn(self, ready: set[int], late_ns: int = 0) -> None:
         self._now = self._clock.now()
         self.turned_mono_ns = self._now.mono
+        self.tally.turned_wall_ns = self._now.wall
         self._hear_workers()
         if late_ns > limits.LOOP_STALL_NS:
+            self.tally.stalls += 1
             self._handle(Stalled(late_ns))  # after the queues were drained, before any deadline is judged
         self._hear_outside(ready)
         self._hear(self._queues.control, door.CONTROL, "control", self._queues.control.maxmsg)
@@ -97,22 +106,30 @@ class Loop:
             self._handle(exited)
 
     def _hear(self, mailbox: Mailbox, expected: tuple[type, ...], queue: str, most: int) -> None:
-        for _ in range(most):
+        for heard in range(most):
             try:
                 data = mailbox.receive()
             except QueueEmpty:
+                self.tally.heard(queue, heard, mailbox.maxmsg)
                 return
             event = self._door.admit(data, expected, queue)
             if event is not None and self._belongs(event):
                 self._handle(event)
+        self.tally.heard(queue, most, mailbox.maxmsg)
 
     def _belongs(self, event: Event) -> bool:
         """What only the shell can tell: the queue that a hello offers, and who a worker really is."""
         if isinstance(event, Hello):
             return self._replies.open(event)
         if isinstance(event, Ready) and event.epoch == self._core.pool.config.epoch:
+            self._count_boot(event)
             return self._staff.settled(event.incarnation, event.pid)
         return True
+
+    def _count_boot(self, ready: Ready) -> None:
+        worker = self._core.crew.workers.get(Incarnation(ready.incarnation))
+        if worker is not None and worker.state is WorkerState.STARTING:
+            self._core.pool.tally.boot.add(self._now.mono - worker.spawned_mono_ns)
 
     def _hear_outside(self, ready: set[int]) -> None:
         for name in self._signals():

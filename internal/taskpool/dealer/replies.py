@@ -39,6 +39,7 @@ class Replies:
         self._watch = watch  # (descriptor, wanted): tell me when there is room
         self._warn = warn
         self._lines: dict[int, Line] = {}
+        self.full = 0  # how often a queue had no room
         self._unclaimed: dict[int, tuple[int, int]] = {}  # slot -> (inode, first seen)
 
     def open(self, hello: Hello) -> bool:
@@ -117,7 +118,7 @@ class Replies:
                 line.mailbox.send(line.waiting[0])  # R7
                 line.waiting.popleft()
         except QueueFull:
-            pass
+            self.full += 1
         except MessageTooLong as error:
             line.waiting.popleft()
             self._warn(f"a reply was dropped: {error}")

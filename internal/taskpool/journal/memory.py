@@ -29,6 +29,7 @@ from taskpool.core.rows import (
     JobAccepted,
     JobReturned,
     OutcomeRecorded,
+    QuarantineDropped,
     Row,
 )
 from taskpool.journal.store import StoreEvent
@@ -85,6 +86,8 @@ class MemoryStore:
                 self._come_back(row)
             elif isinstance(row, OutcomeRecorded):
                 self._record(row)
+            elif isinstance(row, QuarantineDropped):
+                del self._jobs[row.ordinal]
             elif isinstance(row, Acknowledged):
                 self._acknowledge(row)
             elif isinstance(row, BatchForgotten):

@@ -1,173 +1,164 @@
 """Every metric of the dealer, from plain counters at the moment of a scrape.
 
-Names: `taskpool_<thing>_<unit>`, base units, `_total` on counters. Labels come from closed sets, never ids or
-pids. A label value that is known in advance is there from the start, with 0.
+Rules of this folder:
+1. Names are `taskpool_<thing>_<unit>`, base units, `_total` on counters, and are public: tests/golden/metrics.txt.
+2. Labels come from closed sets, never ids or pids. A value known in advance is there from the start, with 0.
+3. A point in time is a timestamp, never an age, and is absent while there is no such point.
+4. The loop adds to integers; here they are read, by another thread, while the loop goes on. A page may be a turn
+   out of step with itself. What is walked is copied first with `list`, which is one step of the interpreter.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from taskpool.clock import SECOND
+from taskpool.clock import SECOND, Clock
 from taskpool.core.dispatcher import Dispatcher
-from taskpool.core.tally import EXIT_REASONS, SIGNALS, Histogram
-from taskpool.core.worker import WorkerState
-from taskpool.messages import TERMINAL, End, State
+from taskpool.core.pool import Pool
+from taskpool.core.tally import FULL_QUEUES, HEARD_QUEUES, LoopTally
+from taskpool.metrics import jobs, journal, workers
+from taskpool.metrics.families import counter, counters, gauge, gauges, histogram
+from taskpool.metrics.journal import JournalStats
+from taskpool.metrics.logcounts import LogCounts
+
+
+class Queue(NamedTuple):
+    """A queue of the dealer, now."""
+
+    name: str
+    messages: int
+    capacity: int
+
+
+class Sources(NamedTuple):
+    """Where the numbers are."""
+
+    core: Dispatcher
+    loop: LoopTally
+    kinds: tuple[str, ...]
+    queues: Callable[[], list[Queue]]
+    queues_remade: Callable[[], int]
+    journal: JournalStats | None
+    logs: LogCounts
+    ready: Callable[[], bool]
+    clock: Clock
+
+
+def registry(sources: Sources) -> CollectorRegistry:
+    """The dealer's own families, and the usual ones of a process and of its interpreter."""
+    made = CollectorRegistry()
+    made.register(DealerCollector(sources))
+    ProcessCollector(registry=made)
+    PlatformCollector(registry=made)
+    GCCollector(registry=made)
+    return made
 
 
 class DealerCollector(Collector):
-    """Reads a dispatcher that another thread is changing.
+    """All of a dealer's own families."""
 
-    A scrape may be a turn out of step with itself; it never blocks the loop. Dictionaries are copied before
-    they are walked, because the copy is one step of the interpreter.
-    """
-
-    def __init__(
-        self, core: Dispatcher, kinds: Iterable[str], depths: Callable[[], dict[str, tuple[int, int]]], version: str
-    ) -> None:
-        self._core = core
-        self._kinds = tuple(kinds)
-        self._depths = depths
-        self._version = version
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
 
     def describe(self) -> list[Metric]:
-        """Nothing: asking for all series at registration would be a scrape."""
+        """Nothing: asking for all families at registration would be a scrape."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        yield _build_info(self._version)
-        yield from self._jobs()
-        yield from self._attempts()
-        yield from self._workers()
-        yield from self._queues()
-
-    def _jobs(self) -> Iterator[Metric]:
-        pool, tally = self._core.pool, self._core.pool.tally
-        accepted = CounterMetricFamily("taskpool_jobs_accepted", "Jobs accepted.", labels=["kind"])
-        finished = CounterMetricFamily(
-            "taskpool_jobs_finished", "Jobs that got their outcome.", labels=["kind", "outcome"]
-        )
-        for kind in self._kinds:
-            accepted.add_metric([kind], tally.jobs_accepted[kind])
-            for state in sorted(TERMINAL):
-                finished.add_metric([kind, _label(state)], tally.jobs_finished[kind, state.value])
-        yield accepted
-        yield finished
-        refused = CounterMetricFamily("taskpool_submissions_refused", "Messages refused or dropped.", labels=["reason"])
-        for reason, count in dict(tally.refusals).items():
-            refused.add_metric([reason], count)
-        yield refused
-        running, delayed = len(pool.attempts), len(pool.delayed)
-        jobs = GaugeMetricFamily("taskpool_jobs", "Jobs the dealer holds, by state.", labels=["state"])
-        for state, count in (
-            (State.QUEUED, max(0, pool.pending - running - delayed)),
-            (State.DELAYED, delayed),
-            (State.RUNNING, running),
-        ):
-            jobs.add_metric([_label(state)], count)
-        yield jobs
-        yield GaugeMetricFamily(
-            "taskpool_jobs_quarantined", "Jobs set aside after too many crashes.", len(pool.quarantine)
-        )
-        yield GaugeMetricFamily(
-            "taskpool_last_job_finished_timestamp_seconds",
-            "Unix time of the last outcome; 0 before the first.",
-            pool.last_finished_wall_ns / SECOND,
-        )
-        yield _histogram(
-            "taskpool_job_wait_seconds", "Acceptance of a job until it is first sent.", tally.wait, self._kinds
-        )
-        yield _histogram("taskpool_job_run_seconds", "How long attempts ran.", tally.run, self._kinds)
-
-    def _attempts(self) -> Iterator[Metric]:
-        tally = self._core.pool.tally
-        attempts = CounterMetricFamily("taskpool_attempts", "Attempts that ended, by how.", labels=["end"])
-        retries = CounterMetricFamily(
-            "taskpool_retries", "Jobs that went back for another attempt, by how the last one ended.", labels=["end"]
-        )
-        for end in End:
-            attempts.add_metric([_label(end)], tally.attempts[end.value])
-            retries.add_metric([_label(end)], tally.retries[end.value])
-        yield attempts
-        yield retries
-        yield CounterMetricFamily(
-            "taskpool_stale_reports", "Reports of attempts that were over already.", tally.stale_reports
-        )
-        yield CounterMetricFamily(
-            "taskpool_protocol_errors", "Messages of workers that made no sense.", tally.protocol_errors
-        )
-        yield _histogram_of(
-            "taskpool_recovery_seconds",
-            "Death of a worker seen until its job is sent again.",
-            [([], tally.recovery)],
-            [],
-        )
-
-    def _workers(self) -> Iterator[Metric]:
-        crew, tally = self._core.crew, self._core.pool.tally
-        states = Counter(worker.state for worker in list(crew.workers.values()))
-        workers = GaugeMetricFamily("taskpool_workers", "Worker processes, by state.", labels=["state"])
-        for state in WorkerState:
-            workers.add_metric([state.value], states[state])
-        yield workers
-        yield GaugeMetricFamily("taskpool_workers_wanted", "Workers the dealer tries to keep at work.", crew.wanted)
-        yield CounterMetricFamily("taskpool_worker_starts", "Worker processes started.", tally.worker_spawns)
-        yield CounterMetricFamily(
-            "taskpool_worker_respawns", "Workers started in place of another.", tally.worker_respawns
-        )
-        exits = CounterMetricFamily(
-            "taskpool_worker_exits", "Worker processes that ended, by why and by signal.", labels=["reason", "signal"]
-        )
-        counted = dict(tally.worker_exits)
-        for reason in EXIT_REASONS:
-            for signal in SIGNALS:
-                exits.add_metric([reason, signal], counted.get((reason, signal), 0))
-        yield exits
-        yield GaugeMetricFamily(
-            "taskpool_dealer_draining",
-            "1 while the dealer takes and sends no more jobs.",
-            int(self._core.pool.draining),
-        )
-
-    def _queues(self) -> Iterator[Metric]:
-        depth = GaugeMetricFamily("taskpool_queue_messages", "Messages in a queue now.", labels=["queue"])
-        capacity = GaugeMetricFamily("taskpool_queue_capacity_messages", "Messages a queue can hold.", labels=["queue"])
-        for name, (messages, most) in self._depths().items():
-            depth.add_metric([name], messages)
-            capacity.add_metric([name], most)
-        yield depth
-        yield capacity
+        sources = self._sources
+        before_ns = sources.clock.now().mono
+        pool = sources.core.pool
+        found = [
+            *_identity(pool, sources.journal is not None),
+            *jobs.families(pool, sources.kinds),
+            *workers.families(sources.core.crew, pool.tally),
+            *_condition(pool, ready=sources.ready()),
+            *_loop(sources.loop),
+            *_queues(sources),
+            *journal.families(sources.journal),
+            counters(
+                "taskpool_log_messages_total",
+                "Log messages written, by level.",
+                ["level"],
+                [([level], count) for level, count in sources.logs.by_level.items()],
+            ),
+        ]
+        yield from found
+        took_ns = sources.clock.now().mono - before_ns
+        yield gauge("taskpool_collector_duration_seconds", "How long collecting this page took.", took_ns / SECOND)
 
 
-def _label(value: str) -> str:
-    return value.replace("-", "_")
+def _identity(pool: Pool, journaled: bool) -> Iterator[Metric]:
+    yield gauges(
+        "taskpool_build_info", "Build of this program; always 1.", ["version"], [([pool.config.version], 1)]
+    )
+    yield gauges(
+        "taskpool_pool_info",
+        "The pool, and whether what it accepts outlives its dealer; always 1.",
+        ["pool", "journal"],
+        [([pool.config.name, "true" if journaled else "false"], 1)],
+    )
+    yield gauge("taskpool_dealer_epoch", "Lives of this pool's dealers so far, this one included.", pool.config.epoch)
 
 
-def _build_info(version: str) -> Metric:
-    info = GaugeMetricFamily("taskpool_build_info", "Build of this program; always 1.", labels=["version"])
-    info.add_metric([version], 1)
-    return info
+def _condition(pool: Pool, *, ready: bool) -> Iterator[Metric]:
+    yield gauge("taskpool_dealer_ready", "1 while a worker is ready and the dealer does not drain.", ready)
+    yield gauge("taskpool_dealer_draining", "1 while the dealer takes and sends no more jobs.", pool.draining)
+    yield gauge("taskpool_dealer_paused", "1 while a person wants no job to be sent.", pool.paused)
+    yield gauge("taskpool_disk_full", "1 while the journal has no room for more jobs.", bool(pool.disk_full))
 
 
-def _histogram(name: str, help_text: str, by_kind: dict[str, Histogram], kinds: Iterable[str]) -> Metric:
-    return _histogram_of(name, help_text, [([kind], by_kind.get(kind)) for kind in kinds], ["kind"])
+def _loop(loop: LoopTally) -> Iterator[Metric]:
+    yield counter("taskpool_loop_turns_total", "Turns of the dealer's loop; at least one a second.", loop.turns)
+    yield counter(
+        "taskpool_loop_busy_seconds_total", "Time the loop worked rather than waited.", loop.busy_ns / SECOND
+    )
+    yield counter(
+        "taskpool_loop_stalls_total", "Turns that came so late that every deadline was pushed on.", loop.stalls
+    )
+    yield histogram(
+        "taskpool_loop_lag_seconds",
+        "How long what happened may have waited for its turn: the turn before, or a sleep too long.",
+        loop.lag,
+    )
+    yield gauge(
+        "taskpool_loop_timestamp_seconds", "Unix time at which the loop last began a turn.", loop.turned_wall_ns / SECOND
+    )
 
 
-def _histogram_of(
-    name: str, help_text: str, series: Iterable[tuple[list[str], Histogram | None]], labels: list[str]
-) -> Metric:
-    family = HistogramMetricFamily(name, help_text, labels=labels)
-    for values, histogram in series:
-        if histogram is None:
-            continue
-        total, buckets = 0, []
-        bounds = [repr(bound / SECOND) for bound in histogram.bounds] + ["+Inf"]
-        for bound, count in zip(bounds, list(histogram.counts), strict=True):
-            total += count
-            buckets.append((bound, total))
-        family.add_metric(values, buckets, sum_value=histogram.total / SECOND)
-    return family
+def _queues(sources: Sources) -> Iterator[Metric]:
+    queues, loop = sources.queues(), sources.loop
+    yield gauges(
+        "taskpool_queue_messages",
+        "Messages in a queue now.",
+        ["queue"],
+        [([queue.name], queue.messages) for queue in queues],
+    )
+    yield gauges(
+        "taskpool_queue_capacity_messages",
+        "Messages a queue can hold.",
+        ["queue"],
+        [([queue.name], queue.capacity) for queue in queues],
+    )
+    yield counters(
+        "taskpool_queue_received_messages_total",
+        "Messages taken off a queue.",
+        ["queue"],
+        [([name], loop.received[name]) for name in HEARD_QUEUES],
+    )
+    yield counters(
+        "taskpool_queue_full_total",
+        "How often a queue was found full: one the dealer reads, before it read it; reply, when it wanted to send.",
+        ["queue"],
+        [([name], loop.full[name]) for name in FULL_QUEUES],
+    )
+    yield counter(
+        "taskpool_queues_remade_total",
+        "Queues that somebody removed and that were made again.",
+        sources.queues_remade(),
+    )
