@@ -69,6 +69,38 @@ fmt: $(STAMP) ## format the sources and repair what ruff can
 .PHONY: check
 check: lint type test ## everything that has to be right before a change goes in
 
+# --- what is shipped ---------------------------------------------------------------------------------------------
+
+# The Python that goes into the bundle, with its C library's version as the floor: the system's own, because it is
+# stripped, shared and old. To build for older systems: run this on one, or FREEZE_PYTHON=/opt/python3.12/bin/python3.
+FREEZE_PYTHON ?= /usr/bin/python3
+FREEZE_VENV   := build/freeze-venv
+FREEZE_STAMP  := $(FREEZE_VENV)/.installed
+BUNDLE        := dist/taskpool
+
+$(FREEZE_STAMP): deploy/pyinstaller/requirements.txt constraints.txt
+	@$(FREEZE_PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	{ echo "$(FREEZE_PYTHON) cannot make virtual environments here. Try: apt-get install python3-venv python3-dev gcc binutils" >&2; exit 1; }
+	$(FREEZE_PYTHON) -m venv --clear $(FREEZE_VENV)
+	$(FREEZE_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r deploy/pyinstaller/requirements.txt
+	@touch $@
+
+.PHONY: freeze
+freeze: $(FREEZE_STAMP) ## make dist/taskpool: three programs in a folder that needs no Python
+	$(FREEZE_VENV)/bin/python deploy/pyinstaller/freeze.py
+
+.PHONY: dist
+dist: freeze ## make the tarball, the .deb, the wheel and the sdist in dist/
+	$(FREEZE_VENV)/bin/python deploy/debian/package.py
+
+.PHONY: sizes
+sizes: $(STAMP) ## print what the frozen programs cost: size, start, memory
+	@$(BIN)/python deploy/pyinstaller/measure.py $(BUNDLE)
+
+.PHONY: test-frozen
+test-frozen: $(STAMP) ## run the end-to-end tests against dist/taskpool, and those of the packages
+	TASKPOOL_BIN=$(BUNDLE) TASKPOOL_REQUIRE_FROZEN=1 $(BIN)/python -m pytest tests/e2e tests/frozen
+
 .PHONY: clean
 clean: ## remove everything that was made, .venv included
 	rm -rf $(VENV) build dist internal/*.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache htmlcov

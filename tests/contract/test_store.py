@@ -1,0 +1,165 @@
+"""What a store promises (journal/store.py), asked of the one in memory and of the journal in the same words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from journals import FIRST, MANY, Asked, accepted, attempted, open_store, opened, recorded
+from taskpool.core.events import Committed, DigestsLoaded, Loaded, OutcomesLoaded, StoredJob
+from taskpool.core.rows import Acknowledged, BatchForgotten, JobReturned
+from taskpool.journal.memory import MemoryStore
+from taskpool.messages import State
+
+
+@pytest.fixture(params=["memory", "journal"])
+def asked(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Asked]:
+    store = MemoryStore() if request.param == "memory" else open_store(tmp_path / "journal.db")
+    assert store.restore() is None
+    yield Asked(store)
+    store.close(clean=True)
+
+
+def keys(jobs: list[StoredJob]) -> list[tuple[int, int]]:
+    return [(-job.priority, job.ordinal) for job in jobs]
+
+
+def test_jobs_come_back_as_they_were_accepted(asked: Asked) -> None:
+    row = accepted(7, seq=3, priority=5, payload=b"\0\xff")
+    asked.commit(opened(), row)
+    (job,) = asked.jobs()
+    assert (job.ordinal, job.batch, job.seq, job.priority) == (7, "b", 3, 5)
+    assert (job.spec, job.traits, job.queued_wall_ns) == (row.spec, row.traits, row.queued_wall_ns)
+    assert (job.run, job.tries, job.failures, job.crashes, job.unclean, job.corrupt) == (1, 0, 0, 0, 0, False)
+
+
+def test_jobs_come_by_priority_then_by_age(asked: Asked) -> None:
+    asked.commit(opened(), *(accepted(n, priority=priority) for n, priority in enumerate([0, 9, -5, 9, 0], 1)))
+    assert keys(asked.jobs()) == [(-9, 2), (-9, 4), (0, 1), (0, 5), (5, 3)]
+
+
+def test_jobs_come_in_portions_without_gap_or_overlap(asked: Asked) -> None:
+    asked.commit(opened(), *(accepted(n, priority=n % 3) for n in range(1, 21)))
+    whole = keys(asked.jobs())
+    found, after, more = [], FIRST, True
+    while more:
+        portion = asked.loaded(after, 7)
+        found += keys(portion.jobs)
+        after, more = found[-1], portion.more
+    assert found == whole
+
+
+@pytest.mark.parametrize(("bytes_max", "count"), [(0, 1), (99, 1), (100, 1), (200, 2), (250, 2), (300, 3)])
+def test_a_portion_is_bounded_by_bytes_but_never_empty(asked: Asked, bytes_max: int, count: int) -> None:
+    asked.commit(opened(), *(accepted(n, payload=bytes(100)) for n in range(1, 4)))
+    portion = asked.loaded(bytes_max=bytes_max)
+    assert len(portion.jobs) == count
+    assert portion.more == (count < 3)
+
+
+def test_a_running_job_is_not_queued(asked: Asked) -> None:
+    asked.commit(opened(), accepted(1), accepted(2))
+    asked.commit(attempted(1))
+    assert keys(asked.jobs()) == [(0, 2)]
+
+
+def test_a_job_comes_back_with_its_counts(asked: Asked) -> None:
+    asked.commit(opened(), accepted(1), accepted(2))
+    asked.commit(attempted(1))
+    asked.commit(JobReturned(1, run=1, tries=4, failures=2, crashes=1, unclean=3))
+    job = asked.jobs()[0]
+    assert (job.ordinal, job.run, job.tries, job.failures, job.crashes, job.unclean) == (1, 1, 4, 2, 1, 3)
+
+
+def test_a_finished_job_is_not_queued(asked: Asked) -> None:
+    asked.commit(opened(), accepted(1), accepted(2))
+    asked.commit(attempted(1))
+    asked.commit(recorded(1))
+    assert keys(asked.jobs()) == [(0, 2)]
+
+
+def test_a_job_sent_and_finished_within_one_commit(asked: Asked) -> None:
+    asked.commit(opened(), accepted(1), accepted(2), accepted(3))
+    asked.commit(
+        *(attempted(1), attempted(2), recorded(1), JobReturned(2, 1, 1, 1, 0, 0), attempted(2, 9, 2)),
+        *(recorded(2, attempts=2), attempted(3), JobReturned(3, 1, 0, 0, 0, 0)),
+    )
+    assert keys(asked.jobs()) == [(0, 3)]
+    assert [(outcome.no, outcome.attempts) for outcome in asked.outcomes()] == [(1, 1), (2, 2)]
+
+
+def test_a_quarantined_job_can_run_again(asked: Asked) -> None:
+    asked.commit(opened(), accepted(1))
+    asked.commit(attempted(1))
+    asked.commit(recorded(1, state=State.QUARANTINED, crashes=3))
+    assert asked.jobs() == []
+    asked.commit(JobReturned(1, run=2, tries=0, failures=0, crashes=0, unclean=0))
+    assert [(job.run, job.crashes) for job in asked.jobs()] == [(2, 0)]
+    asked.commit(attempted(1))
+    asked.commit(recorded(1, 2, run=2))
+    assert [(outcome.no, outcome.run) for outcome in asked.outcomes()] == [(1, 1), (2, 2)]
+
+
+def test_outcomes_come_in_order_from_where_the_reader_stands(asked: Asked) -> None:
+    asked.commit(opened(), opened("other"), *(accepted(n) for n in range(1, 6)), accepted(6, "other", 1))
+    asked.commit(recorded(3, 1), recorded(6, 1, batch="other", seq=1), recorded(1, 2), recorded(5, 3))
+    assert [outcome.seq for outcome in asked.outcomes()] == [3, 1, 5]
+    assert [outcome.no for outcome in asked.outcomes(after=1, limit=1)] == [2]
+    assert [outcome.seq for outcome in asked.outcomes("other")] == [1]
+    assert asked.outcomes(after=3) == []
+    assert asked.outcomes("unknown") == []
+
+
+def test_an_acknowledgement_loses_nothing_that_came_after_it(asked: Asked) -> None:
+    asked.commit(opened(), accepted(1), accepted(2))
+    asked.commit(recorded(1), recorded(2))
+    asked.commit(Acknowledged("b", 1))
+    assert [outcome.no for outcome in asked.outcomes(after=1)] == [2]
+
+
+def test_digests_stay_when_jobs_are_finished(asked: Asked) -> None:
+    asked.commit(opened(), *(accepted(n) for n in range(1, 6)))
+    asked.commit(recorded(2))
+    asked.store.load_digests("b", 2, 3)
+    assert asked.next() == DigestsLoaded("b", 2, [b"digest 2", b"digest 3", b"digest 4"])
+    asked.store.load_digests("b", 5, 3)
+    assert asked.next() == DigestsLoaded("b", 5, [b"digest 5"])
+
+
+def test_a_forgotten_batch_is_gone_and_its_name_free(asked: Asked) -> None:
+    asked.commit(opened(), accepted(1))
+    asked.commit(recorded(1))
+    asked.commit(BatchForgotten("b"), opened(), accepted(2, seq=1))
+    assert asked.outcomes() == []
+    assert keys(asked.jobs()) == [(0, 2)]
+
+
+def test_nobody_is_found_under_an_unknown_name(asked: Asked) -> None:
+    assert asked.batch("unknown") is None
+
+
+def test_answers_come_in_the_order_of_the_requests_and_reads_see_what_was_asked_before(asked: Asked) -> None:
+    store = asked.store
+    store.commit(1, [opened(), accepted(1)])
+    store.load_jobs(FIRST, 10, MANY)
+    store.commit(2, [recorded(1)])
+    store.load_jobs(FIRST, 10, MANY)
+    store.load_outcomes("b", 0, 10, 5)
+    store.commit(3, [])
+    first, before, second, after, outcomes, third = (asked.next() for _ in range(6))
+    assert (first, second, third) == (Committed(1), Committed(2), Committed(3))
+    assert isinstance(before, Loaded)
+    assert [job.ordinal for job in before.jobs] == [1]
+    assert after == Loaded([], more=False)
+    assert isinstance(outcomes, OutcomesLoaded)
+    assert (len(outcomes.items), outcomes.reader) == (1, 5)
+
+
+def test_no_answer_without_a_request(asked: Asked) -> None:
+    asked.commit(opened())
+    assert asked.store.answers() == []
+    asked.store.check()
+    asked.commit()
+    assert asked.store.answers() == []
