@@ -382,6 +382,10 @@ class World:
         self.do(Progress(incarnation, EPOCH, [], frame.first_n))
         return frame.first_n
 
+    def progress(self, incarnation: int, n: int, *, started: int) -> Progress:
+        """The last report of a frame, with the start of the next riding along."""
+        return Progress(incarnation, EPOCH, [Report(n, End.SUCCEEDED)], started)
+
     def report(self, incarnation: int = 1, end: End = End.SUCCEEDED, *, run_ns: int = SECOND, **fields: Any) -> None:
         """The worker reports the next attempt of the frame it began."""
         n, _ = self.workers[incarnation].todo.popleft()

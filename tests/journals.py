@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import select
+import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from programs import start
 from taskpool.core.events import BatchFound, Committed, Loaded, OutcomesLoaded, StoredBatch, StoredJob, Traits
 from taskpool.core.rows import AttemptMade, BatchOpened, JobAccepted, OutcomeRecorded, Row
 from taskpool.journal.sqlite import SqliteStore
@@ -44,7 +47,14 @@ def attempted(ordinal: int, n: int = 0, try_: int = 1) -> AttemptMade:
 def recorded(ordinal: int, no: int = 0, *, state: State = State.SUCCEEDED, **fields: Any) -> OutcomeRecorded:
     batch = fields.pop("batch", "b")
     seq = fields.pop("seq", ordinal)
-    facts = {"run": 1, "kind": "fib", "label": None, "attempts": 1, "crashes": 0, "value": b"55"} | fields
+    facts: dict[str, Any] = {
+        "run": 1,
+        "kind": "fib",
+        "label": None,
+        "attempts": 1,
+        "crashes": 0,
+        "value": b"55",
+    } | fields
     return OutcomeRecorded(ordinal, batch, Outcome(no=no or ordinal, seq=seq, state=state, **facts))
 
 
@@ -94,3 +104,46 @@ class Asked:
         assert isinstance(answer, BatchFound)
         assert answer.name == name
         return answer.batch
+
+
+# --- one that dies ---------------------------------------------------------------------------------
+
+JOBS_A_COMMIT = 10
+
+# Commits JOBS_A_COMMIT jobs at a time; records those of the commit before. Prints each number once it is answered.
+WRITER = """
+import sys
+sys.path[:0] = sys.argv[3:]
+from pathlib import Path
+from journals import Asked, accepted, attempted, open_store, opened, recorded
+store = open_store(Path(sys.argv[1]), 2)
+asked = Asked(store)
+stored = asked.batch()
+done = stored.accepted // 10 if stored else 0
+if not stored:
+    asked.commit(opened())
+print("ready", flush=True)
+while done < int(sys.argv[2]):
+    jobs = range(done * 10 + 1, done * 10 + 11)
+    ended = [] if done == 0 else range(done * 10 - 9, done * 10 + 1)
+    asked.commit(*map(accepted, jobs), *map(attempted, jobs), *map(recorded, ended))
+    done += 1
+    print(done, flush=True)
+if sys.argv[2] == "3":
+    input()
+store.close(clean=True)
+"""
+
+
+def writer(path: Path, commits: int) -> subprocess.Popen[str]:
+    return start(WRITER, path, commits, *sys.path)
+
+
+def kill_a_writer(path: Path, commits: int) -> None:
+    """A dealer that had this many commits answered, and was killed."""
+    with writer(path, commits) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.strip() == str(commits):
+                break
+        process.kill()

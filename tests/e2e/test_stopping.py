@@ -87,7 +87,7 @@ def test_int_three_times_leaves_at_once(stage: Stage, ledger: Ledger) -> None:
     dealer.send(SIGINT)
     dealer.says("Draining")
     until(lambda: kill_repeatedly(dealer), "the dealer's end", 20)
-    dealer.ends(INTERRUPTED)
+    assert dealer.wait() in (INTERRUPTED, -SIGINT)  # the last one may come when it hears no signals any more
     gone(stage, dealer.pid)
 
 

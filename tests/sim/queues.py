@@ -7,6 +7,7 @@ blocked sender's message enters the queue the moment there is room.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 from sim.world import World
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
 class SimQueue(_Queue):
     """A queue, and who is blocked on it."""
 
-    def __init__(self, name: str, shape: Shape) -> None:
+    def __init__(self, name: str, shape: Shape, inode: int) -> None:
         super().__init__(name, shape)
+        self.inode = inode
         self.receivers: deque[Process] = deque()
         self.senders: deque[tuple[Process, bytes]] = deque()
         self.watcher: Process | None = None
@@ -47,13 +49,29 @@ class SimMailbox(MemoryMailbox):
         assert isinstance(queue, SimQueue)
         return queue
 
-    def wait_for_mail(self, process: Process) -> None:
-        """The process blocks in its receive."""
-        self.queue.receivers.append(process)
+    def block_receiving(self, process: Process) -> Generator[None, None, bytes]:
+        """The process waits in its receive."""
+        while True:
+            if process.received is not None:
+                data, process.received = process.received, None
+                return data
+            if self._has_mail():
+                return self._take()
+            self.queue.receivers.append(process)
+            yield None
+            if process in self.queue.receivers:
+                self.queue.receivers.remove(process)
 
-    def wait_for_room(self, process: Process, data: bytes) -> None:
-        """The process blocks in its send."""
-        self.queue.senders.append((process, data))
+    def block_sending(self, process: Process, data: bytes) -> Generator[None, None, None]:
+        """The process waits in its send."""
+        while not self._has_room(data):
+            process.world.faults.seen["worker_blocked_in_send"] += 1
+            self.queue.senders.append((process, data))
+            yield None
+            if process.take_sent():
+                return
+            self.queue.senders.remove((process, data))
+        self._put(data)
 
     def watch(self, process: Process) -> None:
         """The process polls."""
@@ -72,8 +90,11 @@ class SimMailbox(MemoryMailbox):
     def _take(self) -> bytes:
         queue = self.queue
         data = queue.messages.popleft()
-        while queue.senders:
-            process, waiting = queue.senders.popleft()
+        for sender in list(queue.senders):
+            process, waiting = sender
+            if process.alive and process.stopped:
+                continue  # it is not waiting any more; it tries again when continued
+            queue.senders.remove(sender)
             if process.alive:
                 queue.messages.append(waiting)
                 process.was_sent()
@@ -94,7 +115,7 @@ class SimPost(MemoryPost):
     def create(self, name: str, shape: Shape) -> SimMailbox:
         if name in self._queues:
             raise QueueExists(name)
-        self._queues[name] = SimQueue(name, shape)
+        self._queues[name] = SimQueue(name, shape, next(self._filenos))
         return self.open(name, send=True, receive=True)
 
     def open(self, name: str, *, send: bool, receive: bool) -> SimMailbox:

@@ -179,6 +179,8 @@ class Commands:
         for job in jobs:
             del self._pool.quarantine[job.batch.name, job.seq]
             self._pool.ledger.add(QuarantineDropped(job.ordinal))
+        for batch in {job.batch.name: job.batch for job in jobs}.values():
+            self._desk.forget_if_done(batch)
         return {"dropped": len(jobs)}
 
     def _pause(self, command: Command, now: Instant) -> Body:

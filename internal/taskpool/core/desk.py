@@ -41,7 +41,7 @@ class Desk:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._asking: dict[str, dict[int, Hello | Command]] = {}  # by batch and client: until the store has looked
+        self._asking: dict[str, dict[tuple[int, type], Hello | Command]] = {}  # until the store has looked
         self._comparing: deque[Submitted] = deque()  # said again: until the store has given the digests
 
     # --- coming and going ---
@@ -65,7 +65,7 @@ class Desk:
     def _ask(self, name: str, message: Hello | Command) -> None:
         if name not in self._asking:
             self._pool.emit(FindBatch(name))
-        self._asking.setdefault(name, {})[message.client] = message
+        self._asking.setdefault(name, {})[message.client, type(message)] = message  # said twice, answered once
 
     def batch_found(self, event: BatchFound, now: Instant) -> None:
         if event.batch is not None and event.name not in self._pool.batches:
@@ -343,7 +343,8 @@ class Desk:
             if outcome.no == batch.sent + len(batch.unsent) + 1:  # else the reader said hello again meanwhile
                 batch.unsent.append(outcome)
         batch.behind = batch.sent + len(batch.unsent) < batch.recorded
-        self.deliver(batch)
+        if event.items:  # else the store has lost them: to ask again at once would be to ask for ever
+            self.deliver(batch)
 
     def forget_if_done(self, batch: Batch) -> None:
         """A journal keeps a batch for its retention, and finds it again when asked; memory does not. A job in

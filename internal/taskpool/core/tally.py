@@ -17,14 +17,13 @@ LONG_BUCKETS_NS = tuple(
 RECOVERY_BUCKETS_NS = tuple(int(n * MILLISECOND) for n in (0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 5000))
 
 BOOT_BUCKETS_NS = tuple(int(n * MILLISECOND) for n in (10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 20_000))
-COMMIT_BUCKETS_NS = tuple(int(n * MILLISECOND) for n in (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 5000))
-LAG_BUCKETS_NS = tuple(int(n * MILLISECOND) for n in (0.1, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 5000, 10_000))
+FINE_BUCKETS_NS = tuple(int(n * MILLISECOND) for n in (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 5000))
+COMMIT_BUCKETS_NS = LAG_BUCKETS_NS = FINE_BUCKETS_NS
 
 EXIT_REASONS = ("clean", "error", "signal", "timeout", "stopped", "boot")
 SIGNALS = ("", "SIGSEGV", "SIGKILL", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE", "SIGTERM", "other")
 REFUSALS = ("malformed", "unknown_kind", "unknown_batch", "conflict", "gap", "closed", "full", "draining")
 HEARD_QUEUES = ("intake", "control", "events")  # that the dealer reads
-FULL_QUEUES = (*HEARD_QUEUES, "reply")
 
 
 class Histogram:
@@ -91,13 +90,13 @@ class LoopTally:
         self.turned_wall_ns = 0  # when the last turn began
         self.lag = Histogram(LAG_BUCKETS_NS)
         self.received: Counter[str] = Counter(dict.fromkeys(HEARD_QUEUES, 0))  # messages, by queue
-        self.full: Counter[str] = Counter(dict.fromkeys(FULL_QUEUES, 0))
+        self.full: Counter[str] = Counter(dict.fromkeys(HEARD_QUEUES, 0))
 
-    def turned(self, busy_ns: int, lag_ns: int) -> None:
-        """A turn is over and the next one due: it worked so long, and the next one comes so late."""
+    def turned(self, busy_ns: int, overslept_ns: int) -> None:
+        """A turn is over and the next one due. What happened meanwhile has waited for the longer of the two."""
         self.turns += 1
         self.busy_ns += busy_ns
-        self.lag.add(max(0, lag_ns))
+        self.lag.add(max(busy_ns, overslept_ns))
 
     def heard(self, queue: str, messages: int, capacity: int) -> None:
         """A queue was read. One that gave as much as it holds may have kept its senders waiting."""

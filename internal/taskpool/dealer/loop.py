@@ -29,6 +29,7 @@ from taskpool.journal.store import Store
 from taskpool.messages import Hello, Ready
 
 REPLY_SWEEP_NS = 5 * SECOND
+TICKS_PER_TURN_MAX = 16
 
 
 class Loop:
@@ -61,6 +62,7 @@ class Loop:
         self._signals = signals
         self._lifeline_fd = lifeline_fd
         self._restored = restored
+        self._settled = True  # nothing waits to be handled
         self._now = clock.now()
         self._checked_ns = self._swept_ns = self._now.mono
         self.turned_mono_ns = self._now.mono  # health is judged by this
@@ -75,11 +77,10 @@ class Loop:
         while self._performer.exit is None:
             deadline = min(self._core.next_deadline_ns(self._now), self._checked_ns + limits.QUEUE_CHECK_NS)
             before = self._clock.now().mono
-            ready = self._poller.wait(deadline - before)
+            ready = self._poller.wait(deadline - before if self._settled else 0)
             late_ns = self._clock.now().mono - max(deadline, before)
-            late_ns = max(late_ns, before - self._now.mono)  # too long asleep, or too long at work
-            self.tally.turned(busy_ns=before - self.turned_mono_ns, lag_ns=late_ns)
-            self._turn(ready, late_ns)
+            self.tally.turned(before - self.turned_mono_ns, late_ns)
+            self._turn(ready, max(late_ns, before - self.turned_mono_ns))  # too long asleep, or too long at work
         return self._performer.exit
 
     def _turn(self, ready: set[int], late_ns: int = 0) -> None:
@@ -142,12 +143,14 @@ class Loop:
             self._replies.flush(fd)
 
     def _settle(self) -> None:
-        """Tick until nothing more comes of it: what the store has answered may be dispatched in this turn."""
-        while True:
+        """Tick until nothing more comes of it: what the store has answered may be dispatched in this turn. Within
+        reason: the outside must be heard as well."""
+        for _ in range(TICKS_PER_TURN_MAX):
             self._now = self._clock.now()
             self._handle(Tick())
             answers = [*self._store.answers(), *self._performer.take_events()]
-            if not answers:
+            self._settled = not answers
+            if self._settled or self._performer.exit is not None:
                 return
             for answer in answers:
                 self._handle(answer)

@@ -28,6 +28,9 @@ FILE_KEYS = (
     "retain",
     "retain_batches",
     "metrics",
+    "metrics_tls_cert",
+    "metrics_tls_key",
+    "metrics_auth_file",
     "drain_timeout",
     "worker_exec",
     "log_format",
@@ -43,6 +46,8 @@ class DealerOptions(Struct, frozen=True, kw_only=True):
     workers: int = 1
     spares: int = 1
     metrics: tuple[str, int] | None = None
+    metrics_tls: tuple[Path, Path] | None = None  # certificate and key
+    metrics_auth_file: Path | None = None
     drain_timeout_ns: int = limits.DRAIN_TIMEOUT_NS
     journal: str | None = None  # a path; "none"; None: in the pool's state directory
     journal_sync: str = "full"
@@ -67,6 +72,8 @@ def parse(argv: Sequence[str], env: Mapping[str, str] = os.environ) -> DealerOpt
         workers=workers(_text(given, "workers", "100%")),
         spares=_spares(given.get("spares", 1)),
         metrics=_address(_text(given, "metrics", "none" if args.private else METRICS_DEFAULT)),
+        metrics_tls=_tls(given),
+        metrics_auth_file=Path(given["metrics_auth_file"]) if "metrics_auth_file" in given else None,
         drain_timeout_ns=parse_duration(given.get("drain_timeout", "8s"), "--drain-timeout"),
         journal=given.get("journal"),
         journal_sync=_choice(given, "journal_sync", ("full", "normal")),
@@ -117,6 +124,11 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--retain", metavar="T", help="how long finished batches are kept (default: 168h)")
     parser.add_argument("--retain-batches", metavar="N", help="how many finished batches are kept (default: 1000)")
     parser.add_argument("--metrics", metavar="HOST:PORT|none", help=f"where to serve (default: {METRICS_DEFAULT})")
+    parser.add_argument("--metrics-tls-cert", metavar="FILE", help="serve TLS with this certificate chain (PEM) ...")
+    parser.add_argument("--metrics-tls-key", metavar="FILE", help="... and this key (PEM)")
+    parser.add_argument(
+        "--metrics-auth-file", metavar="FILE", help="who may see the pages: lines `bearer TOKEN`, `basic USER:PASSWORD`"
+    )
     parser.add_argument("--drain-timeout", metavar="T", help="how long running jobs may take on TERM (default: 8s)")
     parser.add_argument("--worker-exec", metavar="PATH", help="the worker program (default: tp-worker beside this one)")
     parser.add_argument("--chaos", metavar="SPEC", help="inject faults: crash=0.3,exit=0.01,hang=0.01,seed=7")
@@ -192,6 +204,15 @@ def _address(text: str) -> tuple[str, int] | None:
     if match is None or int(match["port"]) > 65535:
         raise UsageError(f"--metrics {text}: expected HOST:PORT such as {METRICS_DEFAULT}, or none")
     return match["host"].strip("[]"), int(match["port"])
+
+
+def _tls(given: Mapping[str, Any]) -> tuple[Path, Path] | None:
+    cert, key = given.get("metrics_tls_cert"), given.get("metrics_tls_key")
+    if cert is None and key is None:
+        return None
+    if cert is None or key is None:
+        raise UsageError("--metrics-tls-cert and --metrics-tls-key go together; one of them is missing")
+    return Path(cert), Path(key)
 
 
 def _chaos(spec: str | None) -> str | None:

@@ -14,12 +14,10 @@ from signal import Signals
 from msgspec import structs
 
 from taskpool import __version__, codec
-from taskpool.clock import SECOND
 from taskpool.core.dispatcher import Dispatcher
 from taskpool.core.effects import Exit, Level
 from taskpool.core.events import Restored
 from taskpool.core.pool import PoolConfig
-from taskpool.core.worker import WorkerState
 from taskpool.dealer.door import Door
 from taskpool.dealer.loop import Loop
 from taskpool.dealer.machine import Machine
@@ -34,11 +32,9 @@ from taskpool.ipc import budget, names
 from taskpool.ipc.mailbox import Mailbox, Post
 from taskpool.ipc.spool import Spool
 from taskpool.journal.store import Store
-from taskpool.kinds import KINDS
 from taskpool.limits import REPLY_SLOTS_MAX
 from taskpool.messages import Progress, Report
 
-HEALTHY_NS_MAX = 10 * SECOND
 SIGNAL_NAMES = {int(number): number.name for number in Signals}
 
 
@@ -99,39 +95,21 @@ class Dealer:
             lifeline_fd=options.lifeline_fd,
             restored=restored,
         )
-        pages = self._serve(queues, teardown)
+        pages = self._serve(queues, replies, store, teardown)
         transcript.say(Level.DEBUG if options.private else Level.INFO, _greeting(options, epoch, store, pages))
 
     def _left_cleanly(self) -> bool:
         """Whether the loop ended because the core wanted it to, with nothing under way."""
         return self._performer.exit is not None and self.core.pool.ledger.idle and not self.core.pool.attempts
 
-    def _serve(self, queues: Queues, teardown: ExitStack) -> str:
+    def _serve(self, queues: Queues, replies: Replies, store: Store, teardown: ExitStack) -> str:
         """Start the pages, if wanted; returns where they are."""
         if self._options.metrics is None:
             return "no metrics"
-        from taskpool.metrics.pages import Pages, Server  # a private dealer starts faster without
-        from taskpool.metrics.series import DealerCollector
+        from taskpool.dealer.pages import serve  # a private dealer starts faster without
 
-        def depths() -> dict[str, tuple[int, int]]:
-            mailboxes = {"intake": queues.intake, "control": queues.control, "events": queues.events[-1]}
-            return {name: (mailbox.depth(), mailbox.maxmsg) for name, mailbox in mailboxes.items()}
-
-        collector = DealerCollector(self.core, KINDS, depths, __version__)
-        server = Server(self._options.metrics, Pages(collector, self._status, self._healthy, self._ready))
-        teardown.callback(server.close)
-        return f"metrics on http://{self._options.metrics[0]}:{server.port}/metrics"
-
-    def _status(self) -> dict[str, object]:
-        return self.core.commands.status(self._machine.clock.now())
-
-    def _healthy(self) -> bool:
-        return self._machine.clock.now().mono - self.loop.turned_mono_ns < HEALTHY_NS_MAX
-
-    def _ready(self) -> bool:
-        workers = list(self.core.crew.workers.values())
-        up = any(worker.state not in (WorkerState.STARTING, WorkerState.STOPPING) for worker in workers)
-        return up and not self.core.pool.draining
+        clock = self._machine.clock
+        return serve(self._options, self.core, self.loop, queues, replies, store, clock, teardown)
 
 
 def _config(options: DealerOptions, epoch: Epoch, layout: budget.Layout, spool: Spool, *, durable: bool) -> PoolConfig:

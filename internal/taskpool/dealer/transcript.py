@@ -16,12 +16,14 @@ from taskpool.log import Fact, Format, render
 
 Fields = dict[str, Any]
 
+LOGGER = "taskpool.dealer"
+
 
 class Transcript:
     """Writes lines to stderr through `logging`, which survives a stderr that is closed or full."""
 
     def __init__(self, fmt: Format, level: int) -> None:
-        self._log = logging.getLogger("taskpool.dealer")
+        self._log = logging.getLogger(LOGGER)
         self._log.setLevel(level)
         self._log.propagate = False
         self._log.handlers = [_handler(fmt)]

@@ -45,13 +45,15 @@ _FINISH_BATCH = (
     "UPDATE batches SET finished_wall_ns = CASE WHEN open = 0 AND accepted = total "
     "THEN coalesce(finished_wall_ns, ?) END WHERE id = ?"
 )
+# A flipped bit can turn a blob into text, which Python would not even let us look at; hence the casts.
 _JOB = (
     "SELECT j.ordinal, b.name, j.seq, j.run, j.tries, j.failures, j.crashes, j.unclean, -j.rank, j.queued_wall_ns, "
-    "j.spec, j.crc, b.limits, b.crc, j.epoch, j.n FROM jobs j JOIN batches b ON b.id = j.batch "
+    "CAST(j.spec AS BLOB), j.crc, CAST(b.limits AS BLOB), b.crc, j.epoch, j.n "
+    "FROM jobs j JOIN batches b ON b.id = j.batch "
 )
 _QUEUED = _JOB + "WHERE j.state = 0 AND j.state < 3 AND (j.rank, j.ordinal) > (?, ?) ORDER BY j.rank, j.ordinal LIMIT ?"
 _IN_STATE = _JOB + "WHERE j.state = ? AND j.state < 3 ORDER BY j.rank, j.ordinal"
-_BATCH = "SELECT name, limits, crc, accepted, total, recorded, acknowledged, open FROM batches "
+_BATCH = "SELECT name, CAST(limits AS BLOB), crc, accepted, total, recorded, acknowledged, open FROM batches "
 
 
 def is_full(error: sqlite3.Error) -> bool:
@@ -182,8 +184,8 @@ class Tables:
     def outcomes(self, batch: str, after: int, limit: int, bytes_max: int) -> list[Outcome]:
         """As many as are asked for and fit, but at least one if there is one."""
         cursor = self._connection.execute(
-            "SELECT no, seq, run, body, crc FROM outcomes WHERE batch = (SELECT id FROM batches WHERE name = ?) "
-            "AND no > ? ORDER BY no LIMIT ?",
+            "SELECT no, seq, run, CAST(body AS BLOB), crc FROM outcomes "
+            "WHERE batch = (SELECT id FROM batches WHERE name = ?) AND no > ? ORDER BY no LIMIT ?",
             (batch, after, limit),
         )
         items: list[Outcome] = []
@@ -219,7 +221,7 @@ class Tables:
 
     def batches_without_limits(self) -> list[str]:
         """Those whose limits are damaged."""
-        rows = self._connection.execute("SELECT name, limits, crc FROM batches WHERE name IS NOT NULL")
+        rows = self._connection.execute("SELECT name, CAST(limits AS BLOB), crc FROM batches WHERE name IS NOT NULL")
         return [name for name, body, crc in rows if records.unpack_limits(body, crc) is None]
 
     def waiting(self) -> Iterator[tuple[State, StoredJob]]:

@@ -1,109 +1,139 @@
-"""The dealer's pages: /metrics, /-/healthy, /-/ready, /api/status.json and a landing page.
+"""The dealer's pages: a status page, /metrics, /-/healthy, /-/ready and /api/status.json. Read-only.
 
-Served by a small pool of threads with read deadlines, so that half-open clients cost nothing that grows.
+The two probes say one word and are open to everybody; the rest asks for the secret when there is one.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable
-from typing import Any
+import gzip
+import html
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+from urllib.parse import parse_qs
 
 import msgspec
-from cheroot import wsgi
-from prometheus_client import CollectorRegistry, make_wsgi_app
-from prometheus_client.registry import Collector
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder, gzip_accepted
 
-from taskpool.errors import ConfigurationError
+from taskpool.metrics.access import Access
 
-THREADS = 4
-REQUEST_SECONDS_MAX = 5
-CONNECTIONS_WAITING_MAX = 16
+METHODS = ("GET", "HEAD")
+TRIES_MAX = 100
 
-StartResponse = Callable[[str, list[tuple[str, str]]], Any]
-Environ = dict[str, Any]
+Status = dict[str, Any]
+Probe = tuple[bool, str]  # whether all is well, and what is the case
 
-_LANDING = b"""<!doctype html>
-<html lang="en"><title>taskpool</title>
-<h1>taskpool dealer</h1>
-<ul><li><a href="/metrics">metrics</a><li><a href="/api/status.json">status</a>
-<li><a href="/-/healthy">healthy</a><li><a href="/-/ready">ready</a></ul>
-</html>
-"""
+
+class Request(NamedTuple):
+    """What a client asks for. Header names are in lower case."""
+
+    method: str
+    target: str
+    headers: Mapping[str, str]
+
+
+class Response(NamedTuple):
+    status: int
+    content_type: str
+    body: bytes
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 class Pages:
-    """The WSGI application."""
+    """Answers requests: `probe` at once, `answer` in its own time. The dealer's loop goes on meanwhile."""
 
     def __init__(
         self,
-        collector: Collector,
-        status: Callable[[], dict[str, Any]],
-        healthy: Callable[[], bool],
-        ready: Callable[[], bool],
+        registry: CollectorRegistry,
+        status: Callable[[], Status],
+        healthy: Callable[[], Probe],
+        ready: Callable[[], Probe],
+        access: Access | None = None,
     ) -> None:
-        registry = CollectorRegistry()
-        registry.register(collector)
-        self._metrics = make_wsgi_app(registry)
+        self._registry = registry
         self._status = status
-        self._healthy = healthy
-        self._ready = ready
+        self._access = access
+        self._probes = {"/-/healthy": healthy, "/-/ready": ready}
+        self._pages: dict[str, Callable[[Request], Response]] = {
+            "/metrics": self._metrics,
+            "/api/status.json": self._status_json,
+            "/": self._overview,
+        }
 
-    def __call__(self, environ: Environ, start: StartResponse) -> Iterable[bytes]:
-        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
-            return _answer(start, "405 Method Not Allowed", "text/plain", b"only GET and HEAD\n")
-        path = environ["PATH_INFO"]
-        if path == "/metrics":
-            return self._metrics(environ, start)  # type: ignore[no-any-return]
-        if path == "/-/healthy":
-            return _probe(start, self._healthy(), "the loop turns", "the loop stands still")
-        if path == "/-/ready":
-            return _probe(start, self._ready(), "ready", "no worker is ready, or the pool is draining")
-        if path == "/api/status.json":
-            return _answer(start, "200 OK", "application/json", msgspec.json.encode(self._status()))
-        if path == "/":
-            return _answer(start, "200 OK", "text/html; charset=utf-8", _LANDING)
-        return _answer(start, "404 Not Found", "text/plain", b"no such page\n")
+    def probe(self, request: Request) -> Response | None:
+        """The answer to a health check; None: this is none. Takes no time, and waits for no page."""
+        probe = self._probes.get(_path(request))
+        if probe is None or request.method not in METHODS:
+            return None
+        good, what = probe()
+        return text(200 if good else 503, what)
+
+    def answer(self, request: Request) -> Response:
+        """The answer to whatever is no health check."""
+        if request.method not in METHODS:
+            return text(405, "only GET and HEAD", ("Allow", "GET, HEAD"))
+        if self._access is not None and not self._access.allows(request.headers.get("authorization", "")):
+            return text(401, "say who you are", ("WWW-Authenticate", 'Bearer, Basic realm="taskpool"'))
+        page = self._pages.get(_path(request))
+        return text(404, "no such page") if page is None else page(request)
+
+    def _metrics(self, request: Request) -> Response:
+        """In the format the client prefers: Prometheus text or OpenMetrics; all families or those it names."""
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        names = parse_qs(request.target.partition("?")[2]).get("name[]")
+        registry = self._registry if names is None else self._registry.restricted_registry(names)
+        body = encode(registry)
+        if not gzip_accepted(request.headers.get("accept-encoding", "")):
+            return Response(200, content_type, body, (("Vary", "Accept-Encoding"),))
+        headers = (("Content-Encoding", "gzip"), ("Vary", "Accept-Encoding"))
+        return Response(200, content_type, gzip.compress(body, compresslevel=1), headers)
+
+    def _status_json(self, request: Request) -> Response:
+        status = _steady(self._status)
+        if status is None:
+            return text(503, "the pool changes too fast to be described; ask again")
+        return Response(200, "application/json", msgspec.json.encode(status))
+
+    def _overview(self, request: Request) -> Response:
+        status = _steady(self._status) or {}
+        rows = "".join(f"<tr><th>{html.escape(name)}<td>{_cell(value)}" for name, value in status.items())
+        body = _PAGE.replace("ROWS", rows).replace("POOL", html.escape(str(status.get("pool", ""))))
+        return Response(200, "text/html; charset=utf-8", body.encode())
 
 
-class Server:
-    """Serves the pages until closed."""
+def text(status: int, words: str, *headers: tuple[str, str]) -> Response:
+    return Response(status, "text/plain; charset=utf-8", f"{words}\n".encode(), headers)
 
-    def __init__(self, address: tuple[str, int], app: Pages) -> None:
-        """Binds at once. Raises ConfigurationError when the address is taken or not ours."""
-        host, port = address
-        self._server = wsgi.Server(
-            address,
-            app,
-            numthreads=THREADS,
-            max=THREADS,
-            server_name="taskpool",
-            timeout=REQUEST_SECONDS_MAX,
-            request_queue_size=CONNECTIONS_WAITING_MAX,
-        )
+
+def _path(request: Request) -> str:
+    return request.target.partition("?")[0]
+
+
+def _steady(read: Callable[[], Status]) -> Status | None:
+    """What `read` returns, once nothing it walks is changed by the loop meanwhile; None: that never came."""
+    for _ in range(TRIES_MAX):
         try:
-            self._server.prepare()
-        except OSError as error:
-            raise ConfigurationError(
-                f"--metrics {host}:{port} cannot be served: {error.strerror or error}; give another HOST:PORT, or none"
-            ) from error
-        self._thread = threading.Thread(target=self._server.serve, name="pages", daemon=True)
-        self._thread.start()
-
-    @property
-    def port(self) -> int:
-        return int(self._server.bind_addr[1])
-
-    def close(self) -> None:
-        self._server.stop()
-        self._thread.join(REQUEST_SECONDS_MAX)
+            return read()
+        except (RuntimeError, LookupError, StopIteration):  # a dictionary or a deque changed under it
+            continue
+    return None
 
 
-def _probe(start: StartResponse, good: bool, yes: str, no: str) -> Iterable[bytes]:
-    status, text = ("200 OK", yes) if good else ("503 Service Unavailable", no)
-    return _answer(start, status, "text/plain", f"{text}\n".encode())
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return html.escape(", ".join(f"{name} {number}" for name, number in value.items()) or "none")
+    if isinstance(value, list):
+        lines = (", ".join(f"{name} {word}" for name, word in line.items()) for line in value[:100])
+        return "<br>".join(html.escape(line) for line in lines) or "none"
+    return html.escape(str(value))
 
 
-def _answer(start: StartResponse, status: str, content_type: str, body: bytes) -> Iterable[bytes]:
-    start(status, [("Content-Type", content_type), ("Content-Length", str(len(body)))])
-    return [body]
+_PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="5"><title>taskpool POOL</title>
+<style>body{font:16px system-ui;margin:2em}th{text-align:left;vertical-align:top;padding-right:2em}</style>
+<h1>taskpool POOL</h1>
+<table>ROWS</table>
+<p><a href="metrics">metrics</a> <a href="api/status.json">status</a> <a href="-/healthy">healthy</a>
+<a href="-/ready">ready</a>
+</html>
+"""

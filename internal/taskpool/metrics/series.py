@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 from taskpool.clock import SECOND, Clock
 from taskpool.core.dispatcher import Dispatcher
 from taskpool.core.pool import Pool
-from taskpool.core.tally import FULL_QUEUES, HEARD_QUEUES, LoopTally
+from taskpool.core.tally import HEARD_QUEUES, LoopTally
 from taskpool.metrics import jobs, journal, workers
 from taskpool.metrics.families import counter, counters, gauge, gauges, histogram
 from taskpool.metrics.journal import JournalStats
@@ -43,6 +43,7 @@ class Sources(NamedTuple):
     kinds: tuple[str, ...]
     queues: Callable[[], list[Queue]]
     queues_remade: Callable[[], int]
+    replies_full: Callable[[], int]
     journal: JournalStats | None
     logs: LogCounts
     ready: Callable[[], bool]
@@ -94,9 +95,7 @@ class DealerCollector(Collector):
 
 
 def _identity(pool: Pool, journaled: bool) -> Iterator[Metric]:
-    yield gauges(
-        "taskpool_build_info", "Build of this program; always 1.", ["version"], [([pool.config.version], 1)]
-    )
+    yield gauges("taskpool_build_info", "Build of this program; always 1.", ["version"], [([pool.config.version], 1)])
     yield gauges(
         "taskpool_pool_info",
         "The pool, and whether what it accepts outlives its dealer; always 1.",
@@ -115,9 +114,7 @@ def _condition(pool: Pool, *, ready: bool) -> Iterator[Metric]:
 
 def _loop(loop: LoopTally) -> Iterator[Metric]:
     yield counter("taskpool_loop_turns_total", "Turns of the dealer's loop; at least one a second.", loop.turns)
-    yield counter(
-        "taskpool_loop_busy_seconds_total", "Time the loop worked rather than waited.", loop.busy_ns / SECOND
-    )
+    yield counter("taskpool_loop_busy_seconds_total", "Time the loop worked rather than waited.", loop.busy_ns / SECOND)
     yield counter(
         "taskpool_loop_stalls_total", "Turns that came so late that every deadline was pushed on.", loop.stalls
     )
@@ -127,7 +124,9 @@ def _loop(loop: LoopTally) -> Iterator[Metric]:
         loop.lag,
     )
     yield gauge(
-        "taskpool_loop_timestamp_seconds", "Unix time at which the loop last began a turn.", loop.turned_wall_ns / SECOND
+        "taskpool_loop_timestamp_seconds",
+        "Unix time at which the loop last began a turn.",
+        loop.turned_wall_ns / SECOND,
     )
 
 
@@ -153,9 +152,9 @@ def _queues(sources: Sources) -> Iterator[Metric]:
     )
     yield counters(
         "taskpool_queue_full_total",
-        "How often a queue was found full: one the dealer reads, before it read it; reply, when it wanted to send.",
+        "Turns in which a queue gave as much as it holds, so that senders may have waited; reply: sends put off.",
         ["queue"],
-        [([name], loop.full[name]) for name in FULL_QUEUES],
+        [*(([name], loop.full[name]) for name in HEARD_QUEUES), (["reply"], sources.replies_full())],
     )
     yield counter(
         "taskpool_queues_remade_total",

@@ -1,0 +1,85 @@
+"""Who may see the pages, when not everybody may: `--metrics-auth-file`.
+
+One entry a line, `bearer TOKEN` or `basic USER:PASSWORD`; blank lines and lines that begin with # say nothing.
+Several entries let a secret be replaced without a gap.
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+from taskpool.errors import ConfigurationError
+
+FILE_BYTES_MAX = 64 * 1024
+
+
+class Access:
+    """Knows the Authorization headers that are good."""
+
+    def __init__(self, headers: Iterable[bytes]) -> None:
+        self._headers = tuple(headers)
+
+    def allows(self, authorization: str) -> bool:
+        """Every entry is compared, and each as a digest: how long it takes tells nothing."""
+        said = _digest(_normal(authorization))
+        found = [hmac.compare_digest(said, _digest(header)) for header in self._headers]
+        return any(found)
+
+
+def from_file(path: Path) -> Access:
+    """Raises ConfigurationError when the file cannot be read, is not ours alone, or holds something else."""
+    headers = []
+    for number, line in enumerate(_read(path).splitlines(), 1):
+        scheme, _, secret = line.strip().partition(" ")
+        secret = secret.strip()
+        if not scheme or scheme.startswith("#"):
+            continue
+        if scheme == "bearer" and secret:
+            headers.append(f"bearer {secret}".encode())
+        elif scheme == "basic" and ":" in secret:
+            headers.append(b"basic " + base64.b64encode(secret.encode()))
+        else:
+            raise ConfigurationError(
+                f"--metrics-auth-file {path}: line {number}: expected `bearer TOKEN` or `basic USER:PASSWORD`"
+            )
+    if not headers:
+        raise ConfigurationError(f"--metrics-auth-file {path}: nothing in it, so nobody could see the pages")
+    return Access(headers)
+
+
+def _read(path: Path) -> str:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with open(descriptor, "rb") as file:
+            _check(path, os.fstat(descriptor))
+            return file.read(FILE_BYTES_MAX).decode()
+    except OSError as error:
+        raise ConfigurationError(f"--metrics-auth-file {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"--metrics-auth-file {path}: not UTF-8") from error
+
+
+def _check(path: Path, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode) or found.st_size > FILE_BYTES_MAX:
+        raise ConfigurationError(f"--metrics-auth-file {path}: not a file of at most {FILE_BYTES_MAX} bytes")
+    mode = stat.S_IMODE(found.st_mode)
+    if found.st_uid not in (0, os.geteuid()) or mode & 0o077:
+        raise ConfigurationError(
+            f"--metrics-auth-file {path}: owner uid {found.st_uid}, mode {mode:04o}: others can read or change the "
+            f"secrets; chown it to uid {os.geteuid()} and chmod 600"
+        )
+
+
+def _normal(authorization: str) -> bytes:
+    """The scheme is a word in any case (RFC 9110), the rest is not."""
+    scheme, _, secret = authorization.partition(" ")
+    return f"{scheme.lower()} {secret.strip()}".encode("utf-8", "surrogateescape")
+
+
+def _digest(text: bytes) -> bytes:
+    return hmac.digest(b"length must not tell", text, "sha256")

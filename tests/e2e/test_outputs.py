@@ -1,0 +1,150 @@
+"""What comes out, in which form and order, and what happens when it cannot."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from e2e.harness import ENVIRONMENT, FAILED, HALTED, OK, USAGE, Stage, program, until
+from e2e.ledger import Ledger
+
+OUTCOME_KEYS = set(
+    "batch seq run kind label state value exit_status signal attempts crashes slot pid queued_at started_at finished_at "
+    "wait_seconds run_seconds cpu_seconds max_rss_bytes stdout stderr stdout_file stderr_file error".split()
+)
+MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
+JOBLOG_HEADER = "Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand"
+
+
+def test_keep_order(stage: Stage) -> None:
+    """The first job is the last to end; unordered it would be printed last."""
+    delays = ["0.6", "0.01", "0.02", "0.03", "0.01"]
+    script = 'sleep "$1"; echo "$TP_SEQ"'
+    command = ["--shell", "--", f"sh -c '{script}' sh {{}}", ":::", *delays]
+    ordered = stage.private("command", "--workers", 3, "--keep-order", *command).ends(OK)
+    assert ordered.lines == ["1", "2", "3", "4", "5"]
+
+
+def test_as_it_comes(stage: Stage, ledger: Ledger) -> None:
+    script = 'if [ "$1" = last ]; then flock -s "$2" true; fi; echo "$1"'
+    command = ["--", "sh", "-c", script, "sh", "{}", str(ledger.directory / "gate"), ":::", "last", "a", "b"]
+    with ledger.gate():
+        run = stage.private("command", "--workers", 2, *command)
+        until(lambda: sorted(run.lines) == ["a", "b"], "the jobs that do not wait")
+    assert run.ends(OK).lines[-1] == "last"
+
+
+def test_outcome_objects(stage: Stage, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    jobs = [
+        {"kind": "fib", "n": 10, "label": "ten"},
+        {"kind": "command", "argv": ["sh", "-c", "echo out; echo err >&2; exit 3"]},
+        {"kind": "python", "call": "math:factorial", "args": [-1]},
+        {"kind": "command", "argv": ["printf", "\\377"]},
+    ]
+    text = "\n".join(map(json.dumps, jobs)).encode()
+    run = stage.private("jobs", "--output", "json", "--results", results, "-", stdin=text).ends(FAILED)
+    assert results.read_text() == run.stdout
+    one, two, three, four = sorted(run.objects(), key=lambda job: job["seq"])
+    for job in one, two, three, four:
+        assert set(job) == OUTCOME_KEYS
+        assert (job["batch"], job["run"], job["attempts"], job["crashes"]) == (stage.pool, 1, 1, 0)
+        assert all(MOMENT.fullmatch(job[key]) for key in ("queued_at", "started_at", "finished_at"))
+        assert min(job["wait_seconds"], job["run_seconds"], job["cpu_seconds"]) >= 0
+    assert (one["state"], one["value"], one["label"], one["exit_status"]) == ("succeeded", 55, "ten", None)
+    assert (two["state"], two["exit_status"], two["stdout"], two["stderr"]) == ("failed", 3, "out\n", "err\n")
+    assert three["state"] == "failed"
+    assert three["error"]["type"] == "ValueError"
+    assert four["stdout"] is None
+    assert Path(four["stdout_file"]).read_bytes() == b"\xff"
+
+
+def test_joblog(stage: Stage, tmp_path: Path) -> None:
+    log = tmp_path / "joblog"
+    command = ["--", "sh", "-c", 'if [ $1 = 9 ]; then kill -9 $$; fi; exit "$1"', "sh", ":::", "0", "7", "9"]
+    stage.private("command", "--crash-limit", 1, "--joblog", log, *command).ends(6)
+    header, *lines = log.read_text().splitlines()
+    assert header == JOBLOG_HEADER
+    rows = {int(line.split("\t")[0]): line.split("\t") for line in lines}
+    assert {seq: (row[6], row[7]) for seq, row in rows.items()} == {1: ("0", "0"), 2: ("7", "0"), 3: ("0", "9")}
+    assert all(row[8].startswith("sh -c ") for row in rows.values())
+    assert all(float(row[2]) > 0 and float(row[3]) >= 0 for row in rows.values())
+
+
+@pytest.mark.needs_tool("parallel")
+def test_the_joblog_has_the_header_of_gnu_parallel(tmp_path: Path) -> None:
+    log = tmp_path / "joblog"
+    subprocess.run(["parallel", "--joblog", log, "true", ":::", "1"], capture_output=True, env={"HOME": str(tmp_path)})
+    assert log.read_text().splitlines()[0] == JOBLOG_HEADER
+
+
+@pytest.mark.parametrize("when", ["now", "soon"])
+def test_halt(stage: Stage, ledger: Ledger, when: str) -> None:
+    command = ledger.command("sleep=0.05", "exit=1")
+    names = map(str, range(1, 61))
+    halt = f"{when},fail=2"
+    run = stage.private("command", "--workers", 2, "--halt", halt, "--output", "json", "--", *command, ":::", *names)
+    run.ends(HALTED)
+    states = Counter(job["state"] for job in run.objects())
+    assert states["failed"] >= 2
+    assert states["failed"] + states["cancelled"] == 60
+    assert ledger.count("start") < 30, "jobs were started behind the halt"
+
+
+def test_retries_print_the_last_try_only(stage: Stage, tmp_path: Path) -> None:
+    script = 'echo "try $TP_ATTEMPT"; [ "$TP_ATTEMPT" = 3 ]'
+    run = stage.private("command", "--retries", 5, "--", "sh", "-c", script, ":::", "x").ends(OK)
+    assert run.stdout == "try 3\n"
+
+
+def test_dry_run_runs_nothing(stage: Stage, ledger: Ledger) -> None:
+    run = stage.private("command", "--dry-run", "--", *ledger.command(), ":::", "a b", "c").ends(OK)
+    assert len(run.lines) == 2
+    assert "'a b'" in run.lines[0] or "a\\ b" in run.lines[0]
+    assert ledger.lines() == []
+
+
+def test_log_as_json(stage: Stage) -> None:
+    run = stage.private("fib", "20", "--log-format", "json", "-v").ends(OK)
+    records = [json.loads(line) for line in run.stderr.splitlines()]
+    assert {record["who"].split()[0] for record in records} >= {"TaskGenerator", "Dealer", "Supervisor", "Worker"}
+
+
+# --- descriptors that are closed, full, or read by nobody ---------------------------------------------------
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_descriptors(stage: Stage, tmp_path: Path, closed: str) -> None:
+    results = tmp_path / "results"
+    command = [program("tp-generator"), "fib", "--batch", stage.pool, "--results", str(results), "20-22"]
+    stage.start(["sh", "-c", f'exec "$@" {closed}', "sh", *command]).ends(OK)
+    assert sorted(json.loads(line)["value"] for line in results.read_text().splitlines()) == [6765, 10946, 17711]
+
+
+def test_a_reader_that_leaves(stage: Stage) -> None:
+    """`| head -1`: as any filter, it ends by SIGPIPE and leaves nothing."""
+    run = stage.private("command", "--", "seq", ":::", *["200000"] * 20, stdout=subprocess.PIPE)
+    assert run.popen.stdout is not None
+    assert run.popen.stdout.readline() == b"1\n"
+    run.popen.stdout.close()
+    assert run.wait() in (-13, 141)
+    assert "Traceback" not in run.stderr
+
+
+def test_a_full_device(stage: Stage) -> None:
+    command = [program("tp-generator"), "fib", "--batch", stage.pool, "20-22"]
+    run = stage.start(["sh", "-c", 'exec "$@" >/dev/full', "sh", *command]).ends(ENVIRONMENT)
+    assert "No space left on device" in run.stderr
+
+
+@pytest.mark.parametrize("option", ["--results", "--joblog"])
+def test_files_that_cannot_be_written(stage: Stage, tmp_path: Path, option: str) -> None:
+    full = stage.private("fib", "20-22", option, "/dev/full").ends(ENVIRONMENT)
+    assert "cannot write /dev/full: No space left on device" in full.stderr
+    missing = stage.private("fib", "20-22", option, tmp_path / "no" / "file").ends(USAGE)
+    assert f"cannot write {tmp_path / 'no' / 'file'}: " in missing.stderr

@@ -1,0 +1,215 @@
+"""The journal's disk: what is durable, and a store upon it.
+
+A commit is atomic. One under way when its dealer dies is there or is not; one that fails may be there all the same.
+A commit of attempts alone survives its process and not a loss of power.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from sim.tables import Tables
+from sim.world import World
+from taskpool.core.events import (
+    BatchFound,
+    CommitFailed,
+    Committed,
+    DigestsLoaded,
+    DiskFull,
+    Loaded,
+    OutcomesLoaded,
+    Restored,
+)
+from taskpool.core.rows import AttemptMade, BatchForgotten, OutcomeRecorded, Row
+from taskpool.journal.memory import MemoryStore
+from taskpool.journal.store import StoreEvent
+
+if TYPE_CHECKING:
+    from sim.machine import SimMachine
+
+STORE_FD = 900_001
+FULL = "the disk is full (simulated)"
+
+
+class Disk:
+    """Outlives dealers, and reboots."""
+
+    def __init__(self, world: World, on_outcome: Callable[[OutcomeRecorded], None]) -> None:
+        self.world = world
+        self.tables = Tables(world, on_outcome)
+        self.epoch = 0
+        self.clean = True
+        self._unsynced: list[tuple[int, Sequence[Row]]] = []
+
+    def write(self, epoch: int, rows: Sequence[Row]) -> None:
+        self.tables.apply(epoch, rows)
+        if all(isinstance(row, AttemptMade) for row in rows):
+            self._unsynced.append((epoch, rows))
+        else:
+            self._unsynced.clear()  # a sync takes along what was written before it
+
+    def lose_power(self) -> None:
+        """What was not synced is gone: attempts that were the last things written."""
+        while self._unsynced:
+            epoch, rows = self._unsynced.pop()
+            self.world.faults.seen["attempt_lost_by_power"] += 1
+            self.tables.forget_attempts(epoch, rows)
+
+
+class SimStore:
+    """See `journal.store.Store`. Requests are carried out one after the other, as by the one writer thread."""
+
+    durable = True
+
+    def __init__(self, machine: SimMachine, disk: Disk, epoch: int) -> None:
+        self._machine = machine
+        self._world = machine.world
+        self._disk = disk
+        self._epoch = epoch
+        self._answers: list[StoreEvent] = []
+        self._requests: list[tuple[str, tuple[object, ...], Sequence[Row]]] = []
+        self._delay_ns = self._world.rng.choice((0, 0, 300_000))
+        self._full_until_ns = 0
+        self.closed = False
+
+    @property
+    def ready(self) -> bool:
+        return bool(self._answers)
+
+    # --- requests ---
+
+    def restore(self) -> Restored | None:
+        self._machine.step()
+        disk = self._disk
+        unclean, disk.clean = not disk.clean, False
+        restored = disk.tables.restored(unclean=unclean)
+        if restored is not None and unclean:
+            self._machine.careful_from(self._world.now_ns)
+        return restored
+
+    def commit(self, number: int, rows: Sequence[Row]) -> None:
+        self._ask("commit", (number,), rows)
+        self._machine.perhaps_dies("dealer_dies_after_commit")
+
+    def load_jobs(self, after: tuple[int, int], limit: int, bytes_max: int) -> None:
+        self._ask("load_jobs", (after, limit, bytes_max))
+
+    def load_outcomes(self, batch: str, after: int, limit: int, reader: int) -> None:
+        self._world.faults.seen["outcomes_read_back"] += 1
+        self._ask("load_outcomes", (batch, after, limit, reader))
+
+    def find_batch(self, name: str) -> None:
+        self._ask("find_batch", (name,))
+
+    def load_digests(self, batch: str, first_seq: int, count: int) -> None:
+        self._ask("load_digests", (batch, first_seq, count))
+
+    def answers(self) -> list[StoreEvent]:
+        answers, self._answers = self._answers, []
+        return answers
+
+    def fileno(self) -> int:
+        return STORE_FD
+
+    def check(self) -> None:
+        self._machine.step()
+        if self._full_until_ns and self._world.now_ns >= self._full_until_ns:
+            self._full_until_ns = 0
+            self._answers.append(DiskFull(False, "there is room again"))
+
+    def close(self, *, clean: bool) -> None:
+        self._machine.step()
+        while self._requests:
+            self._carry_out()
+        self.closed = True
+        self._disk.clean = clean
+        self._world.note("journal closed, clean {}", clean)
+
+    def die(self) -> None:
+        """The process is killed: what is under way is written or not."""
+        self.closed = True
+        for _, _, rows in (request for request in self._requests if request[0] == "commit"):
+            if self._world.chance(0.5):
+                return
+            self._disk.write(self._epoch, rows)
+
+    # --- carried out ---
+
+    def _ask(self, what: str, arguments: tuple[object, ...], rows: Sequence[Row] = ()) -> None:
+        self._machine.step()
+        delay_ns = self._delay_ns
+        if what == "commit" and self._world.faults.fires("commit_slow"):
+            delay_ns = self._world.faults.amount(1_000_000, 20_000_000_000)
+        waiting = bool(self._requests)
+        self._requests.append((what, arguments, rows))
+        if delay_ns and what == "commit" and self._world.faults.fires("dealer_dies_with_commit_under_way"):
+            self._machine.die()
+        if delay_ns:
+            self._world.at(self._world.now_ns + delay_ns, self._catch_up)
+        elif not waiting:
+            self._carry_out()
+        else:
+            self._world.soon(self._catch_up)
+
+    def _catch_up(self) -> None:
+        if not self.closed and self._requests:
+            self._carry_out()
+
+    def _carry_out(self) -> None:
+        what, arguments, rows = self._requests.pop(0)
+        if what == "commit":
+            self._commit(arguments[0], rows)  # type: ignore[arg-type]
+            return
+        self._world.note("the store answers " + what)
+        self._answers.append(getattr(self, "_" + what)(*arguments))
+
+    def _commit(self, number: int, rows: Sequence[Row]) -> None:
+        faults = self._world.faults
+        self._world.note("commit {} of {} rows", number, len(rows))
+        if faults.fires("commit_eio_lost"):
+            self._answers.append(CommitFailed(number, "disk I/O error (simulated)"))
+            return
+        self._disk.write(self._epoch, rows)
+        if faults.fires("commit_eio_applied"):
+            self._answers.append(CommitFailed(number, "disk I/O error (simulated)"))
+            return
+        if not self._full_until_ns and faults.fires("commit_disk_full"):
+            self._full_until_ns = self._world.now_ns + faults.amount(10**8, 10**10)
+            self._answers.append(DiskFull(True, FULL))
+        self._answers.append(Committed(number))
+
+    def _load_jobs(self, after: tuple[int, int], limit: int, bytes_max: int) -> StoreEvent:
+        jobs, more = self._disk.tables.queued_after(after, limit, bytes_max)
+        self._world.faults.seen["job_loaded_from_store"] += len(jobs)
+        return Loaded(jobs, more)
+
+    def _load_outcomes(self, batch: str, after: int, limit: int, reader: int) -> StoreEvent:
+        return OutcomesLoaded(batch, self._disk.tables.outcomes.get(batch, [])[after : after + limit], reader)
+
+    def _find_batch(self, name: str) -> StoreEvent:
+        return BatchFound(name, self._disk.tables.stored_batch(name))
+
+    def _load_digests(self, batch: str, first_seq: int, count: int) -> StoreEvent:
+        known = self._disk.tables.digests.get(batch, [])
+        return DigestsLoaded(batch, first_seq, known[first_seq - 1 : first_seq - 1 + count])
+
+
+class WatchedMemoryStore(MemoryStore):
+    """The store of a pool without a journal, with the judge looking on."""
+
+    def __init__(self, machine: SimMachine, disk: Disk, epoch: int) -> None:
+        super().__init__()
+        self._machine = machine
+        self._disk = disk
+        self._epoch = epoch
+        self.ready = False
+
+    def commit(self, number: int, rows: Sequence[Row]) -> None:
+        self._machine.step()
+        super().commit(number, rows)
+        kept = [row for row in rows if not isinstance(row, BatchForgotten)]
+        self._disk.write(self._epoch, kept)
+
+    def die(self) -> None:
+        """Nothing of it is left."""

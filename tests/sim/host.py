@@ -1,0 +1,97 @@
+"""The host of one schedule: its kernel, its processes, its disk, and who starts the dealer again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sim.disk import Disk
+from sim.jobs import Planned
+from sim.judge import Judge
+from sim.queues import SimPost
+from sim.spool import SimSpool
+from sim.worker import Descendant, WorkerProcess
+from sim.world import World
+
+if TYPE_CHECKING:
+    from sim.machine import SimMachine
+
+POOL = "sim"
+
+
+class SimHost:
+    """What outlives a dealer."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.post = SimPost(world)
+        self.spool = SimSpool()
+        self.judge = Judge(self)
+        self.disk = Disk(world, self.judge.recorded)
+        self.jobs: dict[tuple[str, int], Planned] = {}
+        self.workers: list[WorkerProcess] = []  # alive, of whatever epoch
+        self.descendants: list[Descendant] = []
+        self.dealer: SimMachine | None = None
+        self._pid = 1000
+
+    def job(self, batch: str, seq: int) -> Planned:
+        return self.jobs[batch, seq]
+
+    def new_pid(self) -> int:
+        self._pid += 1
+        return self._pid
+
+    def start_worker(self, pool: str, epoch: int, incarnation: int) -> WorkerProcess:
+        process = WorkerProcess(self, self.new_pid(), pool, epoch, incarnation)
+        self.workers.append(process)
+        process.ended = lambda: self._worker_ended(process)
+        process.run(process.life())
+        self.world.note("process {} is worker {} of epoch {}", process.pid, incarnation, epoch)
+        return process
+
+    def _worker_ended(self, process: WorkerProcess) -> None:
+        self.workers.remove(process)
+        if self.dealer is not None and process.mark[0] == self.dealer.epoch:
+            self.dealer.child_died(process)
+
+    def start_descendant(self, mark: tuple[int, int], job: Planned) -> Descendant:
+        process = Descendant(self.world, self.new_pid(), mark, job, in_group=self.world.chance(0.3))
+        self.descendants.append(process)
+        process.ended = lambda: self._descendant_ended(process)
+        process.run(process.life())
+        return process
+
+    def _descendant_ended(self, process: Descendant) -> None:
+        self.descendants.remove(process)
+        if self.dealer is not None:
+            self.dealer.wake_for_child()
+
+    def kill_soon(self, process: WorkerProcess | Descendant) -> None:
+        """SIGKILL, which takes its time, and a large process longer."""
+        slow = self.world.faults.fires("worker_dies_slowly")
+        process.kill(9, self.world.faults.amount(200_000, 500_000_000) if slow else 200_000)
+
+    def end_dealer(self, why: str) -> None:
+        """The dealer dies at its next call."""
+        if self.dealer is not None and not self.world.faults.calm:
+            self.world.faults.seen[why] += 1
+            self.dealer.doomed = True
+
+    def dealer_died(self) -> None:
+        """Its workers follow it, as far as the death signal reaches them."""
+        self.dealer = None
+        for worker in list(self.workers):
+            worker.dealer_gone = True
+            worker.killed_by_us = True
+            if self.world.faults.fires("orphan"):
+                worker.stubborn = True
+            elif worker.armed:
+                worker.kill(9, 5_000_000)
+
+    def reboot(self) -> None:
+        """Everything that runs is gone, and so is every queue. The disk keeps what was synced."""
+        self.disk.lose_power()
+        for process in (*self.workers, *self.descendants):
+            if isinstance(process, WorkerProcess):
+                process.killed_by_us = True
+            process.end(signal=9)
+        self.post.wipe()

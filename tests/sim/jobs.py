@@ -1,0 +1,155 @@
+"""The jobs of a schedule: what each does when it is executed, and what was seen to happen to it."""
+
+from __future__ import annotations
+
+from functools import cache
+from hashlib import blake2b
+from random import Random
+from typing import NamedTuple
+
+from taskpool.clock import MILLISECOND, SECOND
+from taskpool.kinds import KINDS
+from taskpool.messages import JobSpec, Limits, State
+
+SEGV = 11
+
+
+class Act(NamedTuple):
+    """What one execution does."""
+
+    what: str  # ok, fail, crash, exit, hang, die_at_once, end_host, big
+    run_ns: int = MILLISECOND
+    number: int = 0  # exit status or signal
+    forks: bool = False  # starts a process that does not end by itself for a long time
+    deaf: bool = False  # hears no SIGTERM
+
+
+class Script(NamedTuple):
+    """One act after the other; the last is repeated."""
+
+    acts: tuple[Act, ...]
+    limits: Limits | None
+    kind: str
+
+    def act(self, execution: int) -> Act:
+        return self.acts[min(execution, len(self.acts)) - 1]
+
+
+class Facts:
+    """What became of a job's executions, for the judge."""
+
+    __slots__ = ("ends_alone", "failed", "head_deaths", "guilty", "signalled", "succeeded", "timed_out", "unclean_ends")
+
+    def __init__(self) -> None:
+        self.succeeded = 0  # reported so
+        self.failed = 0
+        self.timed_out = 0  # reported so, or killed past the time-out
+        self.guilty = 0  # its worker died while it was started and alone in its frame, not by our will
+        self.head_deaths = 0  # its worker died with its frame sent and not started
+        self.signalled = 0  # of the guilty: by a signal that its owner expects
+        self.unclean_ends = 0  # of dealers, while it was under way
+        self.ends_alone = False  # whether the last of them found nothing else under way
+
+
+class Planned:
+    """One job of a batch, as its generator means it, and its history."""
+
+    def __init__(self, batch: str, seq: int, number: int, script: Script) -> None:
+        self.batch = batch
+        self.seq = seq
+        self.number = number  # over all batches
+        self.script = script
+        self.spec = JobSpec(script.kind, payload(script.kind, number), script.limits)
+        self.executions = 0
+        self.live: list[object] = []  # processes that execute it now
+        self.facts = Facts()
+        self.requeue_asked = False
+        self.cancel_asked = False
+
+    @property
+    def digest(self) -> bytes:
+        """As the dealer's door computes it."""
+        return blake2b(self.spec.payload, digest_size=16, person=self.spec.kind.encode()[:16]).digest()
+
+    def changed(self) -> JobSpec:
+        """The same number with another payload: what no dealer may take for the same."""
+        return JobSpec("fib", payload("fib", (self.number + 46) % 92), self.script.limits)
+
+
+@cache
+def payload(kind: str, number: int) -> bytes:
+    if kind == "fib":
+        return KINDS["fib"].parse({"n": number % 92}, "job")
+    if kind == "command":
+        return KINDS["command"].parse({"argv": ["true", str(number), "x" * (400 * (number % 4))]}, "job")
+    path = f"/srv/code{number % 2}"
+    return KINDS["python"].parse({"call": "math:factorial", "args": [number], "path": [path]}, "job")
+
+
+def draw_batch_limits(rng: Random) -> Limits:
+    return Limits(retries=rng.choice((0, 0, 1)), crash_limit=rng.choice((3, 3, 2, 1)))
+
+
+class Style:
+    """What jobs of one schedule are like. Drawn once, for variety between schedules."""
+
+    def __init__(self, rng: Random) -> None:
+        self.tiny = rng.random() < 0.35
+        self.kinds = rng.choice((("fib",), ("fib",), ("fib", "command"), ("fib", "command", "python"), ("python",)))
+        self.trouble = rng.choice((0.0, 0.2, 0.5))
+        self.timeouts = rng.random() < 0.3
+        self.priorities = rng.random() < 0.3
+        self.end_host = rng.random() < 0.06
+
+
+def draw_script(rng: Random, style: Style) -> Script:
+    kind = rng.choice(style.kinds)
+    run_ns = int(20_000 * 10 ** (rng.random() * (1.5 if style.tiny else 4.7)))
+    ok = Act("ok", run_ns, forks=not style.tiny and rng.random() < 0.1)
+    if rng.random() < 0.1:
+        ok = ok._replace(what="big")
+    acts = [ok]
+    timeout_ns = 2 * SECOND if style.timeouts and rng.random() < 0.4 else 0
+    if rng.random() < style.trouble:
+        acts = _trouble(rng, ok, timeout_ns)
+    limits = None
+    if timeout_ns or style.priorities or rng.random() < 0.3:
+        limits = Limits(
+            timeout_ns=timeout_ns,
+            retries=rng.choice((0, 1, 2)),
+            backoff_min_ns=rng.choice((0, 0, 20 * MILLISECOND, SECOND)),
+            backoff_max_ns=SECOND,
+            retry_signal=rng.choice(((), (), (SEGV,))),
+            retry_timeout=rng.random() < 0.7,
+            crash_limit=rng.choice((0, 1, 2, 3)) if acts[-1].what in ("ok", "big") else rng.choice((1, 2, 3)),
+            priority=rng.choice((-1, 0, 1)) if style.priorities else 0,
+        )
+    return Script(tuple(acts), limits, kind)
+
+
+def _trouble(rng: Random, ok: Act, timeout_ns: int) -> list[Act]:
+    kinds = ["fail", "crash", "crash", "exit", "die_at_once"]
+    if timeout_ns:
+        kinds += ["hang", "hang", "hang"]
+    what = rng.choice(kinds)
+    bad = Act(what, ok.run_ns, rng.choice((SEGV, 6)) if what == "crash" else 1, ok.forks, deaf=rng.random() < 0.5)
+    return [bad] * rng.choice((1, 1, 2, 3)) + ([ok] if rng.random() < 0.6 else [])
+
+
+def allowed(job: Planned, limits: Limits) -> set[State]:
+    """The states in which this job's run may end, after what was seen of it."""
+    facts = job.facts
+    crashes = facts.guilty + facts.head_deaths // 5
+    failures = facts.failed + facts.timed_out + facts.signalled
+    states = {State.SUCCEEDED} if facts.succeeded else set()
+    if job.cancel_asked:
+        states.add(State.CANCELLED)
+    if facts.failed + facts.signalled and (failures > limits.retries or job.cancel_asked):
+        states.add(State.FAILED)
+    if facts.timed_out and (failures > limits.retries or not limits.retry_timeout or job.cancel_asked):
+        states.add(State.TIMED_OUT)
+    if limits.crash_limit and crashes >= limits.crash_limit:
+        states.add(State.QUARANTINED)
+    if limits.crash_limit and facts.unclean_ends > 3 and facts.ends_alone:
+        states.add(State.QUARANTINED)
+    return states

@@ -1,0 +1,279 @@
+"""The judge: sees everything that happens, and knows what was promised (I1 to I11).
+
+It believes nobody's counters: it counts what processes did, and what lay in queues and on the disk.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sim.jobs import Facts, Planned, allowed
+from taskpool import codec, limits
+from taskpool.clock import SECOND
+from taskpool.core.rows import OutcomeRecorded
+from taskpool.errors import MessageError
+from taskpool.core.worker import WorkerState
+from taskpool.messages import TERMINAL, Accepted, End, Frame, Limits, Outcomes, Progress, Report, Welcome
+
+if TYPE_CHECKING:
+    from sim.host import SimHost
+    from sim.machine import SimMachine
+    from sim.worker import WorkerProcess
+
+LINE_MESSAGES_MAX = 1000  # what may wait for one generator
+
+
+class SentFrame:
+    """A frame that a worker was sent, with its attempts that have no report in the queue."""
+
+    def __init__(self, first_n: int, left: dict[int, Planned]) -> None:
+        self.first_n = first_n
+        self.left = left
+        self.shared = len(left) > 1
+        self.started = False
+
+
+class Judge:
+    """One for a schedule."""
+
+    def __init__(self, host: SimHost) -> None:
+        self._host = host
+        self._world = host.world
+        self.batch_limits: dict[str, Limits] = {}
+        self.batch_of: dict[int, str] = {}  # by client
+        self.told_accepted: dict[str, int] = {}
+        self._frames: dict[tuple[int, int], list[SentFrame]] = {}  # by worker
+        self._begun: dict[tuple[int, int], Planned] = {}  # by (epoch, n)
+        self._read: set[tuple[int, int]] = set()  # reports the dealers have read
+
+    def limits_of(self, job: Planned) -> Limits:
+        return job.script.limits or self.batch_limits[job.batch]
+
+    # --- what the dealer sends ---
+
+    def frame_sent(self, machine: SimMachine, data: bytes, mark: tuple[int, int]) -> None:
+        frame = self._host.spool.peek(codec.decode(data))
+        if not isinstance(frame, Frame):
+            return
+        tasks = codec.decode_tasks(frame.tasks)
+        left = {}
+        unread = self._unread_reports(machine)
+        for n, task in enumerate(tasks, frame.first_n):
+            job = left[n] = self._host.job(frame.batch, task.seq)
+            if job.live:
+                self._world.fail("I7", f"job {job.number} is sent (attempt {n}) while an earlier attempt lives")
+            if job in unread:
+                self._world.fail("I7", f"job {job.number} is sent (attempt {n}) while its result is in the queue")
+            if machine.careful and (frame.epoch, n) not in self._host.disk.tables.attempts:
+                self._world.fail("R2", f"a careful dealer sends attempt {n} before it is stored")
+        self._world.note("frame {} of {} jobs sent to worker {}", frame.first_n, len(left), mark[1])
+        seen = self._world.faults.seen
+        frames = self._frames.setdefault(mark, [])
+        seen["frame_of_several_jobs"] += len(left) > 1
+        seen["second_frame_in_flight"] += bool(frames)
+        frames.append(SentFrame(frame.first_n, left))
+
+    def _unread_reports(self, machine: SimMachine) -> set[Planned]:
+        """Jobs of which a report lies in an events queue, and counts."""
+        found = set()
+        for data in machine.events_waiting():
+            progress = self._progress(data)
+            for report in progress.reports if progress is not None else ():
+                assert progress is not None
+                if (progress.epoch, report.n) in self._read or not 0 < report.n < 10**6:
+                    continue
+                attempt = (progress.epoch, report.n)
+                if progress.epoch != machine.epoch and attempt not in self._host.disk.tables.attempts:
+                    continue  # its attempt is not in the journal: a new dealer knows nothing of it
+                job = self._begun.get(attempt)
+                if job is not None:
+                    found.add(job)
+        return found
+
+    def _progress(self, data: bytes) -> Progress | None:
+        try:
+            message = self._host.spool.peek(codec.decode(data))
+        except MessageError:
+            return None
+        return message if isinstance(message, Progress) else None
+
+    def told(self, data: bytes) -> None:
+        """The dealer tells a generator something."""
+        message = self._host.spool.peek(codec.decode(data))
+        batches = self._host.disk.tables.batches
+        if isinstance(message, Accepted):
+            batch = batches.get(message.batch)
+            known = batch.accepted if batch is not None else 0
+            if message.upto > known:
+                self._world.fail("R1", f"{message.upto} jobs of {message.batch} told accepted, {known} are stored")
+            if message.closed and (batch is None or batch.total is None):
+                self._world.fail("R1", f"the end of {message.batch} is told and not stored")
+            self.told_accepted[message.batch] = max(message.upto, self.told_accepted.get(message.batch, 0))
+        elif isinstance(message, Outcomes):
+            self._outcomes_told(message)
+        elif isinstance(message, Welcome):
+            self._welcomed(message)
+        self._world.note("told a generator {} bytes", len(data))
+
+    def _outcomes_told(self, message: Outcomes) -> None:
+        stored = self._host.disk.tables.outcomes.get(message.batch, [])
+        for outcome in message.items:
+            if outcome.no > len(stored):
+                self._world.fail("R3", f"outcome {outcome.no} of {message.batch} is told before it is stored")
+            if stored[outcome.no - 1] != outcome:
+                self._world.fail("I2", f"outcome {outcome.no} of {message.batch} is told otherwise than stored")
+
+    def _welcomed(self, message: Welcome) -> None:
+        name = self.batch_of.get(message.client)
+        if name is None:
+            return
+        batch = self._host.disk.tables.batches.get(name)
+        known = batch.accepted if batch is not None else 0
+        if message.accepted > known:
+            self._world.fail("R1", f"a welcome tells {message.accepted} jobs of {name} accepted, {known} are stored")
+        if message.accepted < self.told_accepted.get(name, 0):
+            self._world.fail("I1", f"a welcome tells {message.accepted} jobs of {name}, fewer than were accepted")
+        recorded = batch.recorded if batch is not None else 0
+        if message.last_no > recorded:
+            self._world.fail("R3", f"a welcome tells {message.last_no} outcomes of {name}, {recorded} are stored")
+
+    # --- what the dealer reads ---
+
+    def events_read(self, data: bytes) -> None:
+        progress = self._progress(data)
+        if progress is not None:
+            self._read.update((progress.epoch, report.n) for report in progress.reports)
+
+    def frame_taken_back(self, data: bytes, mark: tuple[int, int]) -> None:
+        try:
+            frame = self._host.spool.peek(codec.decode(data))
+        except MessageError:
+            return
+        frames = self._frames.get(mark)
+        if isinstance(frame, Frame) and frames:
+            self._frames[mark] = [each for each in frames if each.first_n != frame.first_n]
+            self._world.faults.seen["frame_taken_back"] += 1
+
+    # --- what workers do ---
+
+    def begins(self, worker: WorkerProcess, job: Planned, n: int) -> None:
+        if job.live:
+            self._world.fail("I7", f"job {job.number} is executed twice at the same time")
+        self._begun[worker.mark[0], n] = job
+        kept = self._host.disk.tables.by_seq.get((job.batch, job.seq))
+        if kept is None:
+            self._world.fail("I1", f"job {job.number} runs before it is stored")
+        elif kept.state in TERMINAL and not job.requeue_asked:
+            self._world.fail("I7", f"job {job.number} is executed after its outcome was stored")
+
+    def started(self, worker: WorkerProcess, first_n: int) -> None:
+        for frame in self._frames.get(worker.mark, ()):
+            frame.started = frame.started or frame.first_n == first_n
+
+    def reported(self, worker: WorkerProcess, report: Report) -> None:
+        """A report is in the queue."""
+        frames = self._frames.get(worker.mark, [])
+        for frame in frames:
+            job = frame.left.pop(report.n, None)
+            if job is None:
+                continue
+            facts = job.facts
+            facts.succeeded += report.end is End.SUCCEEDED
+            facts.failed += report.end is End.FAILED
+            facts.timed_out += report.end is End.TIMED_OUT
+            if report.end is End.CRASHED:
+                self._count_crash(job, report.signal)
+        self._frames[worker.mark] = [frame for frame in frames if frame.left]
+
+    def _count_crash(self, job: Planned, signal: int | None) -> None:
+        job.facts.guilty += 1
+        job.facts.signalled += signal in self.limits_of(job).retry_signal
+
+    def worker_died(self, worker: WorkerProcess) -> None:
+        frames = self._frames.pop(worker.mark, [])
+        if not frames:
+            return
+        head = frames[0]
+        n, job = next(iter(head.left.items()))
+        if head.started and not head.shared:
+            timeout_ns = self.limits_of(job).timeout_ns
+            if timeout_ns and worker.job is job and self._world.now_ns - worker.began_ns >= timeout_ns:
+                job.facts.timed_out += 1
+            if not worker.killed_by_us:
+                self._count_crash(job, worker.signal)
+        elif not head.started and not worker.killed_by_us and n == head.first_n:
+            job.facts.head_deaths += 1
+            if job.facts.head_deaths % limits.LOST_HEAD_MAX == 0:
+                job.facts.signalled += worker.signal in self.limits_of(job).retry_signal
+
+    # --- what is recorded ---
+
+    def recorded(self, row: OutcomeRecorded) -> None:
+        outcome = row.outcome
+        job = self._host.job(row.batch, outcome.seq)
+        facts, limits_ = job.facts, self.limits_of(job)
+        job.facts = Facts()
+        self._world.note("job {} has its outcome, number {}", job.number, outcome.no)
+        self._world.say(f"    {outcome.state} after {outcome.attempts} attempts, {outcome.crashes} crashes")
+        seen = self._world.faults.seen
+        seen["job_quarantined"] += outcome.state == "quarantined"
+        seen["job_timed_out"] += outcome.state == "timed-out"
+        if job.requeue_asked:
+            return
+        job.facts = facts
+        if outcome.state not in allowed(job, limits_):
+            what = {name: getattr(facts, name) for name in Facts.__slots__}
+            self._world.fail("I4", f"job {job.number} is recorded as {outcome.state}; what happened to it: {what}")
+        crashes = facts.guilty + facts.head_deaths // limits.LOST_HEAD_MAX
+        if outcome.crashes > crashes:
+            self._world.fail("I4", f"job {job.number} has {outcome.crashes} crashes recorded and had {crashes}")
+        if outcome.value is not None and int(outcome.value) != job.number:
+            self._world.fail("I2", f"job {job.number} is recorded with the value of another")
+
+    def dealer_ended(self) -> None:
+        """A dealer is gone, not in good order."""
+        running = self._host.disk.tables.running
+        for kept in running:
+            facts = self._host.job(kept.job.batch, kept.job.seq).facts
+            facts.unclean_ends += 1
+            facts.ends_alone = len(running) == 1
+
+    # --- now and then, and in the end ---
+
+    def look_at(self, machine: SimMachine) -> None:
+        """What must hold at every turn and is not seen by a single call."""
+        pool = machine.core.pool
+        self._world.faults.seen["job_delayed"] += bool(pool.delayed)
+        for worker in machine.core.crew.workers.values():
+            frames = worker.frames
+            if len(frames) < 2 or not frames[0].started or worker.state is WorkerState.STOPPING:
+                continue
+            waits_ns = self._world.now_ns - max(frames[0].heard_mono_ns, machine.woke_ns)
+            if waits_ns > SECOND + limits.FRAME_TAKE_BACK_NS and machine.frames_waiting(worker.incarnation):
+                self._world.fail("I10", f"a frame waits behind a job that has run for {waits_ns / 1e9:.1f} s")
+        for line in machine.reply_lines():
+            if len(line.waiting) > LINE_MESSAGES_MAX:
+                self._world.fail("I6", f"{len(line.waiting)} messages wait for one generator")
+
+    def final(self) -> None:
+        """Everything is over: nothing was lost, nothing is left."""
+        tables = self._host.disk.tables
+        for name, batch in tables.batches.items():
+            if batch.accepted < self.told_accepted.get(name, 0):
+                self._world.fail("I1", f"{self.told_accepted[name]} jobs of {name} accepted, {batch.accepted} stored")
+            if batch.open and name in self.batch_limits:
+                self._world.fail("I1", f"{batch.open} jobs of {name} have no outcome")
+            runs = {(outcome.seq, outcome.run) for outcome in tables.outcomes[name]}
+            if len(runs) != len(tables.outcomes[name]):
+                self._world.fail("I2", f"a run of a job of {name} has two outcomes")
+            if not {(seq, 1) for seq in range(1, batch.accepted + 1)} <= runs:
+                self._world.fail("I1", f"a job of {name} has no outcome of its first run")
+
+    def left_in_order(self) -> None:
+        """A dealer left because it wanted to: nothing of it may stay (I11)."""
+        for process in (*self._host.workers, *self._host.descendants):
+            self._world.fail("I11", f"process {process.pid}, a {process.what}, outlives a dealer that left")
+        ours = [name for name in self._host.post.names() if ".reply." not in name]
+        if ours:
+            self._world.fail("I11", f"queues stay behind: {ours}")
+

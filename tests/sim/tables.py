@@ -1,0 +1,230 @@
+"""What the journal holds, as plain tables that refuse what a database with constraints would refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import islice
+
+from msgspec import structs
+
+from sim.world import World
+from taskpool.core.events import InFlight, Restored, StoredBatch, StoredJob
+from taskpool.core.rows import (
+    Acknowledged,
+    AttemptMade,
+    BatchCancelled,
+    BatchClosed,
+    BatchOpened,
+    JobAccepted,
+    JobReturned,
+    OutcomeRecorded,
+    QuarantineDropped,
+    Row,
+)
+from taskpool.messages import Limits, Outcome, State
+
+
+class Kept:
+    """A job's row."""
+
+    def __init__(self, job: StoredJob) -> None:
+        self.job = job
+        self.state = State.QUEUED  # or RUNNING, or a terminal one
+        self.attempt = (0, 0)  # (epoch, n)
+        self.dropped = False
+
+
+class KeptBatch:
+    """A batch's row."""
+
+    def __init__(self, name: str, limits: Limits) -> None:
+        self.name = name
+        self.limits = limits
+        self.accepted = 0
+        self.total: int | None = None
+        self.recorded = 0
+        self.acknowledged = 0
+        self.open = 0
+        self.cancelled = False
+
+
+class Tables:
+    """All that is durable."""
+
+    def __init__(self, world: World, on_outcome: Callable[[OutcomeRecorded], None]) -> None:
+        self._world = world
+        self._on_outcome = on_outcome
+        self.jobs: dict[int, Kept] = {}
+        self.batches: dict[str, KeptBatch] = {}
+        self.outcomes: dict[str, list[Outcome]] = {}
+        self.digests: dict[str, list[bytes]] = {}
+        self.by_seq: dict[tuple[str, int], Kept] = {}
+        self.attempts: set[tuple[int, int]] = set()  # every (epoch, n) that was ever written
+        self._handlers = {
+            BatchOpened: self._opened,
+            BatchClosed: self._closed,
+            BatchCancelled: self._cancelled,
+            JobAccepted: self._accepted,
+            AttemptMade: self._attempt,
+            JobReturned: self._returned,
+            QuarantineDropped: self._dropped,
+            OutcomeRecorded: self._recorded,
+            Acknowledged: self._acknowledged,
+        }
+
+    # --- written ---
+
+    def apply(self, epoch: int, rows: Sequence[Row]) -> None:
+        for row in rows:
+            self._handlers[type(row)](row, epoch)  # type: ignore[operator]
+
+    def _opened(self, row: BatchOpened, epoch: int) -> None:
+        if row.batch in self.batches:
+            self._world.fail("I1", f"batch {row.batch} is opened a second time over what is there")
+        self.batches[row.batch] = KeptBatch(row.batch, row.limits)
+        self.outcomes[row.batch] = []
+        self.digests[row.batch] = []
+
+    def _closed(self, row: BatchClosed, epoch: int) -> None:
+        batch = self.batches[row.batch]
+        if row.total != batch.accepted or batch.total not in (None, row.total):
+            self._world.fail("I1", f"batch {row.batch} closed at {row.total}, {batch.accepted} accepted")
+        batch.total = row.total
+
+    def _cancelled(self, row: BatchCancelled, epoch: int) -> None:
+        self.batches[row.batch].cancelled = True
+
+    def _accepted(self, row: JobAccepted, epoch: int) -> None:
+        batch = self.batches[row.batch]
+        if row.seq != batch.accepted + 1 or row.ordinal in self.jobs or batch.total is not None:
+            self._world.fail("I1", f"job {row.batch}/{row.seq} (ordinal {row.ordinal}) accepted out of turn")
+        batch.accepted = row.seq
+        batch.open += 1
+        kept = Kept(
+            StoredJob(
+                row.ordinal,
+                row.batch,
+                row.seq,
+                1,
+                0,
+                0,
+                0,
+                0,
+                row.priority,
+                row.spec,
+                row.traits,
+                row.queued_wall_ns,
+            )
+        )
+        self.jobs[row.ordinal] = self.by_seq[row.batch, row.seq] = kept
+        self.digests[row.batch].append(row.digest)
+
+    def _attempt(self, row: AttemptMade, epoch: int) -> None:
+        kept = self.jobs[row.ordinal]
+        if kept.state is not State.QUEUED:
+            self._world.fail("I7", f"attempt {row.n} of job {kept.job.batch}/{kept.job.seq}, which is {kept.state}")
+        kept.state = State.RUNNING
+        kept.attempt = (epoch, row.n)
+        self.attempts.add(kept.attempt)
+        kept.job = structs.replace(kept.job, tries=row.try_)
+
+    def _returned(self, row: JobReturned, epoch: int) -> None:
+        kept = self.jobs[row.ordinal]
+        requeued = kept.state is State.QUARANTINED and row.run == kept.job.run + 1 and not kept.dropped
+        if requeued:
+            self.batches[kept.job.batch].open += 1
+        elif kept.state is not State.RUNNING or row.run != kept.job.run:
+            self._world.fail("I2", f"job {kept.job.batch}/{kept.job.seq} comes back and is {kept.state}")
+        kept.state = State.QUEUED
+        kept.job = structs.replace(
+            kept.job,
+            run=row.run,
+            tries=row.tries,
+            failures=row.failures,
+            crashes=row.crashes,
+            unclean=row.unclean,
+        )
+
+    def _dropped(self, row: QuarantineDropped, epoch: int) -> None:
+        self.jobs[row.ordinal].dropped = True
+
+    def _recorded(self, row: OutcomeRecorded, epoch: int) -> None:
+        kept, batch, outcome = self.jobs[row.ordinal], self.batches[row.batch], row.outcome
+        where = f"job {row.batch}/{outcome.seq}, run {outcome.run}"
+        if kept.state not in (State.QUEUED, State.RUNNING) or outcome.run != kept.job.run:
+            self._world.fail("I2", f"{where} has an outcome ({kept.state}, run {kept.job.run}) and gets another")
+        if outcome.no != batch.recorded + 1 or kept.job.seq != outcome.seq:
+            self._world.fail("I2", f"{where}: outcome number {outcome.no} after {batch.recorded}")
+        kept.state = outcome.state
+        batch.recorded = outcome.no
+        batch.open -= 1
+        self.outcomes[row.batch].append(outcome)
+        self._on_outcome(row)
+
+    def _acknowledged(self, row: Acknowledged, epoch: int) -> None:
+        batch = self.batches[row.batch]
+        if row.upto > batch.recorded:
+            self._world.fail("I1", f"{row.upto} outcomes of {row.batch} acknowledged, {batch.recorded} recorded")
+        batch.acknowledged = max(batch.acknowledged, row.upto)
+
+    def forget_attempts(self, epoch: int, rows: Sequence[Row]) -> None:
+        """Power was lost before these were synced."""
+        for row in rows:
+            assert isinstance(row, AttemptMade)
+            kept = self.jobs[row.ordinal]
+            kept.state = State.QUEUED
+            kept.job = structs.replace(kept.job, tries=row.try_ - 1)
+            self.attempts.discard((epoch, row.n))
+
+    # --- read ---
+
+    @property
+    def running(self) -> list[Kept]:
+        return [kept for kept in self.jobs.values() if kept.state is State.RUNNING]
+
+    def queued_after(self, after: tuple[int, int], limit: int, bytes_max: int) -> tuple[list[StoredJob], bool]:
+        waiting = [
+            kept.job
+            for kept in self.jobs.values()
+            if kept.state is State.QUEUED and (-kept.job.priority, kept.job.ordinal) > after
+        ]
+        waiting.sort(key=lambda job: (-job.priority, job.ordinal))
+        jobs: list[StoredJob] = []
+        for job in islice(waiting, limit):
+            bytes_max -= len(job.spec.payload)
+            if jobs and bytes_max < 0:
+                break
+            jobs.append(job)
+        return jobs, len(jobs) < len(waiting)
+
+    def stored_batch(self, name: str) -> StoredBatch | None:
+        batch = self.batches.get(name)
+        if batch is None:
+            return None
+        return StoredBatch(
+            batch.name,
+            batch.limits,
+            batch.accepted,
+            batch.total,
+            batch.recorded,
+            batch.acknowledged,
+            batch.open,
+            batch.cancelled,
+        )
+
+    def restored(self, *, unclean: bool) -> Restored | None:
+        if not self.batches:
+            return None
+        parked = [
+            kept.job for kept in self.jobs.values() if kept.state is State.QUARANTINED and not kept.dropped
+        ]
+        wanted = {job.batch for job in parked}
+        found = [self.stored_batch(name) for name, batch in self.batches.items() if batch.open or name in wanted]
+        return Restored(
+            unclean=unclean,
+            ordinal=max(self.jobs, default=0),
+            batches=[batch for batch in found if batch is not None],
+            in_flight=[InFlight(*kept.attempt, kept.job) for kept in self.running],
+            quarantined=parked,
+            late=[],
+        )

@@ -1,0 +1,272 @@
+"""Worker processes, and what jobs leave behind them: the protocol of tp-worker, and every way to die of it."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING
+
+from sim.jobs import Act, Planned
+from sim.process import Life, Process
+from sim.queues import SimMailbox
+from sim.world import World
+from taskpool import codec
+from taskpool.clock import MILLISECOND, SECOND
+from taskpool.errors import MessageError, QueueMissing
+from taskpool.ipc import names
+from taskpool.kinds import KINDS
+from taskpool.messages import End, Frame, JobError, Progress, Ready, Report, Task, Usage
+
+if TYPE_CHECKING:
+    from sim.host import SimHost
+
+Steps = Generator[int | None, None, None]
+TERM, KILL = 15, 9
+FOREVER_NS = 10**15
+LONG_NS = 3 * MILLISECOND  # a job that runs longer makes the worker tell what it holds first
+
+
+class Descendant(Process):
+    """What a job has started and not waited for. It executes the job as well, as long as it lives."""
+
+    def __init__(self, world: World, pid: int, mark: tuple[int, int], job: Planned, *, in_group: bool) -> None:
+        super().__init__(world, pid, "descendant")
+        self.mark = mark
+        self.job = job
+        self.in_group = in_group
+        job.live.append(self)
+
+    def life(self) -> Life:
+        yield FOREVER_NS
+        return 0
+
+    def at_end(self) -> None:
+        self.job.live.remove(self)
+
+
+class WorkerProcess(Process):
+    """A tp-worker."""
+
+    def __init__(self, host: SimHost, pid: int, pool: str, epoch: int, incarnation: int) -> None:
+        super().__init__(host.world, pid, "worker")
+        self.host = host
+        self.pool = pool
+        self.mark = (epoch, incarnation)
+        self.dealer_gone = False
+        self.armed = False
+        self.stubborn = False  # no death signal reaches it
+        self.killed_by_us = False  # by its dealer, or with it
+        self.terminated = False
+        self.spent = False
+        self.held: list[Report] = []
+        self.saying: tuple[list[Report], int] = ([], 0)  # on its way into the queue
+        self.began_ns = 0
+        self.timeout_ns = 0
+        self.job: Planned | None = None  # being executed
+        self.descendants: list[Descendant] = []
+
+    # --- life ---
+
+    def life(self) -> Life:
+        faults, world = self.world.faults, self.world
+        yield from self._boot()
+        if self.dealer_gone and not self.stubborn:
+            faults.seen["worker_armed_too_late"] += 1
+            return 0
+        self.armed = True
+        if faults.fires("worker_exits_before_ready"):
+            return 1
+        post = self.host.post
+        try:
+            requests = post.open(names.worker(self.pool, *self.mark), send=False, receive=True)
+            yield world.between(1_000, 20_000)
+            events = post.open(names.events(self.pool), send=True, receive=False)
+        except QueueMissing:
+            return 3
+        ready = Ready(self.mark[1], self.mark[0], self.pid, "1", list(KINDS), [])
+        yield from events.block_sending(self, codec.encode(ready))
+        while not self.spent:
+            data = yield from self._receive(requests, events)
+            frame = self._frame(data)
+            if frame is not None:
+                yield from self._serve(frame, events)
+        yield from self._tell(events)
+        return 0
+
+    def _boot(self) -> Steps:
+        faults = self.world.faults
+        yield self.world.between(200_000, 2 * MILLISECOND)
+        if faults.fires("worker_boots_slowly"):
+            yield faults.amount(MILLISECOND, 30 * SECOND)
+        if faults.fires("worker_dies_at_boot"):
+            self.end(signal=11)
+            yield None
+
+    def _receive(self, requests: SimMailbox, events: SimMailbox) -> Generator[int | None, None, bytes]:
+        if requests.depth() == 0 and self.received is None:
+            yield from self._tell(events)
+        return (yield from requests.block_receiving(self))
+
+    def _frame(self, data: bytes) -> Frame | None:
+        try:
+            message = self.host.spool.unpack(codec.decode(data))
+        except MessageError:
+            return None
+        if not isinstance(message, Frame) or message.epoch != self.mark[0]:
+            return None
+        return message
+
+    # --- a frame ---
+
+    def _serve(self, frame: Frame, events: SimMailbox) -> Steps:
+        faults = self.world.faults
+        tasks = codec.decode_tasks(frame.tasks)
+        jobs = [self.host.job(frame.batch, task.seq) for task in tasks]
+        if jobs[0].script.act(jobs[0].executions + 1).what == "die_at_once":
+            self._begin_uncounted(jobs[0])
+            yield from self._die(11)
+        if faults.fires("worker_dies_before_started"):
+            yield from self._die(11)
+        yield from self._tell(events, started=frame.first_n)
+        if faults.fires("worker_dies_after_started"):
+            yield from self._die(11)
+        for n, (job, task) in enumerate(zip(jobs, tasks, strict=True), frame.first_n):
+            act = self._begin(job, n, task)
+            if self.held and (act.run_ns > LONG_NS or task.timeout_ns or act.what == "hang"):
+                yield from self._tell(events)
+            report = yield from self._execute(act, job, n, task)
+            self.held.append(report)
+            self._note_end(job, report)
+            if self.spent:
+                return
+        if faults.fires("worker_dies_after_report") or faults.fires("worker_exits_after_report"):
+            yield from self._tell(events)
+            yield from self._die(11)
+
+    def _begin_uncounted(self, job: Planned) -> None:
+        """It dies of the frame alone: such a death is an execution of the script, and not of the job."""
+        job.executions += 1
+
+    def _begin(self, job: Planned, n: int, task: Task) -> Act:
+        self.host.judge.begins(self, job, n)
+        if task.payload != job.spec.payload:
+            self.world.fail("I2", f"job {job.number} runs with the payload of another")
+        job.executions += 1
+        act = job.script.act(job.executions)
+        job.live.append(self)
+        self.job, self.began_ns, self.terminated = job, self.world.now_ns, False
+        self.world.note("worker {} runs job {} as attempt {}", self.pid, job.number, n)
+        return act
+
+    def _execute(self, act: Act, job: Planned, n: int, task: Task) -> Generator[int | None, None, Report]:
+        world = self.world
+        self.timeout_ns = task.timeout_ns
+        if act.forks:
+            self.descendants.append(self.host.start_descendant(self.mark, job))
+        if act.what == "end_host":
+            self.host.end_dealer("host_killed_by_job")
+            yield None  # its death comes with the dealer's
+        in_process = KINDS[task.kind].IN_PROCESS
+        until = self.began_ns + (FOREVER_NS if act.what == "hang" else act.run_ns)
+        if task.timeout_ns and not in_process:
+            until = min(until, self.began_ns + task.timeout_ns)
+        while world.now_ns < until:
+            yield until - world.now_ns
+            if self.terminated and in_process and not act.deaf:
+                break
+        run_ns = world.now_ns - self.began_ns
+        if act.what in ("crash", "die_at_once"):
+            if in_process:
+                yield from self._die(act.number or 11)
+            report = Report(n, End.CRASHED, signal=act.number or 11)
+        elif act.what == "exit" and in_process:
+            yield from self._die(None)
+            raise AssertionError
+        elif self.terminated or (task.timeout_ns and not in_process and run_ns >= task.timeout_ns):
+            self.spent = in_process
+            report = Report(n, End.TIMED_OUT, error=JobError("TimedOut"))
+        else:
+            report = self._plain_report(act, job, n)
+        yield from self._end_descendants()
+        return self._after(report, job, run_ns)
+
+    def _plain_report(self, act: Act, job: Planned, n: int) -> Report:
+        if act.what in ("fail", "exit"):
+            return Report(n, End.FAILED, exit_status=act.number)
+        value = b"%d" % job.number
+        return Report(n, End.SUCCEEDED, value=value + b" " * 5000 if act.what == "big" else value)
+
+    def _after(self, report: Report, job: Planned, run_ns: int) -> Report:
+        job.live.remove(self)
+        self.job = None
+        wall = self.world.now_ns + self.world.wall_ahead_ns
+        usage = Usage(started_wall_ns=wall - run_ns, run_ns=run_ns)
+        return Report(report.n, report.end, report.value, report.exit_status, report.signal, report.error, usage)
+
+    def _end_descendants(self) -> Steps:
+        while any(each.alive for each in self.descendants):
+            for each in self.descendants:
+                each.kill(KILL)
+            yield 50_000
+        self.descendants.clear()
+
+    # --- words ---
+
+    def _tell(self, events: SimMailbox, started: int = 0) -> Steps:
+        reports, self.held = self.held, []
+        if not reports and not started:
+            return
+        if self.world.faults.fires("worker_talks_nonsense"):
+            yield from self._talk_nonsense(events)
+        data = codec.encode(Progress(self.mark[1], self.mark[0], reports, started))
+        if len(data) > events.msgsize:
+            self.world.faults.seen["message_spilled"] += 1
+        data = self.host.spool.pack(data, events.msgsize)
+        self.saying = (reports, started)
+        yield from events.block_sending(self, data)
+        self._said()
+        if self.world.faults.fires("worker_says_it_twice") and len(data) < 900:
+            again = codec.encode(Progress(self.mark[1], self.mark[0], reports, 0))
+            yield from events.block_sending(self, again)
+
+    def was_sent(self) -> None:
+        super().was_sent()
+        self._said()
+
+    def _said(self) -> None:
+        """What it was saying is in the queue."""
+        (reports, started), self.saying = self.saying, ([], 0)
+        for report in reports:
+            self.host.judge.reported(self, report)
+        if started:
+            self.host.judge.started(self, started)
+            self.world.note("worker {} has started frame {}", self.pid, started)
+
+    def _talk_nonsense(self, events: SimMailbox) -> Steps:
+        n = self.world.rng.choice((0, 10**9, 10**15))
+        end = self.world.rng.choice((End.SUCCEEDED, End.LOST, End.CANCELLED))
+        nonsense = Progress(self.mark[1], self.mark[0], [Report(n, end)], 0)
+        yield from events.block_sending(self, codec.encode(nonsense))
+
+    def _note_end(self, job: Planned, report: Report) -> None:
+        self.world.note("worker {} ends job {}", self.pid, job.number)
+        self.world.say(f"    attempt {report.n} {report.end}")
+
+    # --- death ---
+
+    def terminate(self) -> None:
+        """SIGTERM: heard only by a job past its time-out."""
+        if self.timeout_ns and self.job is not None and self.world.now_ns >= self.began_ns + self.timeout_ns:
+            self.terminated = True
+            self.wake()
+
+    def _die(self, signal: int | None) -> Steps:
+        self.end(status=None if signal is not None else 1, signal=signal)
+        yield None
+
+    def at_end(self) -> None:
+        if self.job is not None:
+            self.job.live.remove(self)
+        self.host.judge.worker_died(self)
+        for each in self.descendants:
+            if each.alive:
+                self.world.faults.seen["descendant_outlived_worker"] += 1
