@@ -9,7 +9,7 @@ import pytest
 
 from journals import FIRST, MANY, Asked, accepted, attempted, open_store, opened, recorded
 from taskpool.core.events import Committed, DigestsLoaded, Loaded, OutcomesLoaded, StoredJob
-from taskpool.core.rows import Acknowledged, BatchForgotten, JobReturned
+from taskpool.core.rows import Acknowledged, BatchCancelled, BatchForgotten, JobReturned, QuarantineDropped
 from taskpool.journal.memory import MemoryStore
 from taskpool.messages import State
 
@@ -100,6 +100,14 @@ def test_a_quarantined_job_can_run_again(asked: Asked) -> None:
     asked.commit(attempted(1))
     asked.commit(recorded(1, 2, run=2))
     assert [(outcome.no, outcome.run) for outcome in asked.outcomes()] == [(1, 1), (2, 2)]
+
+
+def test_a_dropped_job_keeps_its_outcome(asked: Asked) -> None:
+    asked.commit(opened(), accepted(1), accepted(2))
+    asked.commit(recorded(1, state=State.QUARANTINED))
+    asked.commit(QuarantineDropped(1), BatchCancelled("b"))
+    assert keys(asked.jobs()) == [(0, 2)]
+    assert [outcome.state for outcome in asked.outcomes()] == [State.QUARANTINED]
 
 
 def test_outcomes_come_in_order_from_where_the_reader_stands(asked: Asked) -> None:

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from journals import Asked, accepted, attempted, open_store, opened, recorded
 from taskpool.core.events import CommitFailed, Restored, StoredBatch
-from taskpool.core.rows import Acknowledged, BatchClosed, BatchForgotten, JobReturned, Row
+from taskpool.core.rows import (
+    Acknowledged,
+    BatchCancelled,
+    BatchClosed,
+    BatchForgotten,
+    JobReturned,
+    QuarantineDropped,
+    Row,
+)
+from taskpool.journal import tools
 from taskpool.messages import Limits, State
 
 
@@ -78,7 +88,7 @@ def test_an_attempt_keeps_its_own_epoch_when_a_life_does_not_get_to_it(path: Pat
 
 
 def test_batches_with_open_jobs_come_back_and_others_are_found_by_name(path: Path) -> None:
-    limits = {"timeout_ns": 5, "retries": 2}
+    limits: dict[str, Any] = {"timeout_ns": 5, "retries": 2}
     live(
         path,
         [opened("open", **limits), opened("done"), opened("empty")],
@@ -115,6 +125,23 @@ def test_a_requeued_job_is_open_again_until_its_next_outcome(path: Path) -> None
     found = restored(path, 5)
     assert found is not None
     assert found.batches == []
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_dropped_job_does_not_come_back(path: Path, at_once: bool) -> None:
+    rows: list[list[Row]] = [[recorded(1, state=State.QUARANTINED)], [QuarantineDropped(1)]]
+    live(path, [opened(), accepted(1)], *([rows[0] + rows[1]] if at_once else rows))
+    found = restored(path)
+    assert found is not None
+    assert (found.batches, found.quarantined) == ([], [])
+    assert tools.check(path).problems == []
+
+
+def test_a_cancelled_batch_stays_cancelled(path: Path) -> None:
+    live(path, [opened(), accepted(1)], [BatchCancelled("b")], [recorded(1, state=State.CANCELLED), accepted(2)])
+    found = restored(path)
+    assert found is not None
+    assert [batch.cancelled for batch in found.batches] == [True]
 
 
 def test_parked_and_requeued_within_one_commit(path: Path) -> None:

@@ -35,14 +35,14 @@ class Counts(Struct):
     jobs: dict[str, int] = {}
 
 
-def audit(connection: sqlite3.Connection, path: Path) -> tuple[list[str], Counts]:
+def audit(connection: sqlite3.Connection, path: Path, *, had_wal: bool) -> tuple[list[str], Counts]:
     """(problems, counts). A problem is a line for a person; damage that stops the reading is the last one."""
     problems: list[str] = []
     counts = Counts()
     meta: dict[str, Any] = dict(_rows(connection, "SELECT key, value FROM meta", problems))
     if meta.get("sentinel") != schema.SENTINEL:
         problems.append("its sentinel row is missing")
-    if meta.get("wal") and not schema.wal_of(path).exists():
+    if meta.get("wal") and not had_wal:
         problems.append(f"{schema.wal_of(path).name} is missing, and with it the newest commits")
     for (line,) in _rows(connection, f"PRAGMA integrity_check({_PROBLEMS_MAX})", problems):
         if line != "ok":

@@ -10,12 +10,14 @@ from collections.abc import Iterable, Iterator
 from taskpool.core.rows import (
     Acknowledged,
     AttemptMade,
+    BatchCancelled,
     BatchClosed,
     BatchForgotten,
     BatchOpened,
     JobAccepted,
     JobReturned,
     OutcomeRecorded,
+    QuarantineDropped,
     Row,
 )
 from taskpool.errors import JournalError
@@ -25,7 +27,7 @@ from taskpool.messages import State
 class BatchChange:
     """What becomes of a batch's counts."""
 
-    __slots__ = ("accepted", "acknowledged", "open", "quarantined", "recorded", "total")
+    __slots__ = ("accepted", "acknowledged", "cancelled", "open", "quarantined", "recorded", "total")
 
     def __init__(self) -> None:
         self.accepted = 0
@@ -34,10 +36,12 @@ class BatchChange:
         self.total: int | None = None
         self.open = 0  # more, or fewer
         self.quarantined = 0  # more, or fewer
+        self.cancelled = False
 
     @property
     def only_acknowledges(self) -> bool:
-        return not (self.accepted or self.recorded or self.open or self.quarantined) and self.total is None
+        more = self.accepted or self.recorded or self.open or self.quarantined or self.cancelled
+        return not more and self.total is None
 
 
 class Changes:
@@ -48,9 +52,10 @@ class Changes:
         self.accepted: list[JobAccepted] = []
         self.outcomes: list[OutcomeRecorded] = []
         self.batches: dict[str, BatchChange] = {}
-        self.last: dict[int, AttemptMade | JobReturned | OutcomeRecorded] = {}  # of each job
+        self.last: dict[int, AttemptMade | JobReturned | OutcomeRecorded | QuarantineDropped] = {}  # of each job
         self.returned: dict[int, JobReturned] = {}  # the last of each job, unless its outcome followed
-        self.perhaps_requeued: list[int] = []  # in quarantine before these rows, if they ever were
+        self.dropped: list[int] = []
+        self.leaving_quarantine: list[tuple[int, int]] = []  # (1 if it is open again, job) if it was there before
         self.forgotten: str | None = None
 
     def batch(self, name: str) -> BatchChange:
@@ -74,8 +79,17 @@ class Changes:
             change.open += 1
             change.quarantined -= 1
         elif before is None and row.run > 1:
-            self.perhaps_requeued.append(row.ordinal)
+            self.leaving_quarantine.append((1, row.ordinal))
         self.last[row.ordinal] = self.returned[row.ordinal] = row
+
+    def drop(self, row: QuarantineDropped) -> None:
+        before = self.last.get(row.ordinal)
+        if isinstance(before, OutcomeRecorded):
+            self.batch(before.batch).quarantined -= 1
+        else:
+            self.leaving_quarantine.append((0, row.ordinal))
+        self.last[row.ordinal] = row
+        self.dropped.append(row.ordinal)
 
     def record(self, row: OutcomeRecorded) -> None:
         if isinstance(self.last.get(row.ordinal), OutcomeRecorded):
@@ -110,6 +124,10 @@ def fold(rows: Iterable[Row]) -> Iterator[Changes]:
             changes.batch(row.batch)
         elif isinstance(row, BatchClosed):
             changes.batch(row.batch).total = row.total
+        elif isinstance(row, BatchCancelled):
+            changes.batch(row.batch).cancelled = True
+        elif isinstance(row, QuarantineDropped):
+            changes.drop(row)
         elif isinstance(row, BatchForgotten):
             changes.forgotten = row.batch
             yield changes

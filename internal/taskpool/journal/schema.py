@@ -21,8 +21,8 @@ import os
 import sqlite3
 import stat
 import struct
-from collections.abc import Mapping
-from contextlib import closing, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from taskpool.errors import JournalError
@@ -34,8 +34,8 @@ SENTINEL = "this is a journal of taskpool"
 _MAGIC = b"SQLite format 3\0"
 _HEADER_BYTES = 100  # https://www.sqlite.org/fileformat2.html#the_database_header
 _PAGE_BYTES = 4096
-_WAL_PAGES_MAX = 4096  # then the WAL is copied into the database
-_WAL_BYTES_KEPT_MAX = 64 * 1024 * 1024  # what a burst made larger is cut back to this
+_WAL_PAGES_MAX = 1000  # then the WAL is copied into the database; less than the ballast (sqlite.py asserts it)
+WAL_BYTES_MAX = _WAL_PAGES_MAX * _PAGE_BYTES  # what a burst made larger is cut back to this
 _CACHE_KIB = 16 * 1024
 
 TABLES = """
@@ -46,7 +46,8 @@ TABLES = """
         id INTEGER PRIMARY KEY, name TEXT UNIQUE, limits BLOB NOT NULL, crc INTEGER NOT NULL,
         accepted INTEGER NOT NULL DEFAULT 0, total INTEGER, recorded INTEGER NOT NULL DEFAULT 0,
         acknowledged INTEGER NOT NULL DEFAULT 0, open INTEGER NOT NULL DEFAULT 0,
-        quarantined INTEGER NOT NULL DEFAULT 0, changed_wall_ns INTEGER NOT NULL, finished_wall_ns INTEGER
+        quarantined INTEGER NOT NULL DEFAULT 0, cancelled INTEGER NOT NULL DEFAULT 0,
+        changed_wall_ns INTEGER NOT NULL, finished_wall_ns INTEGER
     );
     CREATE INDEX batches_live ON batches (id) WHERE open > 0 OR quarantined > 0;
     CREATE INDEX batches_idle ON batches (changed_wall_ns)
@@ -105,9 +106,8 @@ def _fill(path: Path, created_wall_ns: int) -> None:
     try:
         connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.execute(f"PRAGMA user_version = {VERSION}")
-        connection.executescript(TABLES)
+        head = f"BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION};"
+        connection.executescript(f"{head} {TABLES} COMMIT;")
         meta = {"sentinel": SENTINEL, "created_wall_ns": created_wall_ns, "epoch": 0, "clean": 1, "wal": 0}
         connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
         connection.execute("PRAGMA journal_mode = WAL")
@@ -126,8 +126,9 @@ def connect(path: Path, synchronous: str) -> sqlite3.Connection:
     _check_writable(path)
     had_wal = wal_of(path).exists()
     try:
-        connection = _connect(path, synchronous)
+        connection = sqlite3.connect(path, isolation_level=None, timeout=0, check_same_thread=False)
         try:
+            _set_up(connection, synchronous)
             _check_content(connection, path, had_wal=had_wal)
             migrate(connection, path, MIGRATIONS)
         except BaseException:
@@ -138,12 +139,28 @@ def connect(path: Path, synchronous: str) -> sqlite3.Connection:
     return connection
 
 
+def is_full(error: sqlite3.Error) -> bool:
+    """The disk is full; nothing else is wrong."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
+
+
+@contextmanager
+def tolerating_full() -> Iterator[None]:
+    """For what can be done later, when there is room."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        if not is_full(error):
+            raise
+
+
 def begin_life(connection: sqlite3.Connection, path: Path, epoch: int) -> None:
     """From here on the database says that it is in use and that its -wal belongs to it."""
     connection.execute("BEGIN IMMEDIATE")
     connection.executemany("UPDATE meta SET value = ? WHERE key = ?", [(0, "clean"), (1, "wal"), (epoch, "epoch")])
     connection.execute("COMMIT")
-    checkpoint(connection, path)
+    with tolerating_full():
+        checkpoint(connection, path)
 
 
 def end_life(connection: sqlite3.Connection, path: Path, *, clean: bool) -> None:
@@ -158,7 +175,8 @@ def accept_loss(path: Path) -> None:
     """Says of a journal whose -wal is gone that it goes on without: the commits in it are lost."""
     _check_file(path)
     _check_writable(path)
-    with closing(_connect(path, "FULL")) as connection:
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as connection:
+        _set_up(connection, "FULL")
         connection.execute("UPDATE meta SET value = 0 WHERE key = 'wal'")
 
 
@@ -166,7 +184,9 @@ def close(connection: sqlite3.Connection, path: Path, *, had_wal: bool = True) -
     """Ends the connection whatever became of it. With it SQLite may copy the WAL into the database and remove it;
     that one must not be missed at the next opening."""
     connection.close()
-    if had_wal and not wal_of(path).exists():
+    if not had_wal:
+        _remove_empty_wal(path)
+    elif not wal_of(path).exists():
         with suppress(sqlite3.Error, JournalError, OSError):
             accept_loss(path)
 
@@ -189,11 +209,21 @@ def read_only(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def stop_reading(connection: sqlite3.Connection, path: Path) -> None:
-    """The -shm that readers need would stay: the dealer does without."""
+def stop_reading(connection: sqlite3.Connection, path: Path, *, had_wal: bool) -> None:
+    """Takes away what only reading needed. A dealer does without a -shm."""
     connection.close()
     with suppress(OSError):
         Path(f"{path}-shm").unlink(missing_ok=True)
+    if not had_wal:
+        _remove_empty_wal(path)
+
+
+def _remove_empty_wal(path: Path) -> None:
+    """SQLite makes one to read a journal that has none, and does not always take it away again. It would hide that
+    the real one is missing."""
+    with suppress(OSError):
+        if wal_of(path).stat().st_size == 0:
+            wal_of(path).unlink()
 
 
 def checkpoint(connection: sqlite3.Connection, path: Path) -> None:
@@ -284,13 +314,12 @@ def _check_writable(path: Path) -> None:
             )
 
 
-def _connect(path: Path, synchronous: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, timeout=0, check_same_thread=False)
+def _set_up(connection: sqlite3.Connection, synchronous: str) -> None:
     for pragma in (
         "locking_mode = EXCLUSIVE",  # before the first read: then no -shm, and no other connection
         f"synchronous = {synchronous}",
         f"wal_autocheckpoint = {_WAL_PAGES_MAX}",
-        f"journal_size_limit = {_WAL_BYTES_KEPT_MAX}",
+        f"journal_size_limit = {WAL_BYTES_MAX}",
         f"cache_size = -{_CACHE_KIB}",
         "temp_store = MEMORY",
         "mmap_size = 0",  # a mapped file that shrinks is a SIGBUS
@@ -299,7 +328,6 @@ def _connect(path: Path, synchronous: str) -> sqlite3.Connection:
         "trusted_schema = OFF",
     ):
         connection.execute(f"PRAGMA {pragma}").fetchone()
-    return connection
 
 
 def _check_content(connection: sqlite3.Connection, path: Path, *, had_wal: bool) -> None:

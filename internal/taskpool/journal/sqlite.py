@@ -28,18 +28,20 @@ from taskpool.core.events import (
     Restored,
 )
 from taskpool.core.rows import Row
+from taskpool.core.tally import JournalTally
 from taskpool.errors import JournalError
 from taskpool.journal import schema
 from taskpool.journal.ballast import BALLAST_BYTES, Ballast
 from taskpool.journal.retention import Retention
 from taskpool.journal.store import StoreEvent
-from taskpool.journal.tables import Tables, is_full
+from taskpool.journal.tables import Tables
 from taskpool.journal.writer import Answers, Request, Writer
 
 RETAIN_NS = 7 * 24 * 3600 * SECOND
 RETAIN_BATCHES = 1000
 _ROWS_TOGETHER_MAX = 20_000  # in one transaction
 _FULL_RETRY_SECONDS = 0.25
+assert schema.WAL_BYTES_MAX * 2 <= BALLAST_BYTES
 _SYNCHRONOUS = {"full": "FULL", "normal": "NORMAL"}
 
 Observer = Callable[[int, int], None]
@@ -67,7 +69,7 @@ class SqliteStore:
     long as the disk does. It raises JournalError for whatever is wrong with the file. `epoch` is this life's;
     `sync` is full (what is committed survives a loss of power) or normal (it survives any kill of the process, but
     the last moments before a loss of power may be gone). `observe` is called on the writer's thread after each
-    transaction with its number of rows and its duration in nanoseconds.
+    transaction with its number of rows and its duration in nanoseconds; without it, `tally` counts them.
     """
 
     durable = True
@@ -84,6 +86,7 @@ class SqliteStore:
         observe: Observer | None = None,
     ) -> None:
         self.path = path
+        self.tally = JournalTally()
         if not os.path.lexists(path):
             schema.create(path, SystemClock().now().wall)
         connection = schema.connect(path, _SYNCHRONOUS[sync])
@@ -101,6 +104,7 @@ class SqliteStore:
         except BaseException:
             schema.close(connection, path)
             raise
+        observe = observe or self.tally.observe
         self._journal = _Journal(path, connection, tables, retention, ballast, self._answers, observe)
         self._writer = Writer(self._journal, self._answers)
         self._closed = False
@@ -207,7 +211,7 @@ class _Journal:
             return self._retention.rest()
         except sqlite3.Error as error:
             self._roll_back()
-            if is_full(error):
+            if schema.is_full(error):
                 return None
             self._fail(0, schema.explain(self._path, error))
             return None
@@ -248,10 +252,8 @@ class _Journal:
                 self._store(commits, started.wall)
             except sqlite3.Error as error:
                 self._roll_back()
-                if not is_full(error):
+                if not schema.is_full(error) or not self._make_room():
                     self._fail(commits[0].number, schema.explain(self._path, error))  # R6
-                elif not self._make_room():
-                    self._fail(commits[0].number, schema.explain(self._path, error))
                 continue
             except JournalError as error:
                 self._roll_back()
@@ -282,9 +284,13 @@ class _Journal:
     # --- room ---
 
     def _make_room(self) -> bool:
-        """The disk is full: give the ballast, or wait for room. False: the store is being closed."""
+        """The disk is full: give the ballast, or wait for room. False: the store is being closed.
+
+        With the ballast's room the WAL, which is smaller, fits into the database; then the WAL's is room as well."""
         gave = self._ballast.release()
         self._say_full()
+        with schema.tolerating_full():
+            schema.checkpoint(self._connection, self._path)
         return gave or not self.leaving.wait(_FULL_RETRY_SECONDS)
 
     def _say_full(self) -> None:
@@ -315,7 +321,7 @@ def _begin(connection: sqlite3.Connection, path: Path, epoch: int, retention: Re
         except sqlite3.Error as error:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            if not is_full(error) or last_resort:
+            if not schema.is_full(error) or last_resort:
                 raise
             if not ballast.release():
                 last_resort = True

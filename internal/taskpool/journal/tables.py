@@ -17,6 +17,7 @@ from taskpool.core.rows import AttemptMade, JobAccepted, OutcomeRecorded, Row
 from taskpool.errors import JournalError
 from taskpool.journal import records
 from taskpool.journal.fold import BatchChange, Changes, fold
+from taskpool.journal.schema import tolerating_full
 from taskpool.messages import DEFAULT_LIMITS, Outcome, State
 
 _BATCHES_KNOWN_MAX = 1024
@@ -32,14 +33,15 @@ _RETURN_JOB = (
 _SEND_JOB = "UPDATE jobs SET state = 1, epoch = ?, n = ?, tries = ? WHERE ordinal = ? AND state < 2"
 _FINISH_JOB = "UPDATE jobs SET state = 3, spec = NULL WHERE ordinal = ? AND state < 3"
 _PARK_JOB = "UPDATE jobs SET state = 2, run = ?, tries = ?, crashes = ? WHERE ordinal = ? AND state < 2"
-_REOPEN_BATCH = (
-    "UPDATE batches SET open = open + 1, quarantined = quarantined - 1, finished_wall_ns = NULL "
-    "WHERE id = (SELECT batch FROM jobs WHERE ordinal = ? AND state = 2)"
+_LEAVE_QUARANTINE = (
+    "UPDATE batches SET open = open + ?1, quarantined = quarantined - 1, changed_wall_ns = ?3, "
+    "finished_wall_ns = CASE WHEN ?1 = 0 THEN finished_wall_ns END "
+    "WHERE id = (SELECT batch FROM jobs WHERE ordinal = ?2 AND state = 2)"
 )
 _CHANGE_BATCH = (
     "UPDATE batches SET accepted = max(accepted, ?), total = coalesce(?, total), recorded = max(recorded, ?), "
-    "acknowledged = max(acknowledged, ?), open = open + ?, quarantined = quarantined + ?, changed_wall_ns = ? "
-    "WHERE id = ?"
+    "acknowledged = max(acknowledged, ?), open = open + ?, quarantined = quarantined + ?, "
+    "cancelled = max(cancelled, ?), changed_wall_ns = ? WHERE id = ?"
 )
 _FINISH_BATCH = (
     "UPDATE batches SET finished_wall_ns = CASE WHEN open = 0 AND accepted = total "
@@ -51,14 +53,15 @@ _JOB = (
     "CAST(j.spec AS BLOB), j.crc, CAST(b.limits AS BLOB), b.crc, j.epoch, j.n "
     "FROM jobs j JOIN batches b ON b.id = j.batch "
 )
-_QUEUED = _JOB + "WHERE j.state = 0 AND j.state < 3 AND (j.rank, j.ordinal) > (?, ?) ORDER BY j.rank, j.ordinal LIMIT ?"
+# Two statements, because SQLite does not use both columns of the index for (rank, ordinal) > (?, ?).
+_QUEUED_SAME_RANK = (
+    _JOB + "WHERE j.state = 0 AND j.state < 3 AND j.rank = ? AND j.ordinal > ? ORDER BY j.ordinal LIMIT ?"
+)
+_QUEUED_LOWER_RANK = _JOB + "WHERE j.state = 0 AND j.state < 3 AND j.rank > ? ORDER BY j.rank, j.ordinal LIMIT ?"
 _IN_STATE = _JOB + "WHERE j.state = ? AND j.state < 3 ORDER BY j.rank, j.ordinal"
-_BATCH = "SELECT name, CAST(limits AS BLOB), crc, accepted, total, recorded, acknowledged, open FROM batches "
-
-
-def is_full(error: sqlite3.Error) -> bool:
-    """The disk is full; nothing else is wrong."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
+_BATCH = (
+    "SELECT name, CAST(limits AS BLOB), crc, accepted, total, recorded, acknowledged, open, cancelled FROM batches "
+)
 
 
 class Tables:
@@ -93,8 +96,8 @@ class Tables:
             )
         if changes.accepted:
             many(_INSERT_JOB, map(self._job_values, changes.accepted))
-        if changes.perhaps_requeued:
-            many(_REOPEN_BATCH, [(ordinal,) for ordinal in changes.perhaps_requeued])
+        if changes.leaving_quarantine:
+            many(_LEAVE_QUARANTINE, [(*leaving, now_wall_ns) for leaving in changes.leaving_quarantine])
         if changes.returned:
             returned = changes.returned.values()
             many(_RETURN_JOB, [(r.run, r.tries, r.failures, r.crashes, r.unclean, r.ordinal) for r in returned])
@@ -104,6 +107,8 @@ class Tables:
         if changes.outcomes:
             many("INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?)", map(self._outcome_values, changes.outcomes))
             self._end_jobs([row for row in changes.last.values() if isinstance(row, OutcomeRecorded)])
+        if changes.dropped:
+            many(_FINISH_JOB, [(ordinal,) for ordinal in changes.dropped])
         for name, change in changes.batches.items():
             self._count(name, change, now_wall_ns)
 
@@ -127,8 +132,9 @@ class Tables:
         if change.only_acknowledges and self.batch(name) is None:
             return  # retention was quicker than its reader
         batch_id = self._id(name)
-        counts = (change.accepted, change.total, change.recorded, change.acknowledged, change.open, change.quarantined)
-        self._connection.execute(_CHANGE_BATCH, (*counts, now_wall_ns, batch_id))
+        levels = (change.accepted, change.total, change.recorded, change.acknowledged)
+        steps = (change.open, change.quarantined, change.cancelled)
+        self._connection.execute(_CHANGE_BATCH, (*levels, *steps, now_wall_ns, batch_id))
         self._connection.execute(_FINISH_BATCH, (now_wall_ns, batch_id))
 
     def _job_values(self, row: JobAccepted) -> tuple[Any, ...]:
@@ -169,17 +175,18 @@ class Tables:
         """(jobs, whether there are more)"""
         jobs: list[StoredJob] = []
         bytes_left = bytes_max
-        cursor = self._connection.execute(_QUEUED, (*after, limit + 1))
-        try:
-            for row in cursor:
-                job = self._job(row)
-                bytes_left -= len(job.spec.payload)
-                if len(jobs) == limit or (jobs and bytes_left < 0):
-                    return jobs, True
-                jobs.append(job)
-        finally:
-            cursor.close()
+        for row in self._queued(after, limit + 1):
+            job = self._job(row)
+            bytes_left -= len(job.spec.payload)
+            if len(jobs) == limit or (jobs and bytes_left < 0):
+                return jobs, True
+            jobs.append(job)
         return jobs, False
+
+    def _queued(self, after: tuple[int, int], limit: int) -> Iterator[Any]:
+        rank, ordinal = after
+        yield from self._connection.execute(_QUEUED_SAME_RANK, (rank, ordinal, limit))
+        yield from self._connection.execute(_QUEUED_LOWER_RANK, (rank, limit))
 
     def outcomes(self, batch: str, after: int, limit: int, bytes_max: int) -> list[Outcome]:
         """As many as are asked for and fit, but at least one if there is one."""
@@ -189,14 +196,11 @@ class Tables:
             (batch, after, limit),
         )
         items: list[Outcome] = []
-        try:
-            for row in cursor:
-                bytes_max -= len(row[3])
-                if items and bytes_max < 0:
-                    break
-                items.append(records.unpack_outcome(*row))
-        finally:
-            cursor.close()
+        for row in cursor:
+            bytes_max -= len(row[3])
+            if items and bytes_max < 0:
+                break
+            items.append(records.unpack_outcome(*row))
         return items
 
     def batch(self, name: str) -> StoredBatch | None:
@@ -207,11 +211,8 @@ class Tables:
         """The batch, which counts as used now: retention must not take it from whoever is about to read it."""
         found = self.batch(name)
         if found is not None:
-            try:
+            with tolerating_full():
                 self._connection.execute("UPDATE batches SET changed_wall_ns = ? WHERE name = ?", (now_wall_ns, name))
-            except sqlite3.Error as error:
-                if not is_full(error):
-                    raise
         return found
 
     def batches(self) -> Iterator[StoredBatch]:
@@ -252,6 +253,6 @@ class Tables:
     @staticmethod
     def _stored_batch(row: Any) -> StoredBatch:
         """Jobs that need limits which are lost come back as corrupt, so that nothing runs without its own."""
-        name, limits, crc, *counts = row
-        found = records.unpack_limits(limits, crc)
-        return StoredBatch(name, DEFAULT_LIMITS if found is None else found, *counts)
+        name, limits, crc, accepted, total, recorded, acknowledged, open_jobs, cancelled = row
+        known = records.unpack_limits(limits, crc) or DEFAULT_LIMITS
+        return StoredBatch(name, known, accepted, total, recorded, acknowledged, open_jobs, cancelled == 1)

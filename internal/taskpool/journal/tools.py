@@ -18,7 +18,6 @@ import msgspec
 from msgspec import Struct
 
 from taskpool.clock import rfc3339
-from taskpool.core.events import StoredBatch, StoredJob
 from taskpool.errors import JournalError
 from taskpool.journal import audit, schema
 from taskpool.journal.retention import Retention
@@ -50,8 +49,9 @@ def check(path: Path, lock: Path | None = None) -> Findings:
 
     Raises JournalError when the file cannot be read at all, or is in use.
     """
+    had_wal = schema.wal_of(path).exists()
     with _reading(path, lock) as connection:
-        problems, counts = audit.audit(connection, path)
+        problems, counts = audit.audit(connection, path, had_wal=had_wal)
         size = sum(place.stat().st_size for place in (path, schema.wal_of(path)) if place.exists())
         return Findings(problems, counts.batches, counts.jobs, counts.outcomes, size)
 
@@ -72,11 +72,11 @@ def export(path: Path, write: Callable[[bytes], object], lock: Path | None = Non
         tables = Tables(connection, 0)
         try:
             for batch in tables.batches():
-                write(_line("batch", batch))
+                write(_line("batch", _plain(batch)))
                 for outcome in _outcomes(tables, batch.name):
                     write(_line("outcome", _presented(outcome), batch=batch.name))
             for state, job in tables.waiting():
-                write(_line("job", job, state=state.value))
+                write(_line("job", _plain(job), state=state.value))
         except sqlite3.Error as error:
             raise JournalError(f"the export is not complete: {schema.explain(path, error)}") from error
 
@@ -124,11 +124,12 @@ def remove(path: Path) -> None:
 @contextmanager
 def _reading(path: Path, lock: Path | None) -> Iterator[sqlite3.Connection]:
     with _held(path, lock):
+        had_wal = schema.wal_of(path).exists()
         connection = schema.read_only(path)
         try:
             yield connection
         finally:
-            schema.stop_reading(connection, path)
+            schema.stop_reading(connection, path, had_wal=had_wal)
 
 
 @contextmanager
@@ -166,13 +167,18 @@ def _outcomes(tables: Tables, batch: str) -> Iterator[Outcome]:
 
 
 def _presented(outcome: Outcome) -> dict[str, Any]:
-    fields = msgspec.structs.asdict(outcome)
+    fields = _plain(outcome)
     fields["value"] = None if outcome.value is None else msgspec.Raw(outcome.value)  # is JSON already
     for moment in ("queued", "finished"):
         fields[f"{moment}_at"] = rfc3339(fields.pop(f"{moment}_wall_ns"))
     return fields
 
 
-def _line(record: str, item: StoredBatch | StoredJob | dict[str, Any], **more: str) -> bytes:
-    fields = item if isinstance(item, dict) else msgspec.structs.asdict(item)
+def _plain(item: Struct) -> dict[str, Any]:
+    """With names for all fields, also of what travels as an array."""
+    values = ((name, getattr(item, name)) for name in item.__struct_fields__)
+    return {name: _plain(value) if isinstance(value, Struct) else value for name, value in values}
+
+
+def _line(record: str, fields: dict[str, Any], **more: str) -> bytes:
     return msgspec.json.encode({"record": record, **more, **fields}) + b"\n"

@@ -1,0 +1,150 @@
+"""What is let go of, when, and what is not (journal/retention.py)."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from journals import Asked, accepted, open_store, opened, recorded
+from taskpool.clock import SECOND
+from taskpool.core.rows import Acknowledged, BatchClosed, Row
+from taskpool.journal import retention, schema, tools
+from taskpool.journal.retention import Retention
+from taskpool.journal.tables import Tables
+from taskpool.messages import State
+
+DAY_NS = 24 * 3600 * SECOND
+
+
+def finished(batch: str, ordinal: int, *, state: State = State.SUCCEEDED) -> list[Row]:
+    job = accepted(ordinal, batch, 1)
+    return [opened(batch), job, BatchClosed(batch, 1), recorded(ordinal, 1, batch=batch, seq=1, state=state)]
+
+
+def age(path: Path, batch: str, days: int) -> None:
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute(
+        "UPDATE batches SET changed_wall_ns = changed_wall_ns - ? WHERE name = ?", (days * DAY_NS, batch)
+    )
+    connection.close()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """old and read, old, new and read, waiting (open), parked (quarantine), halfway (never closed); all but two old"""
+    store = open_store(path := tmp_path / "journal.db")
+    asked = Asked(store)
+    asked.commit(*finished("old-read", 1), Acknowledged("old-read", 1), *finished("old", 2))
+    asked.commit(*finished("new-read", 3), Acknowledged("new-read", 1))
+    asked.commit(opened("waiting"), accepted(4, "waiting", 1))
+    asked.commit(*finished("parked", 5, state=State.QUARANTINED))
+    asked.commit(opened("halfway"), accepted(6, "halfway", 1), recorded(6, 1, batch="halfway", seq=1))
+    store.close(clean=True)
+    for batch in ("old-read", "old", "waiting", "parked", "halfway"):
+        age(path, batch, days=10)
+    return path
+
+
+def kept(path: Path) -> list[str]:
+    connection = schema.read_only(path)
+    names = [batch.name for batch in Tables(connection, 0).batches()]
+    schema.stop_reading(connection, path, had_wal=True)
+    return names
+
+
+def test_old_batches_go_at_the_opening(path: Path) -> None:
+    store = open_store(path, 2, retain_ns=7 * DAY_NS)
+    asked = Asked(store)
+    assert asked.batch("old") is None
+    assert asked.batch("halfway") is None
+    assert asked.outcomes("old") == []
+    store.close(clean=True)
+    assert kept(path) == ["new-read", "waiting", "parked"]
+
+
+def test_a_young_batch_stays(path: Path) -> None:
+    open_store(path, 2, retain_ns=11 * DAY_NS).close(clean=True)
+    assert len(kept(path)) == 6
+
+
+def test_when_there_are_too_many_only_those_that_were_read_go(path: Path) -> None:
+    open_store(path, 2, retain_ns=11 * DAY_NS, retain_batches=0).close(clean=True)
+    assert kept(path) == ["old", "new-read", "waiting", "parked", "halfway"], "new-read is within its grace"
+
+
+def test_a_batch_somebody_just_found_counts_as_used(path: Path) -> None:
+    store = open_store(path, 2, retain_ns=11 * DAY_NS)
+    Asked(store).batch("old")
+    store.close(clean=True)
+    open_store(path, 3, retain_ns=7 * DAY_NS).close(clean=True)
+    assert "old" in kept(path)
+
+
+def test_during_a_life_a_batch_that_was_never_closed_stays(path: Path) -> None:
+    connection = schema.connect(path, "NORMAL")
+    Retention(connection, 7 * DAY_NS, 1000).condemn()
+    schema.close(connection, path)
+    assert kept(path) == ["new-read", "waiting", "parked", "halfway"]
+
+
+def test_the_thread_removes_what_was_condemned(path: Path) -> None:
+    store = open_store(path, 2, retain_ns=7 * DAY_NS)
+    asked = Asked(store)
+    for _ in range(200):  # between requests it does its steps
+        asked.commit()
+    store.close(clean=True)
+    connection = schema.read_only(path)
+    assert connection.execute("SELECT count(*) FROM batches").fetchone() == (3,)
+    assert connection.execute("SELECT seq FROM outcomes").fetchall() == [(1,), (1,)]
+    assert connection.execute("SELECT count(*) FROM jobs").fetchone() == (3,)
+    schema.stop_reading(connection, path, had_wal=False)
+    assert tools.check(path).problems == []
+
+
+def test_a_large_batch_goes_in_small_steps(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    many = 3 * retention.STEP_ROWS
+    store = open_store(path)
+    asked = Asked(store)
+    asked.commit(
+        opened(), *map(accepted, range(1, many + 1)), *map(recorded, range(1, many + 1)), BatchClosed("b", many)
+    )
+    store.close(clean=True)
+    connection = schema.connect(path, "NORMAL")
+    step = Retention(connection, -DAY_NS, 0)
+    step.condemn()
+    steps = 0
+    while step.remove():
+        steps += 1
+        (left,) = connection.execute("SELECT count(*) FROM jobs").fetchone()
+        assert left == max(0, many - steps * retention.STEP_ROWS)
+    assert steps == many // retention.STEP_ROWS + 1
+    schema.close(connection, path)
+
+
+def test_it_takes_its_share_of_the_time_and_no_more(path: Path) -> None:
+    connection = schema.connect(path, "NORMAL")
+    step = Retention(connection, 7 * DAY_NS, 1000)
+    assert 0 < step.rest() < 5
+    assert step.rest() > 0, "a step directly after a step"
+    schema.close(connection, path)
+
+
+def test_pages_are_used_again(tmp_path: Path) -> None:
+    """Batch after batch, the file stays as large as the first ones made it."""
+    path = tmp_path / "journal.db"
+    sizes = []
+    for life in range(1, 7):
+        store = open_store(path, life, retain_ns=-DAY_NS)
+        asked = Asked(store)
+        base = life * 1000
+        rows: list[Row] = [opened(f"b{life}"), BatchClosed(f"b{life}", 300)]
+        rows += [accepted(base + n, f"b{life}", n, payload=bytes(500)) for n in range(1, 301)]
+        asked.commit(*rows)
+        asked.commit(*[recorded(base + n, n, batch=f"b{life}", seq=n) for n in range(1, 301)])
+        store.close(clean=True)
+        tools.prune(path, -DAY_NS, 0)
+        sizes.append(path.stat().st_size)
+    assert len(set(sizes)) == 1, sizes
