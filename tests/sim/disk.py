@@ -21,7 +21,7 @@ from taskpool.core.events import (
     OutcomesLoaded,
     Restored,
 )
-from taskpool.core.rows import AttemptMade, BatchForgotten, OutcomeRecorded, Row
+from taskpool.core.rows import AttemptMade, OutcomeRecorded, Row
 from taskpool.journal.memory import MemoryStore
 from taskpool.journal.store import StoreEvent
 
@@ -208,8 +208,7 @@ class WatchedMemoryStore(MemoryStore):
     def commit(self, number: int, rows: Sequence[Row]) -> None:
         self._machine.step()
         super().commit(number, rows)
-        kept = [row for row in rows if not isinstance(row, BatchForgotten)]
-        self._disk.write(self._epoch, kept)
+        self._disk.write(self._epoch, rows)
 
     def die(self) -> None:
         """Nothing of it is left."""

@@ -72,7 +72,7 @@ class SimHost:
 
     def end_dealer(self, why: str) -> None:
         """The dealer dies at its next call."""
-        if self.dealer is not None and not self.world.faults.calm:
+        if self.dealer is not None:
             self.world.faults.seen[why] += 1
             self.dealer.doomed = True
 

@@ -114,6 +114,8 @@ class Judge:
         elif isinstance(message, Welcome):
             self._welcomed(message)
         self._world.note("told a generator {} bytes", len(data))
+        if self._world.trace is not None:
+            self._world.say(f"    {str(message)[:300]}")
 
     def _outcomes_told(self, message: Outcomes) -> None:
         stored = self._host.disk.tables.outcomes.get(message.batch, [])
@@ -131,7 +133,7 @@ class Judge:
         known = batch.accepted if batch is not None else 0
         if message.accepted > known:
             self._world.fail("R1", f"a welcome tells {message.accepted} jobs of {name} accepted, {known} are stored")
-        if message.accepted < self.told_accepted.get(name, 0):
+        if message.accepted < self.told_accepted.get(name, 0) and name not in self._host.disk.tables.forgotten:
             self._world.fail("I1", f"a welcome tells {message.accepted} jobs of {name}, fewer than were accepted")
         recorded = batch.recorded if batch is not None else 0
         if message.last_no > recorded:
@@ -259,7 +261,7 @@ class Judge:
         """Everything is over: nothing was lost, nothing is left."""
         tables = self._host.disk.tables
         for name, batch in tables.batches.items():
-            if batch.accepted < self.told_accepted.get(name, 0):
+            if batch.accepted < self.told_accepted.get(name, 0) and name not in tables.forgotten:
                 self._world.fail("I1", f"{self.told_accepted[name]} jobs of {name} accepted, {batch.accepted} stored")
             if batch.open and name in self.batch_limits:
                 self._world.fail("I1", f"{batch.open} jobs of {name} have no outcome")

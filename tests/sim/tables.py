@@ -14,6 +14,7 @@ from taskpool.core.rows import (
     AttemptMade,
     BatchCancelled,
     BatchClosed,
+    BatchForgotten,
     BatchOpened,
     JobAccepted,
     JobReturned,
@@ -59,11 +60,13 @@ class Tables:
         self.outcomes: dict[str, list[Outcome]] = {}
         self.digests: dict[str, list[bytes]] = {}
         self.by_seq: dict[tuple[str, int], Kept] = {}
+        self.forgotten: set[str] = set()
         self.attempts: set[tuple[int, int]] = set()  # every (epoch, n) that was ever written
         self._handlers = {
             BatchOpened: self._opened,
             BatchClosed: self._closed,
             BatchCancelled: self._cancelled,
+            BatchForgotten: self._forgotten,
             JobAccepted: self._accepted,
             AttemptMade: self._attempt,
             JobReturned: self._returned,
@@ -93,6 +96,16 @@ class Tables:
 
     def _cancelled(self, row: BatchCancelled, epoch: int) -> None:
         self.batches[row.batch].cancelled = True
+
+    def _forgotten(self, row: BatchForgotten, epoch: int) -> None:
+        """Without a journal: its reader has everything."""
+        batch = self.batches.pop(row.batch)
+        self.forgotten.add(row.batch)
+        if batch.open or batch.acknowledged < batch.recorded:
+            self._world.fail("I1", f"batch {row.batch} is forgotten before its reader has everything")
+        del self.outcomes[row.batch], self.digests[row.batch]
+        for key in [key for key in self.by_seq if key[0] == row.batch]:
+            del self.jobs[self.by_seq.pop(key).job.ordinal]
 
     def _accepted(self, row: JobAccepted, epoch: int) -> None:
         batch = self.batches[row.batch]

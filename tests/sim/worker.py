@@ -224,9 +224,9 @@ class WorkerProcess(Process):
         self.saying = (reports, started)
         yield from events.block_sending(self, data)
         self._said()
-        if self.world.faults.fires("worker_says_it_twice") and len(data) < 900:
+        if self.world.faults.fires("worker_says_it_twice"):
             again = codec.encode(Progress(self.mark[1], self.mark[0], reports, 0))
-            yield from events.block_sending(self, again)
+            yield from events.block_sending(self, self.host.spool.pack(again, events.msgsize))
 
     def was_sent(self) -> None:
         super().was_sent()

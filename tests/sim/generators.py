@@ -1,0 +1,240 @@
+"""Generators: the real session and conversation over simulated queues. They die and come back, and read slowly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sim.jobs import Planned
+from sim.machine import LAYOUT
+from sim.process import Life, Process
+from sim.queues import SimMailbox
+from taskpool import limits
+from taskpool.clock import MILLISECOND, SECOND
+from taskpool.codec import encode
+from taskpool.errors import TaskpoolError
+from taskpool.generator.conversation import Conversation
+from taskpool.generator.link import Link, Outlet
+from taskpool.generator.session import JobsLost, Session
+from taskpool.ipc import names
+from taskpool.messages import Limits, Message, Outcome, Refused, Submit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sim.host import SimHost
+    from taskpool.errors import MessageError
+
+COMMAND_NS_MAX = 20 * SECOND
+
+
+class Silent:
+    """A console that nobody reads."""
+
+    def detail(self, text: str, fields: object = None) -> None: ...
+
+    def info(self, text: str, fields: object = None) -> None: ...
+
+    def warning(self, text: str, fields: object = None) -> None: ...
+
+
+class SimLink(Link):
+    """The real link, in a world where the spool is no directory."""
+
+    def __init__(self, host: SimHost, pool: str) -> None:
+        super().__init__(host.post, pool, LAYOUT.reply)
+        self._host = host
+        self.said_something_else = False  # a changed job: the dealer's refusal is not the session's business
+
+    def welcomed(self, spool: Path) -> None:
+        if self.reply is not None:
+            self.reply.unlink()
+        self._spool = self._host.spool
+        if self.intake is None:
+            self.intake = Outlet(self._post.open(names.intake(self._pool), send=True, receive=False))
+
+    def submit(self, data: bytes) -> None:
+        super().submit(data)
+        if self.intake is not None and not self.intake.busy and self._host.world.faults.fires("generator_says_it_twice"):
+            super().submit(data)
+
+    def messages(self, limit: int) -> Iterator[Message | MessageError]:
+        for message in super().messages(limit):
+            if isinstance(message, Refused) and message.reason == "conflict" and self.said_something_else:
+                self.said_something_else = False
+                continue
+            yield message
+
+
+class Batch:
+    """A batch as its owner means it, over all lives of its generators."""
+
+    def __init__(self, host: SimHost, pool: str, name: str, wanted: Limits, jobs: list[Planned]) -> None:
+        self.host = host
+        self.pool = pool
+        self.name = name
+        self.limits = wanted
+        self.jobs = jobs
+        self.stored: list[Outcome] = []  # what its owner has safely
+        self.done = False
+        self.lives = 0
+        # Cut the same way in every life, and few enough to be in flight at once.
+        self.frame_jobs = max(host.world.between(1, 4), -(-len(jobs) // limits.SUBMITS_IN_FLIGHT_MAX))
+        self.process: Generator | None = None
+        host.judge.batch_limits[name] = wanted
+        for job in jobs:
+            host.jobs[name, job.seq] = job
+
+    def start(self) -> None:
+        self.lives += 1
+        self.process = Generator(self, self.host.new_pid())
+        self.process.ended = self._ended
+        self.process.run(self.process.life())
+
+    def _ended(self) -> None:
+        self.process = None
+        if not self.done:
+            world = self.host.world
+            delay_ns = world.faults.amount(10 * MILLISECOND, 5 * SECOND)
+            world.at(world.now_ns + delay_ns, self.start)
+
+
+class Generator(Process):
+    """One life of a generator."""
+
+    def __init__(self, batch: Batch, pid: int) -> None:
+        super().__init__(batch.host.world, pid, "generator")
+        self.batch = batch
+        self.client = 10**6 + pid
+        self._host = batch.host
+        self._link = SimLink(batch.host, batch.pool)
+        self.session = Session(
+            batch.pool,
+            self.client,
+            pid,
+            "1",
+            self.world.now_ns,
+            batch=batch.name,
+            wanted=batch.limits,
+            resume=batch.lives > 1,
+            cursor=len(batch.stored),
+        )
+        self._conversation = Conversation(self.session, self._link, Silent())  # type: ignore[arg-type]
+        self._frame_jobs = batch.frame_jobs
+        self._slow = self.world.chance(0.2)
+        batch.host.judge.batch_of[self.client] = batch.name
+
+    def life(self) -> Life:
+        world, session, conversation = self.world, self.session, self._conversation
+        while True:
+            now = world.now_ns
+            try:
+                outcomes = conversation.receive(now)
+                self._store(outcomes)
+                self._submit(now)
+                conversation.send(now)
+            except JobsLost as error:
+                world.fail("I1", str(error))
+            except TaskpoolError as error:
+                world.say(f"generator {self.pid} gives up: {error}")
+                conversation.close()
+                self.batch.done = self._is_over()
+                return 4
+            if session.outbox.settled and session.told >= session.outbox.submitted:
+                break
+            yield self._until_due(now)
+        session.leave()
+        conversation.send(world.now_ns)
+        conversation.close()
+        self.batch.done = not session.outbox.abandoned
+        return 0 if self.batch.done else 7
+
+    def _is_over(self) -> bool:
+        """Cancelled or closed, so that nobody gets the rest of the jobs in."""
+        kept = self._host.disk.tables.batches.get(self.batch.name)
+        return kept is not None and (kept.cancelled or (kept.total is not None and kept.total < len(self.batch.jobs)))
+
+    def _until_due(self, now: int) -> int:
+        reply = self._link.reply
+        if isinstance(reply, SimMailbox):
+            reply.watch(self)
+        due = self._conversation.next_deadline()
+        if self._conversation.writable:
+            due = min(due, now + 3 * MILLISECOND)
+        if self.session.outbox.room and self.session.outbox.submitted < len(self.batch.jobs):
+            due = min(due, now + MILLISECOND)
+        return max(1000, due - now)
+
+    def _store(self, outcomes: list[Outcome]) -> None:
+        for outcome in outcomes:
+            self.world.note("generator {} has outcome {}", self.pid, outcome.no)
+            if outcome.no != len(self.batch.stored) + 1:
+                self.world.fail("I2", f"outcome {outcome.no} after {len(self.batch.stored)} of {self.batch.name}")
+            self.batch.stored.append(outcome)
+        if outcomes and self._slow and self.world.chance(0.5):
+            return  # acknowledged with later ones
+        self.session.store(self.session.told)
+
+    def _submit(self, now: int) -> None:
+        session, jobs, faults = self.session, self.batch.jobs, self.world.faults
+        if session.calling:
+            return
+        outbox = session.outbox
+        while outbox.room and outbox.submitted < len(jobs) and outbox.refusal is None:
+            self._submit_frame()
+            if self._frame_jobs * limits.SUBMITS_IN_FLIGHT_MAX < len(jobs) or self.world.chance(0.5):
+                break
+        if outbox.submitted >= len(jobs):
+            outbox.finish()
+        if faults.fires("generator_calls_again"):
+            session.call_again(now)
+        elif outbox.accepted and self._may_say_something_else and faults.fires("generator_changes_a_job"):
+            self._say_something_else()
+
+    def _submit_frame(self) -> None:
+        first = self.session.outbox.submitted
+        self.session.outbox.submit([job.spec for job in self.batch.jobs[first : first + self._frame_jobs]])
+
+    @property
+    def _may_say_something_else(self) -> bool:
+        intake = self._link.intake
+        return intake is not None and not intake.busy and not self._link.said_something_else
+
+    def _say_something_else(self) -> None:
+        """A job that was accepted, under the same number, and not the same."""
+        seq = self.world.between(1, self.session.outbox.accepted)
+        changed = self.batch.jobs[seq - 1].changed()
+        self._link.said_something_else = True
+        self._link.submit(encode(Submit(self.client, self.batch.name, seq, [changed])))
+
+    def at_end(self) -> None:
+        """Its queues stay as they are; the names are somebody else's trouble."""
+
+
+class Commander(Process):
+    """Somebody who says one thing to a running pool, and leaves."""
+
+    def __init__(self, host: SimHost, pool: str, verb: str, batch: str | None = None, seq: int = 0, number: int = 0):
+        super().__init__(host.world, host.new_pid(), "commander")
+        self.session = Session(pool, 10**6 + self.pid, self.pid, "1", self.world.now_ns)
+        self._link = SimLink(host, pool)
+        self._conversation = Conversation(self.session, self._link, Silent())  # type: ignore[arg-type]
+        self.session.command(verb, batch, seq, number)
+        self.run(self.life())
+
+    def life(self) -> Life:
+        world, conversation = self.world, self._conversation
+        until = world.now_ns + COMMAND_NS_MAX
+        while not self.session.answers and world.now_ns < until:
+            now = world.now_ns
+            try:
+                conversation.receive(now)
+                conversation.send(now)
+            except TaskpoolError:
+                break
+            if isinstance(self._link.reply, SimMailbox):
+                self._link.reply.watch(self)
+            yield max(1000, min(conversation.next_deadline() - now, 50 * MILLISECOND))
+        self.session.leave()
+        conversation.close()
+        return 0

@@ -1,0 +1,311 @@
+"""One schedule: a seed, drawn into a pool, its jobs and its troubles; then calm, in which all of it must end well."""
+
+from __future__ import annotations
+
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Set
+from contextlib import ExitStack, contextmanager
+from random import Random
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+from msgspec import structs
+
+from sim.faults import Faults
+from sim.generators import Batch
+from sim.host import POOL, SimHost
+from sim.jobs import Planned, Style, draw_batch_limits, draw_script
+from sim.machine import Killed, SimMachine
+from sim.trouble import Trouble
+from sim.world import START_NS, Violation, World
+from taskpool import limits
+from taskpool.clock import MILLISECOND, SECOND, Instant
+from taskpool.core import invariants
+from taskpool.core.effects import Effect, Note, Topic
+from taskpool.core.events import Event, Restored
+from taskpool.dealer import replies, start
+from taskpool.dealer.options import DealerOptions
+from taskpool.errors import TaskpoolError
+
+CALM_NS_MAX = 900 * SECOND  # in calm times everything is over within this
+LIVES_MAX = 300  # no schedule needs as many dealers
+LOOK_NS = 50 * MILLISECOND
+
+
+class Verdict(NamedTuple):
+    """How a schedule went."""
+
+    seed: int
+    violation: str | None
+    hash: int
+    seen: Counter[str]
+    fired: list[str]
+    jobs: int
+    virtual_ns: int
+    trace: list[str] | None
+
+
+class Plan:
+    """What is drawn once for a schedule, before anything happens."""
+
+    def __init__(self, seed: int) -> None:
+        rng = self.rng = Random(f"plan {seed}")
+        mode = rng.random()
+        self.private = mode < 0.06
+        self.durable = mode >= 0.15
+        self.workers = rng.choice((1, 1, 2, 2, 3))
+        self.spares = rng.choice((0, 1, 1))
+        self.batches = 1 if self.private else rng.choice((1, 1, 1, 2))
+        self.jobs = rng.randint(3, 12)
+        self.backlog_jobs = rng.choice((3, 4, 6, 10_000))
+        self.pending_max = rng.choice((5, 8, 200_000, 200_000))
+        self.outcomes_in_flight = rng.choice((1, 2, 4, 512, 512))
+        self.invariants_every = rng.choice((1, 3, 7))
+        self.chaos_ns = int(0.3 * SECOND * 30 ** rng.random())
+        self.mean_ns = int(20 * MILLISECOND * 50 ** rng.random())
+        self.calls_mean = int(150 * 40 ** rng.random())
+        self.kills_anywhere = self.durable and rng.random() < 0.4
+        self.style = Style(rng)
+
+    def draw_batches(self, host: SimHost) -> list[Batch]:
+        batches = []
+        number = 0
+        for index in range(self.batches):
+            name = f"b{index}"
+            jobs = []
+            for seq in range(1, max(2, self.jobs // self.batches + 1)):
+                number += 1
+                jobs.append(Planned(name, seq, number, draw_script(self.rng, self.style)))
+            if index == 0 and self.durable and self.style.end_host:
+                bad = jobs[0].script.acts[-1]._replace(what="end_host")
+                script = jobs[0].script._replace(acts=(bad,), limits=None)
+                jobs[0] = Planned(name, 1, jobs[0].number, script)
+            batches.append(Batch(host, POOL, name, draw_batch_limits(self.rng), jobs))
+        return batches
+
+
+class Watcher:
+    """The transcript of a dealer that nobody reads, except for what must be seen to happen."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def write(self, note: Note) -> None:
+        self._world.faults.seen["lease_lapsed"] += note.topic is Topic.CLIENT_LAPSED
+        full = note.topic is Topic.SUBMISSION_REFUSED and note.fields.get("reason") == "full"
+        self._world.faults.seen["submission_refused_as_full"] += full
+        if self._world.trace is not None:
+            self._world.say(f"    dealer: {note.topic.value} {note.fields}")
+
+    def say(self, level: int, text: str) -> None:
+        self._world.say(f"    dealer: {text}")
+
+    def warn(self, text: str) -> None:
+        self._world.say(f"    dealer: {text}")
+
+
+class Schedule:
+    """Runs one."""
+
+    def __init__(self, seed: int, deleted: Set[int] = frozenset(), *, tracing: bool = False) -> None:
+        self.plan = plan = Plan(seed)
+        self.faults = Faults(seed, dealer_may_end=plan.durable, deleted=deleted)
+        self.world = World(seed, self.faults, tracing=tracing)
+        self.host = SimHost(self.world)
+        self.batches = plan.draw_batches(self.host)
+        self.trouble = Trouble(self.host, self.batches, plan.mean_ns)
+        self._calm_since_ns = 0
+        self._ending = False
+        self._over = False
+        self._lives = 0
+
+    def run(self) -> Verdict:
+        world = self.world
+        for batch in self.batches:
+            world.at(world.now_ns + world.between(0, 20 * MILLISECOND), batch.start)
+        self.trouble.start()
+        world.at(START_NS + self.plan.chaos_ns, self._calm_down)
+        try:
+            with machine_of_the_schedule(self):
+                while not self._over:
+                    self._dealer_life()
+                self.host.judge.final()
+        except Violation:
+            pass
+        return Verdict(
+            world.seed,
+            str(world.violation) if world.violation is not None else None,
+            world.hash,
+            self.faults.seen,
+            self.faults.fired,
+            len(self.host.jobs),
+            world.now_ns - START_NS,
+            world.trace,
+        )
+
+    # --- lives of the dealer ---
+
+    def _dealer_life(self) -> None:
+        world = self.world
+        self._lives += 1
+        if self._lives > LIVES_MAX:
+            world.fail("I10", f"{LIVES_MAX} dealers were not enough")
+        plan = self.plan
+        calls = int(world.rng.expovariate(1.0) * plan.calls_mean) if plan.kills_anywhere else 10**9
+        machine = SimMachine(self.host, durable=plan.durable, lives_for=calls)
+        left = False
+        try:
+            left = self._live(machine)
+        except Killed:
+            pass
+        except Violation:
+            raise
+        except TaskpoolError as error:
+            world.say(f"the dealer gives up: {error}")
+        except Exception:
+            self._crashed()
+        if world.violation is not None:
+            raise world.violation
+        if not self.host.disk.clean:
+            self.host.judge.dealer_ended()
+        self.host.dealer = None
+        if left:
+            self.faults.seen["pool_left_in_order"] += 1
+            self.host.judge.left_in_order()
+        if plan.private and left:
+            self.faults.seen["private_pool_left"] += 1
+            self._over = True
+        elif self._ending and left:
+            self._over = True
+        if not self._over:
+            world.pass_to(world.now_ns + self.faults.amount(5 * MILLISECOND, 3 * SECOND))
+
+    def _live(self, machine: SimMachine) -> bool:
+        """Whether the dealer left because it wanted to. As `start.run`, with an eye on the core."""
+        plan = self.plan
+        options = DealerOptions(
+            pool=POOL, workers=plan.workers, spares=plan.spares, private=plan.private, drain_timeout_ns=2 * SECOND
+        )
+        with ExitStack() as teardown:
+            try:
+                dealer = start.Dealer(options, Watcher(self.world), machine, teardown)  # type: ignore[arg-type]
+                self._watch(dealer, machine)
+                dealer.loop.run()
+            except (Killed, TaskpoolError, Violation):
+                raise
+            except Exception:
+                self._crashed()
+        return True
+
+    def _crashed(self) -> None:
+        if self.world.violation is None:
+            text = traceback.format_exc(limit=-4)
+            self.world.fail("I5", f"the dealer crashes: {text}")
+
+    def _watch(self, dealer: start.Dealer, machine: SimMachine) -> None:
+        core, plan, world = dealer.core, self.plan, self.world
+        machine.core = core
+        machine.replies = dealer._performer._replies
+        core.pool.backlog._jobs_max = plan.backlog_jobs
+        core.pool.config = structs.replace(core.pool.config, pending_max=plan.pending_max)
+        handle, trim = core.handle, core.pool.backlog.trim
+        handled = 0
+
+        def watched(event: Event, now: Instant) -> list[Effect]:
+            nonlocal handled
+            handled += 1
+            if isinstance(event, Restored):
+                under_way = {(each.epoch, each.n) for each in event.in_flight}
+                used = sum((epoch, report.n) in under_way for epoch, report in event.late)
+                self.faults.seen["late_report_used"] += used
+            effects = handle(event, now)
+            world.note(type(event).__name__, len(effects))
+            if handled % plan.invariants_every == 0:
+                invariants.check(core)
+            return effects
+
+        def watched_trim() -> list[Any]:
+            trimmed = trim()
+            self.faults.seen["backlog_trimmed"] += bool(trimmed)
+            return trimmed
+
+        setattr(core, "handle", watched)
+        setattr(core.pool.backlog, "trim", watched_trim)
+
+    # --- calm ---
+
+    def _calm_down(self) -> None:
+        """No more faults. What was stopped goes on, and what is wrong must right itself."""
+        world = self.world
+        self.faults.calm = True
+        self._calm_since_ns = world.now_ns
+        world.note("calm")
+        for worker in self.host.workers:
+            worker.go_on()
+        for batch in self.batches:
+            if batch.process is not None:
+                batch.process.go_on()
+        self._look()
+
+    def _look(self) -> None:
+        world = self.world
+        if self._over:
+            return
+        if world.now_ns > self._calm_since_ns + CALM_NS_MAX:
+            self._not_over()
+        if not self._ending and (world.now_ns - self._calm_since_ns) % (30 * SECOND) < LOOK_NS:
+            self.trouble.end_of_pause()
+        self._ending = self._is_complete()
+        if self._ending and self.host.dealer is not None:
+            self.host.dealer.signal("TERM")
+        world.at(world.now_ns + LOOK_NS * (20 if self._ending else 1), self._look)
+
+    def _is_complete(self) -> bool:
+        tables = self.host.disk.tables.batches
+        return all(batch.done for batch in self.batches) and not any(batch.open for batch in tables.values())
+
+    def _not_over(self) -> None:
+        waiting = [batch.name for batch in self.batches if not batch.done]
+        jobs = {
+            f"{kept.job.batch}/{kept.job.seq}": str(kept.state)
+            for kept in self.host.disk.tables.jobs.values()
+            if kept.state in ("queued", "running")
+        }
+        self.world.fail("I10", f"not over {CALM_NS_MAX // SECOND} s after the last fault: {waiting}, jobs {jobs}")
+
+
+@contextmanager
+def machine_of_the_schedule(schedule: Schedule) -> Iterator[None]:
+    """What the dealer asks the operating system past its machine; and limits as small as the schedule."""
+
+    def fstat(fileno: int) -> SimpleNamespace:
+        machine = schedule.host.dealer
+        assert machine is not None
+        return SimpleNamespace(st_ino=machine.inode(fileno))
+
+    def getpid() -> int:
+        return 999
+
+    undo: list[tuple[object, str, object]] = []
+
+    def put(where: object, name: str, what: object) -> None:
+        undo.append((where, name, getattr(where, name)))
+        setattr(where, name, what)
+
+    put(replies, "os", SimpleNamespace(fstat=fstat))
+    put(start, "os", SimpleNamespace(getpid=getpid))
+    put(limits, "OUTCOMES_IN_FLIGHT_MAX", schedule.plan.outcomes_in_flight)
+    try:
+        yield
+    finally:
+        for where, name, what in reversed(undo):
+            setattr(where, name, what)
+
+
+def run(seed: int, deleted: Set[int] = frozenset(), *, tracing: bool = False) -> Verdict:
+    """One schedule, from its seed."""
+    return Schedule(seed, deleted, tracing=tracing).run()
+
+
+Runner = Callable[[int, Set[int]], Verdict]
