@@ -9,12 +9,12 @@ from pathlib import Path
 from signal import Signals
 
 from taskpool.clock import MILLISECOND, SECOND, SystemClock
-from taskpool.dealer.leftovers import Leftovers
 from taskpool.dealer.options import DealerOptions
 from taskpool.dealer.staff import Hire, Staff
 from taskpool.errors import ConfigurationError
 from taskpool.ids import Epoch
 from taskpool.ipc.budget import Layout, Shape, choose
+from taskpool.ipc.leftovers import Leftovers
 from taskpool.ipc.mqueue import KernelPost, kernel_limits
 from taskpool.ipc.spool import Spool
 from taskpool.journal.memory import MemoryStore

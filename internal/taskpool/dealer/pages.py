@@ -20,6 +20,7 @@ from taskpool.errors import QueueError
 from taskpool.journal.store import Store
 from taskpool.kinds import KINDS
 from taskpool.metrics import access
+from taskpool.metrics.journal import Journal
 from taskpool.metrics.logcounts import LogCounts
 from taskpool.metrics.pages import Pages, Probe, Status
 from taskpool.metrics.series import Queue, Sources, registry
@@ -89,7 +90,7 @@ def serve(
         queues=view.queues,
         queues_remade=lambda: queues.remade,
         replies_full=lambda: replies.full,
-        journal=getattr(store, "stats", None),
+        journal=_journal(store),
         logs=_count_logs(teardown),
         ready=lambda: view.ready()[0],
         clock=clock,
@@ -100,6 +101,15 @@ def serve(
     server = Server(options.metrics, pages, tls)
     teardown.callback(server.close)
     return f"metrics on {server.url}/metrics"
+
+
+def _journal(store: Store) -> Journal | None:
+    if not store.durable:
+        return None
+    from taskpool.journal.sqlite import SqliteStore  # a pool without a journal starts faster without
+
+    assert isinstance(store, SqliteStore)
+    return Journal(store.tally, store.path)
 
 
 def _count_logs(teardown: ExitStack) -> LogCounts:

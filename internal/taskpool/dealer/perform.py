@@ -115,7 +115,7 @@ class Performer:
         self._staff.kill(effect.incarnation, effect.signal)
 
     def reply(self, effect: Reply) -> None:
-        self._replies.send(effect.client, effect.message)
+        self._replies.send(effect.client, effect.message, whole=effect.whole)
 
     def release(self, effect: Release) -> None:
         self._replies.close(effect.client)

@@ -56,12 +56,12 @@ class Replies:
         self._lines[hello.client] = Line(mailbox)
         return True
 
-    def send(self, client: int, message: object) -> None:
-        """Send, or keep for when there is room."""
+    def send(self, client: int, message: object, *, whole: bool = False) -> None:
+        """Send, or keep for when there is room. Outcomes may be cut into several messages, unless `whole`."""
         line = self._lines.get(client)
         if line is None:
             return
-        for data in self._packed(message, line.mailbox.msgsize):
+        for data in self._packed(message, line.mailbox.msgsize, whole):
             line.waiting.append(data)
         self._flush(line)
 
@@ -106,9 +106,9 @@ class Replies:
             mailbox.close()
         self._unclaimed = seen
 
-    def _packed(self, message: object, msgsize: int) -> list[bytes]:
+    def _packed(self, message: object, msgsize: int, whole: bool) -> list[bytes]:
         """The message in as few pieces as fit; what cannot be cut goes through the spool."""
-        if isinstance(message, Outcomes):
+        if isinstance(message, Outcomes) and not whole:
             return [self._spool.pack(data, msgsize) for data in _cut(message, message.items, msgsize)]
         return [self._spool.pack(encode(message), msgsize)]
 

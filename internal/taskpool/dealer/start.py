@@ -13,7 +13,7 @@ from signal import Signals
 
 from msgspec import structs
 
-from taskpool import __version__, codec
+from taskpool import __version__, codec, limits
 from taskpool.core.dispatcher import Dispatcher
 from taskpool.core.effects import Exit, Level
 from taskpool.core.events import Restored
@@ -32,7 +32,6 @@ from taskpool.ipc import budget, names
 from taskpool.ipc.mailbox import Mailbox, Post
 from taskpool.ipc.spool import Spool
 from taskpool.journal.store import Store
-from taskpool.limits import REPLY_SLOTS_MAX
 from taskpool.messages import Progress, Report
 
 SIGNAL_NAMES = {int(number): number.name for number in Signals}
@@ -60,7 +59,7 @@ class Dealer:
         post = machine.post
         _hold_namespace(post, options.pool, teardown)
         machine.sweep(options.pool, epoch)
-        for slot in range(REPLY_SLOTS_MAX):  # a generator that waits makes its queue again with its next hello
+        for slot in range(limits.REPLY_SLOTS_MAX):  # a generator that waits makes its queue again with its next hello
             post.unlink(names.reply(options.pool, slot))
         store = machine.store(options, epoch)
         teardown.push(lambda *_: store.close(clean=self._left_cleanly()))
@@ -126,6 +125,7 @@ def _config(options: DealerOptions, epoch: Epoch, layout: budget.Layout, spool: 
         pid=os.getpid(),
         version=__version__,
         spool=str(spool.directory),
+        pending_max=limits.PENDING_JOURNALED_JOBS_MAX if durable else limits.PENDING_JOBS_MAX,
         seed=epoch,
     )
 

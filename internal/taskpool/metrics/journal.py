@@ -1,37 +1,45 @@
-"""The families about the journal, from what its store counts."""
+"""The families about the journal. A pool without one has none of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from pathlib import Path
+from typing import NamedTuple
 
 from prometheus_client.core import Metric
 
-from taskpool.core.tally import Histogram
+from taskpool.core.tally import JournalTally, Tally
 from taskpool.metrics.families import counter, gauge, histogram
 
-
-class JournalStats(Protocol):
-    """What a store that keeps a journal counts: its attribute `stats`. A store without one has no such attribute,
-    and its dealer no such families.
-
-    Plain numbers, written by the one thread that writes the journal and read by another one whenever it likes.
-    """
-
-    commits: int  # transactions that were made durable
-    commit_ns: Histogram  # how long each of them took, begin to durable; bounds: core.tally.COMMIT_BUCKETS_NS
-    rows: int  # rows committed
-    bytes: int  # what the journal takes on disk now, write-ahead log included
-    errors: int  # operations that failed, a full disk included
+LOG_SUFFIX = "-wal"  # SQLite's write-ahead log lies beside the file
 
 
-def families(stats: JournalStats | None) -> Iterator[Metric]:
-    if stats is None:
+class Journal(NamedTuple):
+    """What its writer counts, and where it lies."""
+
+    tally: JournalTally
+    path: Path
+
+
+def families(journal: Journal | None, tally: Tally) -> Iterator[Metric]:
+    if journal is None:
         return
-    yield histogram("taskpool_journal_commit_seconds", "How long commits to the journal took.", stats.commit_ns)
-    yield counter("taskpool_journal_commits_total", "Transactions made durable.", stats.commits)
-    yield counter("taskpool_journal_rows_total", "Rows committed to the journal.", stats.rows)
-    yield gauge("taskpool_journal_bytes", "What the journal takes on disk, its log included.", stats.bytes)
-    yield counter(
-        "taskpool_journal_errors_total", "Operations of the journal that failed, a full disk included.", stats.errors
+    yield histogram(
+        "taskpool_journal_commit_seconds",
+        "How long transactions took, until they were on the disk.",
+        journal.tally.commits,
     )
+    yield counter("taskpool_journal_rows_total", "Rows committed.", journal.tally.rows)
+    yield gauge(
+        "taskpool_journal_bytes",
+        "What the journal takes on the disk, its write-ahead log included.",
+        _size(journal.path) + _size(Path(f"{journal.path}{LOG_SUFFIX}")),
+    )
+    yield counter("taskpool_journal_errors_total", "Times the disk was full or a commit failed.", tally.journal_errors)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # the log comes and goes; the loop watches over the journal itself
+        return 0

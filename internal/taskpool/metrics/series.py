@@ -23,7 +23,7 @@ from taskpool.core.pool import Pool
 from taskpool.core.tally import HEARD_QUEUES, LoopTally
 from taskpool.metrics import jobs, journal, workers
 from taskpool.metrics.families import counter, counters, gauge, gauges, histogram
-from taskpool.metrics.journal import JournalStats
+from taskpool.metrics.journal import Journal
 from taskpool.metrics.logcounts import LogCounts
 
 
@@ -44,7 +44,7 @@ class Sources(NamedTuple):
     queues: Callable[[], list[Queue]]
     queues_remade: Callable[[], int]
     replies_full: Callable[[], int]
-    journal: JournalStats | None
+    journal: Journal | None
     logs: LogCounts
     ready: Callable[[], bool]
     clock: Clock
@@ -81,7 +81,7 @@ class DealerCollector(Collector):
             *_condition(pool, ready=sources.ready()),
             *_loop(sources.loop),
             *_queues(sources),
-            *journal.families(sources.journal),
+            *journal.families(sources.journal, pool.tally),
             counters(
                 "taskpool_log_messages_total",
                 "Log messages written, by level.",

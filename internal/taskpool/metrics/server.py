@@ -52,7 +52,9 @@ class Server:
         return f"{'https' if self._tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
     def close(self) -> None:
-        """End what is under way, and wait for that."""
+        """End what is under way, and wait for that. May be called again."""
+        if not self._thread.is_alive():
+            return
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(CLOSE_SECONDS_MAX)
         self._maker.shutdown()
@@ -181,7 +183,9 @@ def _listen(address: tuple[str, int]) -> socket.socket:
     host, port = address
     try:
         family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(where[:2], family=family, backlog=ACCEPTS_WAITING_MAX)
+        listener = socket.create_server(where[:2], family=family, backlog=ACCEPTS_WAITING_MAX)
+        listener.setblocking(False)  # asyncio takes it as it is, and a blocking accept would stop its loop
+        return listener
     except OSError as error:
         raise ConfigurationError(
             f"--metrics {host}:{port} cannot be served: {error.strerror or error}; give another HOST:PORT, or none"
