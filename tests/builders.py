@@ -85,7 +85,7 @@ SIGNALS = {number.value: number.name for number in signal.Signals}
 TURNS_MAX = 200  # a pool that has not come to rest by then never will
 IN_PROCESS = {"fib": True, "python": True, "command": False}
 
-AnyEffect = TypeVar("AnyEffect", bound=Effect)
+AnyEffect = TypeVar("AnyEffect")
 
 
 class Work(NamedTuple):
@@ -253,7 +253,7 @@ class World:
 
     def take(self, kind: type[AnyEffect]) -> list[AnyEffect]:
         """Everything of this kind that was asked for since it was last taken."""
-        taken = [effect for effect in self.asked if isinstance(effect, kind)]
+        taken: list[AnyEffect] = [effect for effect in self.asked if isinstance(effect, kind)]
         self.asked = [effect for effect in self.asked if not isinstance(effect, kind)]
         return taken
 

@@ -41,7 +41,7 @@ def main() -> int:
         "PYTHONPATH": "",
     }
     wheel = build_packages(env, stamp)
-    run(env, sys.executable, "-m", "pip", "install", "--quiet", "--force-reinstall", "--no-deps", "--no-index", str(wheel))
+    install(env, wheel)
     version = run(env, sys.executable, "-c", "import taskpool; print(taskpool.__version__)").strip()
     made = freeze(env)
     lowest = add_papers(made, version, stamp)
@@ -73,6 +73,13 @@ def build_packages(env: Mapping[str, str], stamp: int) -> Path:
     if wheel.name.endswith("-any.whl") or "building extension" in said:
         raise SystemExit(f"freeze: the fib kernel did not compile:\n{said}")
     return wheel
+
+
+def install(env: Mapping[str, str], wheel: Path) -> None:
+    """Puts it into this environment: first what it requires, then itself, over one of the same version too."""
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    run(env, *pip, "-c", str(ROOT / "constraints.txt"), str(wheel))
+    run(env, *pip, "--force-reinstall", "--no-deps", "--no-index", str(wheel))
 
 
 def freeze(env: Mapping[str, str]) -> Path:
@@ -109,6 +116,7 @@ def add_papers(bundle: Path, version: str, stamp: int) -> str:
 
 def run(env: Mapping[str, str], *command: str) -> str:
     """What it printed. Ends the build, with that, when it fails."""
+    sys.stderr.write(f"freeze: {' '.join(command[1:4])} ...\n")
     done = subprocess.run(
         command, cwd=BUILD, env=dict(env), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )

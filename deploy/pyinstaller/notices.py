@@ -136,8 +136,8 @@ def _without_build_path(component: dict[str, Any]) -> dict[str, Any]:
 
 
 def _owner(path: Path) -> str | None:
-    # Debian 12 packages some files under /lib and some under /usr/lib, which are one folder.
-    for name in (str(path), str(path).removeprefix("/usr")):
+    # Some packages say /lib and some /usr/lib, which are one folder.
+    for name in {str(path), str(path).removeprefix("/usr"), f"/usr{path}"}:
         asked = subprocess.run(["dpkg-query", "-S", name], capture_output=True, text=True, check=False)
         if asked.returncode == 0:
             return asked.stdout.partition(": ")[0].split(",")[0]

@@ -22,6 +22,7 @@ REPLY_SLOTS_MAX = 32  # generators connected at once
 BACKLOG_JOBS_MAX = 10_000
 BACKLOG_BYTES_MAX = 32 * 1024 * 1024
 BACKLOG_REFILL_JOBS_MIN = BACKLOG_JOBS_MAX // 4
+PENDING_JOURNALED_JOBS_MAX = 20_000_000  # with a journal: what may be pending before new jobs are refused
 PENDING_JOBS_MAX = 200_000  # without a journal: accepted and not finished, or finished and not read
 OUTCOMES_UNREAD_MAX = 20_000  # without a journal, dispatch pauses when a reader is this far behind
 OUTCOMES_UNREAD_BYTES_MAX = 64 * 1024 * 1024

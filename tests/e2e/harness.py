@@ -124,7 +124,7 @@ class Program:
     def says(self, pattern: str, seconds: float = DEADLINE_SECONDS) -> re.Match[str]:
         """Waits until standard error matches."""
         found = until(lambda: self._search(pattern), f"{pattern!r} in the log of {self.argv[0]}", seconds)
-        assert not isinstance(found, int), f"ended with {found} and never said {pattern!r}:\n{self.stderr}"
+        assert isinstance(found, re.Match), f"ended with {found} and never said {pattern!r}:\n{self.stderr}"
         return found
 
     def _search(self, pattern: str) -> re.Match[str] | int | None:
@@ -148,14 +148,17 @@ class Program:
         assert ended == code, f"exit code {ended}, expected {code}; it said:\n{self.stderr[-4000:]}"
         return self
 
-    def close(self) -> None:
-        if self.popen.poll() is None:
+    def close(self) -> bool:
+        """Ends it; whether it still ran."""
+        running = self.popen.poll() is None
+        if running:
             self.popen.kill()
             self.popen.wait()
         for stream in (self.popen.stdin, self.popen.stdout):
             if stream is not None:
                 with suppress(BrokenPipeError):
                     stream.close()
+        return running
 
 
 class Stage:
@@ -174,10 +177,8 @@ class Stage:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for started in reversed(self._programs):
-            started.close()
-        if kind is not None:
-            self.unlink_queues()
+        if any([started.close() for started in reversed(self._programs)]):  # noqa: C419 - all of them, and then any
+            self._sweep()  # the test has failed half way: what was killed could not clear away its queues
 
     def start(self, argv: Sequence[str], **how: Any) -> Program:
         started = Program(argv, self._logs, **how)
@@ -198,18 +199,19 @@ class Stage:
 
     def dealer(self, *args: object, ready: int = 1, **how: Any) -> Program:
         """A dealer of the pool, once so many of its workers are ready."""
-        options = ["--pool", self.pool, "--metrics", "none", "-v", *map(str, args)]
+        options = ["--pool", self.pool, "--metrics", "none", "--journal", "none", "-v", *map(str, args)]
         started = self.start([program("tp-dealer"), *options], **how)
-        said = r"(?:\[Supervisor\] Worker PID \d+ is ready[\s\S]*){%d}" % ready
         if ready:
-            started.says(said)
+            started.says(r"(?:\[Supervisor\] Worker PID \d+ is ready[\s\S]*)" + f"{{{ready}}}")
         return started
 
-    def unlink_queues(self) -> None:
-        """What a killed dealer leaves, after a test that failed half way."""
-        for role in ("intake", "control", "events", "lock"):
+    def _sweep(self) -> None:
+        until(lambda: not marked(self.pool), "the end of a killed pool")
+        names = [f"/tp.{self.pool}.{role}" for role in ("intake", "control", "events", "lock", "reply.0", "reply.1")]
+        names += [f"/tp.{self.pool}.{epoch}.w{number}" for epoch in range(1, 9) for number in range(1, 200)]
+        for name in names:
             with suppress(posix_ipc.ExistentialError):
-                posix_ipc.unlink_message_queue(f"/tp.{self.pool}.{role}")
+                posix_ipc.unlink_message_queue(name)
 
 
 def _shortened(text: str) -> str:
@@ -280,6 +282,16 @@ def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> bool:
 
 
 # --- queues, as a stranger sees them -----------------------------------------------------------------------
+
+
+def post(name: str, messages: Sequence[bytes]) -> None:
+    """Writes into a queue what nobody asked for."""
+    queue = posix_ipc.MessageQueue(name, read=False)
+    try:
+        for message in messages:
+            queue.send(message, timeout=DEADLINE_SECONDS)
+    finally:
+        queue.close()
 
 
 def queue_exists(name: str) -> bool:

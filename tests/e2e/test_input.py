@@ -36,7 +36,7 @@ BAD_LINES: dict[str, tuple[str, tuple[str, ...]]] = {
 
 
 def good_lines(ledger: Ledger) -> list[str]:
-    return [json.dumps({"kind": "command", "argv": ledger.command()[:3] + [str(seq)]}) for seq in (1, 2)]
+    return [json.dumps({"kind": "command", "argv": [*ledger.command()[:3], str(seq)]}) for seq in (1, 2)]
 
 
 def whole(ledger: Ledger, bad: str) -> bytes:

@@ -21,10 +21,9 @@ TOO_LOW = 20_000
 def test_64_workers_work_at_once_within_the_stock_limits(stage: Stage, ledger: Ledger) -> None:
     names = map(str, range(1, WORKERS + 1))
     with ledger.gate():
-        run = stage.start(
-            [*STOCK, program("tp-generator"), "command", "--batch", stage.pool, "--workers", str(WORKERS)]
-            + ["--", *ledger.command("gate"), ":::", *names]
-        )
+        options = ["--batch", stage.pool, "--workers", str(WORKERS)]
+        command = ["--", *ledger.command("gate"), ":::", *names]
+        run = stage.start([*STOCK, program("tp-generator"), "command", *options, *command])
         until(lambda: ledger.count("start") == WORKERS, f"{WORKERS} jobs that run at once", 100)
         assert len(workers_of(dealer_of(run))) >= WORKERS
     run.ends(OK)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from signal import SIGTERM
 
 from e2e.harness import OK, UNREACHABLE, Stage, program
-from signal import SIGTERM
 
 
 def test_a_second_dealer_is_told_who_holds_the_pool(stage: Stage) -> None:

@@ -13,10 +13,21 @@ import pytest
 from e2e.harness import ENVIRONMENT, FAILED, HALTED, OK, USAGE, Stage, program, until
 from e2e.ledger import Ledger
 
-OUTCOME_KEYS = set(
-    "batch seq run kind label state value exit_status signal attempts crashes slot pid queued_at started_at finished_at "
-    "wait_seconds run_seconds cpu_seconds max_rss_bytes stdout stderr stdout_file stderr_file error".split()
-)
+OUTCOME_KEYS = {
+    "batch",
+    "seq",
+    "run",
+    "kind",
+    "label",
+    "state",
+    "value",
+    "exit_status",
+    "signal",
+    "attempts",
+    "crashes",
+}
+OUTCOME_KEYS |= {"slot", "pid", "queued_at", "started_at", "finished_at", "wait_seconds", "run_seconds", "cpu_seconds"}
+OUTCOME_KEYS |= {"max_rss_bytes", "stdout", "stderr", "stdout_file", "stderr_file", "error"}
 MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 JOBLOG_HEADER = "Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand"
 

@@ -127,8 +127,8 @@ def test_signals_that_do_not_stop_a_dealer(stage: Stage) -> None:
 def private_run(stage: Stage, ledger: Ledger, work: str, *options: object) -> tuple[Program, int]:
     """A generator with a private pool whose two workers are busy, and its dealer."""
     names = map(str, range(1, JOBS + 1))
-    command = ["--", *ledger.command(work), ":::", *names]
-    run = stage.private("command", "--workers", RUNNING, *options, *command)
+    command = ["--", *ledger.command(*work.split()), ":::", *names]
+    run = stage.private("command", "--workers", RUNNING, "--journal", "none", *options, *command)
     ledger.wait("start", RUNNING)
     return run, dealer_of(run)
 
@@ -158,7 +158,7 @@ def test_a_second_ctrl_c_stops_running_jobs(stage: Stage, ledger: Ledger) -> Non
 
 
 def test_a_killed_generator_takes_its_private_pool_along(stage: Stage, ledger: Ledger) -> None:
-    run, dealer = private_run(stage, ledger, "grandchild", "--workers", RUNNING)
+    run, dealer = private_run(stage, ledger, "grandchild sleep=3600")
     workers = workers_of(dealer)
     assert workers
     run.send(SIGKILL)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from builders import World, Work, work
+from builders import Work, World, work
 from taskpool.clock import MILLISECOND, SECOND
 from taskpool.core.effects import Topic
 from taskpool.core.rows import AttemptMade, JobReturned
@@ -44,7 +46,7 @@ def tries(world: World, end: End, most: int = 10, **fields: int) -> int:
         (End.CRASHED, {"signal": 11}, {"crash_limit": 0}, 10),
     ],
 )
-def test_how_often_a_job_is_tried(end: End, fields: dict[str, int], limits: dict[str, int], expected: int) -> None:
+def test_how_often_a_job_is_tried(end: End, fields: dict[str, int], limits: dict[str, Any], expected: int) -> None:
     world = World()
     world.batch(work("command", **limits))
     assert tries(world, end, **fields) == expected

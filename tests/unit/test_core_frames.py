@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from builders import EPOCH, World, Work, work
+from builders import EPOCH, Work, World, work
 from taskpool import codec
 from taskpool.clock import MICROSECOND, MILLISECOND, SECOND
 from taskpool.core.effects import SendFrame, TakeBack
@@ -22,7 +24,7 @@ TINY_NS = 10 * MICROSECOND
 SHORT_NS = 5 * MILLISECOND
 
 
-def known(*works: Work, run_ns: int = TINY_NS, workers: int = 1, **config: int) -> World:
+def known(*works: Work, run_ns: int = TINY_NS, workers: int = 1, **config: Any) -> World:
     """A pool that has run one fib job of batch b and knows how long they take; jobs 2, 3, ... are these. The
     first frame of them is on its way."""
     world = World(workers, frame_bytes=4096, **config)
@@ -137,7 +139,7 @@ def test_a_frame_that_says_nothing_is_killed_and_its_jobs_go_alone_uncounted() -
     assert world.killed() == [(1, "KILL")]
     world.sent()
     world.die(signal=9)
-    sent = []
+    sent: list[tuple[int, list[int]]] = []
     while not sent or sent[-1][1] != [7]:
         sent += world.sent()
         if world.workers[2].queue:

@@ -178,6 +178,20 @@ def test_a_job_finished_while_the_store_is_read_is_not_brought_back() -> None:
     assert sorted(world.ends()) == [(1, State.CANCELLED), *((seq, State.SUCCEEDED) for seq in range(2, 6))]
 
 
+def test_a_job_that_came_in_while_the_store_is_read_can_be_cancelled() -> None:
+    world = World(backlog=Backlog(2, 1000), slow_store=True)
+    world.batch(*[work()] * 5)
+    world.answer()
+    world.hello("other", client=2)
+    world.submit(work(), batch="other", client=2)
+    world.run()
+    world.answer(2)
+    assert isinstance(world.waiting_answers[0], Loaded), "asked for together with the commit of the new job"
+    assert world.command("cancel", "other", 1) == {"cancelled": 1, "stopping": 0}
+    world.answer()
+    assert world.ends(2) == [(1, State.CANCELLED)]
+
+
 def test_a_stale_answer_names_no_batch_of_ours() -> None:
     world = World()
     world.do(Loaded([], more=False))

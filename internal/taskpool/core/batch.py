@@ -38,6 +38,7 @@ class Batch:
         "behind",
         "cancelled",
         "client",
+        "confirmed",
         "limits",
         "loading",
         "mean_ns",
@@ -59,6 +60,7 @@ class Batch:
         self.name = name
         self.limits = wanted
         self.client: Client | None = None
+        self.confirmed = False  # the reader has said, in this conversation, that it has all outcomes there are
         self.received = 0
         self.accepted = 0
         self.open = 0  # jobs without an outcome of their present run
@@ -173,6 +175,7 @@ class Batch:
     def attach(self, client: Client, cursor: int) -> bool:
         """A reader takes over and has everything up to `cursor`. Whether that was news."""
         self.client = client
+        self.confirmed = False
         client.batch = self
         before = self.acknowledged
         self._read_up_to(min(cursor, self.recorded))
@@ -180,9 +183,8 @@ class Batch:
         return self.acknowledged > before
 
     def detach(self) -> None:
-        if self.client is not None:
-            self.client.batch = None
-            self.client = None
+        assert self.client is not None
+        self.client.batch = self.client = None
         self._rewind()
 
     def _rewind(self) -> None:

@@ -49,7 +49,8 @@ class Dealing:
                 passed_over.append(backlog.pop())
                 self._crew.make_room(len(passed_over))
         for job in passed_over:
-            backlog.push(job)
+            if not backlog.push(job):  # taken over from an earlier life, from beyond the horizon
+                del self._pool.jobs[job.ordinal]
 
     def _must_wait(self, job: Job) -> bool:
         """While a job that may bring down the host runs, nothing else does; before it starts, all must end."""

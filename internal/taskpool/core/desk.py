@@ -99,8 +99,13 @@ class Desk:
     def _greet(self, hello: Hello, now: Instant) -> None:
         pool = self._pool
         batch = pool.batches.get(hello.batch) if hello.batch is not None else None
-        if batch is not None and batch.client is not None and batch.client.id != hello.client:
-            text = f"batch {batch.name} is in the hands of another generator, PID {batch.client.pid}"
+        holder = batch.client if batch is not None else None
+        if batch is not None and holder is not None and holder.id != hello.client:
+            if now.mono >= holder.lease_mono_ns - limits.LEASE_NS + limits.REPLY_OVERDUE_NS:
+                self.bye(holder.id)  # it pings three times as often: it is dead, or as good as that
+                self.hello(hello, now)
+                return
+            text = f"batch {batch.name} is in the hands of another generator, PID {holder.pid}"
             self._turn_away(hello, "conflict", text)
             return
         fresh = batch is None
@@ -310,7 +315,10 @@ class Desk:
 
     def acknowledge(self, ack: Ack) -> None:
         batch = self._batch_of(ack.client, ack.batch)
-        if batch is not None and batch.acknowledge(ack.upto):
+        if batch is None:
+            return
+        batch.confirmed = batch.confirmed or ack.upto >= batch.recorded
+        if batch.acknowledge(ack.upto):
             self._pool.ledger.add(Acknowledged(batch.name, ack.upto))
             self.deliver(batch)
 
@@ -333,7 +341,8 @@ class Desk:
 
     def outcomes_loaded(self, event: OutcomesLoaded) -> None:
         if event.reader:
-            self._pool.emit(Reply(event.reader, Outcomes(event.reader, event.batch, event.items)))
+            page = Outcomes(event.reader, event.batch, event.items)
+            self._pool.emit(Reply(event.reader, page, whole=True))
             return
         batch = self._pool.batches.get(event.batch)
         if batch is None:

@@ -225,9 +225,11 @@ class Dispatcher:
 
     def _on_commit_failed(self, event: CommitFailed, now: Instant) -> None:
         """What failed may be half there: only a restart that reads the journal again can tell."""  # R6
+        self.pool.tally.journal_errors += 1
         self.pool.emit(Exit(ExitCode.ENVIRONMENT, f"the journal cannot be written: {event.text}"))
 
     def _on_disk_full(self, event: DiskFull, now: Instant) -> None:
+        self.pool.tally.journal_errors += event.full
         self.pool.disk_full = event.text if event.full else ""
         self.pool.note(Level.ERROR if event.full else Level.INFO, Topic.DISK, text=event.text)
 

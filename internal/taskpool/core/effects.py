@@ -76,8 +76,11 @@ class Kill(Struct, frozen=True):
 
 
 class Reply(Struct, frozen=True):
+    """`whole`: one message, however long. Else outcomes may come in several."""
+
     client: int
     message: Welcome | Accepted | Refused | Outcomes | Pong | Answer
+    whole: bool = False
 
 
 class Release(Struct, frozen=True):

@@ -7,6 +7,7 @@ and the end of the lifeline stop running jobs at once. What did not run goes bac
 from __future__ import annotations
 
 from taskpool.clock import SECOND, Instant
+from taskpool.core.batch import Batch
 from taskpool.core.crew import Crew
 from taskpool.core.effects import Exit, Level, Topic
 from taskpool.core.pool import Pool
@@ -52,7 +53,7 @@ class Leaving:
     def tick(self, now: Instant) -> None:
         if self.left:
             return
-        if self._pool.config.private and any(batch.settled for batch in self._pool.batches.values()):
+        if self._pool.config.private and any(map(_is_over, self._pool.batches.values())):
             self._leave(ExitCode.OK, "All jobs completed. Shutting down workers...")
             return
         if not self._pool.draining:
@@ -105,3 +106,9 @@ class Leaving:
         self.left = True
         self._pool.note(Level.INFO, Topic.LEAVING, text=text)
         self._pool.emit(Exit(code, text))
+
+
+def _is_over(batch: Batch) -> bool:
+    """Its reader has all of it and has just said so. A reader that comes back to a settled batch has not: it
+    compares its jobs first."""
+    return batch.settled and (batch.confirmed or not batch.recorded)

@@ -15,9 +15,8 @@ LONG_BUCKETS_NS = tuple(
     + [int(n * SECOND) for n in (1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)]
 )
 RECOVERY_BUCKETS_NS = tuple(int(n * MILLISECOND) for n in (0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 5000))
-
 BOOT_BUCKETS_NS = tuple(int(n * MILLISECOND) for n in (10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 20_000))
-FINE_BUCKETS_NS = tuple(int(n * MILLISECOND) for n in (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 5000))
+FINE_BUCKETS_NS = tuple(int(n * MILLISECOND) for n in (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000))
 COMMIT_BUCKETS_NS = LAG_BUCKETS_NS = FINE_BUCKETS_NS
 
 EXIT_REASONS = ("clean", "error", "signal", "timeout", "stopped", "boot")
@@ -55,6 +54,7 @@ class Tally:
         self.jobs_restored = 0
         self.worker_spawns = 0
         self.worker_respawns = 0
+        self.journal_errors = 0  # a full disk included
         self.stale_reports = 0
         self.protocol_errors = 0
         self.wait: dict[str, Histogram] = {}
@@ -78,6 +78,19 @@ class Tally:
         if histogram is None:
             histogram = family[kind] = Histogram(LONG_BUCKETS_NS)
         return histogram
+
+
+class JournalTally:
+    """What the thread that writes the journal counts; nobody else adds."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.commits = Histogram(COMMIT_BUCKETS_NS)
+
+    def observe(self, rows: int, took_ns: int) -> None:
+        """A transaction is on the disk."""
+        self.rows += rows
+        self.commits.add(took_ns)
 
 
 class LoopTally:

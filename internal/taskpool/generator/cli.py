@@ -80,6 +80,7 @@ def _add_common(parser: ArgumentParser) -> None:
 def _add_submission(parser: ArgumentParser) -> None:
     parser.add_argument("--pool", metavar="NAME", help="a running pool; without it a private dealer is started")
     parser.add_argument("--batch", metavar="ID", help="name the batch (default: random)")
+    parser.add_argument("--resume", action="store_true", help="go on with --batch ID: only what has no outcome runs")
     _add_limits(parser)
     _add_output(parser)
     _add_dealer(parser)
@@ -105,8 +106,8 @@ def _add_output(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("output")
     group.add_argument("--output", choices=("value", "json"), help="on standard output (value)")
     group.add_argument("--keep-order", action="store_true", help="print in the order of the jobs' numbers")
-    group.add_argument("--results", metavar="FILE", help="write outcome objects as JSON Lines")
-    group.add_argument("--joblog", metavar="FILE", help="write GNU parallel's job log")
+    group.add_argument("--results", metavar="FILE", help="write outcome objects as JSON Lines (--resume: append)")
+    group.add_argument("--joblog", metavar="FILE", help="write GNU parallel's job log (--resume: append)")
     group.add_argument("--progress", choices=("auto", "bar", "plain", "json", "none"), default="auto")
     group.add_argument("--dry-run", action="store_true", help="print the jobs, run nothing")
     group.add_argument("--detach", action="store_true", help="print the batch's id once all is accepted, and leave")
@@ -117,7 +118,19 @@ def _add_dealer(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("private pool")
     group.add_argument("--workers", metavar="N|N%|+N", help="default: the CPUs this process may use")
     group.add_argument("--spares", metavar="N", help="workers kept ready (1)")
-    group.add_argument("--journal", metavar="none", help="this version keeps none")
+    group.add_argument(
+        "--journal",
+        metavar="PATH|none",
+        help="where accepted jobs and their outcomes are kept until all have succeeded (default: in the pool's state "
+        "directory); none: a killed dealer loses them",
+    )
+    group.add_argument(
+        "--journal-sync",
+        choices=("full", "normal"),
+        help="full: the journal survives a loss of power; normal: any kill, but not the last moments before a loss of "
+        "power (full)",
+    )
+    group.add_argument("--retain", metavar="TIME", help="how long a kept journal keeps finished batches (168h)")
     group.add_argument("--metrics", metavar="HOST:PORT|none", help="serve metrics (none)")
     group.add_argument("--worker-exec", metavar="PATH", help="the worker program, as of a virtual environment")
     group.add_argument("--chaos", metavar="SPEC", help="inject faults: crash=0.3:SEGV,exit=0.01,hang=0.01,seed=7")

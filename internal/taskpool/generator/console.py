@@ -29,6 +29,10 @@ class Console:
         if self.verbosity >= 0:
             self._say(text, fields, "info")
 
+    def notice(self, text: str) -> None:
+        """Always: somebody has to act on it."""
+        self._say(text, None, "info")
+
     def warning(self, text: str, fields: Mapping[str, Fact] | None = None) -> None:
         """Not with -q."""
         if self.verbosity >= 0:

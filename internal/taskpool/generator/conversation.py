@@ -52,8 +52,10 @@ class Conversation:
             if isinstance(message, MessageError):
                 self._console.warning(f"a message of the dealer is unusable: {message}")
                 continue
-            greetings = self.session.greetings
+            greetings, held = self.session.greetings, self.session.held
             outcomes += self.session.receive(message, now)
+            if self.session.held and not held:
+                self._console.info(f"Waiting: {self.session.held}")
             if self.session.greetings != greetings:
                 self._greet(now)
             if self.session.calling and self._connected:

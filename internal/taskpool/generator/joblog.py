@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import BinaryIO
 
 from taskpool.clock import seconds
+from taskpool.generator.linefile import LineFile
 from taskpool.kinds import KINDS
 from taskpool.messages import JobSpec, Outcome, State
 
@@ -16,10 +16,9 @@ _STOPPED = frozenset({State.TIMED_OUT, State.CANCELLED})
 class JobLog:
     """Writes one line for each job that ran. Remembers the commands of the jobs that have not ended."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: LineFile) -> None:
         self._file = file
         self._waiting: dict[int, JobSpec] = {}
-        file.write(HEADER)
 
     def remember(self, first_seq: int, jobs: list[JobSpec]) -> None:
         """Outcomes do not carry the command: it has to be kept here."""

@@ -22,7 +22,17 @@ from taskpool.messages import Limits
 
 _BATCH = re.compile(limits.BATCH_ID_PATTERN)
 # Options that are the dealer's own: for a private one they are handed on as they are.
-DEALER_OPTIONS = ("workers", "spares", "journal", "metrics", "worker_exec", "chaos", "drain_timeout")
+DEALER_OPTIONS = (
+    "workers",
+    "spares",
+    "journal",
+    "journal_sync",
+    "retain",
+    "metrics",
+    "worker_exec",
+    "chaos",
+    "drain_timeout",
+)
 _NEEDS_OUTCOMES = ("results", "joblog", "keep_order", "output", "halt")
 
 
@@ -31,7 +41,8 @@ class SubmitOptions(Struct, frozen=True):
 
     pool: str | None  # None: a private one
     batch: str
-    batch_named: bool  # by a person
+    resume: bool  # go on with it, if it is there
+    journal: str | None  # of a private pool: a path; "none"; None: in its state directory
     limits: Limits
     dealer_options: list[str]
     halt: Halt | None
@@ -60,7 +71,8 @@ def submit_options(args: Namespace) -> SubmitOptions:
     return SubmitOptions(
         pool=args.pool,
         batch=args.batch or os.urandom(8).hex(),
-        batch_named=args.batch is not None,
+        resume=args.resume,
+        journal=args.journal,
         limits=wanted,
         dealer_options=[] if args.pool is not None else dealer_options(args),
         halt=None if args.halt is None else parse_halt(args.halt),
@@ -87,7 +99,7 @@ def batch_limits(args: Namespace) -> Limits:
 def dealer_options(args: Namespace) -> list[str]:
     """The command line of a private dealer, less what ties it to us."""
     given = {name: getattr(args, name) for name in DEALER_OPTIONS}
-    given["journal"] = "none"
+    del given["journal"]  # its place depends on the batch
     given["metrics"] = args.metrics or "none"
     words: list[str] = []
     for name, value in given.items():
@@ -127,8 +139,12 @@ def _check_pool(args: Namespace) -> None:
                     f"--{name.replace('_', '-')} is for a private pool: with --pool, the dealer of {args.pool!r} has "
                     "options of its own"
                 )
-    if args.journal not in (None, "none"):
-        raise UsageError(f"--journal: this version keeps no journal; only 'none' is possible, got {args.journal!r}")
+    if args.resume and args.batch is None:
+        raise UsageError("--resume needs --batch ID: which one is to go on")
+    if args.journal == "":
+        raise UsageError("--journal: expected a path or none, got ''")
+    if args.retain is not None:
+        parse_duration(args.retain, "--retain")
     if args.drain_timeout is not None:
         parse_duration(args.drain_timeout, "--drain-timeout")
 

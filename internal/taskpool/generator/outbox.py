@@ -2,6 +2,8 @@
 
 Frames of jobs are kept until accepted, at most SUBMITS_IN_FLIGHT_MAX of them. When one went missing, all
 are sent again from the first that is not accepted: the dealer takes what it has already for the same.
+A batch that is resumed is submitted anew from its first job. What the dealer knows it compares, and then says that
+all it knows is accepted; so that part is sent a frame at a time, and only the frame under way counts.
 Pure: times are monotonic nanoseconds, handed in.
 """
 
@@ -38,6 +40,8 @@ class Outbox:
         self._sent_upto = 0  # the last job ever sent, accepted or not
         self.submitted = 0  # the last job put into a frame
         self.accepted = 0
+        self.known = 0  # jobs that an earlier generator got accepted, and that are to be compared
+        self.abandoned = False  # more jobs may come in another run: the batch is not closed
         self.refusal: Refused | None = None  # for good: no job from its first_seq on ever gets in
         self._total: int | None = None
         self._close_sent = False
@@ -53,7 +57,17 @@ class Outbox:
     @property
     def room(self) -> bool:
         """Whether another frame may be submitted."""
-        return len(self._frames) < limits.SUBMITS_IN_FLIGHT_MAX and self._total is None
+        return len(self._frames) < limits.SUBMITS_IN_FLIGHT_MAX and self._total is None and not self.abandoned
+
+    @property
+    def comparing(self) -> bool:
+        """Whether jobs that were accepted from an earlier generator are still to be compared with ours."""
+        return self.accepted < self.known
+
+    @property
+    def settled(self) -> bool:
+        """What was submitted is accepted, and no more comes: the batch is closed, or the pool took no more."""
+        return self.closed or (self.refusal is not None and self.abandoned and not self._frames)
 
     def submit(self, jobs: list[JobSpec]) -> None:
         """Puts the batch's next jobs into a frame. Only while there is `room`."""
@@ -65,14 +79,20 @@ class Outbox:
 
     def finish(self) -> None:
         """No job comes any more."""
-        if self._total is None:
+        if self._total is None and not self.abandoned:
             self._total = self.submitted
 
     def cut(self) -> None:
         """Gives up the frames never sent, and finishes with those that were."""
-        while self._frames and self._frames[-1].first > self._sent_upto:
-            self._drop_last()
+        if self._drop_unsent():
+            self._total = None
         self.finish()
+
+    def abandon(self) -> None:
+        """Gives up the frames never sent, and leaves the batch open for another run to go on with."""
+        if self._drop_unsent() or self._total is None:
+            self._total = None
+            self.abandoned = True
 
     # --- what is to be sent -----------------------------------------------------------------------
 
@@ -81,6 +101,8 @@ class Outbox:
         if now < self._held_until:
             return None
         if self._unsent < len(self._frames):
+            if self.comparing and self._unsent:
+                return None
             frame = self._frames[self._unsent]
             if self._unsent == 0:
                 self._progress_at = now
@@ -104,6 +126,8 @@ class Outbox:
 
     def accept(self, upto: int, now: int, *, closed: bool) -> None:
         """Cumulative. More than was ever submitted is nonsense and says nothing."""
+        if self.comparing:
+            upto = min(upto, self._sent_upto)
         if self.accepted < upto <= self.submitted:
             self.accepted = upto
             while self._frames and self._frames[0].last <= upto:
@@ -127,15 +151,17 @@ class Outbox:
             self._rewound_at = self.accepted
             self.rewind(now)
 
-    def give_in(self, refusal: Refused) -> None:
-        """Refused for good, from this frame on. Those before it are accepted: the dealer takes them in order."""
+    def give_in(self, refusal: Refused, *, for_now: bool) -> None:
+        """No more is sent, from this frame on. Those before it are accepted: the dealer takes them in order.
+        `for_now`: another run may get in what did not, so the batch is left open."""
         if self.refusal is not None:
             return  # the frames behind it
         self.refusal = refusal
         while self._frames and self._frames[-1].first >= refusal.first_seq:
             self._drop_last()
         self._unsent = min(self._unsent, len(self._frames))
-        self._total, self._close_sent = self.submitted, False
+        self._total, self._close_sent = (None if for_now else self.submitted), False
+        self.abandoned = for_now
 
     # --- time -------------------------------------------------------------------------------------
 
@@ -160,6 +186,13 @@ class Outbox:
     def _awaiting(self) -> bool:
         """Something was sent and is not answered."""
         return self._unsent > 0 or (self._close_sent and not self.closed)
+
+    def _drop_unsent(self) -> bool:
+        """Whether there were any."""
+        before = len(self._frames)
+        while self._frames and self._frames[-1].first > self._sent_upto:
+            self._drop_last()
+        return len(self._frames) < before
 
     def _drop_last(self) -> None:
         self.submitted = self._frames.pop().first - 1

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
-from taskpool.errors import ConfigurationError, UsageError
-from taskpool.generator.joblog import JobLog
+from taskpool.errors import ConfigurationError
+from taskpool.generator.joblog import HEADER, JobLog
 from taskpool.generator.keeporder import KeepOrder, Piece
+from taskpool.generator.linefile import LineFile
 from taskpool.generator.outcome import one_line, to_json
 from taskpool.generator.outflow import Outflow
 from taskpool.kinds import KINDS
@@ -23,15 +24,24 @@ class Printer:
     """Takes a batch's outcomes and writes what was asked for, without waiting for slow readers."""
 
     def __init__(
-        self, batch: str, form: Form, *, keep_order: bool = False, results: str | None = None, joblog: str | None = None
+        self,
+        batch: str,
+        form: Form,
+        *,
+        keep_order: bool = False,
+        results: str | None = None,
+        joblog: str | None = None,
+        append: bool = False,
     ) -> None:
+        """`append`: to the two files, because an earlier run of the batch has begun them. Raises UsageError."""
         self._batch = batch
         self._form: Form = form
         self._order = KeepOrder() if keep_order else None
         self._flows = {OUT: Outflow(OUT), ERR: Outflow(ERR)}
-        self._files: list[tuple[str, BinaryIO]] = []
-        self._results = self._create(results)
-        log = self._create(joblog)
+        self._files: list[LineFile] = []
+        self._results = self._open(results, append)
+        log = self._open(joblog, append)
+        self._joblog_file = log
         self._joblog = None if log is None else JobLog(log)
         self.referred: set[Path] = set()  # files of output that an outcome object written here points to
 
@@ -55,10 +65,20 @@ class Printer:
         """The descriptors to wait on for room."""
         return [flow.fd for flow in self._flows.values() if not flow.idle]
 
+    def begin(self) -> None:
+        """The batch is ours to run: what the files held is written over, or gone on with. Raises ConfigurationError."""
+        for file in self._files:
+            file.begin(HEADER if file is self._joblog_file else b"")
+
     def remember(self, first_seq: int, jobs: list[JobSpec]) -> None:
         """These jobs were submitted, with these numbers."""
         if self._joblog is not None:
             self._joblog.remember(first_seq, jobs)
+
+    def skip(self, seq: int) -> None:
+        """An earlier run has printed this job."""
+        if self._order is not None:
+            self._put(self._order.put(seq, []))
 
     def take(self, outcome: Outcome) -> None:
         """Raises ConfigurationError when a file cannot be written."""
@@ -82,7 +102,7 @@ class Printer:
     def pump(self) -> None:
         """Writes what can be written without waiting. Raises OutputClosed, ConfigurationError."""
         try:
-            for _, file in self._files:
+            for file in self._files:
                 file.flush()
         except OSError as error:
             raise self._unwritable(error) from error
@@ -98,18 +118,15 @@ class Printer:
         """Closes the files. May be called twice."""
         if self._order is not None:
             self._order.close()
-        for _, file in self._files:
+        for file in self._files:
             with suppress(OSError):  # an error of this kind was told by `pump` before
                 file.close()
 
-    def _create(self, name: str | None) -> BinaryIO | None:
+    def _open(self, name: str | None, append: bool) -> LineFile | None:
         if name is None:
             return None
-        try:
-            file = open(name, "wb")  # noqa: SIM115 - closed by `close`
-        except OSError as error:
-            raise UsageError(f"cannot write {name}: {error.strerror}") from error
-        self._files.append((name, file))
+        file = LineFile(name, append=append)
+        self._files.append(file)
         return file
 
     def _put(self, pieces: Iterable[Piece]) -> None:
@@ -125,7 +142,7 @@ class Printer:
                 self.referred.add(Path(name))
 
     def _unwritable(self, error: OSError) -> ConfigurationError:
-        names = ", ".join(name for name, _ in self._files)
+        names = ", ".join(file.name for file in self._files)
         return ConfigurationError(f"cannot write {names}: {error.strerror}")
 
 

@@ -1,9 +1,8 @@
-"""A dealer of one's own: started for one batch, ended with it."""
+"""A dealer of one's own: started for one batch, ended with it, and started again when it is killed."""
 
 from __future__ import annotations
 
 import os
-import re
 import select
 import signal
 import time
@@ -17,18 +16,23 @@ from typing import NamedTuple
 
 from taskpool import limits
 from taskpool.clock import MILLISECOND
-from taskpool.errors import ConfigurationError
+from taskpool.errors import ConfigurationError, ExitCode
 from taskpool.generator.console import Console
+from taskpool.generator.home import Home
+from taskpool.generator.outcome import signal_name
+from taskpool.generator.stopping import STOP_SIGNALS, Interrupted, stop_code
 from taskpool.ipc import names
+from taskpool.ipc.leftovers import Leftovers
 from taskpool.ipc.mailbox import Post
 from taskpool.procs.environment import scrubbed
 from taskpool.procs.family import end_orphans
-from taskpool.procs.signals import catchable
+from taskpool.procs.signals import Wakeup, catchable
 from taskpool.procs.spawn import find_program
-from taskpool.procs.statedir import state_directory
+from taskpool.procs.statedir import last_holder
 
 DEALER = "tp-dealer"
 LIFELINE_FD = 3  # where the dealer finds it
+REVIVALS_MAX = 5  # how often a killed dealer is started again
 LEAVE_NS_MAX = 2 * limits.TERM_GRACE_NS + limits.DRAIN_TIMEOUT_NS  # between the lifeline's end and SIGKILL
 
 
@@ -46,25 +50,45 @@ class PrivateDealer:
     lifeline is a pipe whose other end only we hold: when we die, however, the dealer reads its end.
     """
 
-    def __init__(self, pool: str, options: list[str], post: Post, console: Console) -> None:
-        """Starts it. Raises ConfigurationError when the program is missing or cannot be started."""
-        self.pool = pool
+    def __init__(self, home: Home, options: list[str], post: Post, console: Console, again: str = "") -> None:
+        """Starts it. Raises ConfigurationError when the program is missing or cannot be started. `again`: the
+        command that resumes the batch, told if it must be."""
+        self.again = again
+        self.home = home
+        self.pool = home.pool
         self.exit: Exit | None = None
+        self.began = False  # the batch is known to a dealer: there is something to resume
+        self.succeeded = False  # every job has: there is nothing to resume
         self._post = post
         self._console = console
-        self._directory = state_directory(pool)
         self._keep: set[Path] = set()
+        self._options = options
+        self._revivals = 0
+        self._ended = False
+        self.pid = self.pidfd = self._lifeline = -1
+        try:
+            self._start()
+        except ConfigurationError:
+            self._settle_home()
+            raise
+
+    def _start(self) -> None:
         reader, self._lifeline = os.pipe2(os.O_CLOEXEC)
         try:
-            command = [_find(), "--pool", pool, "--private", "--lifeline-fd", str(LIFELINE_FD), *options]
+            options = [f"--journal={self.home.journal or 'none'}", *self._options]
+            command = [_find(), "--pool", self.pool, "--private", "--lifeline-fd", str(LIFELINE_FD), *options]
             self.pid = _spawn(command, reader)
+            self.pidfd = os.pidfd_open(self.pid)
         except ConfigurationError:
             self._cut_lifeline()
-            self._remove_directory()
             raise
         finally:
             os.close(reader)
-        self.pidfd = os.pidfd_open(self.pid)
+
+    @property
+    def journaled(self) -> bool:
+        """What was accepted survives the dealer."""
+        return self.home.journal is not None
 
     def __enter__(self) -> PrivateDealer:
         return self
@@ -76,7 +100,7 @@ class PrivateDealer:
 
     def forward(self, number: Signals) -> None:
         """Hands on a signal that was meant for the batch."""
-        if self.exit is None:
+        if self.exit is None and self.pidfd >= 0:
             with suppress(ProcessLookupError):  # it has just ended
                 signal.pidfd_send_signal(self.pidfd, number)
 
@@ -98,24 +122,49 @@ class PrivateDealer:
             poll.poll(rest / MILLISECOND)
         return self.exit
 
+    def revive(self) -> bool:
+        """Starts it again where its journal stands, if it was killed and that was not too often; whether it lives.
+
+        The new one looks after what the killed one left. Raises ConfigurationError when it cannot be started.
+        """
+        if self.exit is None:
+            return True
+        if self.exit.signal is None or not self.journaled or self._revivals >= REVIVALS_MAX:
+            return False
+        self._revivals += 1
+        self._console.warning(
+            f"The private dealer (pid {self.pid}) was killed by {signal_name(self.exit.signal)}; starting it again "
+            f"({self._revivals} of {REVIVALS_MAX} times), nothing is lost"
+        )
+        self._cut_lifeline()
+        os.close(self.pidfd)
+        self.pidfd = -1
+        for name in (names.intake, names.control):  # or a hello would wait where nobody reads
+            self._post.unlink(name(self.pool))
+        self._start()
+        self.exit = None
+        return True
+
     def keep(self, files: Set[Path]) -> None:
         """These files of jobs' output are told to somebody: they stay."""
         self._keep |= files
 
     def end(self) -> None:
         """Ends the dealer if it still lives, and clears away what it left. May be called twice."""
-        if self.pidfd < 0:
+        if self._ended:
             return
+        self._ended = True
         self._cut_lifeline()
-        if self.wait(LEAVE_NS_MAX) is None:
-            self._console.warning(f"the private dealer (pid {self.pid}) does not leave and is killed")
-            self.forward(Signals.SIGKILL)
-            self.wait(LEAVE_NS_MAX)
-        os.close(self.pidfd)
-        self.pidfd = -1
+        if self.pidfd >= 0:
+            if self.wait(LEAVE_NS_MAX) is None:
+                self._console.warning(f"the private dealer (pid {self.pid}) does not leave and is killed")
+                self.forward(Signals.SIGKILL)
+                self.wait(LEAVE_NS_MAX)
+            os.close(self.pidfd)
+            self.pidfd = -1
         if self.exit != Exit(0, None):
             self._clear_away()
-        self._remove_directory()
+        self._settle_home()
 
     def _clear_away(self) -> None:
         """It did not leave in good order: its workers' descendants and its queues may be left."""
@@ -126,11 +175,26 @@ class PrivateDealer:
         if self.exit is not None and self.exit.signal is not None:
             for name in (names.intake, names.control, names.events, names.lock):
                 self._post.unlink(name(self.pool))
+            Leftovers(self.home.directory).sweep(self._post, self.pool)
 
-    def _remove_directory(self) -> None:
-        kept = _remove_all_but(self._directory, self._keep)
+    @property
+    def stays(self) -> bool:
+        """Whether the state is kept for another run. One that was found is only given up when all is done; one
+        that somebody else has in use is theirs."""
+        in_use = self.exit is not None and self.exit.status == ExitCode.UNREACHABLE and not self.began
+        return in_use or (self.journaled and not self.succeeded and (self.began or self.home.resumed))
+
+    def _settle_home(self) -> None:
+        if self.stays:
+            if self.again and (self.began or self.home.resumed):
+                self._console.notice(
+                    f"Batch {self.home.batch} is kept in {self.home.directory}; remove that directory to forget it. "
+                    f"To resume: {self.again}"
+                )
+            return
+        kept = self.home.remove(self._keep)
         if kept:
-            self._console.info(f"Output of {kept} streams is kept in {self._directory}")
+            self._console.info(f"Output of {kept} streams is kept in {self.home.directory}")
 
     def _cut_lifeline(self) -> None:
         if self._lifeline >= 0:
@@ -138,11 +202,38 @@ class PrivateDealer:
             self._lifeline = -1
 
 
-def private_pool_name(batch: str | None) -> str:
-    """A pool named after its batch if that was named by a person, else a name nobody has."""
-    if batch is None:
-        return f"private-{os.urandom(8).hex()}"
-    return re.sub(r"[^a-z0-9-]", "-", batch.lower())[:32]
+def wait_for_predecessor(home: Home, wakeup: Wakeup, console: Console) -> None:
+    """Until the dealer of an earlier run has left: its generator was killed, so it is about to.
+
+    Raises Interrupted. If it stays, the dealer that is started next says so.
+    """
+    holder = last_holder(home.directory)
+    if holder is None:
+        return
+    try:
+        pidfd = os.pidfd_open(holder.pid)
+    except ProcessLookupError:
+        return
+    try:
+        if _is_private_dealer(holder.pid, home.pool):
+            console.info(f"Waiting for the dealer of an earlier run to leave (pid {holder.pid})")
+            poll = select.poll()
+            poll.register(pidfd, select.POLLIN)
+            poll.register(wakeup, select.POLLIN)
+            poll.poll(LEAVE_NS_MAX / MILLISECOND)
+    finally:
+        os.close(pidfd)
+    if stopping := wakeup.pending() & STOP_SIGNALS.keys():
+        raise Interrupted(stop_code(stopping))
+
+
+def _is_private_dealer(pid: int, pool: str) -> bool:
+    """Whether the pid has not gone to somebody else since."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return b"--private" in words and pool.encode() in words
 
 
 def _find() -> str:
@@ -176,18 +267,3 @@ def _spawn(command: list[str], lifeline: int) -> int:
         raise ConfigurationError(f"cannot start {command[0]}: {error.strerror}") from error
     finally:
         os.close(reader)
-
-
-def _remove_all_but(directory: Path, keep: Set[Path]) -> int:
-    """Empties and removes a directory, except for some files and what leads to them. Returns how many stay."""
-    kept = 0
-    for root, _, file_names in os.walk(directory, topdown=False):
-        for name in file_names:
-            path = Path(root, name)
-            if path in keep:
-                kept += 1
-            else:
-                path.unlink(missing_ok=True)
-        with suppress(OSError):  # not empty: something is kept in it
-            os.rmdir(root)
-    return kept

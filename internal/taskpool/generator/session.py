@@ -40,6 +40,8 @@ from taskpool.messages import (
 
 HELLO_DELAY_NS_MIN = 2 * MILLISECOND  # a private dealer is there in some tens of milliseconds
 HELLO_DELAY_NS_MAX = 250 * MILLISECOND
+HELD_DELAY_NS = 1_000 * MILLISECOND
+HELD_NS_MAX = 2 * limits.REPLY_OVERDUE_NS  # a dead holder is let go of in half that time
 GAPS_MAX = 8  # hellos because of missing outcomes, without one outcome in between
 
 REFUSED_FOR_NOW = frozenset({"full", "draining"})
@@ -78,7 +80,11 @@ class Session:
         detached: bool = False,
         waits: bool = True,
         patience: Patience = Patience(),
+        resume: bool = False,
+        cursor: int = 0,
     ) -> None:
+        """`resume`: the batch may be there already, and the jobs up to here are to be compared with it; `cursor`:
+        the last outcome that an earlier generator acknowledged."""
         self.pool = pool
         self.client = client
         self.batch = batch
@@ -88,6 +94,7 @@ class Session:
         self._detached = detached
         self._waits = waits  # for room in a full pool
         self._patience = patience
+        self._resume = resume
 
         self.calling = True
         self.hello_due = now
@@ -99,16 +106,18 @@ class Session:
         self._ping_wanted = False
         self.welcome: Welcome | None = None  # the latest
         self.greetings = 0  # welcomes that began a new conversation, not repeated ones
+        self.held = ""  # why a batch that is to be resumed cannot be had yet
 
         self.outbox = Outbox(client, batch or "", now)
-        self.cursor = 0  # the last outcome received, without a gap
-        self._stored = 0
-        self._acked = 0
+        self.cursor = cursor  # the last outcome received, without a gap
+        self._early: deque[Outcome] = deque()  # of jobs not yet compared, and those behind them
+        self._stored = self._acked = max(0, cursor - 1)  # the last acknowledgement lets a private dealer go
         self._ack_due = False
         self._gaps = 0
 
         self._commands: deque[Command] = deque()
         self.answers: deque[Answer] = deque()
+        self.pages: deque[Outcomes] = deque()  # asked for by a command, when there is no batch of our own
         self._bye = False
 
     # --- what is to be sent -----------------------------------------------------------------------
@@ -160,7 +169,12 @@ class Session:
 
     def store(self, upto: int) -> None:
         """Outcomes up to this number are safe here: they may be acknowledged."""
-        self._stored = max(self._stored, min(upto, self.cursor))
+        self._stored = max(self._stored, min(upto, self.told))
+
+    @property
+    def told(self) -> int:
+        """The last outcome that `receive` returned."""
+        return self.cursor - len(self._early)
 
     def command(self, verb: str, batch: str | None = None, seq: int = 0, number: int = 0) -> None:
         """Asks for something; its Answer comes into `answers`."""
@@ -196,6 +210,8 @@ class Session:
         """Judges what is overdue. Raises DealerUnreachable when patience ends."""
         if self.calling:
             if now >= self._deadline:
+                if self.held:
+                    raise UsageError(f"pool {self.pool!r} refuses: {self.held}")
                 raise DealerUnreachable(self._unanswered(now))
             return
         if now >= self._ping_due:
@@ -239,7 +255,7 @@ class Session:
                 self._on_refused(message, now)
             case Outcomes():
                 self._heard_at = now
-                return self._on_outcomes(message, now)
+                self._on_outcomes(message, now)
             case Answer():
                 self._heard_at = now
                 self.answers.append(message)
@@ -247,7 +263,7 @@ class Session:
                 self._heard_at = now
             case _:
                 pass  # a generator's own words, or a worker's: whoever sent them here, they mean nothing
-        return []
+        return self._due_outcomes()
 
     def _on_welcome(self, welcome: Welcome, now: int) -> None:
         known = self.welcome
@@ -261,21 +277,24 @@ class Session:
         self.greetings += 1
         self._ping_due = now + limits.PING_NS
         self._ack_due = self._stored > 0
-        self.outbox.accept(welcome.accepted, now, closed=welcome.total is not None)
+        if not self.outbox.comparing:
+            self.outbox.accept(welcome.accepted, now, closed=welcome.total is not None)
         self.outbox.rewind(now)
 
     def _check_batch(self, welcome: Welcome, known: Welcome | None) -> None:
-        used = welcome.accepted or welcome.last_no or welcome.total is not None
-        if known is None and used:
-            raise UsageError(
-                f"batch {self.batch!r} exists already in pool {self.pool!r} ({welcome.accepted} jobs accepted, "
-                f"{welcome.last_no} outcomes): choose another --batch"
-            )
-        if known is not None and welcome.accepted < self.outbox.accepted:
-            gone = self.outbox.accepted - self.cursor
+        if known is None and self._resume:
+            self.outbox.known = welcome.accepted
+        elif known is None:
+            if welcome.accepted or welcome.last_no or welcome.total is not None:
+                raise UsageError(
+                    f"batch {self.batch!r} exists already in pool {self.pool!r} ({welcome.accepted} jobs accepted, "
+                    f"{welcome.last_no} outcomes): add --resume to go on with it, or choose another --batch"
+                )
+        elif welcome.accepted < self.outbox.accepted or welcome.last_no < self.cursor:
+            gone = max(0, self.outbox.accepted - self.cursor)
             raise JobsLost(
-                f"the dealer of pool {self.pool!r} was replaced (epoch {known.epoch}, then {welcome.epoch}) and keeps "
-                f"no journal: {gone} accepted jobs without an outcome are gone, {self.cursor} had finished"
+                f"the dealer of pool {self.pool!r} was replaced (epoch {known.epoch}, then {welcome.epoch}) by one "
+                f"without its journal: {gone} accepted jobs without an outcome are gone, {self.cursor} had finished"
             )
 
     def _on_accepted(self, accepted: Accepted, now: int) -> None:
@@ -295,18 +314,42 @@ class Session:
             case "unknown_batch":
                 self.call_again(now)
             case _:
-                self._give_in(refused)
+                self._give_in(refused, now)
 
-    def _give_in(self, refused: Refused) -> None:
+    def _give_in(self, refused: Refused, now: int) -> None:
+        if self.calling and self._resume and refused.reason == "conflict":
+            self._wait_for_holder(refused, now)
+            return
+        if self._resume and not self.calling and refused.reason in ("conflict", "closed"):
+            raise UsageError(self._changed(refused))
         if self.calling:
             kind = PoolRefuses if refused.reason in REFUSED_FOR_NOW else UsageError
             raise kind(f"pool {self.pool!r} refuses: {refused.text}")
-        self.outbox.give_in(refused)
+        self.outbox.give_in(refused, for_now=refused.reason in REFUSED_FOR_NOW)
 
-    def _on_outcomes(self, outcomes: Outcomes, now: int) -> list[Outcome]:
+    def _wait_for_holder(self, refused: Refused, now: int) -> None:
+        """The generator that was killed holds its batch until the dealer believes that it is dead."""
+        if not self.held:
+            self._deadline = now + HELD_NS_MAX
+        self.held = refused.text
+        self.hello_due = now + HELD_DELAY_NS
+
+    def _changed(self, refused: Refused) -> str:
+        total = self.welcome.total if self.welcome is not None else None
+        if refused.reason == "closed" and total is not None and refused.seq > total:
+            return (
+                f"--resume: the input has changed: job {refused.seq} is new, and batch {self.batch} was closed at "
+                f"{total} jobs; submit what is new as another --batch"
+            )
+        if refused.reason == "closed":
+            return f"--resume: {refused.text}: it was cancelled"
+        return f"--resume: the input has changed: {refused.text}"
+
+    def _on_outcomes(self, outcomes: Outcomes, now: int) -> None:
+        if self.batch is None:
+            self.pages.append(outcomes)
         if outcomes.batch != self.batch or self._detached:
-            return []
-        fresh: list[Outcome] = []
+            return
         for outcome in outcomes.items:
             if outcome.no <= self.cursor:
                 continue
@@ -314,11 +357,17 @@ class Session:
                 self._ask_for_missing(outcome.no, now)
                 break
             self.cursor = outcome.no
-            if outcome.seq <= self.outbox.submitted:  # nobody may make us count jobs that we never sent
-                fresh.append(outcome)
-        if fresh:
             self._gaps = 0
-        return fresh
+            if outcome.seq <= max(self.outbox.submitted, self.outbox.known):  # nobody makes us count others
+                self._early.append(outcome)
+
+    def _due_outcomes(self) -> list[Outcome]:
+        """Those whose turn has come. What may be another job's is not told before it was compared."""
+        upto = self.outbox.accepted if self.outbox.comparing else self.outbox.submitted
+        due: list[Outcome] = []
+        while self._early and self._early[0].seq <= upto:
+            due.append(self._early.popleft())
+        return due
 
     def _ask_for_missing(self, got: int, now: int) -> None:
         self._gaps += 1

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from signal import Signals
 
 from taskpool.clock import MILLISECOND, SECOND, Clock
-from taskpool.errors import ExitCode
+from taskpool.errors import ExitCode, UsageError
 from taskpool.generator.console import Console
 from taskpool.generator.conversation import Conversation
 from taskpool.generator.feed import Feed
@@ -64,7 +64,10 @@ class Submission:
         self._detach = detach
         self.codes: set[ExitCode] = set()  # what has gone wrong so far
         self._settling = False
+        self._begun = False  # the batch is ours: the dealer has said so
         self._stopping = False  # no more jobs: a signal, --halt, or the pool refused them
+        self._halting = False
+        self._halted_in = 0  # the conversation in which the dealer was told of --halt
 
     @property
     def total(self) -> int:
@@ -74,7 +77,17 @@ class Submission:
     @property
     def complete(self) -> bool:
         """Every job has its outcome, or (detached) its acceptance."""
-        return self._session.outbox.closed and (self._detach or self._tally.finished >= self._session.outbox.submitted)
+        return self._session.outbox.settled and (self._detach or self._tally.finished >= self._session.outbox.submitted)
+
+    @property
+    def stopped(self) -> bool:
+        """It was ended on purpose before all was done."""
+        return self._stopping
+
+    @property
+    def _leaving(self) -> bool:
+        """The private dealer was told to leave: it waits for us to hear its last words."""
+        return self.interrupted or (ExitCode.HALTED in self.codes and not self._halting)
 
     @property
     def interrupted(self) -> bool:
@@ -154,10 +167,11 @@ class Submission:
         else:
             self._session.excuse(now)
         self._write()
-        if gone:
+        if gone and not self._revive(now):
             return
         self._acknowledge()
         self._submit(ready)
+        self._halt_again()
         self._conversation.send(now)
         self._progress.show(self._known_total(), now)
 
@@ -196,13 +210,23 @@ class Submission:
     def _hear_signals(self, signals: Iterable[Signals]) -> None:
         for number in signals:
             if number in STOP_SIGNALS:
-                self._stop(STOP_SIGNALS[number])
+                self._stop(STOP_SIGNALS[number], for_good=False)
             if self._private is not None:
                 # To a dealer, HUP means to read its configuration again.
                 self._private.forward(Signals.SIGTERM if number is Signals.SIGHUP else number)
 
+    def _revive(self, now: int) -> bool:
+        """A private dealer that was killed is started again, unless it was about to leave anyway."""
+        if self._private is None or self.stopped or self.complete or not self._private.revive():
+            return False
+        self._session.call_again(now)
+        return True
+
     def _take_outcomes(self, now: int) -> None:
         outcomes = self._conversation.receive(now)
+        if self._session.welcome is not None and not self._begun:
+            self._begun = True
+            self._printer.begin()
         for outcome in outcomes:
             self._tally.add(outcome)
             if outcome.state not in _UNREMARKABLE:
@@ -222,8 +246,8 @@ class Submission:
         """What is written is acknowledged. A private dealer ends with the last acknowledgement, so one is
         kept back until `settle` has asked it for its status."""
         if self._printer.idle:
-            hold_back = self._private is not None and not self.interrupted and not self._settling
-            self._session.store(self._session.cursor - hold_back)
+            hold_back = self._private is not None and not self._leaving and not self._settling
+            self._session.store(self._session.told - hold_back)
 
     def _submit(self, ready: set[int]) -> None:
         if self._feed.waits_for in ready:
@@ -240,7 +264,19 @@ class Submission:
                 f"; the {self._session.outbox.submitted} jobs before it run" if self._session.outbox.submitted else ""
             )
             self._console.error(f"{self._feed.error}{before}")
-        self._session.outbox.finish()
+        if not self._stopping and self._session.welcome is not None:
+            self._finish()
+
+    def _finish(self) -> None:
+        """The input has ended. Raises UsageError when it is shorter than what an earlier run has submitted."""
+        outbox = self._session.outbox
+        if outbox.submitted >= outbox.known:
+            outbox.finish()
+        elif outbox.accepted == outbox.submitted:  # all there is was compared
+            raise UsageError(
+                f"--resume: the input has changed: it ends after {outbox.submitted} jobs, job {outbox.submitted + 1} of "
+                f"the {outbox.known} that batch {self._session.batch} has accepted is missing"
+            )
 
     @property
     def _may_submit(self) -> bool:
@@ -251,26 +287,42 @@ class Submission:
 
     # --- stopping ---------------------------------------------------------------------------------
 
-    def _stop(self, code: ExitCode) -> None:
-        """No more jobs. Those sent are told; those only read are forgotten."""
+    def _stop(self, code: ExitCode, *, for_good: bool) -> None:
+        """No more jobs. Those sent are told; those only read are forgotten. `for_good`: the batch is closed with
+        them, and nobody can add the others in another run."""
         self.codes.add(code)
         self._stopping = True
         self._feed.stop()
-        self._session.outbox.cut()
+        if for_good:
+            self._session.outbox.cut()
+        else:
+            self._session.outbox.abandon()
 
     def _judge_halt(self, halt: Halt) -> None:
         if not halt.reached(self._tally.failed, self._tally.finished):
             return
         self._console.info(f"Halting: {self._tally.failed} of {self._tally.finished} finished jobs failed")
-        self._stop(ExitCode.HALTED)
-        self._session.command("cancel" if halt.now else "cancel-waiting", self._session.batch)
+        if self._private is not None and self._private.journaled:
+            # Not cancelled, which would be an outcome: what does not run now is there for another run.
+            self._stop(ExitCode.HALTED, for_good=False)
+            self._private.forward(Signals.SIGQUIT if halt.now else Signals.SIGINT)
+        else:
+            self._stop(ExitCode.HALTED, for_good=True)
+            self._halting = True
+            self._halt_again()
+
+    def _halt_again(self) -> None:
+        """Once to each dealer: one that was killed may have been told and have told nobody."""
+        if self._halting and self._halt is not None and self._halted_in != self._session.greetings:
+            self._halted_in = self._session.greetings
+            self._session.command("cancel" if self._halt.now else "cancel-waiting", self._session.batch)
 
     def _give_in(self, refusal: Refused) -> None:
         """The dealer takes no more. After a stop of our own that is no news."""
         if self._stopping:
             return
         for_now = refusal.reason in REFUSED_FOR_NOW
-        self._stop(ExitCode.REFUSED if for_now else ExitCode.USAGE)
+        self._stop(ExitCode.REFUSED if for_now else ExitCode.USAGE, for_good=not for_now)
         self._console.error(
             f"job {refusal.seq} and those after it were refused ({refusal.reason}): {refusal.text}; "
             f"{self._session.outbox.submitted} jobs are accepted"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from taskpool.errors import ExitCode
 from taskpool.messages import Outcome, State
 
 _STATES = (State.SUCCEEDED, State.FAILED, State.TIMED_OUT, State.CANCELLED, State.QUARANTINED)
@@ -26,6 +27,17 @@ class Tally:
         """Jobs that did not do what they should: --halt counts them."""
         by_state = self.by_state
         return by_state[State.FAILED] + by_state[State.TIMED_OUT] + by_state[State.QUARANTINED]
+
+    @property
+    def codes(self) -> set[ExitCode]:
+        """The exit codes that the jobs' states call for."""
+        by_state = self.by_state
+        codes: set[ExitCode] = set()
+        if self.failed > by_state[State.QUARANTINED] or by_state[State.CANCELLED]:
+            codes.add(ExitCode.JOBS_FAILED)
+        if by_state[State.QUARANTINED]:
+            codes.add(ExitCode.QUARANTINED)
+        return codes
 
     def add(self, outcome: Outcome) -> None:
         """A later run of a job takes the place of the earlier one; what it cost is added."""

@@ -6,4 +6,5 @@
 - mqueue: the kernel's queues (the only importer of posix_ipc)
 - memory: the same promises without a kernel, for tests and simulation
 - spool: files for messages larger than their queue
+- leftovers: names of worker queues that a killed dealer left, and taking them away
 """

@@ -64,6 +64,14 @@ class Holder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     host: str
 
 
+def last_holder(directory: Path) -> Holder | None:
+    """Who holds a pool, or held it last, as far as its lock file says; takes no lock. None: nobody knows."""
+    try:
+        return msgspec.json.decode((directory / _LOCK_NAME).read_bytes(), type=Holder)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
 class PoolLock:
     """The right to be the pool's dealer, and the count of those that have been: its epoch.
 

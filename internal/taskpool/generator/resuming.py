@@ -1,0 +1,47 @@
+"""Going on with a batch that an earlier run has begun: what is known of it, and the command that does it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+from collections.abc import Sequence
+
+from taskpool.generator.inquiry import Inquiry
+from taskpool.generator.printer import Printer
+from taskpool.generator.tally import Tally
+
+_COMMAND_CHARS_MAX = 16 * 1024  # a longer one is no use on a terminal
+
+
+def recall(inquiry: Inquiry, batch: str, tally: Tally, printer: Printer) -> int:
+    """Counts the outcomes that an earlier run has acknowledged, which nobody tells again; returns the last's number.
+
+    Raises DealerUnreachable, Interrupted.
+    """
+    facts = inquiry.batch(batch)
+    if facts is None:
+        return 0
+    for outcome in inquiry.outcomes(batch, 0, facts.acknowledged):
+        tally.add(outcome)
+        printer.skip(outcome.seq)
+    return facts.acknowledged
+
+
+def resume_command(program: str, argv: Sequence[str], batch: str) -> str:
+    """The command that goes on with the batch which `program argv...` has begun, ready for a shell."""
+    subcommand, *words = argv
+    options = words[: words.index("--")] if "--" in words else words
+    added = [] if any(word == "--batch" or word.startswith("--batch=") for word in options) else ["--batch", batch]
+    added += [] if "--resume" in options else ["--resume"]
+    command = shlex.join([_as_typed(program), subcommand, *added, *words])
+    if len(command) > _COMMAND_CHARS_MAX:
+        return f"the same command with {' '.join(added)} behind {subcommand!r}"
+    return command
+
+
+def _as_typed(program: str) -> str:
+    """The name alone, if that finds the same program."""
+    name = os.path.basename(program)
+    found = shutil.which(name)
+    return name if found is not None and os.path.realpath(found) == os.path.realpath(program) else program
