@@ -5,13 +5,14 @@ from __future__ import annotations
 import sqlite3
 import time
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from journals import FIRST, MANY, accepted, open_store, recorded
 from taskpool.core.rows import AttemptMade
-from taskpool.journal import records, schema, tables
+from taskpool.journal import records, schema, tables, tools
 from taskpool.journal.tables import Tables
 from taskpool.messages import Limits
 
@@ -56,26 +57,34 @@ def cost(connection: sqlite3.Connection, after: tuple[int, int]) -> float:
     return best
 
 
+@pytest.fixture(scope="module")
+def queues(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, sqlite3.Connection]]:
+    """A shallow one and a deep one."""
+    paths = {jobs: tmp_path_factory.mktemp("depth") / "journal.db" for jobs in (SHALLOW, DEEP)}
+    connections = {jobs: deep_queue(path, jobs) for jobs, path in paths.items()}
+    yield connections
+    for jobs, path in paths.items():
+        schema.close(connections[jobs], path)
+        tools.remove(path)
+
+
 @pytest.mark.slow
-def test_a_portion_of_a_million_costs_what_one_of_ten_thousand_does(tmp_path: Path) -> None:
-    shallow = deep_queue(tmp_path / "shallow.db", SHALLOW)
-    deep = deep_queue(tmp_path / "deep.db", DEEP)
-    usual = cost(shallow, FIRST)
+def test_a_portion_of_a_million_costs_what_one_of_ten_thousand_does(queues: dict[int, sqlite3.Connection]) -> None:
+    usual = cost(queues[SHALLOW], FIRST)
     for after in (FIRST, (-1, DEEP // 3), (-1, DEEP - 10), (0, DEEP // 2)):
-        ratio = cost(deep, after) / usual
+        ratio = cost(queues[DEEP], after) / usual
         assert ratio < RATIO_MAX, f"{ratio:.1f} times as much after {after}"
     before = time.perf_counter()
-    assert Tables(deep, 2).restore() is not None
+    assert Tables(queues[DEEP], 2).restore() is not None
     assert time.perf_counter() - before < 1, "the restart looks at every job"
-    schema.close(shallow, tmp_path / "shallow.db")
-    schema.close(deep, tmp_path / "deep.db")
 
 
 @pytest.mark.slow
-def test_a_commit_beside_a_million_costs_what_one_beside_ten_thousand_does(tmp_path: Path) -> None:
+def test_a_commit_beside_a_million_costs_what_one_beside_ten_thousand_does(
+    queues: dict[int, sqlite3.Connection],
+) -> None:
     costs = {}
-    for jobs in (SHALLOW, DEEP):
-        connection = deep_queue(tmp_path / f"{jobs}.db", jobs)
+    for jobs, connection in queues.items():
         found = Tables(connection, 1)
         best = float("inf")
         for start in range(1, 6 * 500, 500):
@@ -86,12 +95,11 @@ def test_a_commit_beside_a_million_costs_what_one_beside_ten_thousand_does(tmp_p
             connection.execute("COMMIT")
             best = min(best, time.perf_counter() - before)
         costs[jobs] = best
-        schema.close(connection, tmp_path / f"{jobs}.db")
     assert costs[DEEP] / costs[SHALLOW] < RATIO_MAX
 
 
 STATEMENTS = {
-    "queued": (tables._QUEUED_SAME_RANK, (0, 0, 10), "jobs_live (state=? AND rank=? AND rowid>?)"),
+    "queued": (tables._QUEUED_SAME_RANK, (0, 0, 10), "jobs_live (state=? AND rank=? AND ordinal>?)"),
     "queued lower": (tables._QUEUED_LOWER_RANK, (0, 10), "jobs_live (state=? AND rank>?)"),
     "in state": (tables._IN_STATE, (1,), "jobs_live (state=?)"),
     "live batches": (tables._BATCH + "WHERE open > 0 OR quarantined > 0 ORDER BY id", (), "INDEX batches_live"),

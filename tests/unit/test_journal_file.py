@@ -8,7 +8,8 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -183,21 +184,30 @@ def test_a_journal_in_use_is_nobody_elses(path: Path, how: str) -> None:
     store.close(clean=True)
 
 
+@pytest.fixture
+def visible(path: Path) -> Iterator[Path]:
+    """The journal where everybody may look; pytest's own directories are closed to others."""
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)
+        yield Path(shutil.copy(path, directory))
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
 @pytest.mark.parametrize(("mode", "text"), [(0o444, "may not write the file"), (0o000, "Permission denied")])
-def test_who_may_not_write_it_is_told(tmp_path: Path, path: Path, mode: int, text: str) -> None:
-    for directory in (tmp_path, *tmp_path.parents[:3]):
-        directory.chmod(0o755)
-    path.chmod(mode)
-    assert text in run(AS_NOBODY, path, "open")
+def test_who_may_not_write_it_is_told(visible: Path, mode: int, text: str) -> None:
+    visible.chmod(mode)
+    assert text in run(AS_NOBODY, visible, "open")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
-def test_a_directory_that_may_not_be_written_is_told(tmp_path: Path, path: Path) -> None:
-    for directory in (tmp_path, *tmp_path.parents[:3]):
-        directory.chmod(0o755)
-    path.chmod(0o666)
-    assert f"may not write the directory {tmp_path}" in run(AS_NOBODY, path, "open")
+def test_a_directory_that_may_not_be_written_is_told(visible: Path) -> None:
+    visible.chmod(0o666)
+    assert f"may not write the directory {visible.parent}" in run(AS_NOBODY, visible, "open")
+    visible.unlink()
+    assert "cannot be made: Permission denied: check owner" in run(AS_NOBODY, visible, "open")
+    visible.parent.chmod(0o700)
+    for how in ("open", "check"):
+        assert "Permission denied: check owner" in run(AS_NOBODY, visible, how)
 
 
 @pytest.mark.needs_tool("unshare", "mount")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from pathlib import Path
 
 import pytest
 
-from journals import Asked, accepted, open_store, opened, recorded
+from journals import DEADLINE_SECONDS, Asked, accepted, open_store, opened, recorded
 from taskpool.clock import SECOND
 from taskpool.core.rows import Acknowledged, BatchClosed, Row
 from taskpool.journal import retention, schema, tools
@@ -89,11 +90,20 @@ def test_during_a_life_a_batch_that_was_never_closed_stays(path: Path) -> None:
     assert kept(path) == ["new-read", "waiting", "parked", "halfway"]
 
 
-def test_the_thread_removes_what_was_condemned(path: Path) -> None:
+def test_the_thread_removes_what_was_condemned(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing_left = threading.Event()
+    remove = Retention.remove
+
+    def watched(self: Retention) -> bool:
+        removed = remove(self)
+        if not removed:
+            nothing_left.set()
+        return removed
+
+    monkeypatch.setattr(Retention, "remove", watched)
     store = open_store(path, 2, retain_ns=7 * DAY_NS)
-    asked = Asked(store)
-    for _ in range(200):  # between requests it does its steps
-        asked.commit()
+    Asked(store).commit()  # starts the thread; it does its steps while it is not asked for anything
+    assert nothing_left.wait(DEADLINE_SECONDS)
     store.close(clean=True)
     connection = schema.read_only(path)
     assert connection.execute("SELECT count(*) FROM batches").fetchone() == (3,)

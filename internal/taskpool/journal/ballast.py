@@ -44,6 +44,12 @@ class Ballast:
             return False
         return size > 0
 
+    def remove(self) -> None:
+        """No life, no ballast: a pool that is down should not cost space."""
+        self.held = False
+        with suppress(OSError):
+            self._path.unlink(missing_ok=True)
+
     def retake(self) -> bool:
         """Whether it is held, again, now that there is room."""
         if self.held:

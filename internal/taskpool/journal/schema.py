@@ -79,15 +79,9 @@ def wal_of(path: Path) -> Path:
 
 def create(path: Path, created_wall_ns: int) -> None:
     """Makes an empty journal. Raises JournalError when it cannot, or when a -wal shows that one was here."""
-    if wal_of(path).exists():
-        raise JournalError(
-            f"the journal {path} is missing, but its {wal_of(path).name} is there: bring the journal back, or, if "
-            "what it held may be lost, remove that file too"
-        )
-    if not path.parent.is_dir():
-        raise JournalError(f"the journal {path} cannot be made: the directory {path.parent} is missing: create it")
     making = Path(f"{path}.new")  # left by a dealer that was killed here; nothing was ever accepted into it
     try:
+        _check_nothing_was_here(path)
         for left_over in (making, wal_of(making)):
             left_over.unlink(missing_ok=True)
         os.close(os.open(making, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
@@ -99,6 +93,16 @@ def create(path: Path, created_wall_ns: int) -> None:
         with suppress(OSError):
             making.unlink(missing_ok=True)
         raise JournalError(f"the journal {path} cannot be made: {_cause(error)}") from error
+
+
+def _check_nothing_was_here(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise JournalError(f"the journal {path} cannot be made: the directory {path.parent} is missing: create it")
+    if wal_of(path).exists():
+        raise JournalError(
+            f"the journal {path} is missing, but its {wal_of(path).name} is there: bring the journal back, or, if "
+            "what it held may be lost, remove that file too"
+        )
 
 
 def _fill(path: Path, created_wall_ns: int) -> None:

@@ -219,17 +219,28 @@ class _Journal:
     def leave(self) -> None:
         try:
             if not self._failed:
-                schema.end_life(self._connection, self._path, clean=self.clean)
-        except sqlite3.Error as error:  # as if the process had been killed: the next life reads the WAL
-            self._fail(0, schema.explain(self._path, error))
-        except (JournalError, OSError) as error:
-            self._fail(0, str(error))
+                self._end()
         finally:
             with suppress(sqlite3.Error):
                 schema.close(self._connection, self._path)
+            self._ballast.remove()
             for _, fd in self._places:
                 os.close(fd)
             self._places = []
+
+    def _end(self) -> None:
+        """If this fails, it is as if the process had been killed: the next life reads the WAL."""
+        while True:
+            try:
+                schema.end_life(self._connection, self._path, clean=self.clean)
+            except sqlite3.Error as error:
+                self._roll_back()
+                if schema.is_full(error) and self._ballast.release():
+                    continue
+                self._fail(0, schema.explain(self._path, error))
+            except (JournalError, OSError) as error:
+                self._fail(0, str(error))
+            return
 
     def _answer(self, request: Request) -> None:
         if isinstance(request, _Check):

@@ -22,16 +22,26 @@ from taskpool.messages import DEFAULT_LIMITS, Outcome, State
 
 _BATCHES_KNOWN_MAX = 1024
 
-_INSERT_JOB = (
+_TOGETHER = 32  # rows in one statement: fewer calls, and each gives the interpreter away
+
+
+def _together(head: str, row: str, tail: str = "") -> tuple[str, str]:
+    """A statement for one row, and for as many as go together."""
+    return head + row + tail, head + ", ".join([row] * _TOGETHER) + tail
+
+
+_INSERT_JOBS = _together(
     "INSERT INTO jobs (ordinal, batch, seq, rank, queued_wall_ns, digest, crc, spec, state, run, tries, failures, "
-    "crashes, unclean, epoch, n) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, 1, 0, 0, 0, 0, 0, 0)"
+    "crashes, unclean, epoch, n) VALUES ",
+    "(?, ?, ?, ?, ?, ?, ?, ?, 0, 1, 0, 0, 0, 0, 0, 0)",
 )
+_INSERT_OUTCOMES = _together("INSERT INTO outcomes VALUES ", "(?, ?, ?, ?, ?, ?)")
+_FINISH_JOBS = _together("UPDATE jobs SET state = 3, spec = NULL WHERE ordinal IN (", "?", ") AND state < 3")
 _RETURN_JOB = (
     "UPDATE jobs SET state = 0, run = ?, tries = ?, failures = ?, crashes = ?, unclean = ? "
     "WHERE ordinal = ? AND state < 3"
 )
 _SEND_JOB = "UPDATE jobs SET state = 1, epoch = ?, n = ?, tries = ? WHERE ordinal = ? AND state < 2"
-_FINISH_JOB = "UPDATE jobs SET state = 3, spec = NULL WHERE ordinal = ? AND state < 3"
 _PARK_JOB = "UPDATE jobs SET state = 2, run = ?, tries = ?, crashes = ? WHERE ordinal = ? AND state < 2"
 _LEAVE_QUARANTINE = (
     "UPDATE batches SET open = open + ?1, quarantined = quarantined - 1, changed_wall_ns = ?3, "
@@ -95,7 +105,7 @@ class Tables:
                 "INSERT INTO batches (name, limits, crc, changed_wall_ns) VALUES (?, ?, ?, ?)", limits
             )
         if changes.accepted:
-            many(_INSERT_JOB, map(self._job_values, changes.accepted))
+            self._write(_INSERT_JOBS, [self._job_values(row) for row in changes.accepted])
         if changes.leaving_quarantine:
             many(_LEAVE_QUARANTINE, [(*leaving, now_wall_ns) for leaving in changes.leaving_quarantine])
         if changes.returned:
@@ -105,28 +115,39 @@ class Tables:
         if sent:
             many(_SEND_JOB, [(self._epoch, row.n, row.try_, row.ordinal) for row in sent])
         if changes.outcomes:
-            many("INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?)", map(self._outcome_values, changes.outcomes))
+            self._write(_INSERT_OUTCOMES, [self._outcome_values(row) for row in changes.outcomes])
             self._end_jobs([row for row in changes.last.values() if isinstance(row, OutcomeRecorded)])
         if changes.dropped:
-            many(_FINISH_JOB, [(ordinal,) for ordinal in changes.dropped])
+            self._write(_FINISH_JOBS, [(ordinal,) for ordinal in changes.dropped])
         for name, change in changes.batches.items():
             self._count(name, change, now_wall_ns)
 
     def _end_jobs(self, rows: list[OutcomeRecorded]) -> None:
-        finished = [(row.ordinal,) for row in rows if row.outcome.state is not State.QUARANTINED]
+        finished: list[tuple[Any, ...]] = [(row.ordinal,) for row in rows if row.outcome.state is not State.QUARANTINED]
         parked = [
             (row.outcome.run, row.outcome.attempts, row.outcome.crashes, row.ordinal)
             for row in rows
             if row.outcome.state is State.QUARANTINED
         ]
-        changed = 0
-        for statement, values in ((_FINISH_JOB, finished), (_PARK_JOB, parked)):
-            if values:
-                changed += self._connection.executemany(statement, values).rowcount
+        changed = self._write(_FINISH_JOBS, finished)
+        if parked:
+            changed += self._connection.executemany(_PARK_JOB, parked).rowcount
         if changed != len(rows):
             raise JournalError(
                 f"{len(rows) - changed} outcomes are of jobs that have one already, or that were never accepted"
             )
+
+    def _write(self, statements: tuple[str, str], rows: list[tuple[Any, ...]]) -> int:
+        """How many rows were written."""
+        single, together = statements
+        whole = len(rows) - len(rows) % _TOGETHER
+        written = 0
+        for start in range(0, whole, _TOGETHER):
+            values = [value for row in rows[start : start + _TOGETHER] for value in row]
+            written += self._connection.execute(together, values).rowcount
+        if whole < len(rows):
+            written += self._connection.executemany(single, rows[whole:]).rowcount
+        return written
 
     def _count(self, name: str, change: BatchChange, now_wall_ns: int) -> None:
         if change.only_acknowledges and self.batch(name) is None:

@@ -49,7 +49,7 @@ def check(path: Path, lock: Path | None = None) -> Findings:
 
     Raises JournalError when the file cannot be read at all, or is in use.
     """
-    had_wal = schema.wal_of(path).exists()
+    had_wal = os.path.exists(schema.wal_of(path))
     with _reading(path, lock) as connection:
         problems, counts = audit.audit(connection, path, had_wal=had_wal)
         size = sum(place.stat().st_size for place in (path, schema.wal_of(path)) if place.exists())
@@ -124,7 +124,7 @@ def remove(path: Path) -> None:
 @contextmanager
 def _reading(path: Path, lock: Path | None) -> Iterator[sqlite3.Connection]:
     with _held(path, lock):
-        had_wal = schema.wal_of(path).exists()
+        had_wal = os.path.exists(schema.wal_of(path))  # unlike Path.exists it does not raise
         connection = schema.read_only(path)
         try:
             yield connection
