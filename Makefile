@@ -19,7 +19,7 @@ MAKEFLAGS += --no-builtin-rules
 
 .PHONY: help
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: $(STAMP) ## make .venv with the three programs and the tools (PYTHON=python3.12 to choose)
@@ -100,6 +100,19 @@ sizes: $(STAMP) ## print what the frozen programs cost: size, start, memory
 .PHONY: test-frozen
 test-frozen: $(STAMP) ## run the end-to-end tests against dist/taskpool, and those of the packages
 	TASKPOOL_BIN=$(BUNDLE) TASKPOOL_REQUIRE_FROZEN=1 $(BIN)/python -m pytest tests/e2e tests/frozen
+
+# With podman or docker. Restricted hosts and hosts without a registry: deploy/container/README.md.
+.PHONY: image
+image: ## build the container image localhost/taskpool (BASE_IMAGE=..., CONTAINER_ENGINE=docker to choose)
+	@$(PYTHON) deploy/container/image.py image
+
+.PHONY: base-image
+base-image: ## make the image's base with debootstrap (as root), where no registry can be reached
+	@$(PYTHON) deploy/container/image.py base
+
+.PHONY: test-image
+test-image: $(STAMP) ## run the tests of the container image, which make image has built
+	TASKPOOL_REQUIRE_IMAGE=1 $(BIN)/python -m pytest tests/container
 
 .PHONY: clean
 clean: ## remove everything that was made, .venv included

@@ -28,7 +28,13 @@ import settings  # noqa: E402
 IMAGE = "localhost/taskpool"
 OWN_BASE = f"localhost/taskpool-base:{settings.DEBIAN}"
 # What Debian's slim images leave out; licences stay, because their packages are passed on.
-NOT_KEPT = ("usr/share/man", "usr/share/info", "usr/share/locale", "usr/share/groff", "usr/share/lintian")
+NOT_KEPT: tuple[str, ...] = (
+    "usr/share/man",
+    "usr/share/info",
+    "usr/share/locale",
+    "usr/share/groff",
+    "usr/share/lintian",
+)
 NOT_KEPT += ("var/cache/apt", "var/lib/apt/lists", "var/cache/debconf", "var/log", "etc/apt/sources.list")
 
 
@@ -83,13 +89,13 @@ def make_base(engine: str) -> None:
     if shutil.which("debootstrap") is None:
         raise SystemExit("base-image: debootstrap not found. Try: apt-get install debootstrap")
     if os.geteuid() != 0:
-        raise SystemExit("base-image: debootstrap makes a root file system, which takes root. Try: sudo make base-image")
-    main_ones = [address for address, suite, part in settings.debian_mirrors() if (suite, part) == (settings.DEBIAN, "main")]
-    if not main_ones:
+        raise SystemExit("base-image: debootstrap makes a root file system, as root. Try: sudo make base-image")
+    mirrors = [where for where, suite, part in settings.debian_mirrors() if (suite, part) == (settings.DEBIAN, "main")]
+    if not mirrors:
         raise SystemExit(f"base-image: apt knows no mirror of Debian {settings.DEBIAN} here. Try: apt-get update")
     with tempfile.TemporaryDirectory(prefix="taskpool-base-", dir=os.environ.get("TMPDIR", "/var/tmp")) as place:
         root = Path(place, "root")
-        subprocess.run(["debootstrap", "--variant=minbase", settings.DEBIAN, root, main_ones[0]], check=True)
+        subprocess.run(["debootstrap", "--variant=minbase", settings.DEBIAN, root, mirrors[0]], check=True)
         _slim(root)
         with subprocess.Popen(["tar", "-C", root, "--numeric-owner", "-c", "."], stdout=subprocess.PIPE) as packed:
             subprocess.run([engine, "import", "--change", "CMD bash", "-", OWN_BASE], stdin=packed.stdout, check=True)

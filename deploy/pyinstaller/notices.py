@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from importlib import metadata
@@ -18,6 +19,9 @@ from urllib.parse import quote
 
 OWN = "taskpool"
 _REQUIREMENT = re.compile(r"^([A-Za-z0-9._-]+)([^;]*)(;.*)?$")
+
+
+_SYSTEM = ("lib", "lib64", "usr")  # what comes from elsewhere belongs to a Python package
 
 
 class SystemPackage(NamedTuple):
@@ -50,11 +54,16 @@ def closure(distribution: str = OWN) -> set[str]:
 
 
 def system_packages(files: list[Path]) -> list[SystemPackage]:
-    """The owners of files, by name. Empty where there is no dpkg: then the Python was not Debian's."""
+    """The owners of the system's files among these, by name. Empty where there is no dpkg.
+
+    Raises LookupError for a file of the system that nobody owns: its licence would be missing.
+    """
     owned: dict[str, set[str]] = {}
+    if shutil.which("dpkg-query") is None:
+        return []
     for path in files:
-        if owner := _owner(path):
-            owned.setdefault(owner, set()).add(path.name)
+        if path.parts[1] in _SYSTEM and "local" not in path.parts:
+            owned.setdefault(_owner(path), set()).add(path.name)
     packages = []
     for name, names in sorted(owned.items()):
         fields = ["${Version}", "${source:Package}"]
@@ -135,13 +144,13 @@ def _without_build_path(component: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in component.items() if key != "externalReferences" or component["name"] != OWN}
 
 
-def _owner(path: Path) -> str | None:
+def _owner(path: Path) -> str:
     # Some packages say /lib and some /usr/lib, which are one folder.
-    for name in {str(path), str(path).removeprefix("/usr"), f"/usr{path}"}:
+    for name in (str(path), str(path).removeprefix("/usr"), f"/usr{path}"):
         asked = subprocess.run(["dpkg-query", "-S", name], capture_output=True, text=True, check=False)
         if asked.returncode == 0:
             return asked.stdout.partition(": ")[0].split(",")[0]
-    return None
+    raise LookupError(f"{path} belongs to no package: where is its licence?")
 
 
 def _installed(name: str) -> bool:

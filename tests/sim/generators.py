@@ -156,9 +156,12 @@ class Generator(Process):
 
     def _until_due(self, now: int) -> int:
         reply = self._link.reply
+        storm = self.session.calling and self.session.greetings > 0  # it must not answer a welcome with a hello at once
         if isinstance(reply, SimMailbox):
-            reply.watch(self)
+            reply.watch(None if storm else self)
         due = self._conversation.next_deadline()
+        if storm:
+            return max(due - now, 20 * MILLISECOND)
         if self._conversation.writable:
             due = min(due, now + 3 * MILLISECOND)
         if self.session.outbox.room and self.session.outbox.submitted < len(self.batch.jobs):

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from sim.disk import STORE_FD, SimStore, WatchedMemoryStore
-from sim.queues import SimMailbox, SimPost
+from sim.queues import SimMailbox, SimPost, SimQueue
 from sim.spool import SimSpool
 from sim.staff import SimWorkforce
 from taskpool import limits
@@ -124,19 +124,20 @@ class SimPoller:
 
     def __init__(self, machine: SimMachine) -> None:
         self._machine = machine
-        self._reads: dict[int, DealerMailbox | None] = {}
-        self._writes: dict[int, DealerMailbox] = {}
+        self._queues: dict[int, SimQueue] = {}
+        self._writes: dict[int, SimQueue] = {}
 
     def read(self, fd: int) -> None:
-        assert fd not in self._reads
-        self._reads[fd] = self._machine.mailboxes.get(fd)
+        assert fd not in self._queues
+        if fd not in (SIGNALS_FD, STORE_FD):
+            self._queues[fd] = self._machine.mailboxes[fd].queue
 
     def forget(self, fd: int) -> None:
-        del self._reads[fd]
+        del self._queues[fd]
 
     def write(self, fd: int, wanted: bool) -> None:
         if wanted:
-            self._writes[fd] = self._machine.mailboxes[fd]
+            self._writes[fd] = self._machine.mailboxes[fd].queue
         else:
             self._writes.pop(fd, None)
 
@@ -156,18 +157,13 @@ class SimPoller:
         return self._ready()
 
     def _ready(self) -> set[int]:
-        ready = set()
-        for fd, mailbox in self._reads.items():
-            if mailbox is not None:
-                if mailbox.queue.messages:
-                    ready.add(fd)
-            elif fd == SIGNALS_FD:
-                if self._machine.signalled:
-                    ready.add(fd)
-            elif fd == STORE_FD and self._machine.store_ready:
-                ready.add(fd)
-        for fd, mailbox in self._writes.items():
-            if mailbox is not None and len(mailbox.queue.messages) < mailbox.maxmsg:
+        ready = {fd for fd, queue in self._queues.items() if queue.messages}
+        if self._machine.signalled:
+            ready.add(SIGNALS_FD)
+        if self._machine.store_ready:
+            ready.add(STORE_FD)
+        for fd, queue in self._writes.items():
+            if len(queue.messages) < queue.shape.maxmsg:
                 ready.add(fd)
         return ready
 

@@ -73,7 +73,7 @@ class SimMailbox(MemoryMailbox):
             self.queue.senders.remove((process, data))
         self._put(data)
 
-    def watch(self, process: Process) -> None:
+    def watch(self, process: Process | None) -> None:
         """The process polls."""
         self.queue.watcher = process
 

@@ -59,11 +59,12 @@ class Plan:
         self.batches = 1 if self.private else rng.choice((1, 1, 1, 2))
         self.jobs = rng.randint(3, 12)
         self.backlog_jobs = rng.choice((3, 4, 6, 10_000))
-        self.pending_max = rng.choice((5, 8, 200_000, 200_000))
+        pending_max = rng.choice((5, 8, 200_000, 200_000))
+        self.pending_max = pending_max if self.durable else 200_000
         self.outcomes_in_flight = rng.choice((1, 2, 4, 512, 512))
-        self.invariants_every = rng.choice((1, 3, 7))
-        self.chaos_ns = int(0.3 * SECOND * 30 ** rng.random())
-        self.mean_ns = int(20 * MILLISECOND * 50 ** rng.random())
+        self.invariants_every = rng.choice((2, 7, 20))
+        self.chaos_ns = int(0.2 * SECOND * 30 ** rng.random())
+        self.mean_ns = self.chaos_ns // rng.choice((2, 5, 10, 20))
         self.calls_mean = int(150 * 40 ** rng.random())
         self.kills_anywhere = self.durable and rng.random() < 0.4
         self.style = Style(rng)

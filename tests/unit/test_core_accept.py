@@ -8,7 +8,7 @@ from builders import EPOCH, World, work
 from taskpool.clock import SECOND
 from taskpool.core.effects import Topic
 from taskpool.core.rows import BatchClosed, BatchOpened, JobAccepted
-from taskpool.limits import LEASE_NS
+from taskpool.limits import LEASE_NS, REPLY_OVERDUE_NS
 from taskpool.messages import Accepted, Hello, Limits, Pong, Refused, Welcome
 
 
@@ -67,6 +67,31 @@ def test_a_batch_has_one_reader_at_a_time() -> None:
     world.hello("b", client=2)
     (welcome,) = world.told(2)
     assert not welcome.fresh
+    world.quiet()
+
+
+def test_a_reader_that_should_have_pinged_is_as_good_as_dead() -> None:
+    world = World()
+    world.batch(work())
+    world.forget()
+    world.advance(REPLY_OVERDUE_NS - 1)
+    world.hello("b", client=2)
+    assert refusal(world, 2)[0] == "conflict"
+    world.advance(1)
+    world.forget()
+    world.hello("b", client=2)
+    assert world.released() == [1]
+    (welcome,) = world.told(2)
+    assert not welcome.fresh
+    world.quiet()
+
+
+def test_who_only_asked_leaves_nothing() -> None:
+    world = World()
+    world.hello(None, client=4)
+    world.forget()
+    world.bye(4)
+    assert world.released() == [4]
     world.quiet()
 
 

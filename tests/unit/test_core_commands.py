@@ -8,7 +8,7 @@ from builders import World, work
 from taskpool.clock import SECOND
 from taskpool.core.backlog import Backlog
 from taskpool.core.effects import TakeBack, Topic
-from taskpool.core.rows import BatchForgotten, JobReturned, QuarantineDropped
+from taskpool.core.rows import BatchCancelled, BatchForgotten, JobReturned, QuarantineDropped
 from taskpool.limits import FRAME_TAKE_BACK_NS
 from taskpool.messages import Answer, End, State
 
@@ -191,6 +191,18 @@ def test_cancel_a_job_that_waits_in_a_worker_takes_it_back() -> None:
     assert world.sent() == [(1, [4])]
 
 
+def test_nothing_is_taken_back_from_a_worker_that_is_to_go() -> None:
+    world = World()
+    second_in_flight(world)
+    world.command("cancel", "b", 2)
+    assert world.killed() == [(1, "KILL")]
+    world.advance(FRAME_TAKE_BACK_NS)
+    assert world.take(TakeBack) == []
+    world.die(signal=9)
+    assert world.outcomes()[-1].state is State.CANCELLED
+    assert world.sent() == [(2, [3]), (2, [4])]
+
+
 def test_cancel_a_job_that_cannot_be_taken_back_any_more() -> None:
     world = World()
     second_in_flight(world)
@@ -221,6 +233,8 @@ def test_cancel_a_whole_batch_wherever_its_jobs_are() -> None:
     assert refused.reason == "closed"
     world.die(signal=9)
     assert world.core.pool.batches["b"].open == 0
+    assert world.command("cancel", "b") == {"cancelled": 0, "stopping": 0}
+    assert world.rows.count(BatchCancelled("b")) == 1
     assert world.core.pool.tally.jobs_finished["fib", "cancelled"] == 7
     assert "error" in world.command("cancel", "nowhere")
 

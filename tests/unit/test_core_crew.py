@@ -317,6 +317,19 @@ def test_a_pool_keeps_one_worker_and_has_a_maximum() -> None:
     assert world.command("scale", number=100_000) == {"workers_wanted": WORKERS_MAX}
 
 
+def test_a_worker_that_is_to_go_is_sent_nothing_more() -> None:
+    world = World(2)
+    world.batch(work(), batch="a")
+    world.hello("b", client=2)
+    world.submit(work(), batch="b", client=2)
+    world.run(2, run_ns=5 * MILLISECOND)
+    world.submit(work(), batch="b", client=2)
+    world.forget()
+    world.command("scale", number=-1)
+    world.submit(work(), work(), batch="b", client=2)
+    assert world.sent() == [(1, [3])], "worker 2 could hold the next one as well"
+
+
 def test_a_slot_given_up_and_wanted_again_is_free_when_its_holder_is_gone() -> None:
     world = World(2)
     world.batch(*[work()] * 3)

@@ -280,6 +280,22 @@ def test_room_is_made_where_no_place_is_free() -> None:
     assert world.sent() == [(3, [1])]
 
 
+def test_a_spare_without_a_slot_is_no_room() -> None:
+    world = World(1, spares=1, boot=False)
+    world.ready(1)
+    world.batch(work())
+    world.start(1)
+    world.die(1)
+    world.batch(work(priority=1), batch="other", client=2)
+    world.ready(2)
+    world.ready(3)
+    world.forget()
+    world.run(2)
+    assert world.killed() == [(2, "KILL")]
+    world.die(2, signal=9)
+    assert world.sent() == [(3, [1])]
+
+
 def test_no_more_workers_are_replaced_than_jobs_wait_for_fresh_ones() -> None:
     """A fresh worker cannot be had at the moment. That costs no worker that can do other work."""
     world = World(3)

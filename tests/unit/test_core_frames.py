@@ -182,6 +182,22 @@ def test_a_job_alone_after_its_frame_died_is_guilty_of_its_next_death() -> None:
     assert world.ends() == [(2, State.QUARANTINED)]
 
 
+def test_a_crash_that_is_reported_from_a_frame_of_several_convicts_nobody() -> None:
+    world = World(2, frame_bytes=4096)
+    world.hello()
+    world.submit(work())
+    world.run(1, run_ns=TINY_NS)
+    world.boot = False
+    world.command("pause")
+    world.submit(*[work(crash_limit=1)] * 8)
+    world.die(1)
+    world.command("resume")
+    world.start(2)
+    assert len(world.workers[2].todo) > 1
+    world.report(2, End.CRASHED, signal=11)
+    assert (2, State.QUARANTINED) not in world.ends()
+
+
 def test_what_was_reported_before_the_frame_died_counts() -> None:
     world = known(*[work()] * 4)
     world.forget()

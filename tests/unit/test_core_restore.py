@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from msgspec import structs
 
 from builders import EPOCH, Work, World, work
 from taskpool.clock import SECOND
+from taskpool.core.backlog import Backlog
 from taskpool.core.effects import FindBatch, Topic
 from taskpool.core.events import DiskFull, InFlight, Loaded, Restored, StoredBatch, StoredJob
 from taskpool.core.rows import AttemptMade, JobAccepted, JobReturned, OutcomeRecorded, Row
@@ -51,7 +54,7 @@ class Estate:
             corrupt=seq in self.corrupt,
         )
 
-    def world(self, workers: int = 1, **options: bool) -> World:
+    def world(self, workers: int = 1, **options: Any) -> World:
         """The next life begins."""
         jobs = [self.stored(seq) for seq in range(1, len(self.works) + 1)]
         rows: list[Row] = [
@@ -74,7 +77,7 @@ class Estate:
             quarantined=[jobs[seq - 1] for seq in self.quarantined],
             late=self.late,
         )
-        return World(workers, journaled=True, store=self.store, restored=restored, **options)  # type: ignore[arg-type]
+        return World(workers, journaled=True, store=self.store, restored=restored, **options)
 
 
 def run_out(world: World, worker: int = 1) -> list[int]:
@@ -98,6 +101,11 @@ def test_what_was_under_way_goes_back_uncounted_and_everything_runs_in_order() -
     world.hello()
     assert run_out(world) == [1, 2, 3, 4, 5]
     assert [(outcome.seq, outcome.attempts) for outcome in world.outcomes()] == [(seq, 1) for seq in range(1, 6)]
+
+
+def test_what_goes_back_waits_its_turn_behind_what_lies_in_the_store() -> None:
+    estate = Estate(work(priority=-1), *[work()] * 6, in_flight=1)
+    assert run_out(estate.world(backlog=Backlog(2, 1000))) == [2, 3, 4, 5, 6, 7, 1]
 
 
 def test_a_report_found_in_the_queue_counts_as_if_it_had_been_read_in_time() -> None:
@@ -319,6 +327,21 @@ def test_a_batch_is_not_forgotten_while_anything_of_it_is_not_stored() -> None:
     world.close()
     world.bye()
     assert "b" in world.core.pool.batches, "nor its close"
+    world.answer()
+    assert "b" not in world.core.pool.batches
+
+
+def test_nor_is_one_with_jobs_whose_close_is_not_stored() -> None:
+    world = World(journaled=True, slow_store=True)
+    world.hello()
+    world.answer()
+    world.submit(work())
+    world.answer()
+    world.run()
+    world.close()  # behind the commit that carries the outcome
+    world.bye()
+    world.answer(1)
+    assert "b" in world.core.pool.batches
     world.answer()
     assert "b" not in world.core.pool.batches
 

@@ -8,7 +8,7 @@ from builders import EPOCH, World, work
 from taskpool.core.batch import Batch
 from taskpool.core.job import JOB_TABLE, Job, JobAction, JobEvent, retry_delay_ns
 from taskpool.core.restart import Respawn
-from taskpool.core.tally import Histogram, LoopTally
+from taskpool.core.tally import Histogram, JournalTally, LoopTally
 from taskpool.core.worker import WORKER_TABLE, Worker, WorkerAction, WorkerEvent, WorkerState
 from taskpool.ids import Incarnation
 from taskpool.limits import RESPAWN_DELAY_NS_MIN
@@ -178,4 +178,7 @@ def test_the_loop_counts_its_turns_and_its_full_queues() -> None:
     tally.heard("events", 3, 10)
     tally.heard("events", 10, 10)
     assert (tally.turns, tally.busy_ns, tally.lag.total) == (2, 11, 13)
+    journal = JournalTally()
+    journal.observe(4, 5)
+    assert (journal.rows, journal.commits.total) == (4, 5)
     assert (tally.received["events"], tally.full["events"], tally.full["intake"]) == (13, 1, 0)

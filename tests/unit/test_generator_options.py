@@ -8,9 +8,11 @@ from taskpool.clock import SECOND
 from taskpool.errors import UsageError
 from taskpool.generator import remote
 from taskpool.generator.cli import build_parser
+from taskpool.generator.home import private_pool_name
 from taskpool.generator.main import wish_of
 from taskpool.generator.options import SubmitOptions, submit_options
-from taskpool.generator.private import private_pool_name
+from taskpool.generator.resuming import resume_command
+from taskpool.ipc.names import check_pool_name
 from taskpool.messages import Answer
 
 
@@ -20,8 +22,9 @@ def parse(*words: str) -> SubmitOptions:
 
 def test_defaults() -> None:
     options = parse()
-    assert options.pool is None and not options.batch_named and len(options.batch) == 16
-    assert options.dealer_options == ["--journal=none", "--metrics=none", "--log-format=text"]
+    assert options.pool is None and not options.resume and len(options.batch) == 16
+    assert options.dealer_options == ["--metrics=none", "--log-format=text"]
+    assert options.journal is None
     assert (options.form, options.waits, options.halt) == ("value", True, None)
 
 
@@ -36,10 +39,13 @@ def test_limits_of_the_batch() -> None:
 
 def test_a_private_dealer_is_handed_its_options() -> None:
     words = ["--workers", "+1", "--spares", "0", "--worker-exec", "/w", "--chaos", "crash=0.1", "--metrics", "none"]
+    words += ["--journal", "none", "--journal-sync", "normal", "--retain", "1h"]
+    assert parse(*words).journal == "none"
     assert parse(*words, "--drain-timeout", "2s", "-v").dealer_options == [
         "--workers=+1",
         "--spares=0",
-        "--journal=none",
+        "--journal-sync=normal",
+        "--retain=1h",
         "--metrics=none",
         "--worker-exec=/w",
         "--chaos=crash=0.1",
@@ -61,7 +67,13 @@ def test_patience() -> None:
         (["--pool", "p", "--workers", "3"], "--workers is for a private pool"),
         (["--pool", "p", "--chaos", "crash=1"], "--chaos is for a private pool"),
         (["--pool", "Nope"], "pool name"),
-        (["--journal", "/tmp/x"], "keeps no journal"),
+        (["--pool", "p", "--journal", "none"], "--journal is for a private pool"),
+        (["--pool", "p", "--journal-sync", "full"], "--journal-sync is for a private pool"),
+        (["--pool", "p", "--retain", "1h"], "--retain is for a private pool"),
+        (["--journal", ""], "--journal"),
+        (["--journal-sync", "perhaps"], "2"),
+        (["--retain", "for ever"], "--retain"),
+        (["--resume"], "--resume needs --batch"),
         (["--detach"], "--detach needs --pool"),
         (["--pool", "p", "--detach", "--results", "r"], "--results needs the outcomes"),
         (["--pool", "p", "--detach", "--halt", "now,fail=1"], "--halt needs the outcomes"),
@@ -84,15 +96,32 @@ def test_hang_with_a_timeout_is_fine() -> None:
     parse("--chaos", "hang=0.1", "--timeout", "1s")
 
 
+@pytest.mark.parametrize("batch", ["demo", "9", "x" * 32, "0123456789abcdef"])
+def test_a_private_pool_is_named_after_its_batch(batch: str) -> None:
+    assert private_pool_name(batch) == batch
+
+
+def test_no_two_batches_share_a_pool() -> None:
+    batches = ["Run_7.b", "run_7.b", "run-7-b", "run-7.b", "RUN-7-B", "x" * 64, "x" * 63, "x" * 32, "A", "a", "a."]
+    pools = [private_pool_name(batch) for batch in batches]
+    assert len(set(pools)) == len(batches)
+    assert [check_pool_name(pool) for pool in pools] == pools
+    assert pools[0].startswith("run-7-b-")
+    assert private_pool_name(pools[0]) != pools[0], "an id that looks like one of ours"
+
+
 @pytest.mark.parametrize(
-    ("batch", "pool"), [("demo", "demo"), ("Run_7.b", "run-7-b"), ("x" * 64, "x" * 32), ("9", "9")]
+    ("argv", "command"),
+    [
+        (["fib", "5"], "tp fib --batch b --resume 5"),
+        (["fib", "--batch", "b", "5"], "tp fib --resume --batch b 5"),
+        (["fib", "--batch=b", "--resume", "5"], "tp fib --batch=b --resume 5"),
+        (["command", "--", "x", "--batch", ":::", "a b"], "tp command --batch b --resume -- x --batch ::: 'a b'"),
+        (["command", "--", "x", "y" * 99_999], "the same command with --batch b --resume behind 'command'"),
+    ],
 )
-def test_a_private_pool_is_named_after_its_batch(batch: str, pool: str) -> None:
-    assert private_pool_name(batch) == pool
-
-
-def test_nameless_private_pools_do_not_meet() -> None:
-    assert private_pool_name(None) != private_pool_name(None)
+def test_the_command_that_resumes(argv: list[str], command: str) -> None:
+    assert resume_command("tp", argv, "b") == command
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,16 @@ from pathlib import Path
 import pytest
 
 from taskpool.clock import MILLISECOND
-from taskpool.errors import ConfigurationError, ExitCode, QueueMissing
+from taskpool.errors import ConfigurationError, ExitCode, QueueMissing, UsageError
 from taskpool.generator import main as program
 from taskpool.generator import private
 from taskpool.generator.console import Console
+from taskpool.generator.home import NOTE_NAME, Home
 from taskpool.generator.private import Exit, PrivateDealer
+from taskpool.ids import Epoch, Incarnation
 from taskpool.ipc import names
 from taskpool.ipc.budget import Shape
+from taskpool.ipc.leftovers import Leftovers
 from taskpool.ipc.mqueue import KernelPost
 
 DEADLINE_S = 20.0
@@ -46,8 +49,13 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Script:
     return write
 
 
-def start(pool: str, options: list[str] | None = None) -> PrivateDealer:
-    return PrivateDealer(pool, options or [], KernelPost(), Console(verbosity=-1))
+def start(pool: str, options: list[str] | None = None, journal: str | None = None) -> PrivateDealer:
+    home = Home(pool, journal, resume=False)
+    return PrivateDealer(home, options or [], KernelPost(), Console(verbosity=-1), "the command that resumes")
+
+
+def state_of(pool: str, tmp_path: Path) -> Path:
+    return tmp_path / "state" / "taskpool" / pool
 
 
 def test_it_leaves_when_the_lifeline_ends(script: Script, pool: str, tmp_path: Path) -> None:
@@ -56,7 +64,9 @@ def test_it_leaves_when_the_lifeline_ends(script: Script, pool: str, tmp_path: P
         assert dealer.look() is None
         pid = dealer.pid
     assert dealer.exit == Exit(0, None)
-    assert (tmp_path / "argv").read_text() == f"--pool {pool} --private --lifeline-fd 3 --workers=2\n"
+    journal = state_of(pool, tmp_path) / "journal.db"
+    words = f"--pool {pool} --private --lifeline-fd 3 --journal={journal} --workers=2\n"
+    assert (tmp_path / "argv").read_text() == words
     assert int((tmp_path / "sid").read_text()) == pid
     assert not (tmp_path / "state" / "taskpool" / pool).exists()
 
@@ -111,8 +121,10 @@ def test_a_killed_dealer_is_told_and_cleared_away(
         "until grep -q TP_WORKER /proc/$!/environ; do :; done\n"  # before its exec it carries no mark
         "kill -KILL $$"
     )
-    assert program.main(["fib", "1", "--batch", pool]) == ExitCode.UNREACHABLE
-    assert "was killed by SIGKILL" in capfd.readouterr().err
+    assert program.main(["fib", "1", "--batch", pool, "--journal", "none"]) == ExitCode.UNREACHABLE
+    assert "was killed by SIGKILL before its batch was done: 1 jobs have no outcome and are gone without a journal" in (
+        capfd.readouterr().err
+    )
     for name in (names.intake(pool), names.events(pool), names.lock(pool)):
         with pytest.raises(QueueMissing):
             post.open(name, send=True, receive=False)
@@ -142,6 +154,97 @@ def test_signals_are_handed_on(
     threading.Thread(target=send_when_ready, daemon=True).start()
     assert program.main(["fib", "1-5"]) == code
     assert capfd.readouterr().err == "[TaskGenerator] Interrupted: 5 of 5 jobs did not run\n"
+
+
+# --- killed, and started again ------------------------------------------------------------------------
+
+
+def test_a_killed_dealer_is_started_again_but_not_for_ever(
+    script: Script, pool: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    post = KernelPost()
+    script(f"echo life >> {tmp_path}/lives; kill -SEGV $$")
+    post.create(names.control(pool), Shape(1, 64)).close()
+    assert program.main(["fib", "1", "--batch", pool]) == ExitCode.UNREACHABLE
+    assert (tmp_path / "lives").read_text() == "life\n" * 6
+    err = capfd.readouterr().err
+    assert "was killed by SIGSEGV; starting it again (1 of 5 times)" in err
+    assert "starting it again (5 of 5 times)" in err
+    assert "1 jobs have no outcome" in err
+    with pytest.raises(QueueMissing):
+        post.open(names.control(pool), send=True, receive=False)
+    assert not state_of(pool, tmp_path).exists(), "no dealer ever knew the batch"
+
+
+def test_one_that_ends_by_itself_is_not_started_again(script: Script, pool: str) -> None:
+    script("exit 3")
+    with start(pool) as dealer:
+        assert dealer.wait(20_000 * MILLISECOND) == Exit(3, None)
+        assert not dealer.revive()
+
+
+def test_worker_queues_of_a_killed_dealer_lose_their_names(script: Script, pool: str, tmp_path: Path) -> None:
+    post = KernelPost()
+    script("kill -KILL $$")
+    with start(pool, journal="none") as dealer:
+        Leftovers(dealer.home.directory, Epoch(1)).note(Incarnation(1))
+        post.create(names.worker(pool, 1, 2), Shape(1, 64)).close()
+        dealer.wait(20_000 * MILLISECOND)
+    with pytest.raises(QueueMissing):
+        post.open(names.worker(pool, 1, 2), send=True, receive=False)
+
+
+# --- the state that stays -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("journal", "began", "succeeded", "stays"),
+    [(None, True, False, True), (None, True, True, False), (None, False, False, False), ("none", True, False, False)],
+)
+def test_the_state_stays_until_all_have_succeeded(
+    script: Script, pool: str, tmp_path: Path, journal: str | None, began: bool, succeeded: bool, stays: bool,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    script("exit 0")
+    with start(pool, journal=journal) as dealer:
+        dealer.began, dealer.succeeded = began, succeeded
+    assert state_of(pool, tmp_path).exists() == stays
+    assert ("To resume: the command that resumes" in capfd.readouterr().err) == stays
+
+
+def test_a_journal_of_ones_own_goes_only_if_it_was_made_for_the_batch(
+    script: Script, pool: str, tmp_path: Path
+) -> None:
+    script("exit 0")
+    for name, made_before in (("old", True), ("new", False)):
+        journal = tmp_path / name
+        if made_before:
+            journal.touch()
+        with start(pool, journal=str(journal)) as dealer:
+            journal.touch()
+            dealer.began = dealer.succeeded = True
+        assert journal.exists() == made_before
+
+
+def test_whose_the_state_is(pool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    home = Home(pool, None, resume=True)
+    assert not home.resumed
+    assert Home(pool, None, resume=True).resumed
+    with pytest.raises(UsageError, match=f"batch '{pool}' exists already, kept in .*: add --resume"):
+        Home(pool, None, resume=False)
+    with pytest.raises(UsageError, match="was begun with the journal"):
+        Home(pool, "none", resume=True)
+    (home.directory / NOTE_NAME).write_text('{"batch": "other", "journal": null, "journal_is_ours": true}')
+    with pytest.raises(UsageError, match="keeps the state of batch 'other'"):
+        Home(pool, None, resume=True)
+    (home.directory / NOTE_NAME).unlink()
+    (home.directory / "pool.lock").touch()
+    with pytest.raises(UsageError, match=f"holds the state of a pool of that name.* --pool {pool}"):
+        Home(pool, None, resume=True)
+    (home.directory / NOTE_NAME).write_text("?")
+    with pytest.raises(ConfigurationError, match="cannot read"):
+        Home(pool, None, resume=True)
 
 
 def is_alive(pid: int) -> bool:

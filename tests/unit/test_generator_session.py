@@ -9,7 +9,7 @@ from taskpool.clock import SECOND
 from taskpool.codec import decode
 from taskpool.errors import DealerUnreachable, ExitCode, UsageError
 from taskpool.generator.outbox import FULL_DELAY_NS_MIN
-from taskpool.generator.session import GAPS_MAX, JobsLost, PoolRefuses, Session
+from taskpool.generator.session import GAPS_MAX, HELD_NS_MAX, JobsLost, PoolRefuses, Session
 from taskpool.messages import (
     Accepted,
     Ack,
@@ -117,7 +117,7 @@ def test_waits_longer_and_longer_while_nobody_is_home_then_gives_up() -> None:
 
 
 def test_a_batch_that_is_there_already_is_not_added_to() -> None:
-    with pytest.raises(UsageError, match="exists already"):
+    with pytest.raises(UsageError, match=r"exists already .* add --resume"):
         session().receive(welcome(accepted=3, last_no=1, fresh=False), 0)
 
 
@@ -205,7 +205,7 @@ def test_full_means_a_pause_then_all_again_and_longer_the_next_time() -> None:
     assert pauses == [FULL_DELAY_NS_MIN, 2 * FULL_DELAY_NS_MIN, 4 * FULL_DELAY_NS_MIN]
 
 
-@pytest.mark.parametrize("reason", ["malformed", "unknown_kind", "closed", "draining", "conflict"])
+@pytest.mark.parametrize("reason", ["malformed", "unknown_kind", "closed", "conflict"])
 def test_refused_for_good_closes_at_what_is_accepted(reason: str) -> None:
     talk = connected(jobs=4)
     talk.receive(Accepted(ME, "b", 2), 0)
@@ -216,10 +216,43 @@ def test_refused_for_good_closes_at_what_is_accepted(reason: str) -> None:
     assert [message.total for message in intake(talk) if isinstance(message, Close)] == [2]
 
 
+@pytest.mark.parametrize("reason", ["draining", "full"])
+def test_refused_for_now_leaves_the_batch_open(reason: str) -> None:
+    talk = connected(jobs=4, waits=False)
+    talk.receive(refused(3, reason), 0)
+    assert not talk.outbox.room and not talk.outbox.settled
+    talk.outbox.finish()
+    assert intake(talk) == []
+    talk.receive(Accepted(ME, "b", 2), 0)
+    assert talk.outbox.settled and talk.outbox.submitted == 2
+
+
 def test_no_wait_takes_full_for_an_answer() -> None:
     talk = connected(jobs=2, waits=False)
     talk.receive(refused(1, "full"), 0)
     assert talk.outbox.refusal is not None and talk.outbox.submitted == 0
+
+
+def test_what_is_abandoned_is_not_closed_unless_all_was_sent() -> None:
+    talk = connected(jobs=2)
+    talk.outbox.submit([JOB])
+    talk.outbox.finish()
+    talk.outbox.abandon()
+    assert talk.outbox.submitted == 2
+    talk.outbox.finish()
+    assert intake(talk) == []
+    whole = connected(jobs=2)
+    whole.outbox.finish()
+    whole.outbox.abandon()
+    assert [message.total for message in intake(whole) if isinstance(message, Close)] == [2]
+
+
+def test_cut_closes_at_what_was_sent_even_if_all_was_read() -> None:
+    talk = connected(jobs=2)
+    talk.outbox.submit([JOB])
+    talk.outbox.finish()
+    talk.outbox.cut()
+    assert [message.total for message in intake(talk) if isinstance(message, Close)] == [2]
 
 
 def test_cut_forgets_only_what_was_never_sent() -> None:
@@ -275,6 +308,118 @@ def test_only_what_is_stored_is_acknowledged_and_commands_go_first() -> None:
     talk.store(2)
     talk.leave()
     assert [type(message) for message in control(talk)] == [Command, Ack, Bye]
+
+
+# --- resuming -----------------------------------------------------------------------------------------
+
+
+def resumed(jobs: int, *, accepted: int, cursor: int = 0, total: int | None = None) -> Session:
+    """Welcomed by a dealer that has accepted so many jobs before, with so many frames of one job to be sent."""
+    talk = session(resume=True, cursor=cursor)
+    talk.receive(welcome(accepted=accepted, last_no=accepted, total=total, fresh=False), 0)
+    for _ in range(jobs):
+        talk.outbox.submit([JOB])
+    return talk
+
+
+def test_what_is_known_is_compared_frame_by_frame_before_the_rest_is_sent() -> None:
+    talk = resumed(5, accepted=3)
+    for number in (1, 2, 3):
+        assert first_seqs(intake(talk)) == [number]
+        assert intake(talk) == []
+        talk.receive(Accepted(ME, "b", 3), 0)
+        assert talk.outbox.accepted == number
+    assert first_seqs(intake(talk)) == [4, 5]
+
+
+def test_a_close_waits_until_all_is_compared() -> None:
+    """It is answered at once, with everything that is accepted, while a frame before it is still compared."""
+    talk = resumed(1, accepted=1, total=1)
+    talk.outbox.finish()
+    assert [type(message) for message in intake(talk)] == [Submit]
+    talk.receive(Accepted(ME, "b", 1), 0)
+    assert [type(message) for message in intake(talk)] == [Close]
+
+
+def test_what_was_not_compared_before_a_restart_is_compared_after_it() -> None:
+    talk = resumed(3, accepted=3)
+    intake(talk)
+    talk.call_again(0)
+    talk.receive(welcome(epoch=2, accepted=3, last_no=3, fresh=False), 0)
+    assert talk.outbox.accepted == 0
+    assert first_seqs(intake(talk)) == [1]
+
+
+def test_outcomes_of_jobs_not_compared_yet_are_held_back() -> None:
+    talk = resumed(2, accepted=2)
+    assert talk.receive(Outcomes(ME, "b", [outcome(1, seq=2), outcome(2, seq=1)]), 0) == []
+    assert (talk.cursor, talk.told) == (2, 0)
+    talk.store(2)
+    assert control(talk) == [], "nothing was told"
+    intake(talk)
+    assert talk.receive(Accepted(ME, "b", 2), 0) == [], "the first one told is that of job 2"
+    intake(talk)
+    assert [each.seq for each in talk.receive(Accepted(ME, "b", 2), 0)] == [2, 1]
+    talk.store(2)
+    assert control(talk) == [Ack(ME, "b", 2)]
+
+
+def test_a_resumed_session_goes_on_behind_what_was_acknowledged() -> None:
+    talk = resumed(3, accepted=3, cursor=2)
+    assert control(talk) == [Ack(ME, "b", 1)], "the last one would let a private dealer go"
+    hello = decode(talk.hello(0, 0))
+    assert isinstance(hello, Hello) and hello.cursor == 2
+
+
+@pytest.mark.parametrize(
+    ("total", "first", "reason", "complaint"),
+    [
+        (None, 2, "conflict", "the input has changed: because"),
+        (3, 4, "closed", "job 4 is new"),
+        (3, 0, "conflict", "has changed"),
+        (None, 4, "closed", "cancelled"),
+    ],
+)
+def test_changed_input_is_told(total: int | None, first: int, reason: str, complaint: str) -> None:
+    talk = resumed(4, accepted=3, total=total)
+    intake(talk)
+    with pytest.raises(UsageError, match=complaint):
+        talk.receive(refused(first, reason), 0)
+
+
+def test_a_batch_in_other_hands_is_waited_for_a_while() -> None:
+    talk = session(resume=True)
+    talk.receive(refused(0, "conflict"), 0)
+    assert talk.calling and talk.held == "because"
+    assert 0 < talk.hello_due < limits.REPLY_OVERDUE_NS
+    talk.tick(limits.REPLY_OVERDUE_NS)
+    with pytest.raises(UsageError, match="because"):
+        talk.tick(HELD_NS_MAX)
+
+
+def test_to_resume_what_never_began_is_to_begin() -> None:
+    talk = session(resume=True)
+    talk.receive(welcome(), 0)
+    for _ in range(3):
+        talk.outbox.submit([JOB])
+    assert first_seqs(intake(talk)) == [1, 2, 3]
+
+
+def test_outcomes_lost_with_a_journal_are_noticed() -> None:
+    talk = connected(jobs=3)
+    talk.receive(Accepted(ME, "b", 3), 0)
+    talk.receive(Outcomes(ME, "b", [outcome(1), outcome(2)]), 0)
+    talk.call_again(0)
+    with pytest.raises(JobsLost):
+        talk.receive(welcome(epoch=2, accepted=3, last_no=1, fresh=False), 0)
+
+
+def test_a_session_that_collects_tells_no_outcome() -> None:
+    talk = session(collects=True)
+    talk.receive(welcome(), 0)
+    page = Outcomes(ME, "other", [outcome(7)])
+    assert talk.receive(page, 0) == []
+    assert list(talk.pages) == [page]
 
 
 # --- silence ------------------------------------------------------------------------------------------

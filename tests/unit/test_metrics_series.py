@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import generate_latest
-from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.exposition import choose_encoder
 
 from exposition import check_golden
 from taskpool.clock import MILLISECOND, SECOND, SystemClock
@@ -92,7 +92,8 @@ def test_promtool_finds_nothing_to_complain_about(tmp_path: Path) -> None:
 
 
 def test_the_page_can_be_had_as_openmetrics(tmp_path: Path) -> None:
-    page = generate_openmetrics(registry(Dealer(tmp_path / "journal").sources())).decode()
+    encode, _ = choose_encoder("application/openmetrics-text; version=1.0.0")
+    page = encode(registry(Dealer(tmp_path / "journal").sources())).decode()
     assert page.endswith("# EOF\n")
 
 

@@ -184,7 +184,8 @@ class Batch:
 
     def detach(self) -> None:
         assert self.client is not None
-        self.client.batch = self.client = None
+        self.client.batch = None
+        self.client = None
         self._rewind()
 
     def _rewind(self) -> None:

@@ -6,8 +6,6 @@ workers without a slot; they make a replacement immediate.
 
 from __future__ import annotations
 
-from collections import Counter
-
 from taskpool import limits
 from taskpool.clock import Instant
 from taskpool.core.effects import Exit, Kill, Level, Spawn, TakeBack, Topic
@@ -149,13 +147,10 @@ class Crew:
 
     def make_room(self, waiting: int) -> None:
         """Jobs wait for a worker that has run nothing else. Idle workers that do not suit them hold the
-        slots, or the place of a fresh process: replace one for each such job. A place that is free and only
+        slots, or the place of a fresh process: replace one for each such job. A slot that is free and only
         lacks its process is room enough, however long that process takes to come."""
-        states = Counter(worker.state for worker in self.workers.values())
-        missing = self.wanted + self._pool.config.spares - self._actual()
-        fresh = states[WorkerState.STARTING] + states[WorkerState.SPARE] + missing
-        slots = len(self.free_slots) + states[WorkerState.STOPPING]
-        if min(fresh, slots) >= waiting:
+        stopping = sum(worker.state is WorkerState.STOPPING for worker in self.workers.values())
+        if len(self.free_slots) + stopping >= waiting:
             return
         for worker in self.workers.values():
             if worker.state is WorkerState.IDLE:

@@ -48,9 +48,8 @@ class Dealing:
             else:
                 passed_over.append(backlog.pop())
                 self._crew.make_room(len(passed_over))
-        for job in passed_over:
-            if not backlog.push(job):  # taken over from an earlier life, from beyond the horizon
-                del self._pool.jobs[job.ordinal]
+        for job in reversed(passed_over):  # the last first: should that fill the front, the others are not beyond it
+            backlog.push(job)
 
     def _must_wait(self, job: Job) -> bool:
         """While a job that may bring down the host runs, nothing else does; before it starts, all must end."""

@@ -37,7 +37,7 @@ from taskpool.core.events import (
 )
 from taskpool.core.job import Job
 from taskpool.core.leaving import Leaving
-from taskpool.core.ledger import CloseStored, FrameStored, JobsStored, OutcomeStored
+from taskpool.core.ledger import CloseStored, JobsStored, OutcomeStored
 from taskpool.core.pool import Pool, PoolConfig
 from taskpool.core.restore import CORRUPT, restore
 from taskpool.core.worker import WORKER_TABLE, Verdict, Worker, WorkerAction, WorkerEvent
@@ -208,7 +208,7 @@ class Dispatcher:
             elif isinstance(told, CloseStored):
                 self.desk.closed(told.batch)
                 recorded[told.batch.name] = told.batch
-            elif isinstance(told, FrameStored):
+            else:
                 self.dealing.send_stored(told.effect, now)
         for batch in recorded.values():
             self.desk.deliver(batch)

@@ -185,9 +185,7 @@ class Endings:
         job.tries -= 1
         job.unclean += unclean
         self._pool.tally.attempts[End.LOST.value] += 1
-        if job.given_up:
-            self._finish(job, State.CANCELLED, attempt, Report(n=attempt.n, end=End.LOST), now)
-        elif job.unclean > limits.UNCLEAN_ALONE_MIN and job.limits.crash_limit != limits.CRASH_LIMIT_UNLIMITED:
+        if job.unclean > limits.UNCLEAN_ALONE_MIN and job.limits.crash_limit != limits.CRASH_LIMIT_UNLIMITED:
             text = f"{job.unclean} times in a row the dealer or its host went down while this job ran, at last alone"
             self._quarantine(attempt, Report(n=attempt.n, end=End.LOST, error=JobError("DealerLost", text)), now)
         else:

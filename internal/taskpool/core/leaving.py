@@ -53,7 +53,8 @@ class Leaving:
     def tick(self, now: Instant) -> None:
         if self.left:
             return
-        if self._pool.config.private and any(map(_is_over, self._pool.batches.values())):
+        # Not before the last acknowledgement is stored: a batch that is kept would be told again what was told.
+        if self._pool.config.private and self._pool.ledger.idle and any(map(_is_over, self._pool.batches.values())):
             self._leave(ExitCode.OK, "All jobs completed. Shutting down workers...")
             return
         if not self._pool.draining:

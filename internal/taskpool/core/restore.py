@@ -22,6 +22,7 @@ CORRUPT = JobError("Corrupt", "the journal's copy of this job does not match its
 def restore(pool: Pool, endings: Endings, event: Restored, now: Instant) -> None:
     """Take over. Before any other event."""
     assert not pool.batches
+    pool.backlog.empty_front()  # what goes back comes in again in its turn, with the others
     pool.ordinal = event.ordinal
     for stored in event.batches:
         pool.batches[stored.name] = Batch.restored(stored)
@@ -32,7 +33,6 @@ def restore(pool: Pool, endings: Endings, event: Restored, now: Instant) -> None
     late = {(epoch, report.n): report for epoch, report in event.late if report.end in REPORTABLE}
     for each in event.in_flight:
         _take_over(pool, endings, each, late.get((each.epoch, each.n)), event.unclean, now)
-    pool.backlog.empty_front()
 
 
 def _take_over(

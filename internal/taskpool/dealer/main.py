@@ -17,8 +17,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit code of the program: see `errors.ExitCode`."""
     signals.ensure_low_fds()
     signals.reset_inherited()
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["journal"]:
+        return _journal(words[1:])
     try:
-        options = dealer_options.parse(sys.argv[1:] if argv is None else argv)
+        options = dealer_options.parse(words)
     except UsageError as error:
         sys.stderr.write(f"tp-dealer: {error}\n")
         return ExitCode.USAGE
@@ -27,6 +30,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _act(options, transcript)
     except TaskpoolError as error:
         transcript.say(logging.ERROR, str(error))
+        return error.exit_code
+
+
+def _journal(words: Sequence[str]) -> int:
+    from taskpool.dealer import journal
+
+    try:
+        return journal.run(words)
+    except TaskpoolError as error:
+        sys.stderr.write(f"tp-dealer: {error}\n")
         return error.exit_code
 
 

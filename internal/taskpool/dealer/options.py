@@ -65,7 +65,7 @@ class DealerOptions(Struct, frozen=True, kw_only=True):
 
 def parse(argv: Sequence[str], env: Mapping[str, str] = os.environ) -> DealerOptions:
     """The options of a command line. Raises UsageError naming the option, the value and what was expected."""
-    args = _parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     given = {**_from_file(args.config), **_from_env(env), **_from_flags(args)}
     return DealerOptions(
         pool=check_pool_name(_text(given, "pool", "default")),
@@ -103,7 +103,8 @@ def workers(text: str, cpus: int | None = None) -> int:
     return wanted
 
 
-def _parser() -> ArgumentParser:
+def build_parser() -> ArgumentParser:
+    """The whole command line."""
     parser = ArgumentParser(
         prog="tp-dealer",
         description="Runs a pool: hands out jobs, supervises workers, recovers from their crashes.",

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import taskpool
 from taskpool import limits
 from taskpool.clock import Clock, SystemClock
-from taskpool.errors import ExitCode, UsageError
+from taskpool.errors import ExitCode, TaskpoolError, UsageError
 from taskpool.generator.console import Console
 from taskpool.generator.conversation import Conversation
 from taskpool.generator.ending import Ending
@@ -35,10 +35,31 @@ def open_conversation(session: Session, post: Post, console: Console) -> Convers
     return Conversation(session, Link(post, session.pool, shape), console)
 
 
-def new_session(pool: str, clock: Clock, patience: Patience) -> Session:
-    """A conversation that is about no batch of ours."""
-    client = new_client_id()
-    return Session(pool, client, os.getpid(), taskpool.__version__, clock.now().mono, batch=None, patience=patience)
+def asking_session(pool: str, clock: Clock, patience: Patience) -> Session:
+    """A conversation that is about no batch: it only asks."""
+    now = clock.now().mono
+    return Session(pool, new_client_id(), os.getpid(), taskpool.__version__, now, patience=patience, collects=True)
+
+
+def batch_session(
+    options: SubmitOptions, pool: str, clock: Clock, client: int, *, cursor: int = 0, collects: bool = False
+) -> Session:
+    """A conversation that holds the batch."""
+    return Session(
+        pool,
+        client,
+        os.getpid(),
+        taskpool.__version__,
+        clock.now().mono,
+        batch=options.batch,
+        wanted=options.limits,
+        detached=options.detach,
+        waits=options.waits,
+        patience=options.patience,
+        resume=options.resume,
+        cursor=cursor,
+        collects=collects,
+    )
 
 
 def new_client_id() -> int:
@@ -67,24 +88,12 @@ def run_batch(options: SubmitOptions, feed: Feed, console: Console, again: str) 
             private = cleanup.enter_context(PrivateDealer(home, options.dealer_options, post, console, again))
         pool = home.pool if home is not None else options.pool or ""
         ending = Ending(options, printer, console, clock, private, again)
-        cursor = 0
+        client, cursor = new_client_id(), 0
         if options.resume and not options.detach:
-            asking = open_conversation(new_session(pool, clock, options.patience), post, console)
+            session = batch_session(options, pool, clock, client, collects=True)
+            asking = open_conversation(session, post, console)
             cursor = _recall(Inquiry(asking, clock, wakeup, private), options.batch, ending)
-        session = Session(
-            pool,
-            new_client_id(),
-            os.getpid(),
-            taskpool.__version__,
-            clock.now().mono,
-            batch=options.batch,
-            wanted=options.limits,
-            detached=options.detach,
-            waits=options.waits,
-            patience=options.patience,
-            resume=options.resume,
-            cursor=cursor,
-        )
+        session = batch_session(options, pool, clock, client, cursor=cursor)
         conversation = open_conversation(session, post, console)
         cleanup.callback(conversation.close)
         submission = Submission(
@@ -120,9 +129,14 @@ def _printer(options: SubmitOptions, home: Home | None) -> Printer:
 
 
 def _recall(inquiry: Inquiry, batch: str, ending: Ending) -> int:
+    """What earlier runs know of the batch, which is ours from here on, so that it cannot change any more."""
     try:
-        return recall(inquiry, batch, ending.tally, ending.printer)
+        last = recall(inquiry, batch, ending.tally, ending.printer)
     except PrivateEnded:
+        inquiry.close(goodbye=False)
         return 0  # it is noticed again, where it is told
-    finally:
+    except TaskpoolError:
         inquiry.close()
+        raise
+    inquiry.close(goodbye=False)
+    return last

@@ -19,6 +19,11 @@ VERBS: dict[str, tuple[str, str | None, bool]] = {
     "resume": ("go on after pause", None, False),
     "drain": ("finish what runs, take nothing new, and leave", None, False),
 }
+READERS = {
+    "wait": "wait until a batch has ended, and end with the exit code that its own run would have had",
+    "results": "print the outcomes that a batch has so far",
+    "logs": "print what a job has printed",
+}
 QUARANTINE = {"list": "say which", "requeue": "give them a new run", "drop": "forget them"}
 
 
@@ -40,6 +45,7 @@ def build_parser() -> ArgumentParser:
     _add_submission(sub)
     sub.add_argument("file", metavar="FILE|-", help="a file, or - for standard input")
     _add_verbs(subcommands)
+    _add_readers(subcommands)
     return parser
 
 
@@ -61,6 +67,18 @@ def _add_verbs(subcommands: _SubParsersAction[ArgumentParser]) -> None:
         _add_command_options(sub)
         if action != "list":
             sub.add_argument("target", metavar="BATCH|JOB|all")
+
+
+def _add_readers(subcommands: _SubParsersAction[ArgumentParser]) -> None:
+    for verb, text in READERS.items():
+        sub = subcommands.add_parser(verb, help=text, description=text, allow_abbrev=False)
+        _add_command_options(sub)
+        sub.add_argument("target", metavar="JOB" if verb == "logs" else "BATCH")
+        if verb == "wait":
+            sub.add_argument("--timeout", metavar="TIME", help="end with exit code 124 if it lasts longer")
+        elif verb == "results":
+            sub.add_argument("--output", choices=("value", "json"), default="value", help="what to print (value)")
+            sub.add_argument("--results", metavar="FILE", help="write outcome objects as JSON Lines")
 
 
 def _add_command_options(parser: ArgumentParser) -> None:

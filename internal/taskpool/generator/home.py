@@ -76,7 +76,7 @@ class Home:
             )
         if note.journal != (None if self.journal is None else str(self.journal)):
             raise UsageError(
-                f"--resume: the journal of batch {batch!r} is {note.journal or 'none'}: give the --journal it began with"
+                f"--resume: batch {batch!r} was begun with the journal {note.journal or 'none'}: give that one"
             )
         self._note = note
 

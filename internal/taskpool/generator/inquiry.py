@@ -38,7 +38,7 @@ class BatchFacts(msgspec.Struct):
 
 
 class Inquiry:
-    """Asks over a conversation of its own that is about no batch."""
+    """Asks over a conversation of its own, whose session collects outcomes."""
 
     def __init__(
         self, conversation: Conversation, clock: Clock, wakeup: Wakeup, private: PrivateDealer | None = None
@@ -68,7 +68,7 @@ class Inquiry:
     def outcomes(self, name: str, after: int, upto: int) -> Iterator[Outcome]:
         """Those recorded with numbers above `after` and up to `upto`, read page by page."""
         while after < upto:
-            for outcome in (page := self._page(name, after)):
+            for outcome in (page := self._page(name, after, upto)):
                 if outcome.no > upto:
                     return
                 yield outcome
@@ -76,12 +76,13 @@ class Inquiry:
                 return
             after = page[-1].no
 
-    def _page(self, name: str, after: int) -> list[Outcome]:
+    def _page(self, name: str, after: int, upto: int) -> list[Outcome]:
         self._session.pages.clear()
 
         def found() -> list[Outcome] | None:
             pages = [page.items for page in self._session.pages if page.batch == name]
-            return next((items for items in pages if not items or items[0].no > after), None)
+            # What is delivered to whoever holds the batch comes in between; it begins beyond what is asked for.
+            return next((items for items in pages if not items or after < items[0].no <= upto), None)
 
         return self._ask("outcomes", name, after, found)
 
@@ -93,10 +94,10 @@ class Inquiry:
             self._conversation.send(now)
             self._wait(min(until, self._conversation.next_deadline()) - now)
 
-    def close(self) -> None:
-        """Says goodbye and lets go of the queues."""
-        self._session.leave()
-        if not self._session.calling:
+    def close(self, *, goodbye: bool = True) -> None:
+        """Lets go of the queues; without a goodbye another conversation of the same client goes on."""
+        if goodbye and not self._session.calling:
+            self._session.leave()
             self._conversation.send(self._clock.now().mono)
         self._conversation.close()
 

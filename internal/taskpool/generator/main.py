@@ -8,18 +8,18 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 
-import taskpool
 from taskpool.clock import SystemClock
 from taskpool.errors import ExitCode, TaskpoolError, UsageError
-from taskpool.generator import remote
-from taskpool.generator.batch import new_client_id, open_conversation, run_batch
-from taskpool.generator.cli import VERBS, build_parser
+from taskpool.generator import reading, remote
+from taskpool.generator.batch import asking_session, open_conversation, run_batch
+from taskpool.generator.cli import READERS, VERBS, build_parser
 from taskpool.generator.console import Console
 from taskpool.generator.feed import Source, open_feed, preview
+from taskpool.generator.inquiry import Inquiry
 from taskpool.generator.jobfile import read_jobs
 from taskpool.generator.options import batch_limits, log_format, patience, submit_options, verbosity
 from taskpool.generator.outflow import OutputClosed
-from taskpool.generator.session import Session
+from taskpool.generator.resuming import resume_command
 from taskpool.generator.stopping import signals_to_hear
 from taskpool.ipc.mqueue import KernelPost
 from taskpool.ipc.names import check_pool_name
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(verbosity=verbosity(args), fmt=log_format(args))
     try:
         if args.subcommand in KINDS or args.subcommand == "jobs":
-            return submit(args, console)
+            return submit(args, console, sys.argv[1:] if argv is None else argv)
         return command(args, console)
     except OutputClosed:
         return die_of_broken_pipe()
@@ -49,28 +49,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
 
 
-def submit(args: Namespace, console: Console) -> ExitCode:
+def submit(args: Namespace, console: Console, argv: Sequence[str]) -> ExitCode:
     """One batch."""
     options = submit_options(args)
     source, fd, name = _source(args)
     if options.dry_run:
         return _print_jobs(preview(source, fd, name))
     feed = open_feed(source, fd, name)
-    return run_batch(options, feed, console)
+    return run_batch(options, feed, console, resume_command(sys.argv[0], argv, options.batch))
 
 
 def command(args: Namespace, console: Console) -> ExitCode:
     """One question to a running pool."""
-    wish = wish_of(args)
+    reader = reading.parse(args) if args.subcommand in READERS else None
+    wish = wish_of(args) if reader is None else None
     waits = patience(args)
     clock = SystemClock()
     pool = check_pool_name(args.pool)
-    session = Session(
-        pool, new_client_id(), os.getpid(), taskpool.__version__, clock.now().mono, batch=None, patience=waits
-    )
+    session = asking_session(pool, clock, waits)
     wakeup = signals.Wakeup(signals_to_hear())
     conversation = open_conversation(session, KernelPost(), console)
     try:
+        if reader is not None:
+            return reader(reading.Tools(Inquiry(conversation, clock, wakeup), console, clock, wakeup))
+        assert wish is not None
         answer = remote.ask(conversation, wish, clock, wakeup, waits.first_ns)
     finally:
         conversation.close()

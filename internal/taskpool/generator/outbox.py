@@ -109,7 +109,7 @@ class Outbox:
             self._unsent += 1
             self._sent_upto = max(self._sent_upto, frame.last)
             return frame.data
-        if self._total is None or self._close_sent:
+        if self._total is None or self._close_sent or self.comparing:
             return None
         self._close_sent = True
         if not self._frames:

@@ -7,6 +7,7 @@ import shlex
 import shutil
 from collections.abc import Sequence
 
+from taskpool.errors import UsageError
 from taskpool.generator.inquiry import Inquiry
 from taskpool.generator.printer import Printer
 from taskpool.generator.tally import Tally
@@ -17,15 +18,22 @@ _COMMAND_CHARS_MAX = 16 * 1024  # a longer one is no use on a terminal
 def recall(inquiry: Inquiry, batch: str, tally: Tally, printer: Printer) -> int:
     """Counts the outcomes that an earlier run has acknowledged, which nobody tells again; returns the last's number.
 
-    Raises DealerUnreachable, Interrupted.
+    Raises DealerUnreachable, Interrupted, and UsageError when the pool has not kept them.
     """
     facts = inquiry.batch(batch)
     if facts is None:
         return 0
+    last = 0
     for outcome in inquiry.outcomes(batch, 0, facts.acknowledged):
         tally.add(outcome)
         printer.skip(outcome.seq)
-    return facts.acknowledged
+        last = outcome.no
+    if last != facts.acknowledged:
+        raise UsageError(
+            f"--resume: {facts.acknowledged} outcomes of batch {batch!r} were told to an earlier run, and without a "
+            "journal the pool does not keep what was told: nobody can say how the whole batch ends"
+        )
+    return last
 
 
 def resume_command(program: str, argv: Sequence[str], batch: str) -> str:

@@ -82,9 +82,10 @@ class Session:
         patience: Patience = Patience(),
         resume: bool = False,
         cursor: int = 0,
+        collects: bool = False,
     ) -> None:
         """`resume`: the batch may be there already, and the jobs up to here are to be compared with it; `cursor`:
-        the last outcome that an earlier generator acknowledged."""
+        the last outcome that an earlier generator acknowledged; `collects`: outcomes go into `pages` as they come."""
         self.pool = pool
         self.client = client
         self.batch = batch
@@ -117,7 +118,8 @@ class Session:
 
         self._commands: deque[Command] = deque()
         self.answers: deque[Answer] = deque()
-        self.pages: deque[Outcomes] = deque()  # asked for by a command, when there is no batch of our own
+        self._collects = collects
+        self.pages: deque[Outcomes] = deque()
         self._bye = False
 
     # --- what is to be sent -----------------------------------------------------------------------
@@ -346,8 +348,9 @@ class Session:
         return f"--resume: the input has changed: {refused.text}"
 
     def _on_outcomes(self, outcomes: Outcomes, now: int) -> None:
-        if self.batch is None:
+        if self._collects:
             self.pages.append(outcomes)
+            return
         if outcomes.batch != self.batch or self._detached:
             return
         for outcome in outcomes.items:

@@ -274,8 +274,8 @@ class Submission:
             outbox.finish()
         elif outbox.accepted == outbox.submitted:  # all there is was compared
             raise UsageError(
-                f"--resume: the input has changed: it ends after {outbox.submitted} jobs, job {outbox.submitted + 1} of "
-                f"the {outbox.known} that batch {self._session.batch} has accepted is missing"
+                f"--resume: the input has changed: it ends after {outbox.submitted} jobs; job {outbox.submitted + 1} "
+                f"of the {outbox.known} that batch {self._session.batch} has accepted is missing"
             )
 
     @property
@@ -323,9 +323,10 @@ class Submission:
             return
         for_now = refusal.reason in REFUSED_FOR_NOW
         self._stop(ExitCode.REFUSED if for_now else ExitCode.USAGE, for_good=not for_now)
+        later = f"; --batch {self._session.batch} --resume adds the others later" if for_now else ""
         self._console.error(
             f"job {refusal.seq} and those after it were refused ({refusal.reason}): {refusal.text}; "
-            f"{self._session.outbox.submitted} jobs are accepted"
+            f"{self._session.outbox.submitted} jobs are accepted{later}"
         )
 
     def _lament(self, outcome: Outcome) -> None:

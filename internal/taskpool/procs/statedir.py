@@ -14,7 +14,7 @@ from taskpool.clock import rfc3339
 from taskpool.errors import ConfigurationError, PoolInUse
 from taskpool.ids import Epoch
 
-_LOCK_NAME = "pool.lock"
+LOCK_NAME = "pool.lock"
 # The content is padded to one disk sector and written in one piece, so that a power cut leaves the old one
 # or the new one, never a mixture, and nothing has to be truncated.
 _LOCK_BYTES = 512
@@ -67,7 +67,7 @@ class Holder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def last_holder(directory: Path) -> Holder | None:
     """Who holds a pool, or held it last, as far as its lock file says; takes no lock. None: nobody knows."""
     try:
-        return msgspec.json.decode((directory / _LOCK_NAME).read_bytes(), type=Holder)
+        return msgspec.json.decode((directory / LOCK_NAME).read_bytes(), type=Holder)
     except (OSError, msgspec.MsgspecError):
         return None
 
@@ -81,7 +81,7 @@ class PoolLock:
 
     def __init__(self, directory: Path, pool: str) -> None:
         self._directory = directory
-        self._path = directory / _LOCK_NAME
+        self._path = directory / LOCK_NAME
         self._pool = pool
         self._fd = -1
 
