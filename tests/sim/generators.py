@@ -38,6 +38,17 @@ class Silent:
     def warning(self, text: str, fields: object = None) -> None: ...
 
 
+class SafeSession(Session):
+    """Says in its hello what it has safely, and not what it has merely received."""
+
+    def hello(self, slot: int, now: int) -> bytes:
+        cursor, self.cursor = self.cursor, self._stored
+        try:
+            return super().hello(slot, now)
+        finally:
+            self.cursor = cursor
+
+
 class SimLink(Link):
     """The real link, in a world where the spool is no directory."""
 
@@ -61,8 +72,7 @@ class SimLink(Link):
     def messages(self, limit: int) -> Iterator[Message | MessageError]:
         for message in super().messages(limit):
             if isinstance(message, Refused) and message.reason == "conflict" and self.said_something_else:
-                self.said_something_else = False
-                continue
+                continue  # it may come twice
             yield message
 
 
@@ -108,7 +118,7 @@ class Generator(Process):
         self.client = 10**6 + pid
         self._host = batch.host
         self._link = SimLink(batch.host, batch.pool)
-        self.session = Session(
+        self.session = SafeSession(
             batch.pool,
             self.client,
             pid,

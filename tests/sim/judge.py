@@ -13,7 +13,7 @@ from taskpool.clock import SECOND
 from taskpool.core.rows import OutcomeRecorded
 from taskpool.errors import MessageError
 from taskpool.core.worker import WorkerState
-from taskpool.messages import TERMINAL, Accepted, End, Frame, Limits, Outcomes, Progress, Report, Welcome
+from taskpool.messages import TERMINAL, Accepted, End, Frame, Limits, Outcomes, Progress, Refused, Report, Welcome
 
 if TYPE_CHECKING:
     from sim.host import SimHost
@@ -113,6 +113,8 @@ class Judge:
             self._outcomes_told(message)
         elif isinstance(message, Welcome):
             self._welcomed(message)
+        elif isinstance(message, Refused):
+            self._world.faults.seen["submission_refused_as_full"] += message.reason == "full"
         self._world.note("told a generator {} bytes", len(data))
         if self._world.trace is not None:
             self._world.say(f"    {str(message)[:300]}")

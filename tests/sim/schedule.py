@@ -94,8 +94,6 @@ class Watcher:
 
     def write(self, note: Note) -> None:
         self._world.faults.seen["lease_lapsed"] += note.topic is Topic.CLIENT_LAPSED
-        full = note.topic is Topic.SUBMISSION_REFUSED and note.fields.get("reason") == "full"
-        self._world.faults.seen["submission_refused_as_full"] += full
         if self._world.trace is not None:
             self._world.say(f"    dealer: {note.topic.value} {note.fields}")
 
@@ -115,7 +113,7 @@ class Schedule:
         self.world = World(seed, self.faults, tracing=tracing)
         self.host = SimHost(self.world)
         self.batches = plan.draw_batches(self.host)
-        self.trouble = Trouble(self.host, self.batches, plan.mean_ns)
+        self.trouble = Trouble(self.host, self.batches, plan.mean_ns, durable=plan.durable)
         self._calm_since_ns = 0
         self._ending = False
         self._over = False

@@ -41,7 +41,8 @@ QUEUES = (names.intake(POOL), names.control(POOL), names.events(POOL))
 class Trouble:
     """Draws what happens, and does it."""
 
-    def __init__(self, host: SimHost, batches: list[Batch], mean_ns: int) -> None:
+    def __init__(self, host: SimHost, batches: list[Batch], mean_ns: int, *, durable: bool) -> None:
+        self._durable = durable
         self._host = host
         self._world = host.world
         self._batches = batches
@@ -58,7 +59,7 @@ class Trouble:
             "both_killed": self._kill_both,
             "reboot": self._reboot,
             "wall_jumps": self._jump,
-            "queue_unlinked": lambda: self._host.post.unlink(self._world.rng.choice(QUEUES)),
+            "queue_unlinked": self._unlink,
             "message_stolen": self._steal,
             "garbage": self._throw_garbage,
             "stranger_says_hello": self._stranger,
@@ -145,6 +146,12 @@ class Trouble:
             return
         if mailbox.depth():
             mailbox.receive()
+
+    def _unlink(self) -> None:
+        """Without a journal the events queue is spared: workers that find none end a private pool."""
+        name = self._world.rng.choice(QUEUES)
+        if self._durable or name != QUEUES[2]:
+            self._host.post.unlink(name)
 
     def _throw_garbage(self) -> None:
         rng = self._world.rng

@@ -13,6 +13,7 @@ from taskpool.ids import Incarnation
 from taskpool.limits import (
     BOOT_DEATHS_MAX,
     BOOT_DEATHS_WINDOW_NS,
+    BOOT_HANGS_MAX,
     BOOT_NS_MAX,
     OUT_OF_SERVICE_NS,
     RESPAWN_DELAY_NS_MAX,
@@ -477,3 +478,12 @@ def test_a_spawn_that_failed_after_all_is_buried() -> None:
     assert states(world) == {}
     world.advance(100 * MILLISECOND)
     assert world.spawned() == [1, 2]
+
+
+def test_workers_that_hang_at_boot_put_the_pool_out_of_service_however_slowly() -> None:
+    world = World(boot=False)
+    for worker in range(1, BOOT_HANGS_MAX + 1):
+        world.advance(BOOT_NS_MAX)
+        world.die(worker, signal=9)
+        world.advance(max(0, world.core.next_deadline_ns(world.now) - world.now.mono))
+    assert world.exits() == [ExitCode.ENVIRONMENT]

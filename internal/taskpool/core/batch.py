@@ -13,15 +13,13 @@ from taskpool.messages import Limits, Outcome
 class Client:
     """A generator in conversation. Its lease ends when it is silent for too long."""
 
-    __slots__ = ("batch", "detached", "id", "lease_mono_ns", "pid", "slot")
+    __slots__ = ("batch", "id", "lease_mono_ns", "pid")
 
-    def __init__(self, id: int, slot: int, pid: int, lease_mono_ns: int) -> None:
+    def __init__(self, id: int, pid: int, lease_mono_ns: int) -> None:
         self.id = id
-        self.slot = slot
         self.pid = pid
         self.lease_mono_ns = lease_mono_ns
         self.batch: Batch | None = None
-        self.detached = False
 
 
 class Batch:

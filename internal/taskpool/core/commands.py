@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ from taskpool.core.worker import Verdict, Worker
 from taskpool.messages import Answer, Command, State
 
 Body = dict[str, Any]
+LISTED_MAX = 1_000  # entries in an answer that lists things
 OUTCOMES_PAGE = 256  # outcomes in one answer to `outcomes`
 
 
@@ -96,7 +98,7 @@ class Commands:
             "quarantined": len(pool.quarantine),
             "batches": [
                 {"batch": batch.name, "accepted": batch.accepted, "total": batch.total, "open": batch.open}
-                for batch in pool.batches.values()
+                for batch in islice(pool.batches.values(), LISTED_MAX)
             ],
             "running": [self._worker_line(worker, now) for worker in crew.workers.values() if worker.frames],
         }
@@ -172,7 +174,8 @@ class Commands:
         return {"requeued": len(jobs)}
 
     def _quarantine_list(self, command: Command, now: Instant) -> Body:
-        return {"quarantine": [_describe(job) for job in self._pool.quarantine.values()]}
+        parked = self._pool.quarantine
+        return {"total": len(parked), "quarantine": [_describe(job) for job in islice(parked.values(), LISTED_MAX)]}
 
     def _quarantine_drop(self, command: Command, now: Instant) -> Body:
         jobs = self._parked(command)
@@ -208,9 +211,10 @@ class Commands:
     def _one_job(self, command: Command) -> Job:
         job = self._pool.find_job(command.batch or "", command.seq)
         if job is None:
+            journaled = self._pool.config.journaled
             raise CommandError(
-                f"job {command.batch}/{command.seq} is not waiting, running or in quarantine here"
-                " (finished jobs are not kept without a journal)"
+                f"job {command.batch}/{command.seq} is not waiting, running or in quarantine here (finished jobs are "
+                f"{'among the results of their batch' if journaled else 'not kept without a journal'})"
             )
         return job
 

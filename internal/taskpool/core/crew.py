@@ -98,10 +98,10 @@ class Crew:
         if worker.slot is not None and worker.slot < self.wanted:
             self.free_slots.add(worker.slot)
 
-    def boot_death(self, now: Instant, status: int | None, text: str) -> None:
+    def boot_death(self, now: Instant, status: int | None, text: str, *, hung: bool = False) -> None:
         """A worker died before it was ready, or could not be started: be slower, or give up."""
         cannot_boot = status in EXIT_CANNOT_BOOT
-        self.respawn.boot_death(now.mono, cannot_boot=cannot_boot)
+        self.respawn.boot_death(now.mono, cannot_boot=cannot_boot, hung=hung)
         if not self.respawn.out_of_service:
             self._pool.note(Level.WARNING, Topic.RESPAWN_DELAYED, text=text)
             return

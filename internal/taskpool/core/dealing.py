@@ -92,7 +92,7 @@ class Dealing:
             job.move(State.RUNNING)
             job.tries += 1
             pool.attempt_n += 1
-            attempt = Attempt(pool.attempt_n, job, worker, frame, now.mono)
+            attempt = Attempt(pool.attempt_n, job, worker, frame)
             attempt.fresh = attempt.fresh and not frame.shared
             frame.attempts[attempt.n] = pool.attempts[attempt.n] = job.attempt = attempt
             spec = job.spec

@@ -114,9 +114,8 @@ class Desk:
             return
         client = pool.clients.get(hello.client)
         if client is None:
-            client = pool.clients[hello.client] = Client(hello.client, hello.slot, hello.pid, 0)
+            client = pool.clients[hello.client] = Client(hello.client, hello.pid, 0)
         client.lease_mono_ns = now.mono + limits.LEASE_NS
-        client.detached = hello.detached
         if hello.batch is not None:
             batch = batch or self._open(hello)
             if client.batch is not None and client.batch is not batch:

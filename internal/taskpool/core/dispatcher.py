@@ -171,7 +171,8 @@ class Dispatcher:
         self.crew.bury(worker)
         somebodys_will = worker.verdict is None and signal in ("SIGKILL", "SIGTERM")
         if booting and not somebodys_will:
-            self.crew.boot_death(now, event.status, _boot_text(worker, event, signal))
+            hung = worker.verdict is Verdict.BOOT
+            self.crew.boot_death(now, event.status, _boot_text(worker, event, signal), hung=hung)
 
     def _on_taken_back(self, event: TakenBack, now: Instant) -> None:
         """These frames never reached the worker; those asked for and not returned did."""

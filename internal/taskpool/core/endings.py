@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from heapq import heappush
 
+from msgspec import structs
+
 from taskpool import limits
 from taskpool.clock import Instant
 from taskpool.core.effects import Level, Topic
@@ -247,8 +249,8 @@ class Endings:
     def _send_again(self, attempt: Attempt, report: Report, now: Instant) -> None:
         job = attempt.job
         job.tries -= 1  # a lost attempt counts for nothing, and its fate under --chaos is still to come
-        if job.given_up:
-            self._finish(job, State.CANCELLED, attempt, report, now)
+        if job.given_up:  # what became of its worker is our doing, and no error of the job's
+            self._finish(job, State.CANCELLED, attempt, structs.replace(report, error=None), now)
         else:
             self._pool.tally.retries[report.end.value] += 1
             self._return(job)

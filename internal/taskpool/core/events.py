@@ -94,7 +94,7 @@ class Restored(Struct, frozen=True):
 
     unclean: bool  # that life did not end in good order
     ordinal: int  # of the last job accepted
-    batches: list[StoredBatch]  # with open jobs
+    batches: list[StoredBatch]  # with open jobs, or with jobs in quarantine
     in_flight: list[InFlight]
     quarantined: list[StoredJob]
     late: list[tuple[int, Report]]  # (epoch, report) found in the events queue

@@ -152,8 +152,9 @@ class Job:
 
     @property
     def given_up(self) -> bool:
-        """Somebody cancelled it, or its whole batch: whatever its attempt does, there is no other."""
-        return self.cancelled or self.batch.cancelled
+        """Somebody cancelled it, or its whole batch: whatever its attempt does, there is no other. A person who
+        asks for a job of a cancelled batch again wants it to run."""
+        return self.cancelled or (self.batch.cancelled and self.run == 1)
 
     @property
     def shares_frames(self) -> bool:

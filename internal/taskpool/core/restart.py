@@ -31,13 +31,15 @@ class Respawn:
         self._deaths.clear()
         self.out_of_service = False
 
-    def boot_death(self, now_ns: int, *, cannot_boot: bool) -> None:
-        """A worker died before it was ready. `cannot_boot`: it said by its exit code that it never will."""
+    def boot_death(self, now_ns: int, *, cannot_boot: bool, hung: bool = False) -> None:
+        """A worker died before it was ready. `cannot_boot`: it said by its exit code that it never will; `hung`: we
+        killed it, and such deaths are too far apart for the window."""
         self._failures += 1
         self._deaths.append(now_ns)
         while self._deaths[0] < now_ns - limits.BOOT_DEATHS_WINDOW_NS:
             self._deaths.popleft()
-        if cannot_boot or self.out_of_service or len(self._deaths) >= limits.BOOT_DEATHS_MAX:
+        hangs = hung and self._failures >= limits.BOOT_HANGS_MAX
+        if cannot_boot or hangs or self.out_of_service or len(self._deaths) >= limits.BOOT_DEATHS_MAX:
             self.out_of_service = True  # and stays so when the one worker that is tried later dies as well
             self._allowed_from_ns = now_ns + limits.OUT_OF_SERVICE_NS
         else:

@@ -44,5 +44,5 @@ def _take_over(
         endings.refuse(job, CORRUPT, now)
         return
     nobody = Worker(Incarnation(0), now.mono)  # whoever ran it is dead: a start ends all of the earlier life
-    attempt = Attempt(each.n, job, nobody, FrameRecord(each.n, now.mono), now.mono)
+    attempt = Attempt(each.n, job, nobody, FrameRecord(each.n, now.mono))
     endings.restore(attempt, report, unclean=unclean, now=now)

@@ -89,14 +89,13 @@ class Verdict(Enum):
 class Attempt:
     """One execution of a job, from the moment its frame is sent."""
 
-    __slots__ = ("frame", "fresh", "job", "n", "sent_mono_ns", "worker")
+    __slots__ = ("frame", "fresh", "job", "n", "worker")
 
-    def __init__(self, n: int, job: Job, worker: Worker, frame: FrameRecord, sent_mono_ns: int) -> None:
+    def __init__(self, n: int, job: Job, worker: Worker, frame: FrameRecord) -> None:
         self.n = n
         self.job = job
         self.worker = worker
         self.frame = frame
-        self.sent_mono_ns = sent_mono_ns
         self.fresh = worker.served == 0  # nothing else ever ran in that process
 
 

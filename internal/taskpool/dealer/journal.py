@@ -42,7 +42,9 @@ def build_parser() -> ArgumentParser:
     actions.add_parser("export", parents=[common], help="write everything to standard output, as JSON Lines")
     prune = actions.add_parser("prune", parents=[common], help="let finished batches go, beyond age and number")
     prune.add_argument("--retain", metavar="T", default="168h", help="keep batches finished within T (default: 168h)")
-    prune.add_argument("--retain-batches", metavar="N", type=int, default=limits.RETAIN_BATCHES_MAX, help="keep N at most")
+    prune.add_argument(
+        "--retain-batches", metavar="N", type=int, default=limits.RETAIN_BATCHES_MAX, help="keep N at most"
+    )
     backup = actions.add_parser("backup", parents=[common], help="make a copy that is whole by itself")
     backup.add_argument("target", metavar="FILE", type=Path, help="where to; must not exist")
     return parser

@@ -49,6 +49,7 @@ class Loop:
         signals: Callable[[], Iterable[str]],
         lifeline_fd: int = -1,
         restored: Restored | None = None,
+        after_turn: Callable[[int], None] | None = None,
     ) -> None:
         self._core = core
         self._clock = clock
@@ -62,6 +63,7 @@ class Loop:
         self._signals = signals
         self._lifeline_fd = lifeline_fd
         self._restored = restored
+        self._after_turn = after_turn
         self._settled = True  # nothing waits to be handled
         self._now = clock.now()
         self._checked_ns = self._swept_ns = self._now.mono
@@ -96,6 +98,8 @@ class Loop:
         self._hear(self._queues.intake, door.INTAKE, "intake", limits.INTAKE_MESSAGES_PER_TURN_MAX)
         self._settle()
         self._look_after_queues()
+        if self._after_turn is not None:
+            self._after_turn(self._now.mono)
 
     def _hear_workers(self) -> None:
         """Reports first, deaths second: whatever a worker sent before it died is in the queue by the time its

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 
 from taskpool.dealer import options as dealer_options
 from taskpool.dealer.options import DealerOptions
 from taskpool.dealer.transcript import Transcript
 from taskpool.errors import ExitCode, TaskpoolError, UsageError
 from taskpool.procs import signals
+from taskpool.procs.notify import Notifier
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,7 +58,8 @@ def _act(options: DealerOptions, transcript: Transcript) -> int:
         Host().layout(options)
         sys.stderr.write(f"tp-dealer: pool {options.pool}: options and limits allow {options.workers} workers\n")
         return ExitCode.OK
-    leave = start.run(options, transcript, Host())
+    with closing(Notifier.take()) as notifier:
+        leave = start.run(options, transcript, Host(), notifier)
     if leave.code is not ExitCode.OK:
         transcript.say(logging.ERROR, leave.text)
     return leave.code

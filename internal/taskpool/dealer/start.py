@@ -19,6 +19,7 @@ from taskpool.core.effects import Exit, Level
 from taskpool.core.events import Restored
 from taskpool.core.pool import PoolConfig
 from taskpool.dealer.door import Door
+from taskpool.dealer.herald import Herald
 from taskpool.dealer.loop import Loop
 from taskpool.dealer.machine import Machine
 from taskpool.dealer.options import DealerOptions
@@ -33,21 +34,29 @@ from taskpool.ipc.mailbox import Mailbox, Post
 from taskpool.ipc.spool import Spool
 from taskpool.journal.store import Store
 from taskpool.messages import Progress, Report
+from taskpool.procs.notify import Notifier
 
 SIGNAL_NAMES = {int(number): number.name for number in Signals}
 
 
-def run(options: DealerOptions, transcript: Transcript, machine: Machine) -> Exit:
+def run(options: DealerOptions, transcript: Transcript, machine: Machine, notifier: Notifier | None = None) -> Exit:
     """A dealer's whole life. Raises TaskpoolError when it cannot begin."""
     with ExitStack() as teardown:
-        dealer = Dealer(options, transcript, machine, teardown)
+        dealer = Dealer(options, transcript, machine, teardown, notifier)
         return dealer.loop.run()
 
 
 class Dealer:
     """The parts, wired; each registers its own end the moment it exists."""
 
-    def __init__(self, options: DealerOptions, transcript: Transcript, machine: Machine, teardown: ExitStack) -> None:
+    def __init__(
+        self,
+        options: DealerOptions,
+        transcript: Transcript,
+        machine: Machine,
+        teardown: ExitStack,
+        notifier: Notifier | None = None,
+    ) -> None:
         self._options = options
         self._machine = machine
         layout = machine.layout(options)
@@ -93,6 +102,7 @@ class Dealer:
             signals=machine.signals,
             lifeline_fd=options.lifeline_fd,
             restored=restored,
+            after_turn=Herald(notifier, self.core).turn if notifier is not None else None,
         )
         pages = self._serve(queues, replies, store, teardown)
         transcript.say(Level.DEBUG if options.private else Level.INFO, _greeting(options, epoch, store, pages))

@@ -7,10 +7,13 @@ Its modules, by what they are about:
     feed lines jobfile          where jobs come from
     session outbox              the conversation with the dealer: decisions only
     link conversation           the queues under it
-    private                     a dealer started for one batch
-    submission batch stopping   one batch: its loop, its end, and the signals that end it early
+    private home                a dealer started for one batch, and where it keeps its state
+    batch submission            one batch: its parts, and its loop
+    ending stopping resuming    how it ended, the signals that end it early, and how another run goes on with it
     remote present              one question to a running pool, and its answer
+    inquiry reading             questions that may be asked again: wait, results, logs
     printer outflow keeporder   where outcomes go, in which order
+    linefile                    the files among those places
     outcome joblog              what they look like there
     console progress            what the human sees meanwhile
     tally summary               what it adds up to

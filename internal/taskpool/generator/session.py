@@ -61,7 +61,7 @@ class PoolRefuses(TaskpoolError):
 
 
 class JobsLost(DealerUnreachable):
-    """Accepted jobs are gone with a dealer that kept no journal."""
+    """Accepted jobs are gone: the dealer came back without the journal they were in, if there was one."""
 
 
 class Session:
