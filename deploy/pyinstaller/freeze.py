@@ -24,7 +24,7 @@ BUILD = ROOT / "build" / "freeze"
 BUNDLE = ROOT / "dist" / "taskpool"
 PACKAGES = BUILD / "packages"  # wheel and sdist, for make dist
 SOURCES = ("pyproject.toml", "setup.py", "README.md", "CHANGELOG.md", "LICENSE", "internal")
-TOOLS = ("objdump", "objcopy", "ldd", "gcc")  # PyInstaller needs the first three, the compiled kernel the last
+TOOLS = ("objdump", "objcopy", "ldd", "strip", "gcc")  # the first three for PyInstaller, the last for the kernel
 
 
 def main() -> int:
@@ -88,7 +88,17 @@ def freeze(env: Mapping[str, str]) -> Path:
     spec = ROOT / "deploy" / "pyinstaller" / "taskpool.spec"
     folders = ["--distpath", str(made), "--workpath", str(work)]
     run(env, sys.executable, "-m", "PyInstaller", "--clean", "--noconfirm", "--log-level", "WARN", *folders, str(spec))
+    tidy(env, made / "taskpool")
     return made / "taskpool"
+
+
+def tidy(env: Mapping[str, str], bundle: Path) -> None:
+    """Libraries without symbols that nobody looks up, and not executable."""
+    for path in sorted((bundle / "_internal").rglob("*.so*")):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(0o644)
+            if "lib-dynload" not in path.parts and path.suffix == ".so":  # Debian's are stripped
+                run(env, "strip", "--strip-unneeded", str(path))
 
 
 def add_papers(bundle: Path, version: str, stamp: int) -> str:
@@ -116,7 +126,8 @@ def add_papers(bundle: Path, version: str, stamp: int) -> str:
 
 def run(env: Mapping[str, str], *command: str) -> str:
     """What it printed. Ends the build, with that, when it fails."""
-    sys.stderr.write(f"freeze: {' '.join(command[1:4])} ...\n")
+    if command[0] == sys.executable:
+        sys.stderr.write(f"freeze: {' '.join(command[1:3])} ...\n")
     done = subprocess.run(
         command, cwd=BUILD, env=dict(env), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )

@@ -30,7 +30,7 @@ def test_configuration(host: Host) -> None:
     assert config["StopSignal"] == "SIGTERM"
     assert list(config["Volumes"]) == [STATE]
     assert list(config["ExposedPorts"]) == ["9743/tcp"]
-    assert config["Healthcheck"]["Test"] == ["CMD", "tp-dealer", "--health"], "built without --format docker"
+    assert found["Healthcheck"]["Test"] == ["CMD", "tp-dealer", "--health"], "built without --format docker"
     assert "TP_DEALER_METRICS=0.0.0.0:9743" in config["Env"]
     assert found["Size"] < SIZE_MAX
 
@@ -66,6 +66,6 @@ def test_no_trace_of_the_builders_network(host: Host) -> None:
     """Mirrors, proxies, certificates and package indexes of the host came as secrets and went with them."""
     places = "/run/secrets /etc/pip.conf /etc/xdg/pip /etc/apt/apt.conf /etc/apt/sources.list"
     assert shell(f"ls -A {places} 2>/dev/null || true") == ""
-    assert shell("grep -rl -e 'BEGIN CERTIFICATE' -e _proxy= /etc /opt /usr/local || true") == ""
+    assert shell("grep -rlI -e 'BEGIN CERTIFICATE' -e _proxy= /etc /opt /usr/local || true") == ""
     assert "://" not in podman("history", "--no-trunc", "--format", "{{.CreatedBy}}", IMAGE).stdout
     assert not [name for name in image()["Config"]["Env"] if "PIP_" in name or "_proxy" in name.lower()]

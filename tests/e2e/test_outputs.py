@@ -94,17 +94,23 @@ def test_the_joblog_has_the_header_of_gnu_parallel(tmp_path: Path) -> None:
     assert log.read_text().splitlines()[0] == JOBLOG_HEADER
 
 
+@pytest.mark.parametrize("journal", ["none", "kept"])
 @pytest.mark.parametrize("when", ["now", "soon"])
-def test_halt(stage: Stage, ledger: Ledger, when: str) -> None:
-    command = ledger.command("sleep=0.05", "exit=1")
+def test_halt(stage: Stage, ledger: Ledger, when: str, journal: str) -> None:
+    """Without a journal what does not run any more is cancelled; with one it is kept for another run."""
+    options = ["--workers", 2, "--halt", f"{when},fail=2", "--output", "json"]
+    options += ["--journal", "none"] if journal == "none" else []
     names = map(str, range(1, 61))
-    halt = f"{when},fail=2"
-    run = stage.private("command", "--workers", 2, "--halt", halt, "--output", "json", "--", *command, ":::", *names)
+    run = stage.private("command", *options, "--", *ledger.command("sleep=0.05", "exit=1"), ":::", *names)
     run.ends(HALTED)
     states = Counter(job["state"] for job in run.objects())
     assert states["failed"] >= 2
-    assert states["failed"] + states["cancelled"] == 60
     assert ledger.count("start") < 30, "jobs were started behind the halt"
+    if journal == "none":
+        assert states["failed"] + states["cancelled"] == 60
+    else:
+        assert set(states) == {"failed"}
+        assert "To resume: " in run.stderr
 
 
 def test_retries_print_the_last_try_only(stage: Stage, tmp_path: Path) -> None:
@@ -155,7 +161,7 @@ def test_a_full_device(stage: Stage) -> None:
 
 @pytest.mark.parametrize("option", ["--results", "--joblog"])
 def test_files_that_cannot_be_written(stage: Stage, tmp_path: Path, option: str) -> None:
-    full = stage.private("fib", "20-22", option, "/dev/full").ends(ENVIRONMENT)
+    full = stage.private("fib", "--journal", "none", "20-22", option, "/dev/full").ends(ENVIRONMENT)
     assert "cannot write /dev/full: No space left on device" in full.stderr
     missing = stage.private("fib", "20-22", option, tmp_path / "no" / "file").ends(USAGE)
     assert f"cannot write {tmp_path / 'no' / 'file'}: " in missing.stderr

@@ -44,7 +44,8 @@ def test_metrics_agree_with_the_run(stage: Stage) -> None:
 
 def check_names(found: dict[str, dict[frozenset[tuple[str, str]], float]]) -> None:
     for name, by_labels in found.items():
-        assert re.fullmatch(r"(taskpool|process)_[a-z_]+", name), name  # process_*: the same names everywhere
+        # process_ and python_: what every Prometheus client says of its own process
+        assert re.fullmatch(r"(taskpool|process|python)_[a-z_]+", name), name
         for labels in by_labels:
             assert not {label for label, _ in labels} & UNBOUNDED, (name, labels)
             assert not any("-" in word for label, word in labels if label not in FREE_TEXT), (name, labels)

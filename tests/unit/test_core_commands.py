@@ -8,6 +8,7 @@ from builders import World, work
 from taskpool.clock import SECOND
 from taskpool.core.backlog import Backlog
 from taskpool.core.effects import TakeBack, Topic
+from taskpool.core.events import Reconfigured
 from taskpool.core.rows import BatchCancelled, BatchForgotten, JobReturned, QuarantineDropped
 from taskpool.limits import FRAME_TAKE_BACK_NS
 from taskpool.messages import Answer, End, State
@@ -363,3 +364,12 @@ def test_an_answer_goes_to_who_asked() -> None:
     world.do_command("pause", client=5)
     assert world.told(4) == []
     assert isinstance(world.told(5)[0], Answer)
+
+
+def test_a_configuration_read_again_changes_workers_and_the_drain_time_out() -> None:
+    world = World(1)
+    world.do(Reconfigured(workers=3, drain_timeout_ns=SECOND))
+    assert world.core.crew.wanted == 3
+    assert world.core.pool.drain_timeout_ns == SECOND
+    world.do(Reconfigured(workers=3, drain_timeout_ns=SECOND))
+    assert world.core.crew.wanted == 3

@@ -25,6 +25,7 @@ from taskpool.core.events import (
     LifelineClosed,
     Loaded,
     OutcomesLoaded,
+    Reconfigured,
     Restored,
     Signalled,
     Spawned,
@@ -81,6 +82,7 @@ class Dispatcher:
             DigestsLoaded: self.desk.digests_loaded,
             OutcomesLoaded: lambda event, now: self.desk.outcomes_loaded(event),
             Signalled: self._on_signalled,
+            Reconfigured: self._on_reconfigured,
             LifelineClosed: lambda event, now: self.leaving.orphaned(now),
             Stalled: self._on_stalled,
             Tick: self._on_tick,
@@ -267,6 +269,11 @@ class Dispatcher:
             self.commands.scale(1 if event.name == "TTIN" else -1)
         elif event.name == "USR1":
             self.pool.note(Level.INFO, Topic.STATUS, **self.commands.status(now))
+
+    def _on_reconfigured(self, event: Reconfigured, now: Instant) -> None:
+        self.pool.drain_timeout_ns = event.drain_timeout_ns
+        if event.workers != self.crew.wanted:
+            self.commands.scale(event.workers - self.crew.wanted)
 
     def _on_stalled(self, event: Stalled, now: Instant) -> None:
         """We stood still, so everybody else was silent to our ears only."""

@@ -176,6 +176,13 @@ class Signalled(Struct, frozen=True):
     name: str
 
 
+class Reconfigured(Struct, frozen=True):
+    """What of the configuration can change while the pool runs, read again."""
+
+    workers: int
+    drain_timeout_ns: int
+
+
 class LifelineClosed(Struct, frozen=True):
     """The generator that started this private dealer is gone."""
 
@@ -214,6 +221,7 @@ Event = (
     | Restored
     | ClientLost
     | Signalled
+    | Reconfigured
     | LifelineClosed
     | Stalled
     | Tick

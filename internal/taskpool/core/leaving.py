@@ -32,7 +32,7 @@ class Leaving:
     def signalled(self, name: str, now: Instant) -> None:
         """TERM, INT or QUIT."""
         if name == "TERM":
-            self._drain(now, ExitCode.TERMINATED, now.mono + self._pool.config.drain_timeout_ns)
+            self._drain(now, ExitCode.TERMINATED, now.mono + self._pool.drain_timeout_ns)
         elif name == "QUIT":
             self._drain(now, ExitCode.TERMINATED, now.mono)
         else:

@@ -55,6 +55,7 @@ class Pool:
         self.pending = 0  # jobs taken and without an outcome, wherever they are
         self.paused = False
         self.draining = False
+        self.drain_timeout_ns = config.drain_timeout_ns
         self.disk_full = ""  # why the store takes no more jobs
         self.last_finished_wall_ns = 0
 

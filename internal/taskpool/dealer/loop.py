@@ -13,7 +13,7 @@ from taskpool import limits
 from taskpool.clock import SECOND, Clock
 from taskpool.core.dispatcher import Dispatcher
 from taskpool.core.effects import Exit
-from taskpool.core.events import Event, LifelineClosed, Restored, Signalled, Stalled, Tick
+from taskpool.core.events import Event, LifelineClosed, Reconfigured, Restored, Signalled, Stalled, Tick
 from taskpool.core.tally import LoopTally
 from taskpool.core.worker import WorkerState
 from taskpool.dealer import door
@@ -50,6 +50,7 @@ class Loop:
         lifeline_fd: int = -1,
         restored: Restored | None = None,
         after_turn: Callable[[int], None] | None = None,
+        reload: Callable[[], Reconfigured | None] | None = None,
     ) -> None:
         self._core = core
         self._clock = clock
@@ -64,6 +65,7 @@ class Loop:
         self._lifeline_fd = lifeline_fd
         self._restored = restored
         self._after_turn = after_turn
+        self._reload = reload
         self._settled = True  # nothing waits to be handled
         self._now = clock.now()
         self._checked_ns = self._swept_ns = self._now.mono
@@ -138,7 +140,9 @@ class Loop:
 
     def _hear_outside(self, ready: set[int]) -> None:
         for name in self._signals():
-            self._handle(Signalled(name))
+            event = self._reload() if name == "HUP" and self._reload is not None else Signalled(name)
+            if event is not None:
+                self._handle(event)
         if self._lifeline_fd in ready:
             self._poller.forget(self._lifeline_fd)
             self._lifeline_fd = -1

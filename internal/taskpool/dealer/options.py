@@ -61,6 +61,7 @@ class DealerOptions(Struct, frozen=True, kw_only=True):
     lifeline_fd: int = -1
     check_config: bool = False
     health: bool = False
+    argv: tuple[str, ...] = ()  # what they were read from, to be read again
 
 
 def parse(argv: Sequence[str], env: Mapping[str, str] = os.environ) -> DealerOptions:
@@ -87,6 +88,7 @@ def parse(argv: Sequence[str], env: Mapping[str, str] = os.environ) -> DealerOpt
         lifeline_fd=args.lifeline_fd,
         check_config=args.check_config,
         health=args.health,
+        argv=tuple(argv),
     )
 
 

@@ -16,8 +16,9 @@ from msgspec import structs
 from taskpool import __version__, codec, limits
 from taskpool.core.dispatcher import Dispatcher
 from taskpool.core.effects import Exit, Level
-from taskpool.core.events import Restored
+from taskpool.core.events import Reconfigured, Restored
 from taskpool.core.pool import PoolConfig
+from taskpool.dealer import options as dealer_options
 from taskpool.dealer.door import Door
 from taskpool.dealer.herald import Herald
 from taskpool.dealer.loop import Loop
@@ -27,7 +28,7 @@ from taskpool.dealer.perform import Performer
 from taskpool.dealer.queues import Queues
 from taskpool.dealer.replies import Replies
 from taskpool.dealer.transcript import Transcript
-from taskpool.errors import MessageError, PoolInUse, QueueEmpty, QueueExists, QueueMissing
+from taskpool.errors import MessageError, PoolInUse, QueueEmpty, QueueExists, QueueMissing, UsageError
 from taskpool.ids import Epoch
 from taskpool.ipc import budget, names
 from taskpool.ipc.mailbox import Mailbox, Post
@@ -102,6 +103,7 @@ class Dealer:
             signals=machine.signals,
             lifeline_fd=options.lifeline_fd,
             restored=restored,
+            reload=lambda: _reload(options, transcript),
             after_turn=Herald(notifier, self.core).turn if notifier is not None else None,
         )
         pages = self._serve(queues, replies, store, teardown)
@@ -119,6 +121,17 @@ class Dealer:
 
         clock = self._machine.clock
         return serve(self._options, self.core, self.loop, queues, replies, store, clock, teardown)
+
+
+def _reload(options: DealerOptions, transcript: Transcript) -> Reconfigured | None:
+    """The configuration as it is now. One that is wrong changes nothing."""
+    try:
+        now = dealer_options.parse(options.argv)
+    except UsageError as error:
+        transcript.warn(f"the configuration is not read again: {error}")
+        return None
+    transcript.say(Level.INFO, "Configuration read again: workers and drain time-out apply, the rest needs a restart")
+    return Reconfigured(now.workers, now.drain_timeout_ns)
 
 
 def _config(options: DealerOptions, epoch: Epoch, layout: budget.Layout, spool: Spool, *, durable: bool) -> PoolConfig:
