@@ -70,9 +70,11 @@ def _bash_words(program: Command) -> Iterator[str]:
         options = " ".join(name for option in command.options for name in option.names)
         words = " ".join(part.words[-1] for part in command.subcommands)
         yield f'        "{path}")'
-        yield f'            if [[ $current == -* ]]; then mapfile -t COMPREPLY < <(compgen -W {quote(options)} -- "$current")'
+        yield "            if [[ $current == -* ]]; then"
+        yield f'                mapfile -t COMPREPLY < <(compgen -W {quote(options)} -- "$current")'
         if words:
-            yield f'            else mapfile -t COMPREPLY < <(compgen -W {quote(words)} -- "$current")'
+            yield "            else"
+            yield f'                mapfile -t COMPREPLY < <(compgen -W {quote(words)} -- "$current")'
         yield "            fi ;;"
 
 

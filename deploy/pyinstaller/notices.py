@@ -82,13 +82,19 @@ def third_party(python_packages: set[str], packages: list[SystemPackage]) -> str
     assert names == python_packages, f"pip-licenses does not know {sorted(python_packages - names)}"
     lines = [
         "What this bundle contains beside taskpool itself, and under which terms.",
-        f"Python is {sys.version.split()[0]}. PyInstaller's bootloader may be shipped under any terms (its licence's exception).",
+        f"Python is {sys.version.split()[0]}. PyInstaller's bootloader may be shipped under any terms.",
         "",
     ]
     lines += [f"  {entry['Name']} {entry['Version']}: {entry['License']}" for entry in listed]
     lines += [f"  {package.name} {package.version}: {', '.join(package.files)}" for package in packages]
     for entry in listed:
-        lines += ["", "=" * 100, f"{entry['Name']} {entry['Version']}, {entry['License']}", "", entry["LicenseText"].strip()]
+        lines += [
+            "",
+            "=" * 100,
+            f"{entry['Name']} {entry['Version']}, {entry['License']}",
+            "",
+            entry["LicenseText"].strip(),
+        ]
     for package in packages:
         lines += ["", "=" * 100, f"{package.name} {package.version} (Debian)", "", package.copyright.strip()]
     return "\n".join(lines) + "\n"
@@ -97,7 +103,9 @@ def third_party(python_packages: set[str], packages: list[SystemPackage]) -> str
 def sbom(python_packages: set[str], packages: list[SystemPackage], version: str) -> str:
     """CycloneDX, JSON: only what is in the bundle, not what built it."""
     document: dict[str, Any] = json.loads(
-        _run(sys.executable, "-m", "cyclonedx_py", "environment", "--output-reproducible", "--of", "JSON", sys.executable)
+        _run(
+            sys.executable, "-m", "cyclonedx_py", "environment", "--output-reproducible", "--of", "JSON", sys.executable
+        )
     )
     wanted = python_packages | {OWN}
     components = [part for part in document["components"] if _normal(part["name"]) in wanted]

@@ -56,6 +56,8 @@ def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "taskpool").write_text("a file is in the way")
     with pytest.raises(ConfigurationError, match=f"{tmp_path}/taskpool/demo: Not a directory; set XDG_STATE_HOME"):
         state_directory("demo", {"XDG_STATE_HOME": str(tmp_path)})
+    with pytest.raises(ConfigurationError, match="taskpool/demo: Not a directory; set STATE_DIRECTORY"):
+        state_directory("demo", {"STATE_DIRECTORY": f"{tmp_path}/taskpool", "XDG_STATE_HOME": str(tmp_path)})
 
 
 def test_no_home_at_all(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,18 +27,19 @@ def state_directory(pool: str, env: Mapping[str, str] = os.environ) -> Path:
     Raises ConfigurationError when it cannot be had, or is somebody else's.
     """
     directory = _base(env) / pool
+    variable = "STATE_DIRECTORY" if env.get("STATE_DIRECTORY") else "XDG_STATE_HOME"  # what would help
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         owner = directory.stat().st_uid
         if owner != os.geteuid():
             raise ConfigurationError(
                 f"the state directory {directory} belongs to uid {owner}, and this is uid {os.geteuid()}: "
-                "use another --pool, or set XDG_STATE_HOME"
+                f"use another --pool, or set {variable}"
             )
         directory.chmod(0o700)
     except OSError as error:
         raise ConfigurationError(
-            f"cannot use the state directory {directory}: {error.strerror}; set XDG_STATE_HOME to a directory "
+            f"cannot use the state directory {directory}: {error.strerror}; set {variable} to a directory "
             "that can be written"
         ) from error
     return directory
