@@ -173,8 +173,9 @@ class Generator(Process):
         if storm:
             return max(due - now, 20 * MILLISECOND)
         if self._conversation.writable:
-            due = min(due, now + 3 * MILLISECOND)
-        if self.session.outbox.room and self.session.outbox.submitted < len(self.batch.jobs):
+            due = min(due, now + 10 * MILLISECOND)
+        outbox = self.session.outbox
+        if not self.session.calling and outbox.room and outbox.submitted < len(self.batch.jobs):
             due = min(due, now + MILLISECOND)
         return max(1000, due - now)
 

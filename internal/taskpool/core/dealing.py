@@ -86,6 +86,7 @@ class Dealing:
         frame = FrameRecord(first_n, now.mono)
         frame.shared = len(jobs) > 1
         frame.timeout_ns = _backstop_ns(jobs[0])
+        frame.sent = now.mono >= self.careful_until_ns
         tasks = []
         for job in jobs:
             assert JOB_TABLE[job.state, JobEvent.DISPATCH] is JobAction.RUN
@@ -104,17 +105,17 @@ class Dealing:
         body = encode_tasks(tasks)
         name = jobs[0].batch.name
         frame_out = Frame(pool.config.epoch, first_n, len(jobs), worker.slot, name, body)
-        self._hand_over(SendFrame(worker.incarnation, frame_out), jobs, now)
+        self._hand_over(SendFrame(worker.incarnation, frame_out), frame)
 
-    def _hand_over(self, effect: SendFrame, jobs: list[Job], now: Instant) -> None:
+    def _hand_over(self, effect: SendFrame, frame: FrameRecord) -> None:
         """Attempts ride the next commit. While careful they are stored first: a job that brings everything
         down at once must be found in the journal."""  # R2
-        careful = now.mono < self.careful_until_ns
-        for job in jobs:
-            assert job.attempt is not None
-            row = AttemptMade(job.attempt.n, job.ordinal, job.tries, effect.incarnation)
-            self._pool.ledger.add(row, FrameStored(effect) if careful and job is jobs[-1] else None)
-        if not careful:
+        attempts = list(frame.attempts.values())
+        for attempt in attempts:
+            row = AttemptMade(attempt.n, attempt.job.ordinal, attempt.job.tries, effect.incarnation)
+            stored = FrameStored(effect) if not frame.sent and attempt is attempts[-1] else None
+            self._pool.ledger.add(row, stored)
+        if frame.sent:
             self._pool.emit(effect)
 
     def _count_sent(self, job: Job, worker: Worker, now: Instant) -> None:
@@ -135,6 +136,7 @@ class Dealing:
         worker = self._crew.workers.get(effect.incarnation)
         frame = worker.find(effect.frame.first_n) if worker is not None else None
         if worker is not None and frame is not None:
+            frame.sent = True
             frame.heard_mono_ns = now.mono
             worker.watch()
             self._pool.emit(effect)

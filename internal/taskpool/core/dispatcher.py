@@ -177,11 +177,12 @@ class Dispatcher:
             self.crew.boot_death(now, event.status, _boot_text(worker, event, signal), hung=hung)
 
     def _on_taken_back(self, event: TakenBack, now: Instant) -> None:
-        """These frames never reached the worker; those asked for and not returned did."""
+        """These frames never reached the worker, nor did those not sent yet; others asked for, not returned, did."""
         worker = self.crew.workers.get(event.incarnation)
         if worker is None:
             return
-        for first_n in event.first_ns:
+        unsent = [frame.first_n for frame in worker.frames if frame.taking_back and not frame.sent]
+        for first_n in (*event.first_ns, *unsent):
             frame = worker.find(first_n)
             for attempt in list(frame.attempts.values()) if frame is not None else []:
                 if attempt.job.given_up:

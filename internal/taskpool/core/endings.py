@@ -92,7 +92,8 @@ class Endings:
 
     def _verdict(self, worker: Worker, frame: FrameRecord, attempt: Attempt, *, head: bool, first: bool) -> End:
         job = attempt.job
-        if not head or worker.verdict in (Verdict.UNWANTED, Verdict.PROTOCOL, Verdict.CANCELLED):
+        nobodys = worker.verdict in (Verdict.UNWANTED, Verdict.PROTOCOL, Verdict.CANCELLED)
+        if nobodys or not head or not frame.sent:
             return End.LOST
         if not frame.started:
             return self._lost_at_head(job) if first and worker.verdict is None else End.LOST

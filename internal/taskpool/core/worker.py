@@ -106,6 +106,7 @@ class FrameRecord:
         "attempts",
         "first_n",
         "heard_mono_ns",
+        "sent",
         "shared",
         "started",
         "started_wall_ns",
@@ -118,6 +119,7 @@ class FrameRecord:
         self.attempts: dict[int, Attempt] = {}
         self.shared = False
         self.started_wall_ns = 0
+        self.sent = True  # not yet, while a careful dealer stores its attempts
         self.started = False
         self.taking_back = False
         self.timeout_ns = 0
@@ -125,6 +127,8 @@ class FrameRecord:
 
     def deadline_ns(self) -> int:
         """When the head frame must have spoken."""
+        if not self.sent:
+            return NEVER
         if not self.started:
             return self.heard_mono_ns + limits.START_SILENT_NS_MAX
         if self.shared:
