@@ -99,7 +99,7 @@ sizes: $(STAMP) ## print what the frozen programs cost: size, start, memory
 
 .PHONY: test-frozen
 test-frozen: $(STAMP) ## run the end-to-end tests against dist/taskpool, and those of the packages
-	TASKPOOL_BIN=$(BUNDLE) TASKPOOL_REQUIRE_FROZEN=1 $(BIN)/python -m pytest tests/e2e tests/frozen
+	TASKPOOL_BIN=$(CURDIR)/$(BUNDLE) TASKPOOL_REQUIRE_FROZEN=1 $(BIN)/python -m pytest tests/e2e tests/frozen
 
 # With podman or docker. Restricted hosts and hosts without a registry: deploy/container/README.md.
 .PHONY: image

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 MICROSECOND = 1_000
 MILLISECOND = 1_000_000
 SECOND = 1_000_000_000
+NEVER = 2**63  # a deadline on the monotonic clock that does not come
 
 
 class Instant(NamedTuple):

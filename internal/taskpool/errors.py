@@ -121,3 +121,12 @@ class MessageTooLong(QueueError):
 
 class QueueLimit(QueueError, ConfigurationError):
     """A kernel limit forbids the queue: names the limit, its value, the need and the cure."""
+
+
+def system_refused(error: OSError) -> str:
+    """For whoever has no better text: what the system refused, and where the program was."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    at = f"{trace.tb_frame.f_globals.get('__name__')}:{trace.tb_lineno}" if trace is not None else "?"
+    return f"the system refused: {error} (at {at})"

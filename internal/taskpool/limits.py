@@ -26,6 +26,7 @@ PENDING_JOURNALED_JOBS_MAX = 20_000_000  # with a journal: what may be pending b
 PENDING_JOBS_MAX = 200_000  # without a journal: accepted and not finished, or finished and not read
 OUTCOMES_UNREAD_MAX = 20_000  # without a journal, dispatch pauses when a reader is this far behind
 OUTCOMES_UNREAD_BYTES_MAX = 64 * 1024 * 1024
+UNREAD_KEPT_NS = 3600 * SECOND  # without a journal: how long a finished batch waits for a reader who left
 OUTCOMES_IN_FLIGHT_MAX = 512  # sent to one generator and not acknowledged
 OUTCOMES_IN_FLIGHT_BYTES_MAX = 8 * 1024 * 1024
 

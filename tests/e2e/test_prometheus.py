@@ -32,6 +32,7 @@ SCRAPE_EVERY_SECONDS = 5.0  # of one client; a Prometheus usually asks every 15
 JOBS = 3000
 REPETITIONS = 5
 SLOWER_MAX = 1.10
+SCRAPE_SECONDS_MAX = 10.0  # what a Prometheus waits by default; 25 stalled clients keep 8 threads for 4 times 2 s
 TRIES = 4  # of the whole measurement, on a machine that others use as well
 
 
@@ -230,10 +231,10 @@ def how_much_slower(stage: Stage, target: tuple[str, int]) -> float:
     for _ in range(REPETITIONS):
         alone.append(seconds_for_a_batch(stage))
         with crowd(target) as clients:
-            until(lambda: clients.answers, "an answer to somebody in the crowd")
+            until(lambda: clients.answers, "an answer to somebody in the crowd", SCRAPE_SECONDS_MAX)
             crowded.append(seconds_for_a_batch(stage))
             scrapes.append(clients.slowest)
-    assert max(scrapes) < DEADLINE_SECONDS / 2
+    assert max(scrapes) < SCRAPE_SECONDS_MAX
     ratio = statistics.median(crowded) / statistics.median(alone)
     tell(f"alone {sorted(alone)}, crowded {sorted(crowded)}: {ratio:.3f}; slowest scrape {max(scrapes):.3f} s")
     return ratio
@@ -252,5 +253,5 @@ def test_a_crowd_of_clients_does_not_slow_dispatch(stage: Stage) -> None:
             break
     with crowd(target):
         until(lambda: fetched(f"http://{target[0]}:{target[1]}/-/healthy"), "an answer amid the crowd")
-        assert len(list(Path(f"/proc/{dealer.pid}/task").iterdir())) <= threads + 1, "one thread makes pages"
+        assert len(list(Path(f"/proc/{dealer.pid}/task").iterdir())) <= threads, "no client has a thread of its own"
     assert min(ratios) <= SLOWER_MAX, f"dispatch is {ratios} times as slow with {CLIENTS} clients"

@@ -124,6 +124,8 @@ class SimStore:
             self._carry_out()
         self.closed = True
         self._disk.clean = clean
+        if clean and self._disk.tables.running:
+            self._world.fail("I11", "the journal is closed as if in good order, with attempts under way")
         self._world.note("journal closed, clean {}", clean)
 
     def die(self) -> None:

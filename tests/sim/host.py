@@ -34,6 +34,8 @@ class SimHost:
         self._pid = 1000
 
     def job(self, batch: str, seq: int) -> Planned:
+        if (batch, seq) not in self.jobs:
+            self.world.fail("I1", f"job {batch}/{seq} is known to nobody but the dealer")
         return self.jobs[batch, seq]
 
     def new_pid(self) -> int:

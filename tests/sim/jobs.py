@@ -38,7 +38,17 @@ class Script(NamedTuple):
 class Facts:
     """What became of a job's executions, for the judge."""
 
-    __slots__ = ("ends_alone", "failed", "head_deaths", "guilty", "signalled", "succeeded", "timed_out", "unclean_ends")
+    __slots__ = (
+        "ends_alone",
+        "failed",
+        "fresh",
+        "guilty",
+        "head_deaths",
+        "signalled",
+        "succeeded",
+        "timed_out",
+        "unclean_ends",
+    )
 
     def __init__(self) -> None:
         self.succeeded = 0  # reported so
@@ -46,6 +56,7 @@ class Facts:
         self.timed_out = 0  # reported so, or killed past the time-out
         self.guilty = 0  # its worker died while it was started and alone in its frame, not by our will
         self.head_deaths = 0  # its worker died with its frame sent and not started
+        self.fresh = False  # whether the last such death was in a process that had run nothing else
         self.signalled = 0  # of the guilty: by a signal that its owner expects
         self.unclean_ends = 0  # of dealers, while it was under way
         self.ends_alone = False  # whether the last of them found nothing else under way
@@ -148,7 +159,7 @@ def allowed(job: Planned, limits: Limits) -> set[State]:
         states.add(State.FAILED)
     if facts.timed_out and (failures > limits.retries or not limits.retry_timeout or job.cancel_asked):
         states.add(State.TIMED_OUT)
-    if limits.crash_limit and crashes >= limits.crash_limit:
+    if limits.crash_limit and crashes >= limits.crash_limit and facts.fresh:
         states.add(State.QUARANTINED)
     if limits.crash_limit and facts.unclean_ends > 3 and facts.ends_alone:
         states.add(State.QUARANTINED)

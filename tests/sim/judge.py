@@ -12,8 +12,9 @@ from taskpool import codec, limits
 from taskpool.clock import SECOND
 from taskpool.core.rows import OutcomeRecorded
 from taskpool.errors import MessageError
+from taskpool.kinds import KINDS
 from taskpool.core.worker import WorkerState
-from taskpool.messages import TERMINAL, Accepted, End, Frame, Limits, Outcomes, Progress, Refused, Report, Welcome
+from taskpool.messages import TERMINAL, Accepted, End, Frame, Limits, Outcomes, Progress, Refused, Report, State, Welcome
 
 if TYPE_CHECKING:
     from sim.host import SimHost
@@ -62,6 +63,8 @@ class Judge:
             job = left[n] = self._host.job(frame.batch, task.seq)
             if job.live:
                 self._world.fail("I7", f"job {job.number} is sent (attempt {n}) while an earlier attempt lives")
+            if job in machine.late_successes:
+                self._world.fail("I7", f"job {job.number} is sent (attempt {n}) though an earlier life's result was read")
             if job in unread:
                 self._world.fail("I7", f"job {job.number} is sent (attempt {n}) while its result is in the queue")
             if machine.careful and (frame.epoch, n) not in self._host.disk.tables.attempts:
@@ -143,10 +146,18 @@ class Judge:
 
     # --- what the dealer reads ---
 
-    def events_read(self, data: bytes) -> None:
+    def events_read(self, machine: SimMachine, data: bytes) -> None:
         progress = self._progress(data)
-        if progress is not None:
-            self._read.update((progress.epoch, report.n) for report in progress.reports)
+        for report in progress.reports if progress is not None else ():
+            assert progress is not None
+            attempt = (progress.epoch, report.n)
+            self._read.add(attempt)
+            job = self._begun.get(attempt)
+            if progress.epoch == machine.epoch or report.end is not End.SUCCEEDED or job is None:
+                continue
+            kept = self._host.disk.tables.by_seq[job.batch, job.seq]
+            if kept.state is State.RUNNING and kept.attempt == attempt:
+                machine.late_successes.add(job)
 
     def frame_taken_back(self, data: bytes, mark: tuple[int, int]) -> None:
         try:
@@ -164,11 +175,17 @@ class Judge:
         if job.live:
             self._world.fail("I7", f"job {job.number} is executed twice at the same time")
         self._begun[worker.mark[0], n] = job
+        worker.begun += 1
         kept = self._host.disk.tables.by_seq.get((job.batch, job.seq))
         if kept is None:
             self._world.fail("I1", f"job {job.number} runs before it is stored")
         elif kept.state in TERMINAL and not job.requeue_asked:
             self._world.fail("I7", f"job {job.number} is executed after its outcome was stored")
+
+    def attempts_of_others(self, worker: WorkerProcess) -> list[int]:
+        """Attempts under way elsewhere."""
+        frames = [frame for mark, frames in self._frames.items() if mark != worker.mark for frame in frames]
+        return [n for frame in frames for n in frame.left][:3]
 
     def started(self, worker: WorkerProcess, first_n: int) -> None:
         for frame in self._frames.get(worker.mark, ()):
@@ -186,11 +203,12 @@ class Judge:
             facts.failed += report.end is End.FAILED
             facts.timed_out += report.end is End.TIMED_OUT
             if report.end is End.CRASHED:
-                self._count_crash(job, report.signal)
+                self._count_crash(job, report.signal, fresh=True)  # it had a process of its own
         self._frames[worker.mark] = [frame for frame in frames if frame.left]
 
-    def _count_crash(self, job: Planned, signal: int | None) -> None:
+    def _count_crash(self, job: Planned, signal: int | None, *, fresh: bool) -> None:
         job.facts.guilty += 1
+        job.facts.fresh = fresh or not KINDS[job.spec.kind].IN_PROCESS
         job.facts.signalled += signal in self.limits_of(job).retry_signal
 
     def worker_died(self, worker: WorkerProcess) -> None:
@@ -204,11 +222,12 @@ class Judge:
             if timeout_ns and worker.job is job and self._world.now_ns - worker.began_ns >= timeout_ns:
                 job.facts.timed_out += 1
             if not worker.killed_by_us:
-                self._count_crash(job, worker.signal)
+                self._count_crash(job, worker.signal, fresh=worker.begun == (worker.job is job))
         elif not head.started and not worker.killed_by_us and n == head.first_n:
             job.facts.head_deaths += 1
             if job.facts.head_deaths % limits.LOST_HEAD_MAX == 0:
                 job.facts.signalled += worker.signal in self.limits_of(job).retry_signal
+                job.facts.fresh = worker.begun == 0 or not KINDS[job.spec.kind].IN_PROCESS
 
     # --- what is recorded ---
 
@@ -231,8 +250,17 @@ class Judge:
         crashes = facts.guilty + facts.head_deaths // limits.LOST_HEAD_MAX
         if outcome.crashes > crashes:
             self._world.fail("I4", f"job {job.number} has {outcome.crashes} crashes recorded and had {crashes}")
+        own_process = not KINDS[job.spec.kind].IN_PROCESS
+        if own_process and limits_.crash_limit and outcome.crashes > limits_.crash_limit:
+            self._world.fail("I4", f"job {job.number} crashed {outcome.crashes} times, its limit {limits_.crash_limit}")
         if outcome.value is not None and int(outcome.value) != job.number:
             self._world.fail("I2", f"job {job.number} is recorded with the value of another")
+
+    def called_silent(self, pid: int) -> None:
+        """The dealer stops a worker for its silence."""
+        for worker in self._host.workers:
+            if worker.pid == pid and worker.idle and not worker.stopped and not worker.doomed:
+                self._world.fail("I10", f"worker {pid} is killed for its silence, and nobody has told it anything")
 
     def dealer_ended(self) -> None:
         """A dealer is gone, not in good order."""

@@ -25,6 +25,7 @@ from taskpool.journal.store import Store
 
 if TYPE_CHECKING:
     from sim.host import SimHost
+    from sim.jobs import Planned
     from sim.process import Process
 
 SIGNALS_FD = 900_000
@@ -98,7 +99,7 @@ class DealerMailbox(SimMailbox):
         machine.step()
         data = super().receive()
         if self.role == "events":
-            machine.host.judge.events_read(data)
+            machine.host.judge.events_read(machine, data)
         elif self.role == "worker":
             machine.host.judge.frame_taken_back(data, self.mark)
         return data
@@ -189,6 +190,7 @@ class SimMachine:
         self.stall_ns = 0  # stands still for so long at its next call
         self.signalled = False  # something came through the signal descriptor
         self.woke_ns = host.world.now_ns
+        self.late_successes: set[Planned] = set()  # of an earlier life, read by this one
         self.replies: Replies | None = None
         self._careful_until_ns = 0
         self._signals: list[str] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from argparse import ArgumentParser
 from collections.abc import Sequence
 
@@ -27,7 +28,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--failures", type=int, default=1, help="stop after so many")
     parser.add_argument("--whole", action="store_true", help="with --seed: do not shrink")
     parser.add_argument("--hashes", action="store_true", help="print one hash for each schedule, for comparison")
+    parser.add_argument("--hunt", action="store_true", help="say after how many schedules the first one fails")
     options = parser.parse_args(arguments)
+    if options.hunt:
+        return _hunt(options.first, options.seeds, options.seconds)
     if options.hashes:
         return _print_hashes(options.first, options.seeds)
     if options.seed is not None:
@@ -74,6 +78,20 @@ def _print_hashes(first: int, count: int) -> int:
     for seed in range(first, first + count):
         verdict = run(seed)
         _say(f"{seed} {verdict.hash & (2**64 - 1):016x} {verdict.violation or ''}")
+    return 0
+
+
+def _hunt(first: int, count: int, seconds: float) -> int:
+    until = time.monotonic() + seconds
+    for number, seed in enumerate(range(first, first + count), 1):
+        verdict = run(seed)
+        if verdict.violation is not None:
+            lines = verdict.violation.strip().splitlines()
+            _say(f"FOUND after {number}: {lines[0] if len(lines) == 1 else lines[0][:20] + ' ' + lines[-1]}")
+            return 1
+        if time.monotonic() > until:
+            break
+    _say("not found")
     return 0
 
 

@@ -16,6 +16,7 @@ from sim.faults import Faults
 from sim.generators import Batch
 from sim.host import POOL, SimHost
 from sim.jobs import Planned, Style, draw_batch_limits, draw_script
+from sim.judge import Judge
 from sim.machine import Killed, SimMachine
 from sim.trouble import Trouble
 from sim.world import START_NS, Violation, World
@@ -90,11 +91,14 @@ class Plan:
 class Watcher:
     """The transcript of a dealer that nobody reads, except for what must be seen to happen."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, judge: Judge) -> None:
         self._world = world
+        self._judge = judge
 
     def write(self, note: Note) -> None:
         self._world.faults.seen["lease_lapsed"] += note.topic is Topic.CLIENT_LAPSED
+        if note.topic is Topic.WORKER_STOPPED and note.fields["reason"] == "silent":
+            self._judge.called_silent(note.fields["pid"])
         if self._world.trace is not None:
             self._world.say(f"    dealer: {note.topic.value} {note.fields}")
 
@@ -189,7 +193,7 @@ class Schedule:
         )
         with ExitStack() as teardown:
             try:
-                dealer = start.Dealer(options, Watcher(self.world), machine, teardown)  # type: ignore[arg-type]
+                dealer = start.Dealer(options, Watcher(self.world, self.host.judge), machine, teardown)  # type: ignore[arg-type]
                 self._watch(dealer, machine)
                 dealer.loop.run()
             except (Killed, TaskpoolError, Violation):

@@ -61,6 +61,8 @@ class WorkerProcess(Process):
         self.saying: tuple[list[Report], int] = ([], 0)  # on its way into the queue
         self.began_ns = 0
         self.timeout_ns = 0
+        self.begun = 0  # jobs it has executed or executes
+        self.requests: SimMailbox | None = None
         self.job: Planned | None = None  # being executed
         self.descendants: list[Descendant] = []
 
@@ -84,6 +86,7 @@ class WorkerProcess(Process):
             return 3
         ready = Ready(self.mark[1], self.mark[0], self.pid, "1", list(KINDS), [])
         yield from events.block_sending(self, codec.encode(ready))
+        self.requests = requests
         while not self.spent:
             data = yield from self._receive(requests, events)
             frame = self._frame(data)
@@ -114,6 +117,13 @@ class WorkerProcess(Process):
         if not isinstance(message, Frame) or message.epoch != self.mark[0]:
             return None
         return message
+
+    @property
+    def idle(self) -> bool:
+        """It waits for work, and there is none in its queue."""
+        if self.requests is None or self.received is not None:
+            return False
+        return self in self.requests.queue.receivers and not self.requests.depth()
 
     # --- a frame ---
 
@@ -242,7 +252,8 @@ class WorkerProcess(Process):
             self.world.note("worker {} has started frame {}", self.pid, started)
 
     def _talk_nonsense(self, events: SimMailbox) -> Steps:
-        n = self.world.rng.choice((0, 10**9, 10**15))
+        others = self.host.judge.attempts_of_others(self)
+        n = self.world.rng.choice((0, 10**9, 10**15, *others))
         end = self.world.rng.choice((End.SUCCEEDED, End.LOST, End.CANCELLED))
         nonsense = Progress(self.mark[1], self.mark[0], [Report(n, end)], 0)
         yield from events.block_sending(self, codec.encode(nonsense))

@@ -11,6 +11,7 @@ from taskpool.clock import Instant
 
 START_NS = 10**12
 WALL_NS = 17 * 10**17
+STEPS_MAX = 60_000  # some hundred are usual
 
 
 class Violation(AssertionError):
@@ -66,6 +67,8 @@ class World:
         when_ns, _, what = heapq.heappop(self._heap)
         self.now_ns = max(self.now_ns, when_ns)
         self.steps += 1
+        if self.steps > STEPS_MAX:
+            self.fail("I10", f"{STEPS_MAX} steps, and no end")
         what()
 
     # --- record ---

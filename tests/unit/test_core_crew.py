@@ -214,15 +214,13 @@ def test_too_many_deaths_at_boot_put_the_pool_out_of_service() -> None:
     assert not world.core.crew.respawn.out_of_service
 
 
-@pytest.mark.parametrize("status", [ExitCode.ENVIRONMENT, ExitCode.UNREACHABLE])
-def test_a_worker_that_says_it_cannot_boot_is_not_tried_again_and_again(status: int) -> None:
+@pytest.mark.parametrize("status", [3, 4])
+def test_a_worker_that_says_it_cannot_boot_is_an_ordinary_death_where_others_could(status: int) -> None:
     world = World(2, boot=False)
     world.ready(1)
     world.forget()
     world.die(2, status=status)
-    assert len(world.noted(Topic.OUT_OF_SERVICE)) == 1
-    world.advance(OUT_OF_SERVICE_NS - 1)
-    assert world.spawned() == []
+    assert len(world.noted(Topic.RESPAWN_DELAYED)) == 1
     assert world.exits() == []
 
 
@@ -235,11 +233,11 @@ def test_a_pool_that_never_had_a_worker_gives_up() -> None:
 def test_a_private_pool_gives_up_when_its_last_worker_is_gone() -> None:
     world = World(2, boot=False, private=True)
     world.ready(1)
-    world.die(2, status=3)
-    assert world.exits() == [], "one still serves"
     world.die(1)
-    world.advance(OUT_OF_SERVICE_NS)
-    world.die(3, status=3)
+    for worker in range(2, BOOT_DEATHS_MAX + 2):
+        assert world.exits() == []
+        world.die(worker, status=3)
+        world.advance(max(0, world.core.next_deadline_ns(world.now) - world.now.mono))
     assert world.exits() == [ExitCode.ENVIRONMENT]
 
 

@@ -321,3 +321,25 @@ def test_a_reader_that_comes_back_with_everything_read_is_no_longer_behind(monke
     assert world.sent() == [(1, [1]), (1, [2])]
     world.hello(cursor=2)
     assert world.sent() == [(1, [3])]
+
+
+def test_without_a_journal_unread_outcomes_are_let_go_when_nobody_comes_for_them() -> None:
+    world = World()
+    world.batch(work())
+    world.run()
+    world.bye()
+    world.advance(limits.UNREAD_KEPT_NS - 1)
+    assert "b" in world.core.pool.batches
+    world.advance(1)
+    assert "b" not in world.core.pool.batches
+
+
+def test_a_reader_who_comes_back_in_time_finds_its_outcomes() -> None:
+    world = World()
+    world.batch(work())
+    world.run()
+    world.bye()
+    world.advance(limits.UNREAD_KEPT_NS - 1)
+    world.forget()
+    world.hello("b", client=2)
+    assert numbers(world, client=2) == [1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from taskpool import limits
-from taskpool.clock import MILLISECOND
+from taskpool.clock import MILLISECOND, NEVER
 from taskpool.core.events import StoredBatch
 from taskpool.messages import Limits, Outcome
 
@@ -37,6 +37,7 @@ class Batch:
         "cancelled",
         "client",
         "confirmed",
+        "expires_mono_ns",
         "limits",
         "loading",
         "mean_ns",
@@ -59,6 +60,7 @@ class Batch:
         self.limits = wanted
         self.client: Client | None = None
         self.confirmed = False  # the reader has said, in this conversation, that it has all outcomes there are
+        self.expires_mono_ns = NEVER  # without a journal: when unread outcomes are let go
         self.received = 0
         self.accepted = 0
         self.open = 0  # jobs without an outcome of their present run

@@ -7,13 +7,12 @@ workers without a slot; they make a replacement immediate.
 from __future__ import annotations
 
 from taskpool import limits
-from taskpool.clock import Instant
+from taskpool.clock import NEVER, Instant
 from taskpool.core.effects import Exit, Kill, Level, Spawn, TakeBack, Topic
 from taskpool.core.job import Job
 from taskpool.core.pool import Pool
 from taskpool.core.restart import Respawn
 from taskpool.core.worker import (
-    NEVER,
     WORKER_TABLE,
     FrameRecord,
     Verdict,
@@ -100,7 +99,8 @@ class Crew:
 
     def boot_death(self, now: Instant, status: int | None, text: str, *, hung: bool = False) -> None:
         """A worker died before it was ready, or could not be started: be slower, or give up."""
-        cannot_boot = status in EXIT_CANNOT_BOOT
+        # Once a worker was ready the program can boot: then such a status speaks of a bad moment only.
+        cannot_boot = status in EXIT_CANNOT_BOOT and not self.respawn.ever_ready
         self.respawn.boot_death(now.mono, cannot_boot=cannot_boot, hung=hung)
         if not self.respawn.out_of_service:
             self._pool.note(Level.WARNING, Topic.RESPAWN_DELAYED, text=text)

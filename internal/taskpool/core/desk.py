@@ -12,7 +12,7 @@ from collections import deque
 import msgspec
 
 from taskpool import limits
-from taskpool.clock import Instant
+from taskpool.clock import NEVER, Instant
 from taskpool.core.batch import Batch, Client
 from taskpool.core.effects import FindBatch, Level, LoadDigests, LoadOutcomes, Release, Reply, Topic
 from taskpool.core.events import BatchFound, DigestsLoaded, OutcomesLoaded, Submitted
@@ -188,6 +188,19 @@ class Desk:
         for client in [client for client in self._pool.clients.values() if client.lease_mono_ns <= now.mono]:
             self._pool.note(Level.WARNING, Topic.CLIENT_LAPSED, pid=client.pid)
             self.bye(client.id)
+        if not self._pool.config.journaled:
+            self._expire(now)
+
+    def _expire(self, now: Instant) -> None:
+        """Outcomes in memory that nobody has come for: whoever should have read them is gone for good."""
+        for batch in list(self._pool.batches.values()):
+            if batch.client is not None or not batch.finished or self._is_parked(batch):
+                batch.expires_mono_ns = NEVER
+            elif batch.expires_mono_ns == NEVER:
+                batch.expires_mono_ns = now.mono + limits.UNREAD_KEPT_NS
+            elif batch.expires_mono_ns <= now.mono:
+                del self._pool.batches[batch.name]
+                self._pool.ledger.add(BatchForgotten(batch.name))
 
     def forgive(self, gap_ns: int) -> None:
         for client in self._pool.clients.values():
@@ -245,7 +258,9 @@ class Desk:
             return "closed", f"batch {batch.name} takes no more jobs"
         if pool.disk_full:
             return "full", pool.disk_full
-        held = pool.pending + sum(each.unread for each in pool.batches.values())
+        held = pool.pending
+        if not pool.config.journaled:  # then what nobody has read takes memory as well
+            held += sum(each.unread for each in pool.batches.values())
         if held + jobs > pool.config.pending_max:
             return "full", f"{held} jobs are pending or unread, the limit is {pool.config.pending_max}"
         return None

@@ -6,12 +6,12 @@ and the end of the lifeline stop running jobs at once. What did not run goes bac
 
 from __future__ import annotations
 
-from taskpool.clock import SECOND, Instant
+from taskpool.clock import NEVER, SECOND, Instant
 from taskpool.core.batch import Batch
 from taskpool.core.crew import Crew
 from taskpool.core.effects import Exit, Level, Topic
 from taskpool.core.pool import Pool
-from taskpool.core.worker import NEVER, Verdict, WorkerState
+from taskpool.core.worker import Verdict, WorkerState
 from taskpool.errors import ExitCode
 
 LAST_WORDS_NS = 1 * SECOND  # how long a leaving dealer waits for readers to acknowledge

@@ -14,10 +14,9 @@ from collections import deque
 from enum import Enum
 
 from taskpool import limits
+from taskpool.clock import NEVER
 from taskpool.core.job import Job
 from taskpool.ids import Incarnation
-
-NEVER = 2**63
 
 
 class WorkerState(Enum):

@@ -27,7 +27,7 @@ from taskpool.procs.statedir import PoolLock, state_directory
 
 JOURNAL_NAME = "journal.db"
 ORPHANS_NS_MAX = 20 * SECOND
-DESCRIPTORS_BASE = 96  # what a dealer needs beside those for its workers
+DESCRIPTORS_BASE = 128  # what a dealer needs beside those for its workers; clients of the pages have 33 of them
 LOG_FD = 2  # workers write their lines where the dealer writes its own
 WATCHED = (
     Signals.SIGCHLD,

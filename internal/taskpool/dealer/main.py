@@ -10,7 +10,7 @@ from contextlib import closing
 from taskpool.dealer import options as dealer_options
 from taskpool.dealer.options import DealerOptions
 from taskpool.dealer.transcript import Transcript
-from taskpool.errors import ExitCode, TaskpoolError, UsageError
+from taskpool.errors import ExitCode, TaskpoolError, UsageError, system_refused
 from taskpool.procs import signals
 from taskpool.procs.notify import Notifier
 
@@ -33,6 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TaskpoolError as error:
         transcript.say(logging.ERROR, str(error))
         return error.exit_code
+    except OSError as error:
+        transcript.say(logging.ERROR, system_refused(error))
+        return ExitCode.ENVIRONMENT
 
 
 def _journal(words: Sequence[str]) -> int:

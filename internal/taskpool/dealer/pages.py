@@ -24,7 +24,7 @@ from taskpool.metrics.journal import Journal
 from taskpool.metrics.logcounts import LogCounts
 from taskpool.metrics.pages import Pages, Probe, Status
 from taskpool.metrics.series import Queue, Sources, registry
-from taskpool.metrics.server import Server, tls_context
+from taskpool.metrics.server import Server, tls_adapter
 
 HEALTHY_NS_MAX = 10 * SECOND  # the loop turns once a second when nothing happens
 
@@ -96,9 +96,9 @@ def serve(
         clock=clock,
     )
     who = None if options.metrics_auth_file is None else access.from_file(options.metrics_auth_file)
-    tls = None if options.metrics_tls is None else tls_context(*options.metrics_tls)
+    tls = None if options.metrics_tls is None else tls_adapter(*options.metrics_tls)
     pages = Pages(registry(sources), view.status, view.healthy, view.ready, who)
-    server = Server(options.metrics, pages, tls)
+    server = Server(options.metrics, pages, tls, logging.getLogger(LOGGER))
     teardown.callback(server.close)
     return f"metrics on {server.url}/metrics"
 

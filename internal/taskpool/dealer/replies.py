@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from taskpool import limits
 from taskpool.clock import SECOND, Instant
@@ -85,8 +86,13 @@ class Replies:
             line.mailbox.close()
 
     def close_all(self) -> None:
+        """Leave nothing behind: neither lines, nor names of generators that died before they were welcomed. One that
+        lives makes its queue again with its next hello."""
         for client in list(self._lines):
             self.close(client)
+        for slot in range(limits.REPLY_SLOTS_MAX):
+            with suppress(QueueError):
+                self._post.unlink(names.reply(self._pool, slot))
 
     def sweep(self, now: Instant) -> None:
         """Take away names that generators left behind when they died before they were welcomed."""

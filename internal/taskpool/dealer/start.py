@@ -60,6 +60,7 @@ class Dealer:
     ) -> None:
         self._options = options
         self._machine = machine
+        self._performer: Performer | None = None  # the teardown asks for it, also when we get no further
         layout = machine.layout(options)
         teardown.callback(machine.close)
         epoch = machine.lock(options.pool)
@@ -85,7 +86,7 @@ class Dealer:
         replies = Replies(post, options.pool, spool, poller.write, transcript.warn)
         teardown.callback(replies.close_all)
         self.core = Dispatcher(_config(options, epoch, layout, spool, durable=store.durable), SIGNAL_NAMES)
-        self._performer = Performer(store, staff, replies, spool, transcript)
+        performer = self._performer = Performer(store, staff, replies, spool, transcript)
         door = Door(spool, self.core.pool.tally, lambda refused: replies.send(refused.client, refused), transcript.warn)
         for fd in (machine.signals_fd, store.fileno(), options.lifeline_fd):
             if fd >= 0:
@@ -99,7 +100,7 @@ class Dealer:
             staff=staff,
             replies=replies,
             store=store,
-            performer=self._performer,
+            performer=performer,
             signals=machine.signals,
             lifeline_fd=options.lifeline_fd,
             restored=restored,
@@ -111,7 +112,9 @@ class Dealer:
 
     def _left_cleanly(self) -> bool:
         """Whether the loop ended because the core wanted it to, with nothing under way."""
-        return self._performer.exit is not None and self.core.pool.ledger.idle and not self.core.pool.attempts
+        if self._performer is None or self._performer.exit is None:
+            return False
+        return self.core.pool.ledger.idle and not self.core.pool.attempts
 
     def _serve(self, queues: Queues, replies: Replies, store: Store, teardown: ExitStack) -> str:
         """Start the pages, if wanted; returns where they are."""

@@ -92,7 +92,7 @@ def run_batch(options: SubmitOptions, feed: Feed, console: Console, again: str) 
         if options.resume and not options.detach:
             session = batch_session(options, pool, clock, client, collects=True)
             asking = open_conversation(session, post, console)
-            cursor = _recall(Inquiry(asking, clock, wakeup, private), options.batch, ending)
+            cursor = _recall(Inquiry(asking, clock, wakeup, private), options.batch, ending, console)
         session = batch_session(options, pool, clock, client, cursor=cursor)
         conversation = open_conversation(session, post, console)
         cleanup.callback(conversation.close)
@@ -128,10 +128,10 @@ def _printer(options: SubmitOptions, home: Home | None) -> Printer:
         raise
 
 
-def _recall(inquiry: Inquiry, batch: str, ending: Ending) -> int:
+def _recall(inquiry: Inquiry, batch: str, ending: Ending, console: Console) -> int:
     """What earlier runs know of the batch, which is ours from here on, so that it cannot change any more."""
     try:
-        last = recall(inquiry, batch, ending.tally, ending.printer)
+        last = recall(inquiry, batch, ending.tally, ending.printer, console)
     except PrivateEnded:
         inquiry.close(goodbye=False)
         return 0  # it is noticed again, where it is told

@@ -106,6 +106,7 @@ class Conversation:
         except QueueMissing:
             self._connected = True  # as far as there is something to let go of
             self.session.call_again(now)
+            self.session.nobody_home(now)  # until the dealer has made its queue again, a hello would only come back
             return
         self._connected = True
         self._check_due = now + limits.QUEUE_CHECK_NS

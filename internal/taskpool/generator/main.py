@@ -9,7 +9,7 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 
 from taskpool.clock import SystemClock
-from taskpool.errors import ExitCode, TaskpoolError, UsageError
+from taskpool.errors import ExitCode, TaskpoolError, UsageError, system_refused
 from taskpool.generator import reading, remote
 from taskpool.generator.batch import asking_session, open_conversation, run_batch
 from taskpool.generator.cli import READERS, VERBS, build_parser
@@ -47,6 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TaskpoolError as error:
         console.error(str(error))
         return error.exit_code
+    except OSError as error:
+        console.error(system_refused(error))
+        return ExitCode.ENVIRONMENT
 
 
 def submit(args: Namespace, console: Console, argv: Sequence[str]) -> ExitCode:

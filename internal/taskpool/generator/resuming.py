@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Sequence
 
 from taskpool.errors import UsageError
+from taskpool.generator.console import Console
 from taskpool.generator.inquiry import Inquiry
 from taskpool.generator.printer import Printer
 from taskpool.generator.tally import Tally
@@ -15,13 +16,14 @@ from taskpool.generator.tally import Tally
 _COMMAND_CHARS_MAX = 16 * 1024  # a longer one is no use on a terminal
 
 
-def recall(inquiry: Inquiry, batch: str, tally: Tally, printer: Printer) -> int:
+def recall(inquiry: Inquiry, batch: str, tally: Tally, printer: Printer, console: Console) -> int:
     """Counts the outcomes that an earlier run has acknowledged, which nobody tells again; returns the last's number.
 
     Raises DealerUnreachable, Interrupted, and UsageError when the pool has not kept them.
     """
     facts = inquiry.batch(batch)
-    if facts is None:
+    if facts is None or not facts.accepted:
+        console.info(f"There is nothing to resume: batch {batch} begins")
         return 0
     last = 0
     for outcome in inquiry.outcomes(batch, 0, facts.acknowledged):

@@ -135,7 +135,7 @@ class Session:
                 version=self._version,
                 batch=self.batch,
                 limits=self._limits,
-                cursor=self.cursor,
+                cursor=self._stored,  # not what was received: the dealer takes it for an acknowledgement
                 detached=self._detached,
             )
         )

@@ -66,8 +66,14 @@ class KernelPost:
             raise QueueExists(f"a queue {name} is there already") from None
         except (ValueError, OSError, MemoryError, posix_ipc.PermissionsError) as error:
             raise _not_created(name, shape, error) from error
-        os.fchmod(queue.mqd, _MODE)  # the umask may have taken bits from it
-        return KernelMailbox(name, queue)
+        mailbox = KernelMailbox(name, queue)
+        try:
+            os.fchmod(queue.mqd, _MODE)  # the umask may have taken bits from it
+        except OSError as error:
+            mailbox.unlink()
+            mailbox.close()
+            raise QueueError(f"queue {name}: its mode cannot be set: {error}") from error
+        return mailbox
 
     def open(self, name: str, *, send: bool, receive: bool) -> KernelMailbox:
         mailbox = _open_own(name, send=send, receive=receive)

@@ -1,46 +1,43 @@
-"""The dealer's pages: a status page, /metrics, /-/healthy, /-/ready and /api/status.json. Read-only.
+"""The dealer's pages, as one WSGI application: a status page, /metrics, /-/healthy, /-/ready and /api/status.json.
 
-The two probes say one word and are open to everybody; the rest asks for the secret when there is one.
+Read-only. The two probes say one word and are open to everybody; the rest asks for the secret when there is one,
+and is made one at a time: pages share the interpreter with the dealer's loop.
 """
 
 from __future__ import annotations
 
-import gzip
 import html
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
-from urllib.parse import parse_qs
+import threading
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder, gzip_accepted
+from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from taskpool.metrics.access import Access
 
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIEnvironment
+
 METHODS = ("GET", "HEAD")
 TRIES_MAX = 100
+TURN_SECONDS_MAX = 2.0  # how long a request waits while pages are made for others
+ALWAYS = (("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff"))
 
 Status = dict[str, Any]
 Probe = tuple[bool, str]  # whether all is well, and what is the case
-
-
-class Request(NamedTuple):
-    """What a client asks for. Header names are in lower case."""
-
-    method: str
-    target: str
-    headers: Mapping[str, str]
+Headers = tuple[tuple[str, str], ...]
 
 
 class Response(NamedTuple):
     status: int
-    content_type: str
+    headers: Headers
     body: bytes
-    headers: tuple[tuple[str, str], ...] = ()
 
 
 class Pages:
-    """Answers requests: `probe` at once, `answer` in its own time. The dealer's loop goes on meanwhile."""
+    """The application. The dealer's loop goes on meanwhile."""
 
     def __init__(
         self,
@@ -50,63 +47,69 @@ class Pages:
         ready: Callable[[], Probe],
         access: Access | None = None,
     ) -> None:
-        self._registry = registry
+        self._exposition = make_wsgi_app(registry)
         self._status = status
         self._access = access
+        self._turn = threading.Lock()
         self._probes = {"/-/healthy": healthy, "/-/ready": ready}
-        self._pages: dict[str, Callable[[Request], Response]] = {
+        self._pages: dict[str, Callable[[WSGIEnvironment], Response]] = {
             "/metrics": self._metrics,
             "/api/status.json": self._status_json,
             "/": self._overview,
         }
 
-    def probe(self, request: Request) -> Response | None:
-        """The answer to a health check; None: this is none. Takes no time, and waits for no page."""
-        probe = self._probes.get(_path(request))
-        if probe is None or request.method not in METHODS:
-            return None
-        good, what = probe()
-        return text(200 if good else 503, what)
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        status, headers, body = self._answer(environ)
+        length = ("Content-Length", str(len(body)))
+        start_response(f"{status} {HTTPStatus(status).phrase}", [*headers, length, *ALWAYS])
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
-    def answer(self, request: Request) -> Response:
-        """The answer to whatever is no health check."""
-        if request.method not in METHODS:
-            return text(405, "only GET and HEAD", ("Allow", "GET, HEAD"))
-        if self._access is not None and not self._access.allows(request.headers.get("authorization", "")):
-            return text(401, "say who you are", ("WWW-Authenticate", 'Bearer, Basic realm="taskpool"'))
-        page = self._pages.get(_path(request))
-        return text(404, "no such page") if page is None else page(request)
+    def _answer(self, environ: WSGIEnvironment) -> Response:
+        path = environ["PATH_INFO"]
+        if environ["REQUEST_METHOD"] not in METHODS:
+            return _text(405, "only GET and HEAD", ("Allow", "GET, HEAD"))
+        if path in self._probes:
+            good, what = self._probes[path]()
+            return _text(200 if good else 503, what)
+        if self._access is not None and not self._access.allows(environ.get("HTTP_AUTHORIZATION", "")):
+            return _text(401, "say who you are", ("WWW-Authenticate", 'Bearer, Basic realm="taskpool"'))
+        page = self._pages.get(path)
+        return _text(404, "no such page") if page is None else self._in_turn(page, environ)
 
-    def _metrics(self, request: Request) -> Response:
-        """In the format the client prefers: Prometheus text or OpenMetrics; all families or those it names."""
-        encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        names = parse_qs(request.target.partition("?")[2]).get("name[]")
-        registry = self._registry if names is None else self._registry.restricted_registry(names)
-        body = encode(registry)
-        if not gzip_accepted(request.headers.get("accept-encoding", "")):
-            return Response(200, content_type, body, (("Vary", "Accept-Encoding"),))
-        headers = (("Content-Encoding", "gzip"), ("Vary", "Accept-Encoding"))
-        return Response(200, content_type, gzip.compress(body, compresslevel=1), headers)
+    def _in_turn(self, page: Callable[[WSGIEnvironment], Response], environ: WSGIEnvironment) -> Response:
+        if not self._turn.acquire(timeout=TURN_SECONDS_MAX):
+            return _text(503, "pages are being made for others", ("Retry-After", "5"))
+        try:
+            return page(environ)
+        finally:
+            self._turn.release()
 
-    def _status_json(self, request: Request) -> Response:
+    def _metrics(self, environ: WSGIEnvironment) -> Response:
+        """In the format and compression the client prefers; all families, or those it names with `?name[]=`."""
+        said: list[tuple[str, list[tuple[str, str]]]] = []
+
+        def start_response(status: str, headers: list[tuple[str, str]]) -> None:
+            said.append((status, headers))
+
+        body = b"".join(self._exposition({**environ, "REQUEST_METHOD": "GET"}, start_response))
+        ((status, headers),) = said
+        return Response(int(status.split()[0]), (*headers, ("Vary", "Accept, Accept-Encoding")), body)
+
+    def _status_json(self, environ: WSGIEnvironment) -> Response:
         status = _steady(self._status)
         if status is None:
-            return text(503, "the pool changes too fast to be described; ask again")
-        return Response(200, "application/json", msgspec.json.encode(status))
+            return _text(503, "the pool changes too fast to be described; ask again")
+        return Response(200, (("Content-Type", "application/json"),), msgspec.json.encode(status))
 
-    def _overview(self, request: Request) -> Response:
+    def _overview(self, environ: WSGIEnvironment) -> Response:
         status = _steady(self._status) or {}
         rows = "".join(f"<tr><th>{html.escape(name)}<td>{_cell(value)}" for name, value in status.items())
         body = _PAGE.replace("ROWS", rows).replace("POOL", html.escape(str(status.get("pool", ""))))
-        return Response(200, "text/html; charset=utf-8", body.encode())
+        return Response(200, (("Content-Type", "text/html; charset=utf-8"),), body.encode())
 
 
-def text(status: int, words: str, *headers: tuple[str, str]) -> Response:
-    return Response(status, "text/plain; charset=utf-8", f"{words}\n".encode(), headers)
-
-
-def _path(request: Request) -> str:
-    return request.target.partition("?")[0]
+def _text(status: int, words: str, *headers: tuple[str, str]) -> Response:
+    return Response(status, (("Content-Type", "text/plain; charset=utf-8"), *headers), f"{words}\n".encode())
 
 
 def _steady(read: Callable[[], Status]) -> Status | None:

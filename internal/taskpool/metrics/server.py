@@ -1,182 +1,214 @@
-"""Serves the pages: one thread that waits for clients, one that makes pages, however many clients there are.
+"""Serves the pages: cheroot, told how patient it may be.
 
-A thread per request would be the simpler program, and a client that stalls in the middle of its request would
-hold one of them; so would one that stalls in the middle of a TLS handshake. Here it holds a few kilobytes, until
-its time is up. One page is made at a time: who waits too long for that is told so. One request a connection.
+Eight threads serve one request a connection. A client that stalls holds one of them until its time is up, so who
+comes while S clients stall waits for about S / 8 * REQUEST_SECONDS_MAX; the dealer's loop waits for nobody.
+What is here beside settings is what cheroot leaves to others: a deadline for the whole of a request rather than
+for each of its bytes, and handshakes that do not stop it from accepting.
 """
 
 from __future__ import annotations
 
-import asyncio
+import logging
+import os
 import socket
 import ssl
 import threading
-from concurrent.futures import ThreadPoolExecutor
-from http import HTTPStatus
+import time
+from concurrent.futures import Future
 from pathlib import Path
+from queue import Full
+from traceback import format_exc
+from typing import TYPE_CHECKING, Any
+
+from cheroot import wsgi
+from cheroot.errors import FatalSSLAlert
+from cheroot.makefile import MakeFile
+from cheroot.server import HTTPConnection
+from cheroot.ssl.builtin import BuiltinSSLAdapter
 
 from taskpool.errors import ConfigurationError
-from taskpool.metrics.pages import Pages, Request, Response, text
 
-CONNECTIONS_MAX = 64
-ACCEPTS_WAITING_MAX = 16
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIApplication
+
+THREADS = 8
+REQUESTS_WAITING_MAX = 24  # for a thread; with THREADS it is how many descriptors clients can take
+ACCEPTS_WAITING_MAX = 64  # in the kernel, for both
 REQUEST_BYTES_MAX = 16 * 1024
-ACCEPT_AGAIN_SECONDS = 0.5
-HANDSHAKE_SECONDS_MAX = 5.0
-REQUEST_SECONDS_MAX = 5.0  # from then on until the request is complete
-TURN_SECONDS_MAX = 2.0  # how long a request waits while pages are made for others
-ANSWER_SECONDS_MAX = 10.0  # how long a client may take to read
-CLOSE_SECONDS_MAX = 5.0
+BODY_BYTES_MAX = 1024  # nobody reads it
+REQUEST_SECONDS_MAX = 2  # from when a thread turns to a client until its request is complete; so long for TLS, too
+ANSWER_SECONDS_MAX = 2  # how long a client may take to read
+WAIT_SECONDS_MAX = 5  # how long accepting may stop because all threads are taken; then a client is sent away
+LOOK_SECONDS = 0.2  # cheroot sees that it shall stop when it next looks
+CLOSE_SECONDS_MAX = 5
+COMPLAIN_SECONDS = 60.0  # clients can provoke errors, so that there is one line for many
 
 
 class Server:
     """Serves from its making until it is closed."""
 
-    def __init__(self, address: tuple[str, int], pages: Pages, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        pages: WSGIApplication,
+        tls: BuiltinSSLAdapter | None = None,
+        log: logging.Logger | None = None,
+    ) -> None:
         """Binds at once. Raises ConfigurationError when the address is taken or not ours."""
-        self._pages = pages
-        self._tls = tls
-        self._socket = _listen(address)
-        self.address: tuple[str, int] = self._socket.getsockname()[:2]
-        self._maker = ThreadPoolExecutor(1, thread_name_prefix="page")
-        self._loop = asyncio.new_event_loop()
-        self._stop = asyncio.Event()
-        self._turn = asyncio.Lock()
-        self._room = asyncio.Semaphore(CONNECTIONS_MAX)
-        self._thread = threading.Thread(target=self._run, name="pages", daemon=True)
-        self._thread.start()
+        listener = _listen(address)
+        self.address: tuple[str, int] = listener.getsockname()[:2]
+        self._server = _Cheroot(listener, self.address, pages, log or logging.getLogger(__name__))
+        self._server.ssl_adapter = tls
+        _take_nothing_from_systemd()
+        started: Future[None] = Future()
+        threading.Thread(target=self._run, args=(started,), name="pages", daemon=True).start()
+        started.result()
 
     @property
     def url(self) -> str:
         host, port = self.address
-        return f"{'https' if self._tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+        scheme = "http" if self._server.ssl_adapter is None else "https"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
     def close(self) -> None:
-        """End what is under way, and wait for that. May be called again."""
-        if not self._thread.is_alive():
-            return
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(CLOSE_SECONDS_MAX)
-        self._maker.shutdown()
+        """Wait for what is under way, but not for long. May be called again."""
+        stopping = threading.Thread(target=self._server.stop, name="pages stop", daemon=True)
+        stopping.start()
+        stopping.join(CLOSE_SECONDS_MAX)
 
-    # --- in the thread that waits ---
-
-    def _run(self) -> None:
+    def _run(self, started: Future[None]) -> None:
+        """Started from here, cheroot's threads are daemons as this one is: none of them keeps the process alive."""
         try:
-            self._loop.run_until_complete(self._serve())
-        finally:
-            self._loop.close()
+            self._server.prepare()
+        except BaseException as error:
+            started.set_exception(error)
+            raise
+        started.set_result(None)
+        self._server.serve()
 
-    async def _serve(self) -> None:
-        connections: set[asyncio.Task[None]] = set()
-        accepting = self._loop.create_task(self._accept(connections))
-        await self._stop.wait()
-        for task in (accepting, *connections):
-            task.cancel()
-        await asyncio.gather(accepting, *connections, return_exceptions=True)
-        self._socket.close()
 
-    async def _accept(self, connections: set[asyncio.Task[None]]) -> None:
-        """While there is room. Who comes when there is none waits in the kernel, which lets few wait."""
+class _Cheroot(wsgi.Server):
+    """On a socket that is bound already, and with a log that is ours."""
 
-        def leave(task: asyncio.Task[None]) -> None:
-            connections.discard(task)
-            self._room.release()
+    def __init__(
+        self, listener: socket.socket, address: tuple[str, int], pages: WSGIApplication, log: logging.Logger
+    ) -> None:
+        super().__init__(
+            address,
+            pages,
+            numthreads=THREADS,
+            max=THREADS,
+            server_name="taskpool",
+            request_queue_size=ACCEPTS_WAITING_MAX,
+            timeout=REQUEST_SECONDS_MAX,
+            # Never cut by cheroot: it would take the TLS off a connection whose page is still to be written.
+            shutdown_timeout=3600,
+            accepted_queue_size=REQUESTS_WAITING_MAX,
+            accepted_queue_timeout=WAIT_SECONDS_MAX,
+        )
+        self.ConnectionClass = _Connection
+        self.keep_alive_conn_limit = 0  # one request a connection: an idle one would hold a descriptor
+        self.max_request_header_size = REQUEST_BYTES_MAX
+        self.max_request_body_size = BODY_BYTES_MAX
+        self.expiration_interval = LOOK_SECONDS
+        self._listener = listener
+        self._log = log
+        self._quiet_until = 0.0
 
-        while True:
-            await self._room.acquire()
-            task = self._loop.create_task(self._meet(await self._next_client()))
-            connections.add(task)
-            task.add_done_callback(leave)
+    def bind(self, family: int, type: int, proto: int = 0) -> socket.socket:
+        self.socket = self._listener
+        return self._listener
 
-    async def _next_client(self) -> socket.socket:
-        while True:
+    def process_conn(self, conn: HTTPConnection) -> None:
+        """cheroot's own way for who cannot be served leaves descriptors to the garbage collector."""
+        try:
+            self.requests.put(conn)
+        except Full:
+            conn.close()
+
+    def error_log(self, msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:
+        """What clients do wrong is no news; a page that cannot be made is."""
+        now = time.monotonic()
+        if level < logging.ERROR or now < self._quiet_until:
+            level = logging.DEBUG
+        else:
+            self._quiet_until = now + COMPLAIN_SECONDS
+        facts = {"traceback": format_exc()} if traceback else {}
+        self._log.log(level, "%s", f"pages: {msg}", extra={"who": "Dealer", "facts": facts})
+
+
+class _Connection(HTTPConnection):
+    """A client, until it has its answer or its time is up."""
+
+    def __init__(self, server: _Cheroot, sock: socket.socket, makefile: object = None) -> None:
+        super().__init__(server, sock, _patient_file)
+
+    def communicate(self) -> bool:
+        if not self.server.ready:  # it waited for a thread until the server was closed
+            return False
+        if isinstance(self.socket, ssl.SSLSocket):
             try:
-                return (await self._loop.sock_accept(self._socket))[0]
-            except OSError:  # the client is gone already, or no descriptor is left for it
-                await asyncio.sleep(ACCEPT_AGAIN_SECONDS)
-
-    async def _meet(self, client: socket.socket) -> None:
-        reader = asyncio.StreamReader(REQUEST_BYTES_MAX)
-        protocol = asyncio.StreamReaderProtocol(reader)
-        try:
-            async with asyncio.timeout(HANDSHAKE_SECONDS_MAX):
-                transport, _ = await self._loop.connect_accepted_socket(lambda: protocol, client, ssl=self._tls)
-        except (OSError, TimeoutError):  # it does not speak TLS, is gone, or sleeps
-            client.close()
-            return
-        try:
-            response, head_only = await self._hear(reader)
-            async with asyncio.timeout(ANSWER_SECONDS_MAX):
-                writer = asyncio.StreamWriter(transport, protocol, reader, self._loop)
-                writer.write(_encoded(response, head_only=head_only))
-                writer.close()
-                await writer.wait_closed()
-        except (OSError, TimeoutError, asyncio.IncompleteReadError):
-            pass  # the client is gone or asleep: nobody to tell
-        finally:
-            transport.abort()
-
-    async def _hear(self, reader: asyncio.StreamReader) -> tuple[Response, bool]:
-        """The answer to the request that comes, and whether only its head is wanted."""
-        try:
-            async with asyncio.timeout(REQUEST_SECONDS_MAX):
-                head = await reader.readuntil(b"\r\n\r\n")
-        except TimeoutError:
-            return text(408, f"a request must be complete in {REQUEST_SECONDS_MAX:g} s"), False
-        except asyncio.LimitOverrunError:
-            return text(431, f"a request may have {REQUEST_BYTES_MAX} bytes"), False
-        request = parsed(head)
-        if request is None:
-            return text(400, "that is no HTTP request"), False
-        return self._pages.probe(request) or await self._make(request), request.method == "HEAD"
-
-    async def _make(self, request: Request) -> Response:
-        try:
-            async with asyncio.timeout(TURN_SECONDS_MAX):
-                await self._turn.acquire()
-        except TimeoutError:
-            return text(503, "pages are being made for others", ("Retry-After", "5"))
-        try:
-            return await self._loop.run_in_executor(self._maker, self._pages.answer, request)
-        finally:
-            self._turn.release()
+                self.socket.do_handshake()
+            except OSError:  # ssl.SSLError is one: it does not speak TLS, is gone, or sleeps
+                return False
+        return bool(super().communicate())  # type: ignore[no-untyped-call]
 
 
-def tls_context(certificate: Path, key: Path) -> ssl.SSLContext:
+class _Patient:
+    """A socket with one deadline for all that is read from it or written to it, however slowly it drips."""
+
+    def __init__(self, client: socket.socket, seconds: float) -> None:
+        self._client = client
+        self._seconds = seconds
+        self._until: float | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def recv_into(self, buffer: memoryview) -> int:
+        self._wait_no_longer()
+        return self._client.recv_into(buffer)
+
+    def send(self, data: bytes) -> int:
+        self._wait_no_longer()
+        return self._client.send(data)
+
+    def _wait_no_longer(self) -> None:
+        now = time.monotonic()
+        if self._until is None:
+            self._until = now + self._seconds
+        if now >= self._until:
+            raise TimeoutError("timed out")  # word for word what cheroot knows
+        self._client.settimeout(self._until - now)
+
+
+def _patient_file(client: socket.socket, mode: str, size: int) -> object:
+    seconds = REQUEST_SECONDS_MAX if "r" in mode else ANSWER_SECONDS_MAX
+    return MakeFile(_Patient(client, seconds), mode, size)
+
+
+class _Tls(BuiltinSSLAdapter):
+    """Leaves the handshake to the thread that serves the client: cheroot makes it in the one that accepts."""
+
+    def wrap(self, sock: socket.socket) -> tuple[socket.socket, dict[str, str]]:
+        try:
+            wrapped = self.context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+        except OSError as error:  # the client is gone already
+            raise FatalSSLAlert(*error.args) from error
+        return wrapped, {"wsgi.url_scheme": "https"}
+
+
+def tls_adapter(certificate: Path, key: Path) -> BuiltinSSLAdapter:
     """Raises ConfigurationError when the files cannot be used."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        context.load_cert_chain(certificate, key)
+        adapter = _Tls(str(certificate), str(key), private_key_password="")  # rather than a prompt
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         raise ConfigurationError(
             f"--metrics-tls-cert {certificate} and --metrics-tls-key {key} cannot be used: {error}; "
             "both are PEM files, and the key has no passphrase"
         ) from error
-    return context
-
-
-def parsed(head: bytes) -> Request | None:
-    """The request in these bytes, which end in an empty line; None: that is no request."""
-    lines = head.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
-    words = lines[0].split(" ")
-    if len(words) != 3 or not words[0].isalpha() or not words[1].startswith("/") or words[2][:7] != "HTTP/1.":
-        return None
-    headers = {}
-    for line in lines[1:]:
-        name, colon, value = line.partition(":")
-        if not colon or not name or name != name.strip():
-            return None
-        headers[name.lower()] = value.strip()
-    return Request(words[0], words[1], headers)
-
-
-def _encoded(response: Response, *, head_only: bool) -> bytes:
-    lines = [f"HTTP/1.1 {response.status} {HTTPStatus(response.status).phrase}"]
-    lines += [f"Content-Type: {response.content_type}", f"Content-Length: {len(response.body)}"]
-    lines += [f"{name}: {value}" for name, value in response.headers]
-    lines += ["Cache-Control: no-store", "X-Content-Type-Options: nosniff", "Connection: close", "", ""]
-    return "\r\n".join(lines).encode("latin-1") + (b"" if head_only else response.body)
+    adapter.context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return adapter
 
 
 def _listen(address: tuple[str, int]) -> socket.socket:
@@ -184,9 +216,15 @@ def _listen(address: tuple[str, int]) -> socket.socket:
     try:
         family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = socket.create_server(where[:2], family=family, backlog=ACCEPTS_WAITING_MAX)
-        listener.setblocking(False)  # asyncio takes it as it is, and a blocking accept would stop its loop
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # clients' sockets are born with it
         return listener
     except OSError as error:
         raise ConfigurationError(
             f"--metrics {host}:{port} cannot be served: {error.strerror or error}; give another HOST:PORT, or none"
         ) from error
+
+
+def _take_nothing_from_systemd() -> None:
+    """cheroot would serve on descriptor 3 where LISTEN_PID is set, for whichever process and socket it was meant."""
+    for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
+        os.environ.pop(name, None)

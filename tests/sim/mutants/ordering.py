@@ -1,0 +1,175 @@
+"""Planted bugs against the ordering rules R1 to R9, and against fencing."""
+
+from __future__ import annotations
+
+from sim.mutants.plan import Edit, mutant
+
+_TAKE = "        self._take(batch, event, skip, now)\n"
+_RECORD = "        pool.ledger.add(OutcomeRecorded(job.ordinal, batch.name, outcome), OutcomeStored(batch, outcome))\n"
+_DRAIN = '        for events in self._queues.events:\n            self._hear(events, door.EVENTS, "events", events.maxmsg)'
+_BURY = "        for exited in self._staff.bury():\n            self._handle(exited)\n"
+
+ORDERING = (
+    mutant(
+        "accepted is told before the commit",
+        "R1",
+        "core/desk.py",
+        _TAKE,
+        _TAKE + "        batch.accepted = batch.received\n        self._tell_accepted(batch)\n",
+    ),
+    mutant(
+        "the end of a batch is told before the commit",
+        "R1",
+        "core/desk.py",
+        "            batch.total = close.total\n            self._pool.ledger",
+        "            batch.total = close.total\n            self.closed(batch)\n            self._pool.ledger",
+    ),
+    mutant(
+        "a careful start is not careful",
+        "R2",
+        "core/dispatcher.py",
+        "        if event.unclean:\n",
+        "        if not event.unclean:\n",
+    ),
+    mutant(
+        "a careful dealer sends before its attempt is stored",
+        "R2",
+        "core/dealing.py",
+        "        frame.sent = now.mono >= self.careful_until_ns\n",
+        "        frame.sent = True\n",
+    ),
+    mutant(
+        "attempts are not stored",
+        "R2",
+        "core/dealing.py",
+        "            self._pool.ledger.add(row, stored)\n",
+        "            if stored:\n                self._pool.ledger.add(row, stored)\n",
+    ),
+    mutant(
+        "an outcome is told before the commit",
+        "R3",
+        "core/endings.py",
+        _RECORD,
+        _RECORD
+        + "        from taskpool.core.effects import Reply\n        from taskpool.messages import Outcomes\n\n"
+        + "        if batch.client is not None:\n"
+        + "            pool.emit(Reply(batch.client.id, Outcomes(batch.client.id, batch.name, [outcome])))\n",
+    ),
+    mutant(
+        "a death is judged before the queue is drained",
+        "R4",
+        "dealer/loop.py",
+        _DRAIN,
+        _BURY + _DRAIN,
+    ),
+    mutant(
+        "a death is seen after the queue was drained",
+        "R4",
+        "dealer/loop.py",
+        _BURY,
+        "        self._staff.look()\n" + _BURY,
+    ),
+    mutant(
+        "one message is read before a death is judged",
+        "R4",
+        "dealer/loop.py",
+        'door.EVENTS, "events", events.maxmsg)',
+        'door.EVENTS, "events", 1)',
+    ),
+    mutant(
+        "orphans are not ended",
+        "R5",
+        "dealer/start.py",
+        "        orphans = machine.end_orphans(options.pool, epoch)\n",
+        "        orphans = 0\n",
+    ),
+    mutant(
+        "orphans are ended after the queues are read",
+        "R5",
+        "dealer/start.py",
+        "        orphans = machine.end_orphans(options.pool, epoch)\n",
+        "        orphans = 0\n",
+        Edit(
+            "dealer/start.py",
+            "        spool.sweep()\n",
+            "        spool.sweep()\n        machine.end_orphans(options.pool, epoch)\n",
+        ),
+    ),
+    mutant(
+        "a failed commit is taken for a good one",
+        "R6",
+        "core/dispatcher.py",
+        '        self.pool.emit(Exit(ExitCode.ENVIRONMENT, f"the journal cannot be written: {event.text}"))\n',
+        "        self._on_committed(Committed(event.number), now)\n",
+    ),
+    mutant(
+        "the second frame is lost when the first waits",
+        "R7",
+        "dealer/perform.py",
+        "            mailbox.send(self._spool.pack(",
+        "            mailbox.depth() or mailbox.send(self._spool.pack(",
+    ),
+    mutant(
+        "a message of any type comes in anywhere",
+        "R8",
+        "dealer/door.py",
+        "        if not isinstance(message, expected):\n",
+        "        if message is None:\n",
+    ),
+    mutant(
+        "payloads are not checked",
+        "R8",
+        "dealer/door.py",
+        "                kind.check(spec.payload)\n",
+        "                kind.NAME.strip()\n",
+    ),
+    mutant(
+        "anybody speaks for anybody's batch",
+        "R8",
+        "core/desk.py",
+        "return batch if batch is not None and batch.client is not None and batch.client.id == client_id else None",
+        "return batch",
+    ),
+    mutant(
+        "a stall of the dealer is blamed on the workers",
+        "R9",
+        "dealer/loop.py",
+        "        if late_ns > limits.LOOP_STALL_NS:\n",
+        "        if late_ns > 10**18:\n",
+    ),
+    mutant(
+        "no fencing by epoch",
+        "fence",
+        "core/dispatcher.py",
+        "        if worker is None or message.epoch != self.pool.config.epoch:\n",
+        "        if worker is None:\n",
+    ),
+    mutant(
+        "no fencing by owner",
+        "fence",
+        "core/dispatcher.py",
+        "            if attempt is None or attempt.worker is not worker:\n",
+        "            if attempt is None:\n",
+    ),
+    mutant(
+        "an attempt outlives its report",
+        "fence",
+        "core/endings.py",
+        "        del self._pool.attempts[attempt.n]\n",
+        "",
+    ),
+    mutant(
+        "a journal with work under way is closed as clean",
+        "I11",
+        "dealer/start.py",
+        "self._performer.exit is not None and self.core.pool.ledger.idle and not self.core.pool.attempts",
+        "self._performer.exit is not None",
+    ),
+    mutant(
+        "a worker's family is not waited for",
+        "I7",
+        "sim/staff.py",
+        "            if family:\n",
+        "            if len(family) > 10:\n",
+    ),
+)
