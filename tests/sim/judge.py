@@ -175,7 +175,7 @@ class Judge:
         if job.live:
             self._world.fail("I7", f"job {job.number} is executed twice at the same time")
         self._begun[worker.mark[0], n] = job
-        worker.begun += 1
+        worker.ran.append(job)
         kept = self._host.disk.tables.by_seq.get((job.batch, job.seq))
         if kept is None:
             self._world.fail("I1", f"job {job.number} runs before it is stored")
@@ -222,12 +222,12 @@ class Judge:
             if timeout_ns and worker.job is job and self._world.now_ns - worker.began_ns >= timeout_ns:
                 job.facts.timed_out += 1
             if not worker.killed_by_us:
-                self._count_crash(job, worker.signal, fresh=worker.begun == (worker.job is job))
+                self._count_crash(job, worker.signal, fresh=all(ran is job for ran in worker.ran))
         elif not head.started and not worker.killed_by_us and n == head.first_n:
             job.facts.head_deaths += 1
             if job.facts.head_deaths % limits.LOST_HEAD_MAX == 0:
                 job.facts.signalled += worker.signal in self.limits_of(job).retry_signal
-                job.facts.fresh = worker.begun == 0 or not KINDS[job.spec.kind].IN_PROCESS
+                job.facts.fresh = not worker.ran or not KINDS[job.spec.kind].IN_PROCESS
 
     # --- what is recorded ---
 

@@ -61,7 +61,7 @@ class WorkerProcess(Process):
         self.saying: tuple[list[Report], int] = ([], 0)  # on its way into the queue
         self.began_ns = 0
         self.timeout_ns = 0
-        self.begun = 0  # jobs it has executed or executes
+        self.ran: list[Planned] = []  # what it has executed or executes
         self.requests: SimMailbox | None = None
         self.job: Planned | None = None  # being executed
         self.descendants: list[Descendant] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sim.mutants.plan import Edit, mutant
 
-_TAKE = "        self._take(batch, event, skip, now)\n"
+_TAKE = "            self._take(batch, event, skip, now)\n"
 _RECORD = "        pool.ledger.add(OutcomeRecorded(job.ordinal, batch.name, outcome), OutcomeStored(batch, outcome))\n"
 _DRAIN = '        for events in self._queues.events:\n            self._hear(events, door.EVENTS, "events", events.maxmsg)'
 _BURY = "        for exited in self._staff.bury():\n            self._handle(exited)\n"
@@ -15,7 +15,7 @@ ORDERING = (
         "R1",
         "core/desk.py",
         _TAKE,
-        _TAKE + "        batch.accepted = batch.received\n        self._tell_accepted(batch)\n",
+        _TAKE + "            batch.accepted = batch.received\n            self._tell_accepted(batch)\n",
     ),
     mutant(
         "the end of a batch is told before the commit",
@@ -162,8 +162,8 @@ ORDERING = (
         "a journal with work under way is closed as clean",
         "I11",
         "dealer/start.py",
-        "self._performer.exit is not None and self.core.pool.ledger.idle and not self.core.pool.attempts",
-        "self._performer.exit is not None",
+        "        return self.core.pool.ledger.idle and not self.core.pool.attempts\n",
+        "        return True\n",
     ),
     mutant(
         "a worker's family is not waited for",

@@ -44,7 +44,8 @@ def hunt(mutant: Mutant, schedules: int, seconds: float) -> Hunt:
         for edit in mutant.edits:
             path = root / "tests" / edit.file if edit.file.startswith("sim/") else _copied(root, edit.file)
             text = path.read_text()
-            assert text.count(edit.old) == 1, f"{mutant.name}: {edit.old!r} in {edit.file}"
+            if text.count(edit.old) != 1:
+                return Hunt(mutant, 0, f"does not fit: {edit.old!r} in {edit.file}", 0.0)
             path.write_text(text.replace(edit.old, edit.new))
         env = {**os.environ, "PYTHONPATH": f"{root / 'internal'}:{root / 'tests'}", "PYTHONDONTWRITEBYTECODE": "1"}
         command = [sys.executable, "-m", "sim", "--hunt", "--seeds", str(schedules), "--seconds", str(seconds)]
