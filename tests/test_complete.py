@@ -15,7 +15,7 @@ from taskpool import limits, messages
 
 LIMIT_NAME = re.compile(r"_(NS|BYTES|MAX|MIN|PATTERN|DEFAULT|UNLIMITED)$")
 
-MARKERS = ("R1", "R3", "R4", "R5", "R7", "R8", "R9", "R10")
+MARKERS = tuple(f"R{number}" for number in range(1, 11))
 
 
 def test_every_cell_of_the_job_table_is_filled() -> None:

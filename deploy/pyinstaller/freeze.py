@@ -33,6 +33,7 @@ def main() -> int:
     if missing := [tool for tool in TOOLS if shutil.which(tool) is None]:
         sys.stderr.write(f"freeze: {', '.join(missing)} not found. Try: apt-get install binutils libc-bin gcc\n")
         return 1
+    os.umask(0o022)  # modes go into the archives
     stamp = archive.epoch(ROOT)
     env = os.environ | {
         "SOURCE_DATE_EPOCH": str(stamp),
@@ -65,6 +66,8 @@ def build_packages(env: Mapping[str, str], stamp: int) -> Path:
             )
         elif (ROOT / name).exists():
             shutil.copy(ROOT / name, source / name)
+    for path in source.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(PACKAGES), str(source)]
     said = run(env, *command)
     (sdist,) = PACKAGES.glob("*.tar.gz")

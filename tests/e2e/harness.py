@@ -166,6 +166,7 @@ class Stage:
 
     def __init__(self, pool: str, directory: Path) -> None:
         self.pool = pool
+        self.pools = [pool]  # and others that a test makes
         self.directory = directory
         self._logs = directory / "printed"
         self._logs.mkdir()
@@ -177,8 +178,11 @@ class Stage:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if any([started.close() for started in reversed(self._programs)]):  # noqa: C419 - all of them, and then any
-            self._sweep()  # the test has failed half way: what was killed could not clear away its queues
+        ended = [started.close() for started in reversed(self._programs)]
+        if any(ended):  # the test has failed half way: what was killed could not clear away its queues
+            self._sweep(self.pool)
+        for pool in self.pools[1:]:  # nobody else looks after those
+            self._sweep(pool)
 
     def start(self, argv: Sequence[str], **how: Any) -> Program:
         started = Program(argv, self._logs, **how)
@@ -205,13 +209,15 @@ class Stage:
             started.says(r"(?:\[Supervisor\] Worker PID \d+ is ready[\s\S]*)" + f"{{{ready}}}")
         return started
 
-    def _sweep(self) -> None:
-        until(lambda: not marked(self.pool), "the end of a killed pool")
-        names = [f"/tp.{self.pool}.{role}" for role in ("intake", "control", "events", "lock", "reply.0", "reply.1")]
-        names += [f"/tp.{self.pool}.{epoch}.w{number}" for epoch in range(1, 9) for number in range(1, 200)]
+    @staticmethod
+    def _sweep(pool: str) -> None:
+        for pid in marked(pool):  # orphans that left their family; the next dealer would have ended them
+            kill(pid)
+        names = [f"{pool}.{role}" for role in ("intake", "control", "events", "lock", "reply.0", "reply.1")]
+        names += [f"{pool}.{epoch}.w{number}" for epoch in range(1, 9) for number in range(1, 200)]
         for name in names:
             with suppress(posix_ipc.ExistentialError):
-                posix_ipc.unlink_message_queue(name)
+                posix_ipc.unlink_message_queue(f"/tp.{name}")
 
 
 def _shortened(text: str) -> str:

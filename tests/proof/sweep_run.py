@@ -106,6 +106,7 @@ class Run:
         if code not in judge.codes_of_batch(self._jobs_may_fail):
             self.result.problems.append(f"results: exit code {code}: {_tail(asked)}")
         self.results = asked.out
+        self._answered = self._dealer
         self._phase = "leaving"
         self._leave()
 
@@ -114,7 +115,7 @@ class Run:
         while True:
             dealer = self._dealer
             assert dealer is not None
-            self._await(lambda: self._greeted(dealer) or dealer.poll() is not None)
+            self._await(lambda: dealer is self._answered or self._greeted(dealer) or dealer.poll() is not None)
             if dealer.poll() is None:
                 with suppress(ProcessLookupError):
                     os.kill(dealer.pid, signal.SIGTERM)

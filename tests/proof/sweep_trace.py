@@ -96,7 +96,7 @@ def _counts(name: str, arguments: str) -> bool:
         case "pread64":
             return ".db" in arguments  # not the loader's
         case "write":
-            return "anon_inode" not in arguments
+            return "<anon_inode:" not in arguments and "<pipe:" not in arguments  # our own wake-ups
         case "prctl":
             return "PR_SET_PDEATHSIG" in arguments or "PR_SET_CHILD_SUBREAPER" in arguments
         case _:

@@ -44,6 +44,7 @@ class Judge:
         self.batch_of: dict[int, str] = {}  # by client
         self.told_accepted: dict[str, int] = {}
         self._frames: dict[tuple[int, int], list[SentFrame]] = {}  # by worker
+        self._dead_by_itself: dict[tuple[int, int], bool] = {}  # by worker
         self._begun: dict[tuple[int, int], Planned] = {}  # by (epoch, n)
         self._read: set[tuple[int, int]] = set()  # reports the dealers have read
 
@@ -70,10 +71,13 @@ class Judge:
             if machine.careful and (frame.epoch, n) not in self._host.disk.tables.attempts:
                 self._world.fail("R2", f"a careful dealer sends attempt {n} before it is stored")
         self._world.note("frame {} of {} jobs sent to worker {}", frame.first_n, len(left), mark[1])
+        self._world.say(f"    jobs {[job.number for job in left.values()]}")
         seen = self._world.faults.seen
         frames = self._frames.setdefault(mark, [])
         seen["frame_of_several_jobs"] += len(left) > 1
         seen["second_frame_in_flight"] += bool(frames)
+        if not frames and self._dead_by_itself.get(mark):
+            self._count_head_death(left[frame.first_n], None)  # nobody knew yet that it is dead
         frames.append(SentFrame(frame.first_n, left))
 
     def _unread_reports(self, machine: SimMachine) -> set[Planned]:
@@ -213,6 +217,7 @@ class Judge:
 
     def worker_died(self, worker: WorkerProcess) -> None:
         frames = self._frames.pop(worker.mark, [])
+        self._dead_by_itself[worker.mark] = not worker.killed_by_us
         if not frames:
             return
         head = frames[0]
@@ -222,12 +227,16 @@ class Judge:
             if timeout_ns and worker.job is job and self._world.now_ns - worker.began_ns >= timeout_ns:
                 job.facts.timed_out += 1
             if not worker.killed_by_us:
-                self._count_crash(job, worker.signal, fresh=all(ran is job for ran in worker.ran))
+                self._count_crash(job, worker.signal, fresh=len(frames) == 1 and all(ran is job for ran in worker.ran))
         elif not head.started and not worker.killed_by_us and n == head.first_n:
-            job.facts.head_deaths += 1
-            if job.facts.head_deaths % limits.LOST_HEAD_MAX == 0:
-                job.facts.signalled += worker.signal in self.limits_of(job).retry_signal
-                job.facts.fresh = not worker.ran or not KINDS[job.spec.kind].IN_PROCESS
+            self._count_head_death(job, worker)
+
+    def _count_head_death(self, job: Planned, worker: WorkerProcess | None) -> None:
+        facts = job.facts
+        facts.head_deaths += 1
+        if facts.head_deaths % limits.LOST_HEAD_MAX == 0:
+            facts.signalled += worker is None or worker.signal in self.limits_of(job).retry_signal
+            facts.fresh = worker is None or not worker.ran or not KINDS[job.spec.kind].IN_PROCESS
 
     # --- what is recorded ---
 

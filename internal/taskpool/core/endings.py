@@ -81,9 +81,11 @@ class Endings:
 
     def judge(self, worker: Worker, exit: Exited, now: Instant) -> None:
         """The worker is gone: end every attempt it still held."""
-        for index, frame in enumerate(list(worker.frames)):
+        frames = list(worker.frames)
+        for index, frame in enumerate(frames):
             first = True
             for attempt in list(frame.attempts.values()):
+                attempt.fresh = attempt.fresh and len(frames) == 1  # else the frame behind may be to blame
                 end = self._verdict(worker, frame, attempt, head=index == 0, first=first)
                 first = False
                 attempt.job.recovering = (worker.pid, exit.seen_mono_ns)

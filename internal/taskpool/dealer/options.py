@@ -163,7 +163,7 @@ def _from_file(path: Path | None) -> dict[str, Any]:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"--config {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # numbers too long and lists too deep have no error of their own
         raise UsageError(f"--config {path}: not TOML: {error}") from error
     unknown = [key for key in values if key not in FILE_KEYS]
     if unknown:
@@ -195,7 +195,7 @@ def _choice(given: Mapping[str, Any], key: str, choices: tuple[str, ...]) -> str
 
 def _spares(value: object) -> int:
     text = str(value)
-    if not text.isascii() or not text.isdigit() or int(text) > limits.SPARES_MAX:
+    if not text.isascii() or not text.isdigit() or len(text) > 9 or int(text) > limits.SPARES_MAX:
         raise UsageError(f"--spares {text}: expected a number from 0 to {limits.SPARES_MAX}")
     return int(text)
 

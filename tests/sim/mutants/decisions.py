@@ -11,8 +11,8 @@ DECISIONS = (
         "ownership is learnt from the acknowledgement",
         "I1",
         ENDINGS,
-        "        for index, frame in enumerate(list(worker.frames)):\n",
-        "        for index, frame in enumerate([frame for frame in worker.frames if frame.started]):\n",
+        "        frames = list(worker.frames)\n        for index",
+        "        frames = [frame for frame in worker.frames if frame.started]\n        for index",
     ),
     mutant(
         "guilt is counted at dispatch",
@@ -62,6 +62,20 @@ DECISIONS = (
         ENDINGS,
         "        blamed_alone = attempt.fresh or not job.traits.in_process\n",
         "        blamed_alone = True\n",
+    ),
+    mutant(
+        "the frame behind is never to blame",
+        "I4",
+        ENDINGS,
+        "attempt.fresh = attempt.fresh and len(frames) == 1",
+        "attempt.fresh = attempt.fresh and len(frames) > 0",
+    ),
+    mutant(
+        "something waits behind a job that crashed before",
+        "I4",
+        "core/crew.py",
+        "            and all(attempt.job.shares_frames for attempt in worker.frames[0].attempts.values())\n",
+        "            and not worker.frames[0].timeout_ns\n",
     ),
     mutant(
         "the last retry is not given",
