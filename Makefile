@@ -69,6 +69,42 @@ fmt: $(STAMP) ## format the sources and repair what ruff can
 .PHONY: check
 check: lint type test ## everything that has to be right before a change goes in
 
+# --- proofs that take their time ---------------------------------------------------------------------------------
+
+# The dealer on a simulated host. SEED=n repeats one schedule, shrunk, with its trace; FIRST=n begins elsewhere.
+SEEDS ?= 20000
+FIRST ?= 1
+.PHONY: sim
+sim: $(STAMP) ## simulate SEEDS=20000 schedules of faults on every core, or repeat one: SEED=n
+	cd tests && ../$(BIN)/python -m sim $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --first $(FIRST))
+
+.PHONY: mutants
+mutants: $(STAMP) ## plant every known bug in a copy of the package: the simulator must find each
+	cd tests && ../$(BIN)/python -m sim.mutants
+
+# A sweep goes on where it was interrupted; SWEEP=build/other.jsonl, or a removed file, begins a new one.
+SWEEP ?= build/sweep.jsonl
+.PHONY: sweep
+sweep: $(STAMP) ## kill every program at every state-changing system call, refuse every call with every error
+	mkdir -p $(dir $(SWEEP))
+	cd tests && ../$(BIN)/python -m proof.sweep --journal $(abspath $(SWEEP))
+
+# The coverage-guided fuzzer has wheels for some systems only; without it our own does all.
+MINUTES  ?= 10
+MESSAGES ?= 100000
+.PHONY: fuzz
+fuzz: $(STAMP) ## fuzz every decoder, then the queues of a running dealer (MINUTES=10 MESSAGES=100000)
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: -c constraints.txt atheris
+	cd tests && ../$(BIN)/python -m fuzz.run --minutes $(MINUTES)
+	cd tests && ../$(BIN)/python -m fuzz.live --messages $(MESSAGES)
+
+JOBS         ?= 10000
+DEALER_KILLS ?= 200
+WORKER_KILLS ?= 2000
+.PHONY: chaos
+chaos: $(STAMP) ## kill dealers, workers and generators at random (JOBS=10000 DEALER_KILLS=200 WORKER_KILLS=2000)
+	cd tests && ../$(BIN)/python -m proof.chaos --jobs $(JOBS) --dealer-kills $(DEALER_KILLS) --worker-kills $(WORKER_KILLS)
+
 # --- what is shipped ---------------------------------------------------------------------------------------------
 
 # The Python that goes into the bundle, with its C library's version as the floor: the system's own, because it is

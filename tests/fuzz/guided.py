@@ -7,14 +7,15 @@ libFuzzer ends the process, so each target has one of its own. What it finds is 
 
 from __future__ import annotations
 
+import importlib
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 
 def main() -> None:
-    import atheris
-
+    atheris: Any = importlib.import_module("atheris")  # it ships no types, and is not installed everywhere
     with atheris.instrument_imports(include=["taskpool"]):
         from fuzz.targets import TARGETS
     name, seconds = sys.argv[1], int(sys.argv[2])

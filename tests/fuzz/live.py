@@ -66,14 +66,20 @@ def honest(batch: str) -> list[Any]:
     reports = [Report(1, End.SUCCEEDED, b'"forged"'), Report(2, End.FAILED), Report(3, End.CRASHED)]
     from_strangers = [
         *(Hello(client, slot, 1, "0", name) for client, slot, name in ((1, 31, None), (HUGE, 30, "x"), (7, 29, batch))),
-        *(Submit(client, name, seq, [job]) for client, name, seq in ((1, "x", 1), (HUGE, batch, 1), (1, batch, HUGE // 2**11))),
+        *(
+            Submit(client, name, seq, [job])
+            for client, name, seq in ((1, "x", 1), (HUGE, batch, 1), (1, batch, HUGE // 2**11))
+        ),
         *(Close(client, name, total) for client, name, total in ((1, "x", 0), (HUGE, batch, 0), (1, batch, HUGE))),
         *(Ack(client, batch, upto) for client, upto in ((1, 1), (HUGE, HUGE))),
         *(Command(1, verb, batch, 1) for verb in ("status", "batch", "no-such-verb", "show")),
         *(Ping(1), Bye(1), Ping(HUGE), Bye(HUGE)),
     ]
     from_workers = [
-        *(Ready(incarnation, epoch, 1, "0", ["fib"]) for incarnation, epoch in ((1, 1), (1, 2), (999, 1), (HUGE, HUGE))),
+        *(
+            Ready(incarnation, epoch, 1, "0", ["fib"])
+            for incarnation, epoch in ((1, 1), (1, 2), (999, 1), (HUGE, HUGE))
+        ),
         *(Progress(incarnation, epoch, reports, 1) for incarnation, epoch in ((1, 0), (1, 2), (999, 1), (HUGE, HUGE))),
         Progress(1, 1, reports[:1]),  # of the right worker, on an attempt that has ended long ago
     ]
@@ -81,14 +87,19 @@ def honest(batch: str) -> list[Any]:
         *(Welcome(1, 1, "p", 1, "0", "/"), Accepted(1, batch, HUGE), Pong(1, 1), Answer(1, "status", True, b"{}")),
         Frame(1, 1, 1, 0, batch, encode_tasks([Task(1, 1, "fib", b"\x05")])),
     ]
-    spilled = [Spilled(name, size, bytes(32)) for name in (LINK, PIPE, FOLDER, LIAR, "0" * 32) for size in (0, 9, 2**23)]
+    spilled = [
+        Spilled(name, size, bytes(32)) for name in (LINK, PIPE, FOLDER, LIAR, "0" * 32) for size in (0, 9, 2**23)
+    ]
     return [*from_strangers, *from_workers, *from_dealers, *spilled]
 
 
 def evil(batch: str) -> list[bytes]:
     """No message at all, though made like one: names that lead out of the spool, numbers out of range."""
     bodies: list[list[Any]] = [
-        *([80, name, 9, bytes(32)] for name in ("../journal.db", "/etc/passwd", "a" * 31 + "/", "A" * 32, "", "0" * 31 + "\n")),
+        *(
+            [80, name, 9, bytes(32)]
+            for name in ("../journal.db", "/etc/passwd", "a" * 31 + "/", "A" * 32, "", "0" * 31 + "\n")
+        ),
         [80, "0" * 32, 2**40, bytes(32)],
         [80, "0" * 32, -1, bytes(32)],
         [2, 2**64 - 1, batch, 1, [["fib", b"\x05"]]],
@@ -205,7 +216,9 @@ def main() -> int:
             live.run()
         seconds = time.monotonic() - began
     dropped = live._stream.dropped_min
-    tell(f"{live.sent:,} messages in {seconds:.0f} s, {live.sent / seconds:,.0f} a second, to {dict(dropped)} no message")
+    tell(
+        f"{live.sent:,} messages in {seconds:.0f} s, {live.sent / seconds:,.0f} a second, to {dict(dropped)} no message"
+    )
     tell(f"{live.batches} batches of {JOBS} jobs succeeded meanwhile; the dealer lived")
     return 0
 

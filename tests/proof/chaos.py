@@ -23,6 +23,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
+from typing import Any
 
 from e2e.harness import children_of, kill, program, workers_of
 from e2e.ledger import WORKLOAD, Ledger
@@ -117,8 +118,8 @@ class Chaos:
     def _job(self, name: str) -> dict[str, object]:
         spin = self._random.random() * 2 * self.plan.job_seconds
         arguments = [str(self.ledger.directory), name, f"spin={spin:.4f}", name]
-        job = {"kind": "python", "call": "workload:work", "args": arguments, "path": [str(WORKLOAD)]}
-        return job | {"label": name, "crash_limit": "unlimited"}
+        work = {"kind": "python", "call": "workload:work", "args": arguments, "path": [str(WORKLOAD)]}
+        return {**work, "label": name, "crash_limit": "unlimited"}
 
     def _keep_dealer(self) -> None:
         log = (self.directory / "dealer.log").open("ab")
@@ -212,7 +213,7 @@ class Chaos:
             elif outcome["value"] != name:
                 verdict.problems.append(f"{name} has the value of {outcome['value']}")
 
-    def _ask_for_results(self, n: int) -> list[dict[str, object]]:
+    def _ask_for_results(self, n: int) -> list[dict[str, Any]]:
         command = [program("tp-generator"), "results", f"chaos{n}", "--pool", self.pool, "--output", "json"]
         answer = subprocess.run(command, env=self._env, capture_output=True, timeout=120, check=False)
         return [json.loads(line) for line in answer.stdout.splitlines()]

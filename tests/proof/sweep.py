@@ -76,9 +76,10 @@ class Sweep:
 
     def _chosen(self, points: list[Point]) -> list[Point]:
         if self.args.only:
-            points = [point for point in points if fnmatch.fnmatchcase(point.key, self.args.only)]
+            points = _matching(points, self.args.only)
         if self.args.sample:
-            points = sample(points, self.args.sample, self.args.seed)
+            always = _matching(points, self.args.always)
+            points = list(dict.fromkeys(always + sample(points, self.args.sample, self.args.seed)))
         return points
 
     def _share_out(self, todo: list[Point]) -> None:
@@ -142,8 +143,12 @@ class Sweep:
         kills = Counter(each["key"].rpartition(" ")[2] == KILL for each in mine)
         reached = sum(each["reached"] for each in mine)
         bad = [each for each in mine if each["problems"]]
-        ended = Counter(each["ended"] for each in mine if each["ended"] is not None and each["ended"] != -signal.SIGKILL)
-        say(f"points run: {len(mine)} of {len(points)} ({kills[True]} kills, {kills[False]} errors), reached: {reached}")
+        ended = Counter(
+            each["ended"] for each in mine if each["ended"] is not None and each["ended"] != -signal.SIGKILL
+        )
+        say(
+            f"points run: {len(mine)} of {len(points)} ({kills[True]} kills, {kills[False]} errors), reached: {reached}"
+        )
         say(f"errors that ended their program, by exit code: {dict(sorted(ended.items()))}; the others were survived")
         say(f"violations: {len(bad)}")
         for each in bad:
@@ -151,11 +156,16 @@ class Sweep:
         return 1 if bad or len(mine) < len(points) else 0
 
 
+def _matching(points: list[Point], patterns: list[str]) -> list[Point]:
+    return [point for point in points if any(fnmatch.fnmatchcase(point.key, pattern) for pattern in patterns)]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=list(PROGRAMS))
-    parser.add_argument("--only", metavar="PATTERN", help="points whose name matches, as `dealer pwrite64@* KILL`")
+    parser.add_argument("--only", nargs="+", metavar="PATTERN", help="points of these names: 'dealer pwrite64@* KILL'")
     parser.add_argument("--sample", type=int, default=0, metavar="N", help="N points, spread over all sorts")
+    parser.add_argument("--always", nargs="+", default=[], metavar="PATTERN", help="points in every sample")
     parser.add_argument("--seed", type=int, default=1, help="of the sample")
     parser.add_argument("--parallel", type=int, default=2, metavar="N", help="points at a time")
     parser.add_argument("--deadline", type=float, default=120.0, metavar="SECONDS", help="for a point to converge")

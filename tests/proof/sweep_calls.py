@@ -124,4 +124,4 @@ _OWN_WORDS: dict[str, tuple[str, ...]] = {
 
 def words_for(error: str, strerror: str) -> tuple[str, ...]:
     """What a program may say, one of these, when it ends because of this error."""
-    return (strerror, error, *_OWN_WORDS.get(error, ()))
+    return (strerror, error, "[SQLITE_", "is open in another process", *_OWN_WORDS.get(error, ()))

@@ -1,4 +1,4 @@
-"""Whether a run that was struck has kept its promises: judged by the jobs' ledger, the pool's answers, and what is left."""
+"""Whether a run that was struck has kept its promises, by the jobs' ledger, the pool's answers, and what is left."""
 
 from __future__ import annotations
 

@@ -20,7 +20,8 @@ from proof.sweep_stage import Process, Traced, Warm, attach, family_of, threads_
 from proof.sweep_trace import KILL, Point, reference_options
 
 BATCH = "sweep"
-DISTURBED_MAX = 4  # runs of one point
+DISTURBED_MAX = 4  # runs of one point: other pools of this user on this host may have taken the bytes for queues ...
+DISTURBED_SECONDS = 5.0  # ... and end some time
 LIVES_MAX = 6  # of a dealer in one run; it is struck once
 LARGE = "x" * 9000  # fits no queue: it goes through the spool, in all directions
 
@@ -115,15 +116,19 @@ class Run:
         while True:
             dealer = self._dealer
             assert dealer is not None
-            self._await(lambda: dealer is self._answered or self._greeted(dealer) or dealer.poll() is not None)
-            if dealer.poll() is None:
-                with suppress(ProcessLookupError):
-                    os.kill(dealer.pid, signal.SIGTERM)
-            self._await(lambda: dealer.poll() is not None)
-            if dealer.poll() == 0:
+            if self._ask_to_leave(dealer) == 0:
                 return
             self._note_end(dealer)
             self._dealer = self._start_dealer()
+
+    def _ask_to_leave(self, dealer: Process) -> int | None:
+        """Once it is up. Its exit code."""
+        self._await(lambda: dealer is self._answered or self._greeted(dealer) or dealer.poll() is not None)
+        if dealer.poll() is None:
+            with suppress(ProcessLookupError):
+                os.kill(dealer.pid, signal.SIGTERM)
+        self._await(lambda: dealer.poll() is not None)
+        return dealer.poll()
 
     def _tend(self, client: Process) -> int:
         """Waits for a client, and starts the dealer again whenever it ends meanwhile."""
@@ -270,15 +275,15 @@ class Run:
 
 def run_point(base: Path, pool: str, point: Point, seconds: float) -> Result:
     """One point. Its directory stays when something was wrong."""
-    for _ in range(DISTURBED_MAX):
-        directory = base / pool
-        result = Run(directory, pool, point.program, point, seconds).run()
+    result = Result(point.key)
+    for attempt in range(DISTURBED_MAX):
+        directory = base / f"{pool}{'x' * attempt}"
+        result = Run(directory, directory.name, point.program, point, seconds).run()
+        if not result.problems:
+            shutil.rmtree(directory, ignore_errors=True)
         if not result.problems or not _disturbed(directory, point):
-            break
-        pool += "x"
-        time.sleep(5)  # other pools of this user, on this host, have taken the bytes for queues: wait until they end
-    if not result.problems:
-        shutil.rmtree(directory, ignore_errors=True)
+            return result
+        time.sleep(DISTURBED_SECONDS)
     return result
 
 

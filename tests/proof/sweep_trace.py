@@ -79,16 +79,17 @@ def _calls(lines: Iterable[str], program: str, directory: Path, pool: str) -> It
         path = _opened(arguments, directory, pool) if name == "openat" else ""
         counts[name, path] += 1
         counts[name, ""] += bool(path)
-        if _counts(name, arguments):
+        if _counts(name, arguments, path):
             site = f"{name} {_object(arguments, directory, pool)}".rstrip()
-            yield Call(name, counts[name, path], path, site, name in STATE_CHANGING)
+            changes = name in STATE_CHANGING and (name != "openat" or _CREATES.search(arguments) is not None)
+            yield Call(name, counts[name, path], path, site, changes)
 
 
-def _counts(name: str, arguments: str) -> bool:
+def _counts(name: str, arguments: str, path: str) -> bool:
     """Whether this very call is of the kind its name stands for."""
     match name:
         case "openat":
-            return _CREATES.search(arguments) is not None
+            return bool(path) or _CREATES.search(arguments) is not None
         case "fcntl":
             return "F_SETLK" in arguments
         case "epoll_ctl":
@@ -165,7 +166,7 @@ def _object(arguments: str, directory: Path, pool: str) -> str:
     text = (found[1] or found[2] or "") if found else ""
     for word in (str(directory), pool):
         text = text.replace(word, "*")
-    creates = " creating" if "O_CREAT" in arguments else ""
+    creates = "".join(f" {flag}" for flag in ("O_CREAT", "O_PATH", "O_TMPFILE") if flag in arguments)
     return _NUMBER.sub("#", text)[:80] + creates
 
 

@@ -66,7 +66,11 @@ class SimLink(Link):
 
     def submit(self, data: bytes) -> None:
         super().submit(data)
-        if self.intake is not None and not self.intake.busy and self._host.world.faults.fires("generator_says_it_twice"):
+        if (
+            self.intake is not None
+            and not self.intake.busy
+            and self._host.world.faults.fires("generator_says_it_twice")
+        ):
             super().submit(data)
 
     def messages(self, limit: int) -> Iterator[Message | MessageError]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from sim.disk import Disk
@@ -66,6 +67,11 @@ class SimHost:
         self.descendants.remove(process)
         if self.dealer is not None:
             self.dealer.wake_for_child()
+
+    def marked(self, wanted: Callable[[tuple[int, int]], bool]) -> list[WorkerProcess | Descendant]:
+        """Processes by what their environment says: (epoch, incarnation)."""
+        found: list[WorkerProcess | Descendant] = [each for each in self.workers if wanted(each.mark)]
+        return [*found, *(each for each in self.descendants if wanted(each.mark))]
 
     def kill_soon(self, process: WorkerProcess | Descendant) -> None:
         """SIGKILL, which takes its time, and a large process longer."""

@@ -11,10 +11,22 @@ from sim.jobs import Facts, Planned, allowed
 from taskpool import codec, limits
 from taskpool.clock import SECOND
 from taskpool.core.rows import OutcomeRecorded
+from taskpool.core.worker import WorkerState
 from taskpool.errors import MessageError
 from taskpool.kinds import KINDS
-from taskpool.core.worker import WorkerState
-from taskpool.messages import TERMINAL, Accepted, End, Frame, Limits, Outcomes, Progress, Refused, Report, State, Welcome
+from taskpool.messages import (
+    TERMINAL,
+    Accepted,
+    End,
+    Frame,
+    Limits,
+    Outcomes,
+    Progress,
+    Refused,
+    Report,
+    State,
+    Welcome,
+)
 
 if TYPE_CHECKING:
     from sim.host import SimHost
@@ -65,7 +77,9 @@ class Judge:
             if job.live:
                 self._world.fail("I7", f"job {job.number} is sent (attempt {n}) while an earlier attempt lives")
             if job in machine.late_successes:
-                self._world.fail("I7", f"job {job.number} is sent (attempt {n}) though an earlier life's result was read")
+                self._world.fail(
+                    "I7", f"job {job.number} is sent (attempt {n}) though an earlier life's result was read"
+                )
             if job in unread:
                 self._world.fail("I7", f"job {job.number} is sent (attempt {n}) while its result is in the queue")
             if machine.careful and (frame.epoch, n) not in self._host.disk.tables.attempts:
@@ -317,4 +331,3 @@ class Judge:
         ours = [name for name in self._host.post.names() if ".reply." not in name]
         if ours:
             self._world.fail("I11", f"queues stay behind: {ours}")
-

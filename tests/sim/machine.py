@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sim.process import Process
 
 SIGNALS_FD = 900_000
+PREEMPTED_NS = 150_000  # between two calls the scheduler may give the processor to others
 LAYOUT = Layout(
     intake=Shape(4, 4096),
     control=Shape(4, 512),
@@ -213,7 +214,9 @@ class SimMachine:
         if self.doomed:
             self.die()
         stalled_ns, self.stall_ns = self.stall_ns, 0
-        world.pass_to(world.now_ns + 1_000 + int(world.rng.random() * 3_000) + stalled_ns)
+        chance = world.rng.random()
+        preempted_ns = PREEMPTED_NS if chance > 0.99 else 0
+        world.pass_to(world.now_ns + 1_000 + int(chance * 3_000) + preempted_ns + stalled_ns)
 
     def perhaps_dies(self, fault: str) -> None:
         if self.world.faults.fires(fault):
@@ -249,7 +252,7 @@ class SimMachine:
     def end_orphans(self, pool: str, epoch: Epoch) -> int:
         self.step()
         ended = 0
-        while orphans := [p for p in (*self.host.workers, *self.host.descendants) if p.mark[0] != epoch]:
+        while orphans := self.host.marked(lambda mark: mark[0] != epoch):
             fresh = [process for process in orphans if not process.doomed]
             ended += len(fresh)
             for process in fresh:
@@ -375,4 +378,3 @@ class DealerSpool(SimSpool):
         if len(data) > msgsize:
             self._machine.step()
         return self._shared.pack(data, msgsize)
-

@@ -29,6 +29,7 @@ class Process:
         self.received: bytes | None = None
         self._sent = False
         self._life: Life | None = None
+        self._running = False
         self._turn = 0  # a sleep that was cut short must not wake it again
         self._woken = False
 
@@ -64,6 +65,11 @@ class Process:
         sent, self._sent = self._sent, False
         return sent
 
+    @property
+    def is_asleep(self) -> bool:
+        """Alive, and nobody has woken it meanwhile."""
+        return self.alive and not self._woken
+
     def _resume(self, turn: int) -> None:
         if turn != self._turn or not self.alive:
             return
@@ -72,12 +78,15 @@ class Process:
             self._woken = True  # goes on when continued
             return
         assert self._life is not None
+        self._running = True
         try:
             wait = next(self._life)
         except StopIteration as end:
             self.end(status=end.value)
             return
-        if wait is not None and self.alive and not self._woken:
+        finally:
+            self._running = False
+        if wait is not None and self.is_asleep:
             self._turn += 1
             mine = self._turn
             self.world.at(self.world.now_ns + wait, lambda: self._resume(mine))
@@ -111,7 +120,7 @@ class Process:
             self.world.faults.seen["message_lost_in_hand_over"] += 1
         self.alive = False
         self.status, self.signal = status, signal
-        if self._life is not None and not self._life.gi_running:
+        if self._life is not None and not self._running:
             self._life.close()
         self.world.note("process {} ended, status {}, signal {}", self.pid, status or 0, signal or 0)
         self.at_end()

@@ -167,7 +167,7 @@ class Schedule:
             raise
         except TaskpoolError as error:
             world.say(f"the dealer gives up: {error}")
-        except Exception:
+        except Exception:  # noqa: BLE001  # whatever it is, it is what the dealer crashes of
             self._crashed()
         if world.violation is not None:
             raise world.violation
@@ -198,7 +198,7 @@ class Schedule:
                 dealer.loop.run()
             except (Killed, TaskpoolError, Violation):
                 raise
-            except Exception:
+            except Exception:  # noqa: BLE001  # before the teardown covers it
                 self._crashed()
         return True
 
@@ -210,6 +210,7 @@ class Schedule:
     def _watch(self, dealer: start.Dealer, machine: SimMachine) -> None:
         core, plan, world = dealer.core, self.plan, self.world
         machine.core = core
+        assert dealer._performer is not None
         machine.replies = dealer._performer._replies
         core.pool.backlog._jobs_max = plan.backlog_jobs
         core.pool.config = structs.replace(core.pool.config, pending_max=plan.pending_max)
@@ -234,8 +235,8 @@ class Schedule:
             self.faults.seen["backlog_trimmed"] += bool(trimmed)
             return trimmed
 
-        setattr(core, "handle", watched)
-        setattr(core.pool.backlog, "trim", watched_trim)
+        core.handle = watched  # type: ignore[method-assign]
+        core.pool.backlog.trim = watched_trim  # type: ignore[method-assign]
 
     # --- calm ---
 

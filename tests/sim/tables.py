@@ -228,9 +228,7 @@ class Tables:
     def restored(self, *, unclean: bool) -> Restored | None:
         if not self.batches:
             return None
-        parked = [
-            kept.job for kept in self.jobs.values() if kept.state is State.QUARANTINED and not kept.dropped
-        ]
+        parked = [kept.job for kept in self.jobs.values() if kept.state is State.QUARANTINED and not kept.dropped]
         wanted = {job.batch for job in parked}
         found = [self.stored_batch(name) for name, batch in self.batches.items() if batch.open or name in wanted]
         return Restored(

@@ -51,7 +51,7 @@ class Trouble:
             "worker_killed": lambda: self._worker_dies(9),
             "worker_segfaults": lambda: self._worker_dies(11),
             "worker_stopped": self._stop_worker,
-            "dealer_killed": lambda: self._end_dealer(),
+            "dealer_killed": self._end_dealer,
             "dealer_stalls": self._stall_dealer,
             "dealer_told_to_drain": lambda: self._signal("TERM"),
             "dealer_told_to_stop": lambda: self._signal("QUIT"),

@@ -163,7 +163,8 @@ class Crew:
             len(worker.frames) < limits.FRAMES_IN_FLIGHT_MAX
             and job.shares_frames
             and job.batch.jobs_are_short(job.spec.kind)
-            and all(attempt.job.shares_frames for attempt in worker.frames[0].attempts.values())
+            and not worker.frames[0].timeout_ns
+            and not any(attempt.job.crashes for attempt in worker.frames[0].attempts.values())
             and not _is_long(worker.frames[0], now)  # it would be taken back at once, and sent again, for ever
         )
 

@@ -98,15 +98,15 @@ class SqliteStore:
             ballast = Ballast(Path(f"{path}.ballast"), ballast_bytes)
             _begin(connection, path, epoch, retention, ballast)
             self._answers = Answers()
+            observe = observe or self.tally.observe
+            self._journal = _Journal(path, connection, tables, retention, ballast, self._answers, observe)
+            self._writer = Writer(self._journal, self._answers)
         except sqlite3.Error as error:
             schema.close(connection, path)
             raise JournalError(schema.explain(path, error)) from error
         except BaseException:
             schema.close(connection, path)
             raise
-        observe = observe or self.tally.observe
-        self._journal = _Journal(path, connection, tables, retention, ballast, self._answers, observe)
-        self._writer = Writer(self._journal, self._answers)
         self._closed = False
 
     def restore(self) -> Restored | None:

@@ -30,7 +30,9 @@ def main(words: Sequence[str]) -> int:
 def _hunt(mutant: object) -> Hunt:
     result = hunt(mutant, SCHEDULES_MAX, SECONDS_MAX)  # type: ignore[arg-type]
     when = f"after {result.schedules} schedules" if result.schedules else "NOT FOUND"
-    sys.stdout.write(f"{result.mutant.rule:6} {result.mutant.name:58} {when:24} {result.seconds:6.1f} s  {result.what}\n")
+    sys.stdout.write(
+        f"{result.mutant.rule:6} {result.mutant.name:58} {when:24} {result.seconds:6.1f} s  {result.what}\n"
+    )
     sys.stdout.flush()
     return result
 

@@ -74,8 +74,8 @@ DECISIONS = (
         "something waits behind a job that crashed before",
         "I4",
         "core/crew.py",
-        "            and all(attempt.job.shares_frames for attempt in worker.frames[0].attempts.values())\n",
-        "            and not worker.frames[0].timeout_ns\n",
+        "            and not any(attempt.job.crashes for attempt in worker.frames[0].attempts.values())\n",
+        "",
     ),
     mutant(
         "the last retry is not given",

@@ -6,7 +6,9 @@ from sim.mutants.plan import Edit, mutant
 
 _TAKE = "            self._take(batch, event, skip, now)\n"
 _RECORD = "        pool.ledger.add(OutcomeRecorded(job.ordinal, batch.name, outcome), OutcomeStored(batch, outcome))\n"
-_DRAIN = '        for events in self._queues.events:\n            self._hear(events, door.EVENTS, "events", events.maxmsg)'
+_DRAIN = (
+    '        for events in self._queues.events:\n            self._hear(events, door.EVENTS, "events", events.maxmsg)'
+)
 _BURY = "        for exited in self._staff.bury():\n            self._handle(exited)\n"
 
 ORDERING = (
