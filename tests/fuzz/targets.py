@@ -137,11 +137,11 @@ def config_file(data: bytes) -> None:
 
 
 def environment(data: bytes) -> None:
-    """A dealer's environment variables: each with the same value."""
-    text = data.decode("utf-8", "surrogateescape").replace("\0", "")
-    for key in options.FILE_KEYS:
-        with _usage():
-            options.parse([], {f"TP_DEALER_{key.upper()}": text})
+    """One of a dealer's environment variables: the first byte says which."""
+    key = sorted(options.FILE_KEYS)[(data[:1] or b"\0")[0] % len(options.FILE_KEYS)]
+    text = data[1:].decode("utf-8", "surrogateescape").replace("\0", "")
+    with _usage():
+        options.parse([], {f"TP_DEALER_{key.upper()}": text})
 
 
 # --- the journal ---------------------------------------------------------------------------------------------
@@ -233,7 +233,7 @@ TARGETS: dict[str, Target] = {
     "chaos": Target(chaos_spec, (b"crash=0.3:SEGV,exit=0.01,hang=0.01,seed=7",)),
     "duration": Target(duration, (b"1h30m", b"90", b"0.5s", b"5m10.25s")),
     "config": Target(config_file, _CONFIG),
-    "environment": Target(environment, (b"2", b"127.0.0.1:80", b"json", b"10s", b"50%")),
+    "environment": Target(environment, (b"\0" + b"2", b"\1127.0.0.1:80", b"\2json", b"\00310s", b"\00450%")),
     "job-record": Target(job_record, (b"\1\0\0\0" + msgspec.msgpack.encode([JobSpec("fib", b"\5"), True, ""]),)),
     "outcome-record": Target(outcome_record, (b"\1\0\0\0" + msgspec.msgpack.encode(OUTCOME),)),
     "limits-record": Target(limits_record, (b"\1\0\0\0" + msgspec.msgpack.encode(Limits()),)),

@@ -16,6 +16,7 @@ from e2e.harness import tell
 from fuzz import mutate
 from fuzz.run import mutator
 from fuzz.targets import MESSAGE_DECODERS, TARGETS
+from taskpool.dealer import options
 
 MUTANTS = 3_000  # for each message decoder, a thirtieth for the others: they touch files, or parse a page of text
 
@@ -36,6 +37,12 @@ def test_damaged_examples(name: str) -> None:
     tell(f"repeat: TASKPOOL_SEED={seed} pytest tests/fuzz -k {name}")
     count = MUTANTS if name in MESSAGE_DECODERS else MUTANTS // 30
     mutate.run(TARGETS[name].run, mutator(name, Random(seed)), count)
+
+
+@pytest.mark.parametrize("text", [b"9" * 5000, "\u0663".encode(), b"-1", b"", b"1e999", b"nan"])
+def test_every_variable(text: bytes) -> None:
+    for number in range(len(options.FILE_KEYS)):
+        TARGETS["environment"].run(bytes([number]) + text)
 
 
 @pytest.mark.parametrize("name", MESSAGE_DECODERS)

@@ -80,9 +80,10 @@ def kept(file: Path, results: Path) -> list[str]:
 
 
 def tracebacks(logs: Path) -> list[str]:
-    """Errors in the programs themselves."""
+    """Errors in the programs themselves. What the interpreter says when its own wake-up pipe refuses is not."""
     said = ((path.name, path.read_text(errors="replace")) for path in sorted(logs.glob("*.err")))
-    return [f"{name}: {text[text.index('Traceback') :][-900:]}" for name, text in said if "Traceback" in text]
+    found = [(name, text) for name, text in said if "Traceback" in text and "signal wakeup fd" not in text]
+    return [f"{name}: {text[text.index('Traceback') :][-900:]}" for name, text in found]
 
 
 def queues_of(pool: str) -> list[str]:

@@ -194,7 +194,7 @@ class Desk:
     def _expire(self, now: Instant) -> None:
         """Outcomes in memory that nobody has come for: whoever should have read them is gone for good."""
         for batch in list(self._pool.batches.values()):
-            if batch.client is not None or not batch.finished or self._is_parked(batch):
+            if not batch.at_rest or self._is_parked(batch):
                 batch.expires_mono_ns = NEVER
             elif batch.expires_mono_ns == NEVER:
                 batch.expires_mono_ns = now.mono + limits.UNREAD_KEPT_NS

@@ -6,6 +6,7 @@ not run anywhere else. All reaping of the dealer is here.  # R10
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 from collections.abc import Callable, Mapping
@@ -217,7 +218,9 @@ def _unnamed_file(directory: str) -> int:
     try:
         return os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o600)
     except OSError:  # some file systems know no unnamed files
-        return os.memfd_create("tp-worker-stderr", os.MFD_CLOEXEC)
+        fd = os.memfd_create("tp-worker-stderr", os.MFD_CLOEXEC)
+        fcntl.fcntl(fd, fcntl.F_SETFL, os.O_APPEND)  # a worker insists on it: several processes write
+        return fd
 
 
 def _last_words(fd: int) -> str | None:

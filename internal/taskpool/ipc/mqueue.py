@@ -219,7 +219,7 @@ def _open_own(name: str, *, send: bool, receive: bool) -> KernelMailbox:
         ) from None
     except posix_ipc.PermissionsError:
         raise _foreign(name, "another user") from None
-    except OSError as error:
+    except (OSError, MemoryError) as error:
         raise _out_of_descriptors(name, error) from error
     owner = mailbox.status().st_uid
     if owner != os.geteuid():
