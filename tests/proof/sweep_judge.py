@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
@@ -35,6 +36,8 @@ def ending(name: str, code: int, said: str, point: Point) -> str:
     """What is wrong with the end of the struck program; empty if nothing."""
     if point.fault == KILL:
         return "" if code == -9 else f"{name} ended with {code} instead of being killed: {said[-400:]}"
+    if point.fault == "EPIPE" and code == -signal.SIGPIPE:
+        return ""  # as any program whose reader has gone
     honest = (*_HONEST_CODES, USAGE) if name == "generator" and point.call == "openat" else _HONEST_CODES
     if code not in honest:
         return f"{name} ended with {code}; {said[-600:]}"

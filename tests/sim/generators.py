@@ -102,6 +102,7 @@ class Batch:
     def start(self) -> None:
         self.lives += 1
         self.process = Generator(self, self.host.new_pid())
+        self.host.generators.append(self.process)
         self.process.ended = self._ended
         self.process.run(self.process.life())
 

@@ -15,6 +15,7 @@ from sim.world import World
 
 if TYPE_CHECKING:
     from sim.machine import SimMachine
+    from sim.process import Process
 
 POOL = "sim"
 
@@ -31,6 +32,7 @@ class SimHost:
         self.jobs: dict[tuple[str, int], Planned] = {}
         self.workers: list[WorkerProcess] = []  # alive, of whatever epoch
         self.descendants: list[Descendant] = []
+        self.generators: list[Process] = []  # of whatever batch, dead ones included
         self.dealer: SimMachine | None = None
         self._pid = 1000
 

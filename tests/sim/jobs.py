@@ -110,7 +110,7 @@ class Style:
         self.trouble = rng.choice((0.0, 0.2, 0.5))
         self.timeouts = rng.random() < 0.3
         self.priorities = rng.random() < 0.3
-        self.end_host = rng.random() < 0.06
+        self.end_host = rng.random() < 0.1
 
 
 def draw_script(rng: Random, style: Style) -> Script:

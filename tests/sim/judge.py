@@ -86,6 +86,8 @@ class Judge:
                 self._world.fail("R2", f"a careful dealer sends attempt {n} before it is stored")
         self._world.note("frame {} of {} jobs sent to worker {}", frame.first_n, len(left), mark[1])
         self._world.say(f"    jobs {[job.number for job in left.values()]}")
+        if any(job.facts.unclean_ends >= limits.UNCLEAN_ALONE_MIN for job in left.values()):
+            self._sent_alone(machine, frame.first_n)
         seen = self._world.faults.seen
         frames = self._frames.setdefault(mark, [])
         seen["frame_of_several_jobs"] += len(left) > 1
@@ -93,6 +95,12 @@ class Judge:
         if not frames and self._dead_by_itself.get(mark):
             self._count_head_death(left[frame.first_n], None)  # nobody knew yet that it is dead
         frames.append(SentFrame(frame.first_n, left))
+
+    def _sent_alone(self, machine: SimMachine, n: int) -> None:
+        """A job that dealer after dealer went down with has the pool to itself."""
+        attempts = machine.core.pool.attempts
+        if n in attempts and attempts[n].job.unclean >= limits.UNCLEAN_ALONE_MIN and len(attempts) > 1:
+            self._world.fail("I4", f"attempt {n} of a job that may end the host runs in company")
 
     def _unread_reports(self, machine: SimMachine) -> set[Planned]:
         """Jobs of which a report lies in an events queue, and counts."""
@@ -200,6 +208,13 @@ class Judge:
         elif kept.state in TERMINAL and not job.requeue_asked:
             self._world.fail("I7", f"job {job.number} is executed after its outcome was stored")
 
+    def some_attempt(self, epoch: int) -> tuple[int, int]:
+        """(incarnation, number) of an attempt under way."""
+        held = [
+            (mark[1], n) for mark, frames in self._frames.items() if mark[0] == epoch for f in frames for n in f.left
+        ]
+        return self._world.rng.choice(held) if held else (1, 1)
+
     def attempts_of_others(self, worker: WorkerProcess) -> list[int]:
         """Attempts under way elsewhere."""
         frames = [frame for mark, frames in self._frames.items() if mark != worker.mark for frame in frames]
@@ -285,6 +300,13 @@ class Judge:
             if worker.pid == pid and worker.idle and not worker.stopped and not worker.doomed:
                 self._world.fail("I10", f"worker {pid} is killed for its silence, and nobody has told it anything")
 
+    def lapsed(self, pid: int) -> None:
+        """The dealer lets go of a generator for its silence."""
+        for process in self._host.generators:
+            quiet = process.stopped or self._world.now_ns - process.awake_since_ns < limits.LEASE_NS + SECOND
+            if process.pid == pid and process.alive and not quiet:
+                self._world.fail("I10", f"generator {pid} speaks, and lapses")
+
     def dealer_ended(self) -> None:
         """A dealer is gone, not in good order."""
         running = self._host.disk.tables.running
@@ -299,6 +321,9 @@ class Judge:
         """What must hold at every turn and is not seen by a single call."""
         pool = machine.core.pool
         self._world.faults.seen["job_delayed"] += bool(pool.delayed)
+        for job in pool.jobs.values():
+            if job.lost_at_head > self._host.job(job.batch.name, job.seq).facts.head_deaths:
+                self._world.fail("I4", f"{job.lost_at_head} deaths are held against job {job.seq} that it never met")
         for worker in machine.core.crew.workers.values():
             frames = worker.frames
             if len(frames) < 2 or not frames[0].started or worker.state is WorkerState.STOPPING:

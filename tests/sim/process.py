@@ -23,6 +23,7 @@ class Process:
         self.alive = True
         self.doomed = False  # a SIGKILL is on its way
         self.stopped = False
+        self.awake_since_ns = world.now_ns  # started, or continued
         self.status: int | None = None
         self.signal: int | None = None
         self.ended: Callable[[], None] | None = None
@@ -103,6 +104,7 @@ class Process:
     def go_on(self) -> None:
         if self.alive and self.stopped:
             self.stopped = False
+            self.awake_since_ns = self.world.now_ns
             self._woken = False
             self.wake()
 

@@ -96,7 +96,9 @@ class Watcher:
         self._judge = judge
 
     def write(self, note: Note) -> None:
-        self._world.faults.seen["lease_lapsed"] += note.topic is Topic.CLIENT_LAPSED
+        if note.topic is Topic.CLIENT_LAPSED:
+            self._world.faults.seen["lease_lapsed"] += 1
+            self._judge.lapsed(note.fields["pid"])
         if note.topic is Topic.WORKER_STOPPED and note.fields["reason"] == "silent":
             self._judge.called_silent(note.fields["pid"])
         if self._world.trace is not None:

@@ -174,14 +174,16 @@ class Trouble:
         client = batch.process.client if batch.process is not None else 7
         pid = self._host.workers[0].pid if self._host.workers else 1
         epoch = self._host.disk.epoch
+        incarnation, n = self._host.judge.some_attempt(epoch)
         message: object = rng.choice(
             (
                 rng.randbytes(rng.randrange(40)),
                 b"",
                 b"\x01" + rng.randbytes(12),
                 Submit(7, "nobodys", 1, [JobSpec("fib", b"\x07")]),
-                Submit(client, batch.name, 1, [JobSpec("fib", b"nonsense")]),
-                Submit(client, batch.name, 1, [JobSpec("unheard_of", b"")]),
+                Submit(7, batch.name, 1, [JobSpec("fib", b"nonsense")]),
+                Submit(7, batch.name, 1, [JobSpec("unheard_of", b"")]),
+                Submit(7, batch.name, 1, [JobSpec("fib", b"\x07")]),
                 Submit(client, batch.name, 2**40, [JobSpec("fib", b"\x07")]),
                 Close(client, batch.name, 2**40),
                 Close(7, "nobodys", 1),
@@ -195,7 +197,9 @@ class Trouble:
                 Frame(epoch, 1, 1, 0, batch.name, b"\x90"),  # type: ignore[arg-type]
                 Ready(1, epoch, pid + 50, "1", []),
                 Ready(10**6, epoch, 1, "1", []),
-                Progress(1, epoch + 1, [Report(1, End.SUCCEEDED)], 1),
+                Progress(incarnation, epoch + 7, [Report(n, End.SUCCEEDED)], 0),
+                Progress(incarnation, epoch + 7, [], n),
+                Progress(incarnation, epoch + 7, [Report(n, End.SUCCEEDED)], n),
                 Progress(10**6, epoch, [Report(10**7, End.SUCCEEDED)], 1),
                 Progress(1, epoch, [], 10**7),
                 Spilled("0" * 32, 10, b"0" * 32),

@@ -84,7 +84,7 @@ class Loop:
             ready = self._poller.wait(deadline - before if self._settled else 0)
             late_ns = self._clock.now().mono - max(deadline, before)
             self.tally.turned(before - self.turned_mono_ns, late_ns)
-            self._turn(ready, max(late_ns, before - self.turned_mono_ns))  # too long asleep, or too long at work
+            self._turn(ready, max(late_ns, before - self._now.mono))  # too long asleep, or too long at work
         return self._performer.exit
 
     def _turn(self, ready: set[int], late_ns: int = 0) -> None:
@@ -154,7 +154,7 @@ class Loop:
         """Tick until nothing more comes of it: what the store has answered may be dispatched in this turn. Within
         reason: the outside must be heard as well."""
         for _ in range(TICKS_PER_TURN_MAX):
-            self._now = self._clock.now()
+            self._catch_up()
             self._handle(Tick())
             answers = [*self._store.answers(), *self._performer.take_events()]
             self._settled = not answers
@@ -162,6 +162,15 @@ class Loop:
                 return
             for answer in answers:
                 self._handle(answer)
+
+    def _catch_up(self) -> None:
+        """Look at the clock before deadlines are judged. We may have stood still amid the turn, too."""
+        before, self._now = self._now, self._clock.now()
+        stalled_ns = self._now.mono - before.mono
+        if stalled_ns > limits.LOOP_STALL_NS:
+            self._hear_workers()
+            self.tally.stalls += 1
+            self._handle(Stalled(stalled_ns))
 
     def _handle(self, event: Event) -> None:
         self._performer.perform(self._core.handle(event, self._now))

@@ -16,7 +16,7 @@ from taskpool import limits
 from taskpool.clock import SECOND, Clock
 from taskpool.codec import decode
 from taskpool.core.events import Exited, Spawned, SpawnFailed
-from taskpool.errors import MessageError, QueueEmpty, QueueError, WorkerCannotBoot
+from taskpool.errors import ConfigurationError, MessageError, QueueEmpty, QueueError, WorkerCannotBoot
 from taskpool.ids import Incarnation
 from taskpool.ipc import names
 from taskpool.ipc.budget import Shape
@@ -209,7 +209,7 @@ class Staff:
                 self._spool.unpack(decode(mailbox.receive()))
             except QueueEmpty:
                 return
-            except MessageError:
+            except (MessageError, ConfigurationError):
                 continue
 
 

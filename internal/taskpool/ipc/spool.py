@@ -7,8 +7,10 @@ of power, because the queue that refers to it does not either. So nothing is fsy
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from taskpool import limits
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from pathlib import Path  # a worker starts without it
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+# Of reading: not the message's fault but the machine's. Dropped like a bad message, a report would be missing for ever.
+_OUR_TROUBLE = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # O_NONBLOCK: opening a FIFO must not wait
 
 
@@ -56,7 +60,8 @@ class Spool:
     def unpack(self, message: Message) -> Message:
         """The real message where `message` is Spilled, else `message`. Its file is gone afterwards.
 
-        Raises MessageError when the file is not what was promised, or cannot be reached from here.
+        Raises MessageError when the file is not what was promised, or cannot be reached from here; ConfigurationError
+        when this machine has no descriptors or no memory to read it, or its disk fails.
         """
         if not isinstance(message, Spilled):
             return message
@@ -96,12 +101,17 @@ class Spool:
                     data = file.read(message.size + 1)  # one more, to see that there is no more
             finally:
                 os.close(descriptor)
-            self._discard(message.name)
         except OSError as error:
+            if error.errno in _OUR_TROUBLE:
+                raise ConfigurationError(
+                    f"spool file {path} cannot be read: {error.strerror}; what it says would be lost"
+                ) from error
             raise MessageError(
                 f"spool file {path}: {error.strerror}; the pool's spool {self.directory} is not visible here as it "
                 "is where the message was written; share that mount"
             ) from error
+        with suppress(OSError):  # what was read is whole; a file that stays is swept by the next dealer
+            self._discard(message.name)
         return data
 
     def _discard(self, name: str) -> None:

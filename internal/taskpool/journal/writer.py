@@ -15,6 +15,7 @@ from queue import Empty, SimpleQueue
 from typing import Protocol
 
 from taskpool.core.events import CommitFailed
+from taskpool.errors import JournalError
 from taskpool.journal.store import StoreEvent
 
 REQUESTS_TAKEN_MAX = 64  # handed over at once
@@ -80,11 +81,18 @@ class Writer:
         self._started = False
 
     def ask(self, request: Request) -> None:
-        """Starts the thread with the first request: until then its server is the caller's."""
+        """Starts the thread with the first request: until then its server is the caller's. Raises JournalError when
+        the system gives no thread; then it stays the caller's."""
         self._requests.put(request)
         if not self._started:
+            try:
+                self._thread.start()
+            except RuntimeError as error:
+                raise JournalError(
+                    f"the journal's thread cannot be started: {error}; a limit on processes or memory is reached "
+                    "(ulimit -u, TasksMax=, --pids-limit)"
+                ) from error
             self._started = True
-            self._thread.start()
 
     def stop(self, *, patient: bool) -> bool:
         """Serves what was asked for, then ends. Whether it did; only an impatient caller gives up waiting."""

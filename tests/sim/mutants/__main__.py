@@ -11,7 +11,7 @@ from sim.mutants.catalogue import MUTANTS
 from sim.mutants.runner import Hunt, hunt, misplaced
 
 SCHEDULES_MAX = 20_000
-SECONDS_MAX = 900.0
+SECONDS_MAX = 600.0
 
 
 def main(words: Sequence[str]) -> int:

@@ -105,11 +105,11 @@ ORDERING = (
         "        self._on_committed(Committed(event.number), now)\n",
     ),
     mutant(
-        "the second frame is lost when the first waits",
+        "the second frame is lost",
         "R7",
-        "dealer/perform.py",
-        "            mailbox.send(self._spool.pack(",
-        "            mailbox.depth() or mailbox.send(self._spool.pack(",
+        "core/dealing.py",
+        "        if frame.sent:\n",
+        "        if frame.sent and len(attempts[0].worker.frames) < 2:\n",
     ),
     mutant(
         "a message of any type comes in anywhere",
@@ -119,13 +119,6 @@ ORDERING = (
         "        if message is None:\n",
     ),
     mutant(
-        "payloads are not checked",
-        "R8",
-        "dealer/door.py",
-        "                kind.check(spec.payload)\n",
-        "                kind.NAME.strip()\n",
-    ),
-    mutant(
         "anybody speaks for anybody's batch",
         "R8",
         "core/desk.py",
@@ -133,11 +126,16 @@ ORDERING = (
         "return batch",
     ),
     mutant(
-        "a stall of the dealer is blamed on the workers",
+        "deadlines are judged before anybody is heard",
         "R9",
         "dealer/loop.py",
         "        if late_ns > limits.LOOP_STALL_NS:\n",
         "        if late_ns > 10**18:\n",
+        Edit(
+            "dealer/loop.py",
+            "        self._hear_workers()\n        if late",
+            "        self._handle(Tick())\n        self._hear_workers()\n        if late",
+        ),
     ),
     mutant(
         "no fencing by epoch",
