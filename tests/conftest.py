@@ -106,7 +106,8 @@ def _children() -> set[int]:
     for task in Path("/proc/self/task").iterdir():
         with suppress(FileNotFoundError):
             pids.update(int(pid) for pid in (task / "children").read_text().split())
-    return pids
+    # The standard library's own helper: one for the whole session, ended by it.
+    return {pid for pid in pids if "multiprocessing.resource_tracker" not in _command_line(pid)}
 
 
 def _open_queues() -> set[str]:

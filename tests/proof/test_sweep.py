@@ -14,7 +14,7 @@ from e2e.harness import tell
 from proof.sweep_trace import KILL, Call, Point, points_of, sample
 from source_tree import ROOT
 
-POINTS = 24
+POINTS = 18
 FOUND_ONCE = (  # what the sweep has found stays in the sample
     "dealer epoll_create1@* ENOMEM",  # a dealer that failed half way up left a journal that nobody would open
     "dealer clone3@3 E*",  # the same, for want of a thread

@@ -463,12 +463,19 @@ def test_a_signal_leaves_a_named_pool_to_itself(
     run: Run, dealer: FakeDealer, number: int, code: ExitCode, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def finish(seq: int, job: JobSpec) -> Outcome | None:
-        if seq == 9:
-            os.kill(os.getpid(), number)
         return outcome(seq, seq) if seq == 1 else None
 
+    def interrupt() -> None:
+        deadline = time.monotonic() + DEADLINE_S
+        while not dealer.said(Ack) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        os.kill(os.getpid(), number)
+
     dealer.finish = finish  # type: ignore[method-assign]
+    interrupter = threading.Thread(target=interrupt)
+    interrupter.start()
     assert run("fib", "1-9") == code
+    interrupter.join()
     assert "live on in pool" in capfd.readouterr().err
 
 
