@@ -403,4 +403,5 @@ class World:
         if signal is None and status is None:
             signal = 11
         del self.workers[incarnation]
-        self.do(Exited(Incarnation(incarnation), status, signal, self.now.mono, **fields))
+        seen_ns = fields.pop("seen_mono_ns", self.now.mono)
+        self.do(Exited(Incarnation(incarnation), status, signal, seen_ns, **fields))

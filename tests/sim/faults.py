@@ -20,6 +20,7 @@ INLINE: dict[str, float] = {
     "worker_dies_after_started": 0.2,
     "worker_dies_after_report": 0.2,
     "worker_exits_after_report": 0.2,
+    "worker_stopped_with_frame": 0.1,
     "worker_says_it_twice": 0.2,
     "worker_talks_nonsense": 0.05,
     "worker_dies_slowly": 0.5,
@@ -40,6 +41,7 @@ INLINE: dict[str, float] = {
     "dealer_dies_at_spawn": 0.05,
     "dealer_dies_leaving": 0.02,
     "generator_says_it_twice": 0.2,
+    "submission_stolen": 0.2,
     "generator_calls_again": 0.05,
     "generator_changes_a_job": 0.3,
 }

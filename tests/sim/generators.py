@@ -66,12 +66,12 @@ class SimLink(Link):
 
     def submit(self, data: bytes) -> None:
         super().submit(data)
-        if (
-            self.intake is not None
-            and not self.intake.busy
-            and self._host.world.faults.fires("generator_says_it_twice")
-        ):
+        assert self.intake is not None
+        faults = self._host.world.faults
+        if not self.intake.busy and faults.fires("generator_says_it_twice"):
             super().submit(data)
+        elif not self.intake.busy and faults.fires("submission_stolen"):
+            self._host.post.steal(self.intake.mailbox.name)
 
     def messages(self, limit: int) -> Iterator[Message | MessageError]:
         for message in super().messages(limit):
@@ -239,6 +239,8 @@ class Commander(Process):
         self._link = SimLink(host, pool)
         self._conversation = Conversation(self.session, self._link, Silent())  # type: ignore[arg-type]
         self.session.command(verb, batch, seq, number)
+        host.commanders.append(self)
+        self.ended = lambda: host.commanders.remove(self)
         self.run(self.life())
 
     def life(self) -> Life:

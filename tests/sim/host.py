@@ -23,8 +23,9 @@ POOL = "sim"
 class SimHost:
     """What outlives a dealer."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, *, durable: bool) -> None:
         self.world = world
+        self.durable = durable  # whether its pool keeps a journal
         self.post = SimPost(world)
         self.spool = SimSpool()
         self.judge = Judge(self)
@@ -33,6 +34,7 @@ class SimHost:
         self.workers: list[WorkerProcess] = []  # alive, of whatever epoch
         self.descendants: list[Descendant] = []
         self.generators: list[Process] = []  # of whatever batch, dead ones included
+        self.commanders: list[Process] = []  # alive
         self.dealer: SimMachine | None = None
         self._pid = 1000
 

@@ -7,6 +7,7 @@ from hashlib import blake2b
 from random import Random
 from typing import NamedTuple
 
+from taskpool import limits
 from taskpool.clock import MILLISECOND, SECOND
 from taskpool.kinds import KINDS
 from taskpool.messages import JobSpec, Limits, State
@@ -44,6 +45,7 @@ class Facts:
         "fresh",
         "guilty",
         "head_deaths",
+        "head_signalled",
         "signalled",
         "succeeded",
         "timed_out",
@@ -57,9 +59,15 @@ class Facts:
         self.guilty = 0  # its worker died while it was started and alone in its frame, not by our will
         self.head_deaths = 0  # its worker died with its frame sent and not started
         self.fresh = False  # whether the last such death was in a process that had run nothing else
+        self.head_signalled = 0  # of them: by a signal that its owner expects
         self.signalled = 0  # of the guilty: by a signal that its owner expects
         self.unclean_ends = 0  # of dealers, while it was under way
         self.ends_alone = False  # whether the last of them found nothing else under way
+
+    @property
+    def head_crashes(self) -> int:
+        """As many deaths in a row count as one crash, wherever they are counted from."""
+        return self.head_deaths // limits.LOST_HEAD_MAX
 
 
 class Planned:
@@ -123,9 +131,9 @@ def draw_script(rng: Random, style: Style) -> Script:
     timeout_ns = 2 * SECOND if style.timeouts and rng.random() < 0.4 else 0
     if rng.random() < style.trouble:
         acts = _trouble(rng, ok, timeout_ns)
-    limits = None
+    own = None
     if timeout_ns or style.priorities or rng.random() < 0.3:
-        limits = Limits(
+        own = Limits(
             timeout_ns=timeout_ns,
             retries=rng.choice((0, 1, 2)),
             backoff_min_ns=rng.choice((0, 0, 20 * MILLISECOND, SECOND)),
@@ -135,7 +143,7 @@ def draw_script(rng: Random, style: Style) -> Script:
             crash_limit=rng.choice((0, 1, 2, 3)) if acts[-1].what in ("ok", "big") else rng.choice((1, 2, 3)),
             priority=rng.choice((-1, 0, 1)) if style.priorities else 0,
         )
-    return Script(tuple(acts), limits, kind)
+    return Script(tuple(acts), own, kind)
 
 
 def _trouble(rng: Random, ok: Act, timeout_ns: int) -> list[Act]:
@@ -147,20 +155,21 @@ def _trouble(rng: Random, ok: Act, timeout_ns: int) -> list[Act]:
     return [bad] * rng.choice((1, 1, 2, 3)) + ([ok] if rng.random() < 0.6 else [])
 
 
-def allowed(job: Planned, limits: Limits) -> set[State]:
+def allowed(job: Planned, wanted: Limits) -> set[State]:
     """The states in which this job's run may end, after what was seen of it."""
     facts = job.facts
-    crashes = facts.guilty + facts.head_deaths // 5
-    failures = facts.failed + facts.timed_out + facts.signalled
+    crashes = facts.guilty + facts.head_crashes
+    signalled = facts.signalled + min(facts.head_signalled, facts.head_crashes)
+    failures = facts.failed + facts.timed_out + signalled
     states = {State.SUCCEEDED} if facts.succeeded else set()
     if job.cancel_asked:
         states.add(State.CANCELLED)
-    if facts.failed + facts.signalled and (failures > limits.retries or job.cancel_asked):
+    if facts.failed + signalled and (failures > wanted.retries or job.cancel_asked):
         states.add(State.FAILED)
-    if facts.timed_out and (failures > limits.retries or not limits.retry_timeout or job.cancel_asked):
+    if facts.timed_out and (failures > wanted.retries or not wanted.retry_timeout or job.cancel_asked):
         states.add(State.TIMED_OUT)
-    if limits.crash_limit and crashes >= limits.crash_limit and facts.fresh:
+    if wanted.crash_limit and crashes >= wanted.crash_limit and facts.fresh:
         states.add(State.QUARANTINED)
-    if limits.crash_limit and facts.unclean_ends > 3 and facts.ends_alone:
+    if wanted.crash_limit and facts.unclean_ends > 3 and facts.ends_alone:
         states.add(State.QUARANTINED)
     return states

@@ -13,6 +13,7 @@ from taskpool.clock import SECOND
 from taskpool.core.rows import OutcomeRecorded
 from taskpool.core.worker import WorkerState
 from taskpool.errors import MessageError
+from taskpool.ids import Incarnation
 from taskpool.kinds import KINDS
 from taskpool.messages import (
     TERMINAL,
@@ -56,7 +57,7 @@ class Judge:
         self.batch_of: dict[int, str] = {}  # by client
         self.told_accepted: dict[str, int] = {}
         self._frames: dict[tuple[int, int], list[SentFrame]] = {}  # by worker
-        self._dead_by_itself: dict[tuple[int, int], bool] = {}  # by worker
+        self._dead_by_themselves: dict[tuple[int, int], WorkerProcess] = {}
         self._begun: dict[tuple[int, int], Planned] = {}  # by (epoch, n)
         self._read: set[tuple[int, int]] = set()  # reports the dealers have read
 
@@ -86,15 +87,23 @@ class Judge:
                 self._world.fail("R2", f"a careful dealer sends attempt {n} before it is stored")
         self._world.note("frame {} of {} jobs sent to worker {}", frame.first_n, len(left), mark[1])
         self._world.say(f"    jobs {[job.number for job in left.values()]}")
+        self._check_not_taken_back(machine, mark[1], frame.first_n)
         if any(job.facts.unclean_ends >= limits.UNCLEAN_ALONE_MIN for job in left.values()):
             self._sent_alone(machine, frame.first_n)
         seen = self._world.faults.seen
         frames = self._frames.setdefault(mark, [])
         seen["frame_of_several_jobs"] += len(left) > 1
         seen["second_frame_in_flight"] += bool(frames)
-        if not frames and self._dead_by_itself.get(mark):
-            self._count_head_death(left[frame.first_n], None)  # nobody knew yet that it is dead
+        dead = self._dead_by_themselves.get(mark)
+        if not frames and dead is not None:
+            self._count_head_death(left[frame.first_n], dead)  # nobody knew yet that it is dead
         frames.append(SentFrame(frame.first_n, left))
+
+    def _check_not_taken_back(self, machine: SimMachine, incarnation: int, first_n: int) -> None:
+        worker = machine.core.crew.workers.get(Incarnation(incarnation))
+        frame = worker.find(first_n) if worker is not None else None
+        if frame is not None and frame.taking_back:
+            self._world.fail("I10", f"frame {first_n} was asked back, and is sent after all")
 
     def _sent_alone(self, machine: SimMachine, n: int) -> None:
         """A job that dealer after dealer went down with has the pool to itself."""
@@ -246,26 +255,27 @@ class Judge:
 
     def worker_died(self, worker: WorkerProcess) -> None:
         frames = self._frames.pop(worker.mark, [])
-        self._dead_by_itself[worker.mark] = not worker.killed_by_us
+        if not worker.killed_by_us:
+            self._dead_by_themselves[worker.mark] = worker
         if not frames:
             return
         head = frames[0]
+        received = len(frames) - (worker.requests.depth() if worker.requests is not None else 0)
         n, job = next(iter(head.left.items()))
         if head.started and not head.shared:
             timeout_ns = self.limits_of(job).timeout_ns
             if timeout_ns and worker.job is job and self._world.now_ns - worker.began_ns >= timeout_ns:
                 job.facts.timed_out += 1
             if not worker.killed_by_us:
-                self._count_crash(job, worker.signal, fresh=len(frames) == 1 and all(ran is job for ran in worker.ran))
+                self._count_crash(job, worker.signal, fresh=received == 1 and all(ran is job for ran in worker.ran))
         elif not head.started and not worker.killed_by_us and n == head.first_n:
             self._count_head_death(job, worker)
 
-    def _count_head_death(self, job: Planned, worker: WorkerProcess | None) -> None:
+    def _count_head_death(self, job: Planned, worker: WorkerProcess) -> None:
         facts = job.facts
         facts.head_deaths += 1
-        if facts.head_deaths % limits.LOST_HEAD_MAX == 0:
-            facts.signalled += worker is None or worker.signal in self.limits_of(job).retry_signal
-            facts.fresh = worker is None or not worker.ran or not KINDS[job.spec.kind].IN_PROCESS
+        facts.head_signalled += worker.signal in self.limits_of(job).retry_signal
+        facts.fresh = not worker.ran or not KINDS[job.spec.kind].IN_PROCESS
 
     # --- what is recorded ---
 
@@ -285,7 +295,7 @@ class Judge:
         if outcome.state not in allowed(job, limits_):
             what = {name: getattr(facts, name) for name in Facts.__slots__}
             self._world.fail("I4", f"job {job.number} is recorded as {outcome.state}; what happened to it: {what}")
-        crashes = facts.guilty + facts.head_deaths // limits.LOST_HEAD_MAX
+        crashes = facts.guilty + facts.head_crashes
         if outcome.crashes > crashes:
             self._world.fail("I4", f"job {job.number} has {outcome.crashes} crashes recorded and had {crashes}")
         own_process = not KINDS[job.spec.kind].IN_PROCESS
@@ -322,7 +332,9 @@ class Judge:
         pool = machine.core.pool
         self._world.faults.seen["job_delayed"] += bool(pool.delayed)
         for job in pool.jobs.values():
-            if job.lost_at_head > self._host.job(job.batch.name, job.seq).facts.head_deaths:
+            planned = self._host.job(job.batch.name, job.seq)
+            # Requeued, it may die in its new run before the outcome of the one before is stored.
+            if job.lost_at_head > planned.facts.head_deaths and not planned.requeue_asked:
                 self._world.fail("I4", f"{job.lost_at_head} deaths are held against job {job.seq} that it never met")
         for worker in machine.core.crew.workers.values():
             frames = worker.frames

@@ -17,6 +17,7 @@ from taskpool.clock import MILLISECOND
 from taskpool.core.dispatcher import Dispatcher
 from taskpool.dealer.options import DealerOptions
 from taskpool.dealer.replies import Line, Replies
+from taskpool.errors import QueueEmpty
 from taskpool.ids import Epoch
 from taskpool.ipc.budget import Layout, Shape
 from taskpool.ipc.memory import _Queue
@@ -98,6 +99,9 @@ class DealerMailbox(SimMailbox):
     def receive(self) -> bytes:
         machine = self._machine
         machine.step()
+        queue = self._open_queue
+        if queue is not None and not queue.messages:
+            raise QueueEmpty(self.name)
         data = super().receive()
         if self.role == "events":
             machine.host.judge.events_read(machine, data)
@@ -213,10 +217,15 @@ class SimMachine:
             self.doomed = True
         if self.doomed:
             self.die()
-        stalled_ns, self.stall_ns = self.stall_ns, 0
         chance = world.rng.random()
-        preempted_ns = PREEMPTED_NS if chance > 0.99 else 0
-        world.pass_to(world.now_ns + 1_000 + int(chance * 3_000) + preempted_ns + stalled_ns)
+        now_ns = world.now_ns + 1_000 + int(chance * 3_000)
+        if chance > 0.99 or self.stall_ns:
+            stalled_ns, self.stall_ns = self.stall_ns, 0
+            now_ns += stalled_ns + PREEMPTED_NS
+        if now_ns < world.next_ns:
+            world.now_ns = now_ns  # by far the most
+        else:
+            world.pass_to(now_ns)
 
     def perhaps_dies(self, fault: str) -> None:
         if self.world.faults.fires(fault):

@@ -132,6 +132,12 @@ class SimPost(MemoryPost):
         queue = self._queues.get(name)
         return [] if queue is None else list(queue.messages)
 
+    def steal(self, name: str) -> None:
+        """Another reader takes the last message of this queue, if there is one."""
+        queue = self._queues.get(name)
+        if queue is not None and queue.messages:
+            queue.messages.pop()
+
     def wipe(self) -> None:
         """What a reboot leaves of it."""
         for queue in self._queues.values():

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Set
 from contextlib import ExitStack, contextmanager
 from random import Random
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from msgspec import structs
 
@@ -23,11 +23,11 @@ from sim.world import START_NS, Violation, World
 from taskpool import limits
 from taskpool.clock import MILLISECOND, SECOND, Instant
 from taskpool.core import invariants
-from taskpool.core.effects import Effect, Note, Topic
+from taskpool.core.effects import Effect, Exit, Note, Topic
 from taskpool.core.events import Event, Restored
 from taskpool.dealer import replies, start
 from taskpool.dealer.options import DealerOptions
-from taskpool.errors import TaskpoolError
+from taskpool.errors import ExitCode, TaskpoolError
 
 CALM_NS_MAX = 900 * SECOND  # in calm times everything is over within this
 LIVES_MAX = 300  # no schedule needs as many dealers
@@ -118,12 +118,13 @@ class Schedule:
         self.plan = plan = Plan(seed)
         self.faults = Faults(seed, dealer_may_end=plan.durable, deleted=deleted)
         self.world = World(seed, self.faults, tracing=tracing)
-        self.host = SimHost(self.world)
+        self.host = SimHost(self.world, durable=plan.durable)
         self.batches = plan.draw_batches(self.host)
         self.trouble = Trouble(self.host, self.batches, plan.mean_ns, durable=plan.durable)
         self._calm_since_ns = 0
         self._ending = False
         self._over = False
+        self._gave_up = False
         self._lives = 0
 
     def run(self) -> Verdict:
@@ -136,7 +137,8 @@ class Schedule:
             with machine_of_the_schedule(self):
                 while not self._over:
                     self._dealer_life()
-                self.host.judge.final()
+                if not self._gave_up:
+                    self.host.judge.final()
         except Violation:
             pass
         return Verdict(
@@ -160,9 +162,9 @@ class Schedule:
         plan = self.plan
         calls = int(world.rng.expovariate(1.0) * plan.calls_mean) if plan.kills_anywhere else 10**9
         machine = SimMachine(self.host, durable=plan.durable, lives_for=calls)
-        left = False
+        exit = None
         try:
-            left = self._live(machine)
+            exit = self._live(machine)
         except Killed:
             pass
         except Violation:
@@ -176,19 +178,24 @@ class Schedule:
         if not self.host.disk.clean:
             self.host.judge.dealer_ended()
         self.host.dealer = None
-        if left:
+        if exit is not None:
             self.faults.seen["pool_left_in_order"] += 1
             self.host.judge.left_in_order()
-        if plan.private and left:
-            self.faults.seen["private_pool_left"] += 1
-            self._over = True
-        elif self._ending and left:
-            self._over = True
+            self._left(exit)
         if not self._over:
             world.pass_to(world.now_ns + self.faults.amount(5 * MILLISECOND, 3 * SECOND))
 
-    def _live(self, machine: SimMachine) -> bool:
-        """Whether the dealer left because it wanted to. As `start.run`, with an eye on the core."""
+    def _left(self, exit: Exit) -> None:
+        """The dealer left because it wanted to."""
+        plan = self.plan
+        self.faults.seen["private_pool_left"] += plan.private
+        if not plan.durable and exit.code is not ExitCode.OK:
+            self._over = self._gave_up = True  # no worker can be started: what was accepted is lost with the pool
+        else:
+            self._over = plan.private or (self._ending and self._is_complete())
+
+    def _live(self, machine: SimMachine) -> Exit:
+        """Until the dealer leaves because it wants to. As `start.run`, with an eye on the core."""
         plan = self.plan
         options = DealerOptions(
             pool=POOL, workers=plan.workers, spares=plan.spares, private=plan.private, drain_timeout_ns=2 * SECOND
@@ -197,17 +204,18 @@ class Schedule:
             try:
                 dealer = start.Dealer(options, Watcher(self.world, self.host.judge), machine, teardown)  # type: ignore[arg-type]
                 self._watch(dealer, machine)
-                dealer.loop.run()
+                return dealer.loop.run()
             except (Killed, TaskpoolError, Violation):
                 raise
             except Exception:  # noqa: BLE001  # before the teardown covers it
                 self._crashed()
-        return True
+        raise AssertionError("not reached")
 
-    def _crashed(self) -> None:
-        if self.world.violation is None:
-            text = traceback.format_exc(limit=-4)
-            self.world.fail("I5", f"the dealer crashes: {text}")
+    def _crashed(self) -> NoReturn:
+        if self.world.violation is not None:
+            raise self.world.violation
+        text = traceback.format_exc(limit=-4)
+        self.world.fail("I5", f"the dealer crashes: {text}")
 
     def _watch(self, dealer: start.Dealer, machine: SimMachine) -> None:
         core, plan, world = dealer.core, self.plan, self.world
@@ -270,6 +278,8 @@ class Schedule:
 
     def _is_complete(self) -> bool:
         tables = self.host.disk.tables.batches
+        if self.host.commanders:
+            return False
         return all(batch.done for batch in self.batches) and not any(batch.open for batch in tables.values())
 
     def _not_over(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 from random import Random
+from typing import NoReturn
 
 from sim.faults import Faults
 from taskpool.clock import Instant
@@ -39,6 +40,11 @@ class World:
     def now(self) -> Instant:
         """This makes the world a `clock.Clock`."""
         return Instant(self.now_ns, self.now_ns + self.wall_ahead_ns)
+
+    @property
+    def next_ns(self) -> int:
+        """When the next thing is due."""
+        return self._heap[0][0] if self._heap else 2**62
 
     def at(self, when_ns: int, what: Callable[[], None]) -> None:
         self._order += 1
@@ -86,7 +92,7 @@ class World:
         if self.trace is not None:
             self.trace.append(f"{(self.now_ns - START_NS) / 1e9:13.6f}  {text}")
 
-    def fail(self, rule: str, text: str) -> None:
+    def fail(self, rule: str, text: str) -> NoReturn:
         """A promise is broken."""
         if self.violation is None:
             self.violation = Violation(f"{rule}: {text}")

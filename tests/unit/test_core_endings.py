@@ -338,6 +338,18 @@ def test_an_in_process_job_past_its_time_out_gets_term_then_kill() -> None:
     assert world.core.pool.tally.worker_exits["timeout", "SIGKILL"] == 1
 
 
+def test_a_worker_dead_before_its_time_was_up_has_crashed() -> None:
+    world = World()
+    world.batch(work(timeout_ns=2 * SECOND, crash_limit=1))
+    world.start()
+    died_ns = world.now.mono + SECOND
+    world.advance(2 * SECOND)  # a descendant was slow to die, and holds the burial up
+    world.die(seen_mono_ns=died_ns)
+    (outcome,) = world.outcomes()
+    assert (outcome.state, outcome.crashes, outcome.signal) == (State.QUARANTINED, 1, 11)
+    assert world.core.pool.tally.worker_exits["signal", "SIGSEGV"] == 1
+
+
 def test_a_worker_that_reports_its_time_out_and_goes() -> None:
     world = World()
     world.batch(work(timeout_ns=SECOND))

@@ -217,6 +217,17 @@ def test_refused_for_good_closes_at_what_is_accepted(reason: str) -> None:
     assert [message.total for message in intake(talk) if isinstance(message, Close)] == [2]
 
 
+def test_a_frame_whose_dealer_died_with_it_may_be_refused_after_one_behind_it() -> None:
+    talk = connected(jobs=4)
+    talk.receive(Accepted(ME, "b", 1), 0)
+    intake(talk)
+    talk.receive(refused(4, "closed"), 0)
+    assert [message.total for message in intake(talk) if isinstance(message, Close)] == [3]
+    talk.receive(refused(2, "closed"), 0)
+    assert talk.outbox.refusal is not None and talk.outbox.refusal.first_seq == 2
+    assert [message.total for message in intake(talk) if isinstance(message, Close)] == [1]
+
+
 @pytest.mark.parametrize("reason", ["draining", "full"])
 def test_refused_for_now_leaves_the_batch_open(reason: str) -> None:
     talk = connected(jobs=4, waits=False)

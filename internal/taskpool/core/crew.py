@@ -244,6 +244,7 @@ class Crew:
 
     def _past_deadline(self, worker: Worker, now: Instant) -> None:
         head = worker.head
+        worker.overdue_mono_ns = now.mono
         if head is None:
             self.stop(worker, Verdict.BOOT)
         elif not head.started or head.shared:

@@ -132,10 +132,10 @@ class Dealing:
             pool.note(Level.DEBUG, Topic.JOB_SENT, job=job, pid=worker.pid)
 
     def send_stored(self, effect: SendFrame, now: Instant) -> None:
-        """A careful dealer's frame is stored: send it, if its worker still lives."""
+        """A careful dealer's frame is stored: send it, if its worker still lives. One asked back goes back."""
         worker = self._crew.workers.get(effect.incarnation)
         frame = worker.find(effect.frame.first_n) if worker is not None else None
-        if worker is not None and frame is not None:
+        if worker is not None and frame is not None and not frame.taking_back:
             frame.sent = True
             frame.heard_mono_ns = now.mono
             worker.watch()

@@ -156,6 +156,8 @@ class Dispatcher:
 
     def _on_exited(self, event: Exited, now: Instant) -> None:
         worker = self.crew.workers[event.incarnation]
+        if event.seen_mono_ns < worker.overdue_mono_ns:
+            worker.verdict = None  # it was dead already, and only waited for its descendants' end
         action = WORKER_TABLE[worker.state, WorkerEvent.EXITED]
         signal = self.endings.signal_name(event.signal)
         booting = action is WorkerAction.COUNT_BOOT_DEATH or worker.verdict is Verdict.BOOT

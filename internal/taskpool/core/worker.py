@@ -145,6 +145,7 @@ class Worker:
         "frames",
         "incarnation",
         "kill_at_ns",
+        "overdue_mono_ns",
         "pid",
         "retiring",
         "served",
@@ -168,6 +169,7 @@ class Worker:
         self.spawned_mono_ns = now_ns
         self.deadline_ns = now_ns + limits.BOOT_NS_MAX
         self.kill_at_ns = NEVER  # after TERM, when KILL follows
+        self.overdue_mono_ns = 0  # when a deadline was found missed
 
     @property
     def head(self) -> FrameRecord | None:
