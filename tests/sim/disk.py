@@ -70,6 +70,7 @@ class SimStore:
         self._answers: list[StoreEvent] = []
         self._requests: list[tuple[str, tuple[object, ...], Sequence[Row]]] = []
         self._delay_ns = self._world.rng.choice((0, 0, 300_000))
+        self._free_ns = 0  # when the writer has carried out what was asked for
         self._full_until_ns = 0
         self.closed = False
 
@@ -140,19 +141,19 @@ class SimStore:
 
     def _ask(self, what: str, arguments: tuple[object, ...], rows: Sequence[Row] = ()) -> None:
         self._machine.step()
-        delay_ns = self._delay_ns
-        if what == "commit" and self._world.faults.fires("commit_slow"):
-            delay_ns = self._world.faults.amount(1_000_000, 20_000_000_000)
-        waiting = bool(self._requests)
+        world, delay_ns = self._world, self._delay_ns
+        if what == "commit" and world.faults.fires("commit_slow"):
+            delay_ns = world.faults.amount(1_000_000, 20_000_000_000)
+        elif what != "commit" and world.faults.fires("read_slow"):
+            delay_ns = world.faults.amount(100_000, 1_000_000_000)
         self._requests.append((what, arguments, rows))
-        if delay_ns and what == "commit" and self._world.faults.fires("dealer_dies_with_commit_under_way"):
+        if delay_ns and what == "commit" and world.faults.fires("dealer_dies_with_commit_under_way"):
             self._machine.die()
-        if delay_ns:
-            self._world.at(self._world.now_ns + delay_ns, self._catch_up)
-        elif not waiting:
-            self._carry_out()
+        self._free_ns = max(world.now_ns, self._free_ns) + delay_ns
+        if len(self._requests) > 1 or delay_ns:
+            world.at(self._free_ns, self._catch_up)
         else:
-            self._world.soon(self._catch_up)
+            self._carry_out()
 
     def _catch_up(self) -> None:
         if not self.closed and self._requests:

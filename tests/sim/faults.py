@@ -27,6 +27,7 @@ INLINE: dict[str, float] = {
     "orphan": 0.5,
     "death_of_descendant_slow": 0.5,
     "commit_slow": 0.3,
+    "read_slow": 0.5,
     "commit_eio_applied": 0.02,
     "commit_eio_lost": 0.02,
     "commit_disk_full": 0.05,

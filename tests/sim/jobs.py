@@ -113,11 +113,12 @@ class Style:
     """What jobs of one schedule are like. Drawn once, for variety between schedules."""
 
     def __init__(self, rng: Random) -> None:
+        self.crowded = rng.random() < 0.2  # more jobs than the dealer keeps in memory, and they come back
         self.tiny = rng.random() < 0.35
         self.kinds = rng.choice((("fib",), ("fib",), ("fib", "command"), ("fib", "command", "python"), ("python",)))
-        self.trouble = rng.choice((0.0, 0.2, 0.5))
+        self.trouble = rng.choice((0.0, 0.2, 0.5)) if not self.crowded else 0.5
         self.timeouts = rng.random() < 0.3
-        self.priorities = rng.random() < 0.3
+        self.priorities = self.crowded or rng.random() < 0.3
         self.end_host = rng.random() < 0.1
 
 

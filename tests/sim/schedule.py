@@ -58,8 +58,9 @@ class Plan:
         self.workers = rng.choice((1, 1, 2, 2, 3))
         self.spares = rng.choice((0, 1, 1))
         self.batches = 1 if self.private else rng.choice((1, 1, 1, 2))
-        self.jobs = rng.randint(3, 12)
-        self.backlog_jobs = rng.choice((3, 4, 6, 10_000))
+        self.style = Style(rng)
+        self.jobs = rng.randint(8, 24) if self.style.crowded else rng.randint(3, 12)
+        self.backlog_jobs = rng.choice((2, 2, 3) if self.style.crowded else (3, 4, 6, 10_000))
         pending_max = rng.choice((5, 8, 200_000, 200_000))
         alone = self.durable and self.batches == 1  # what others leave unread fills the pool for good
         self.pending_max = pending_max if alone else 200_000
@@ -69,7 +70,6 @@ class Plan:
         self.mean_ns = self.chaos_ns // rng.choice((2, 5, 10, 20))
         self.calls_mean = int(150 * 40 ** rng.random())
         self.kills_anywhere = self.durable and rng.random() < 0.4
-        self.style = Style(rng)
 
     def draw_batches(self, host: SimHost) -> list[Batch]:
         batches = []

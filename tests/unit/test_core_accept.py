@@ -301,7 +301,7 @@ def test_close_at_another_total_is_refused() -> None:
     world.submit(work())
     world.told()
     world.close(3)
-    assert refusal(world) == ("gap", 3, 2)
+    assert refusal(world) == ("gap", 0, 2)
     world.close(1)
     world.told()
     world.close(2)

@@ -228,6 +228,14 @@ def test_a_frame_whose_dealer_died_with_it_may_be_refused_after_one_behind_it() 
     assert [message.total for message in intake(talk) if isinstance(message, Close)] == [1]
 
 
+def test_a_refusal_of_what_was_never_said_changes_nothing() -> None:
+    talk = connected(jobs=2)
+    talk.receive(refused(0, "conflict"), 0)  # of a close that somebody else sent in our name
+    talk.receive(Accepted(ME, "b", 1), 0)
+    talk.receive(refused(1, "conflict"), 0)  # of a job that was accepted, said anew by the same
+    assert talk.outbox.refusal is None and talk.outbox.submitted == 2
+
+
 @pytest.mark.parametrize("reason", ["draining", "full"])
 def test_refused_for_now_leaves_the_batch_open(reason: str) -> None:
     talk = connected(jobs=4, waits=False)

@@ -294,7 +294,7 @@ class Desk:
                 self._refuse(close.client, batch.name, 0, 0, "conflict", text)
         elif close.total != batch.received:
             text = f"batch {batch.name} has {batch.received} jobs, not {close.total}"
-            self._refuse(close.client, batch.name, close.total, batch.received + 1, "gap", text)
+            self._refuse(close.client, batch.name, 0, batch.received + 1, "gap", text)
         else:
             batch.total = close.total
             self._pool.ledger.add(BatchClosed(batch.name, close.total), CloseStored(batch))

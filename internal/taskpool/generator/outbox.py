@@ -154,8 +154,8 @@ class Outbox:
     def give_in(self, refusal: Refused, *, for_now: bool) -> None:
         """No more is sent, from this frame on. Those before it are accepted: the dealer takes them in order.
         `for_now`: another run may get in what did not, so the batch is left open."""
-        if self.refusal is not None and refusal.first_seq >= self.refusal.first_seq:
-            return  # the frames behind it; one before it was taken by a dealer that died without storing it
+        if not any(frame.first == refusal.first_seq for frame in self._frames):
+            return  # of a frame behind one that was refused before, or something that we never said
         self.refusal = refusal
         while self._frames and self._frames[-1].first >= refusal.first_seq:
             self._drop_last()
