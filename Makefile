@@ -105,6 +105,11 @@ WORKER_KILLS ?= 2000
 chaos: $(STAMP) ## kill dealers, workers and generators at random (JOBS=10000 DEALER_KILLS=200 WORKER_KILLS=2000)
 	cd tests && ../$(BIN)/python -m proof.chaos --jobs $(JOBS) --dealer-kills $(DEALER_KILLS) --worker-kills $(WORKER_KILLS)
 
+QUEUED ?= 1000000
+.PHONY: depth
+depth: $(STAMP) ## what QUEUED=1000000 queued jobs cost: memory, restart, dispatch, against a short queue
+	cd tests && ../$(BIN)/python -m proof.depth --jobs $(QUEUED)
+
 # --- what is shipped ---------------------------------------------------------------------------------------------
 
 # The Python that goes into the bundle, with its C library's version as the floor: the system's own, because it is

@@ -98,6 +98,10 @@ class SimStore:
 
     def load_outcomes(self, batch: str, after: int, limit: int, reader: int) -> None:
         self._world.faults.seen["outcomes_read_back"] += 1
+        for generator in self._machine.host.generators:
+            if generator.serves(batch) and self._world.faults.fires("generator_calls_amid_read"):
+                generator.lose_touch()
+                self._free_ns = max(self._world.now_ns, self._free_ns) + self._world.faults.amount(1_000_000, 10**9)
         self._ask("load_outcomes", (batch, after, limit, reader))
 
     def find_batch(self, name: str) -> None:
@@ -145,12 +149,12 @@ class SimStore:
         if what == "commit" and world.faults.fires("commit_slow"):
             delay_ns = world.faults.amount(1_000_000, 20_000_000_000)
         elif what != "commit" and world.faults.fires("read_slow"):
-            delay_ns = world.faults.amount(100_000, 1_000_000_000)
+            delay_ns = world.faults.amount(1_000_000, 10_000_000_000)
         self._requests.append((what, arguments, rows))
         if delay_ns and what == "commit" and world.faults.fires("dealer_dies_with_commit_under_way"):
             self._machine.die()
         self._free_ns = max(world.now_ns, self._free_ns) + delay_ns
-        if len(self._requests) > 1 or delay_ns:
+        if len(self._requests) > 1 or self._free_ns > world.now_ns:
             world.at(self._free_ns, self._catch_up)
         else:
             self._carry_out()
@@ -170,6 +174,8 @@ class SimStore:
     def _commit(self, number: int, rows: Sequence[Row]) -> None:
         faults = self._world.faults
         self._world.note("commit {} of {} rows", number, len(rows))
+        if self._world.trace is not None:
+            self._world.say(f"    {[_in_short(row) for row in rows]}")
         if faults.fires("commit_eio_lost"):
             self._answers.append(CommitFailed(number, "disk I/O error (simulated)"))
             return
@@ -185,6 +191,8 @@ class SimStore:
     def _load_jobs(self, after: tuple[int, int], limit: int, bytes_max: int) -> StoreEvent:
         jobs, more = self._disk.tables.queued_after(after, limit, bytes_max)
         self._world.faults.seen["job_loaded_from_store"] += len(jobs)
+        if self._world.trace is not None:
+            self._world.say(f"    after {after}: {[job.ordinal for job in jobs]}, more {more}")
         return Loaded(jobs, more)
 
     def _load_outcomes(self, batch: str, after: int, limit: int, reader: int) -> StoreEvent:
@@ -196,6 +204,10 @@ class SimStore:
     def _load_digests(self, batch: str, first_seq: int, count: int) -> StoreEvent:
         known = self._disk.tables.digests.get(batch, [])
         return DigestsLoaded(batch, first_seq, known[first_seq - 1 : first_seq - 1 + count])
+
+
+def _in_short(row: Row) -> str:
+    return f"{type(row).__name__} {getattr(row, 'ordinal', '')}".strip()
 
 
 class WatchedMemoryStore(MemoryStore):

@@ -44,6 +44,7 @@ INLINE: dict[str, float] = {
     "generator_says_it_twice": 0.2,
     "submission_stolen": 0.2,
     "generator_calls_again": 0.05,
+    "generator_calls_amid_read": 1.0,
     "generator_changes_a_job": 0.3,
 }
 # ... and name -> weight: these come out of the blue, one at a time.

@@ -38,17 +38,6 @@ class Silent:
     def warning(self, text: str, fields: object = None) -> None: ...
 
 
-class SafeSession(Session):
-    """Says in its hello what it has safely, and not what it has merely received."""
-
-    def hello(self, slot: int, now: int) -> bytes:
-        cursor, self.cursor = self.cursor, self._stored
-        try:
-            return super().hello(slot, now)
-        finally:
-            self.cursor = cursor
-
-
 class SimLink(Link):
     """The real link, in a world where the spool is no directory."""
 
@@ -123,7 +112,7 @@ class Generator(Process):
         self.client = 10**6 + pid
         self._host = batch.host
         self._link = SimLink(batch.host, batch.pool)
-        self.session = SafeSession(
+        self.session = Session(
             batch.pool,
             self.client,
             pid,
@@ -163,6 +152,16 @@ class Generator(Process):
         conversation.close()
         self.batch.done = not session.outbox.abandoned
         return 0 if self.batch.done else 7
+
+    def lose_touch(self) -> None:
+        """Its reply queue goes with what is in it, and it has to call again."""
+        reply = self._link.reply
+        if isinstance(reply, SimMailbox) and reply._open_queue is not None:
+            reply._open_queue.messages.clear()
+        self.session.call_again(self.world.now_ns)
+
+    def serves(self, batch: str) -> bool:
+        return self.alive and not self.stopped and self.batch.name == batch
 
     def _is_over(self) -> bool:
         """Cancelled or closed, so that nobody gets the rest of the jobs in."""

@@ -14,6 +14,7 @@ from sim.worker import Descendant, WorkerProcess
 from sim.world import World
 
 if TYPE_CHECKING:
+    from sim.generators import Generator
     from sim.machine import SimMachine
     from sim.process import Process
 
@@ -33,7 +34,7 @@ class SimHost:
         self.jobs: dict[tuple[str, int], Planned] = {}
         self.workers: list[WorkerProcess] = []  # alive, of whatever epoch
         self.descendants: list[Descendant] = []
-        self.generators: list[Process] = []  # of whatever batch, dead ones included
+        self.generators: list[Generator] = []  # of whatever batch, dead ones included
         self.commanders: list[Process] = []  # alive
         self.dealer: SimMachine | None = None
         self._pid = 1000

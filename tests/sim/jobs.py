@@ -79,6 +79,7 @@ class Planned:
         self.number = number  # over all batches
         self.script = script
         self.spec = JobSpec(script.kind, payload(script.kind, number), script.limits)
+        self.sent = False  # ever, in whatever run
         self.executions = 0
         self.live: list[object] = []  # processes that execute it now
         self.facts = Facts()

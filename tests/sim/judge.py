@@ -56,6 +56,7 @@ class Judge:
         self.batch_limits: dict[str, Limits] = {}
         self.batch_of: dict[int, str] = {}  # by client
         self.told_accepted: dict[str, int] = {}
+        self._told_no: dict[int, int] = {}  # by client: the last outcome told, or that it said it has
         self._frames: dict[tuple[int, int], list[SentFrame]] = {}  # by worker
         self._dead_by_themselves: dict[tuple[int, int], WorkerProcess] = {}
         self._begun: dict[tuple[int, int], Planned] = {}  # by (epoch, n)
@@ -87,6 +88,8 @@ class Judge:
                 self._world.fail("R2", f"a careful dealer sends attempt {n} before it is stored")
         self._world.note("frame {} of {} jobs sent to worker {}", frame.first_n, len(left), mark[1])
         self._world.say(f"    jobs {[job.number for job in left.values()]}")
+        for job in left.values():
+            self._check_turn(job)
         self._check_not_taken_back(machine, mark[1], frame.first_n)
         if any(job.facts.unclean_ends >= limits.UNCLEAN_ALONE_MIN for job in left.values()):
             self._sent_alone(machine, frame.first_n)
@@ -98,6 +101,23 @@ class Judge:
         if not frames and dead is not None:
             self._count_head_death(left[frame.first_n], dead)  # nobody knew yet that it is dead
         frames.append(SentFrame(frame.first_n, left))
+
+    def _check_turn(self, job: Planned) -> None:
+        """Of equals, who came first goes first. Those that were sent before may wait for a worker of their own."""
+        first, job.sent = not job.sent, True
+        if not first or job.spec.kind == "python":  # who wants a worker that loaded its code, or none, is no equal
+            return
+        mine = self.limits_of(job)
+        for seq in range(1, job.seq):
+            other = self._host.job(job.batch, seq)
+            if other.sent or other.cancel_asked or other.spec.kind != job.spec.kind:
+                continue
+            kept = self._host.disk.tables.by_seq.get((job.batch, seq))
+            theirs = self.limits_of(other)
+            equal = (theirs.priority, theirs.timeout_ns) == (mine.priority, mine.timeout_ns)
+            never_dealt = kept is not None and kept.state is State.QUEUED and kept.attempt == (0, 0)
+            if equal and never_dealt:
+                self._world.fail("order", f"job {job.seq} of {job.batch} is sent before job {seq}")
 
     def _check_not_taken_back(self, machine: SimMachine, incarnation: int, first_n: int) -> None:
         worker = machine.core.crew.workers.get(Incarnation(incarnation))
@@ -160,15 +180,28 @@ class Judge:
     def _outcomes_told(self, message: Outcomes) -> None:
         stored = self._host.disk.tables.outcomes.get(message.batch, [])
         for outcome in message.items:
+            self._check_no_gap(message.client, message.batch, outcome.no)
             if outcome.no > len(stored):
                 self._world.fail("R3", f"outcome {outcome.no} of {message.batch} is told before it is stored")
             if stored[outcome.no - 1] != outcome:
                 self._world.fail("I2", f"outcome {outcome.no} of {message.batch} is told otherwise than stored")
 
+    def _check_no_gap(self, client: int, name: str, no: int) -> None:
+        """From what it has acknowledged on, a generator is told one after the other. With a gap it would ask again,
+        and live."""
+        if client not in self._told_no:
+            return
+        last = self._told_no[client]
+        if no > last + 1:
+            self._world.fail("I2", f"outcome {no} of {name} is told after {last}")
+        self._told_no[client] = no
+
     def _welcomed(self, message: Welcome) -> None:
         name = self.batch_of.get(message.client)
         if name is None:
             return
+        assert self._host.dealer is not None
+        self._told_no[message.client] = self._host.dealer.core.pool.batches[name].acknowledged
         batch = self._host.disk.tables.batches.get(name)
         known = batch.accepted if batch is not None else 0
         if message.accepted > known:

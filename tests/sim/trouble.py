@@ -175,6 +175,8 @@ class Trouble:
         pid = self._host.workers[0].pid if self._host.workers else 1
         epoch = self._host.disk.epoch
         incarnation, n = self._host.judge.some_attempt(epoch)
+        kept = self._host.disk.tables.batches.get(batch.name)
+        accepted = kept.accepted if kept is not None else 0
         message: object = rng.choice(
             (
                 rng.randbytes(rng.randrange(40)),
@@ -183,7 +185,7 @@ class Trouble:
                 Submit(7, "nobodys", 1, [JobSpec("fib", b"\x07")]),
                 Submit(7, batch.name, 1, [JobSpec("fib", b"nonsense")]),
                 Submit(7, batch.name, 1, [JobSpec("unheard_of", b"")]),
-                Submit(7, batch.name, 1, [JobSpec("fib", b"\x07")]),
+                Submit(7, batch.name, accepted + 1, [JobSpec("fib", b"\x07")]),
                 Submit(client, batch.name, 2**40, [JobSpec("fib", b"\x07")]),
                 Close(client, batch.name, 2**40),
                 Close(7, "nobodys", 1),

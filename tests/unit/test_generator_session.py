@@ -206,6 +206,15 @@ def test_full_means_a_pause_then_all_again_and_longer_the_next_time() -> None:
     assert pauses == [FULL_DELAY_NS_MIN, 2 * FULL_DELAY_NS_MIN, 4 * FULL_DELAY_NS_MIN]
 
 
+def test_outcomes_before_the_welcome_are_left_to_come_again() -> None:
+    talk = session()
+    talk.receive(Outcomes(ME, "b", [outcome(1)]), 0)
+    assert talk.told == 0
+    talk.receive(welcome(), 0)
+    talk.outbox.submit([JOB])
+    assert talk.receive(Outcomes(ME, "b", [outcome(1)]), 0) == [outcome(1)]
+
+
 @pytest.mark.parametrize("reason", ["malformed", "unknown_kind", "closed", "conflict"])
 def test_refused_for_good_closes_at_what_is_accepted(reason: str) -> None:
     talk = connected(jobs=4)

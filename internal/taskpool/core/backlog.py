@@ -4,7 +4,7 @@ Memory holds the front of the queue only: every waiting job whose key is at most
 beyond it. What lies beyond waits in the store and is read when the front runs low, so a million waiting
 jobs cost disk, not memory. Without anything beyond, the horizon is infinite.
 
-While a read is under way, jobs that come in are held aside: they may be in its answer as well.
+While a read is under way, jobs beyond the horizon that come in are held aside: they may be in its answer as well.
 """
 
 from __future__ import annotations
@@ -44,11 +44,10 @@ class Backlog:
 
     def push(self, job: Job) -> bool:
         """Take a waiting job. False: it lies beyond the horizon and must be forgotten, the store has it."""
-        if self.loading:
-            self._held.append(job)
-            return True
         if job.key > self.horizon:
-            return False
+            if self.loading:
+                self._held.append(job)
+            return self.loading
         self._add(job)
         if self.horizon == INFINITE and (len(self._waiting) >= self._jobs_max or self._bytes >= self._bytes_max):
             self.horizon = max(job.key for job in self._waiting.values())
@@ -56,8 +55,8 @@ class Backlog:
 
     def trim(self) -> list[Job]:
         """Give up the back of the queue when jobs of high priority have crowded it; returns who must go."""
-        if len(self._waiting) <= 2 * self._jobs_max and self._bytes <= 2 * self._bytes_max:
-            return []
+        if self.loading or (len(self._waiting) <= 2 * self._jobs_max and self._bytes <= 2 * self._bytes_max):
+            return []  # the answer to a read begins at the horizon as it was
         ordered = sorted(self._waiting.values(), key=lambda job: job.key)
         keep = self._fitting(ordered)
         for job in ordered[keep:]:

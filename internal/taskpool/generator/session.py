@@ -353,6 +353,8 @@ class Session:
             return
         if outcomes.batch != self.batch or self._detached:
             return
+        if self.calling:
+            return  # they come again after the welcome; without it nothing says which of them are ours
         for outcome in outcomes.items:
             if outcome.no <= self.cursor:
                 continue

@@ -51,7 +51,7 @@ BOOKKEEPING = (
     ),
     mutant(
         "first in, last out",
-        "I1",
+        "order",
         "core/job.py",
         "        return (-self.limits.priority, self.ordinal)\n",
         "        return (-self.limits.priority, -self.ordinal)\n",
