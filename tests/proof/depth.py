@@ -24,7 +24,7 @@ from typing import NamedTuple
 from e2e.harness import program, until
 
 SHALLOW = 10_000
-SAMPLE = 6_000  # jobs over which the cost of one is measured
+SAMPLE = 5_000  # jobs over which the cost of one is measured
 START_SECONDS = 120.0
 FILL_SECONDS = 1800.0
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -74,10 +74,11 @@ class Pool:
     def fill(self, jobs: int) -> float:
         """Seconds until all of them are accepted."""
         before = time.monotonic()
-        self.ask("fib", "26", "--repeat", str(jobs), "--batch", "deep", "--detach", "--progress", "none")
+        self.ask("fib", "30", "--repeat", str(jobs), "--batch", "deep", "--detach", "--progress", "none")
         return time.monotonic() - before
 
     def finished(self) -> int:
+        """In this life of the dealer."""
         return int(json.loads(self.ask("status", "--json"))["finished"].get("succeeded", 0))
 
     def said(self, topic: str) -> bool:
@@ -104,7 +105,7 @@ def measure(jobs: int, directory: Path) -> Depth:
         dealer.wait()
     with pool.dealer() as dealer:  # what -v writes for every job is no cost of dispatch
         begun, used = pool.finished(), cpu_seconds(dealer.pid)
-        until(lambda: pool.finished() - begun >= min(SAMPLE, jobs - begun), "the sample", FILL_SECONDS)
+        until(lambda: pool.finished() - begun >= SAMPLE, "the sample", FILL_SECONDS)
         ran, spent = pool.finished() - begun, cpu_seconds(dealer.pid) - used
         peak = resident_mib(dealer.pid, "VmHWM")
     return Depth(jobs, filled, first, peak, queued, spent / ran * 1e6)

@@ -18,8 +18,15 @@ BOOKKEEPING = (
         "what comes in during a read is not held",
         "I1",
         BACKLOG,
-        "        if self.loading:\n            self._held.append(job)\n            return True\n",
-        "",
+        "            if self.loading:\n                self._held.append(job)\n            return self.loading\n",
+        "            return False\n",
+    ),
+    mutant(
+        "the front is cut back during a read",
+        "I1",
+        BACKLOG,
+        "        if self.loading or (len(self._waiting)",
+        "        if (len(self._waiting)",
     ),
     mutant(
         "a job in memory is read again",
@@ -92,11 +99,11 @@ BOOKKEEPING = (
         "        self.behind = False\n\n",
     ),
     mutant(
-        "outcomes read back are not put in their place",
-        "I2",
+        "what was read back is taken for all there is",
+        "I10",
         DESK,
-        "            if outcome.no == batch.sent + len(batch.unsent) + 1:",
-        "            if outcome.no:",
+        "        batch.behind = batch.sent + len(batch.unsent) < batch.recorded\n        if event",
+        "        batch.behind = False\n        if event",
     ),
     mutant(
         "jobs of a cancelled batch are lost on their way in",
