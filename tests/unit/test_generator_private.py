@@ -151,8 +151,14 @@ def test_signals_are_handed_on(
             time.sleep(0.002)
         os.kill(os.getpid(), number)
 
-    threading.Thread(target=send_when_ready, daemon=True).start()
-    assert program.main(["fib", "1-5"]) == code
+    before = signal.signal(
+        number, signal.SIG_DFL
+    )  # whoever runs this under nohup ignores HUP, and so would the program
+    try:
+        threading.Thread(target=send_when_ready, daemon=True).start()
+        assert program.main(["fib", "1-5"]) == code
+    finally:
+        signal.signal(number, before)
     assert capfd.readouterr().err == "[TaskGenerator] Interrupted: 5 of 5 jobs did not run\n"
 
 

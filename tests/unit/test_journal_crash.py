@@ -30,7 +30,7 @@ from journals import (
 from taskpool.journal import schema, tools
 
 KILLS = 12
-CUTS = 300
+CUTS = int(os.environ.get("TASKPOOL_WAL_CUTS", "300"))
 POINTS = 24  # system calls at which a journal's making and first commits are killed
 
 
