@@ -110,6 +110,11 @@ QUEUED ?= 1000000
 depth: $(STAMP) ## what QUEUED=1000000 queued jobs cost: memory, restart, dispatch, against a short queue
 	cd tests && ../$(BIN)/python -m proof.depth --jobs $(QUEUED)
 
+CLIENTS ?= 50
+.PHONY: storm
+storm: $(STAMP) ## how much a storm of scrapers slows dispatch (CLIENTS=50, half of them stalled)
+	cd tests && ../$(BIN)/python -m proof.storm --clients $(CLIENTS)
+
 # --- what is shipped ---------------------------------------------------------------------------------------------
 
 # The Python that goes into the bundle, with its C library's version as the floor: the system's own, because it is

@@ -63,9 +63,10 @@ class Sweep:
         self.name = name
         self.args = args
         self.journal: Path = args.journal or base / "points.jsonl"
+        self._old_bytes = self.journal.stat().st_size if args.again and self.journal.exists() else 0
 
     def run(self) -> int:
-        done = {} if self.args.again else self._read()
+        done = self._read()
         points = self._chosen(survey(self.base, self.name, self.args.programs))
         todo = [point for point in points if point.key not in done]
         say(f"{len(points)} points, {len(points) - len(todo)} of them done before; {self.args.parallel} at a time")
@@ -131,7 +132,7 @@ class Sweep:
         """What the journal of this sweep says; of a point that was run again, the last."""
         found: dict[str, dict[str, Any]] = {}
         with suppress(FileNotFoundError):
-            for line in self.journal.read_bytes().splitlines():
+            for line in self.journal.read_bytes()[self._old_bytes :].splitlines():
                 with suppress(ValueError):  # the last line of one that was killed
                     each = json.loads(line)
                     found[each["key"]] = each
@@ -167,7 +168,7 @@ def main() -> int:
     parser.add_argument("--sample", type=int, default=0, metavar="N", help="N points, spread over all sorts")
     parser.add_argument("--always", nargs="+", default=[], metavar="PATTERN", help="points in every sample")
     parser.add_argument("--seed", type=int, default=1, help="of the sample")
-    parser.add_argument("--parallel", type=int, default=2, metavar="N", help="points at a time")
+    parser.add_argument("--parallel", type=int, default=4, metavar="N", help="points at a time: most only wait")
     parser.add_argument("--deadline", type=float, default=120.0, metavar="SECONDS", help="for a point to converge")
     parser.add_argument("--minutes", type=float, default=1e6, help="begin no point after this long")
     parser.add_argument("--journal", type=Path, metavar="FILE", help="points done; a sweep with it goes on")

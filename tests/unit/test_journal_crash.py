@@ -30,7 +30,7 @@ from journals import (
 from taskpool.journal import schema, tools
 
 KILLS = 12
-CUTS = int(os.environ.get("TASKPOOL_WAL_CUTS", "300"))
+CUTS = 1000
 POINTS = 24  # system calls at which a journal's making and first commits are killed
 
 
