@@ -34,32 +34,24 @@ SCRAPE_SECONDS = 0.1
 START_SECONDS = 60.0
 
 
-class Storm:
+@contextmanager
+def storm(port: int, clients: int) -> Iterator[None]:
     """The clients, in a process of their own: they must not share an interpreter with who measures."""
-
-    def __init__(self, port: int, clients: int) -> None:
-        self._port = port
-        self._clients = clients
-
-    @contextmanager
-    def blowing(self) -> Iterator[None]:
-        command = [sys.executable, "-m", "proof.storm", "--blow", str(self._port), "--clients", str(self._clients)]
-        started = subprocess.Popen(command, stdout=subprocess.PIPE)
-        assert started.stdout is not None
-        started.stdout.readline()  # all are connected
-        try:
-            yield
-        finally:
-            started.kill()
-            started.wait()
-            started.stdout.close()
+    command = [sys.executable, "-m", "proof.storm", "--blow", str(port), "--clients", str(clients)]
+    started = subprocess.Popen(command, stdout=subprocess.PIPE)
+    assert started.stdout is not None
+    started.stdout.readline()  # all are connected
+    try:
+        yield
+    finally:
+        started.kill()
+        started.wait()
+        started.stdout.close()
 
 
 def blow(port: int, clients: int) -> None:
     """Until killed."""
-    stalled = [socket.create_connection(("127.0.0.1", port)) for _ in range(clients // 2)]
-    for connection in stalled:
-        connection.sendall(b"GET /metrics HTTP/1.1\r\nHost:")
+    stalled = [_stall(port) for _ in range(clients // 2)]
     for _ in range(clients - len(stalled)):
         threading.Thread(target=_scrape, args=(port,), daemon=True).start()
     sys.stdout.write("blowing\n")
@@ -68,10 +60,16 @@ def blow(port: int, clients: int) -> None:
         time.sleep(SCRAPE_SECONDS)
         for number, connection in enumerate(stalled):
             with suppress(OSError):
-                if connection.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK) is not None:  # it was sent away
-                    connection.close()
-                    stalled[number] = socket.create_connection(("127.0.0.1", port))
-                    stalled[number].sendall(b"GET /metrics HTTP/1.1\r\nHost:")
+                connection.recv(1, socket.MSG_DONTWAIT)  # raises while nobody has sent it away
+                connection.close()
+                stalled[number] = _stall(port)
+
+
+def _stall(port: int) -> socket.socket:
+    """Half a request."""
+    connection = socket.create_connection(("127.0.0.1", port))
+    connection.sendall(b"GET /metrics HTTP/1.1\r\nHost:")
+    return connection
 
 
 def _scrape(port: int) -> None:
@@ -111,7 +109,7 @@ def main() -> int:
             calm, stormy = [], []
             for _ in range(args.rounds):
                 calm.append(jobs_per_second(pool, env))
-                with Storm(port, args.clients).blowing():
+                with storm(port, args.clients):
                     stormy.append(jobs_per_second(pool, env))
         finally:
             dealer.send_signal(signal.SIGTERM)

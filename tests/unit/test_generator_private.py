@@ -151,9 +151,7 @@ def test_signals_are_handed_on(
             time.sleep(0.002)
         os.kill(os.getpid(), number)
 
-    before = signal.signal(
-        number, signal.SIG_DFL
-    )  # whoever runs this under nohup ignores HUP, and so would the program
+    before = signal.signal(number, signal.SIG_DFL)  # under nohup HUP is ignored, and would be by the program
     try:
         threading.Thread(target=send_when_ready, daemon=True).start()
         assert program.main(["fib", "1-5"]) == code
