@@ -80,8 +80,12 @@ class FakeDealer:
             if mailbox is not None:
                 mailbox.close()
 
-    def said(self, kind: type) -> bool:
-        return any(isinstance(message, kind) for message in self.seen)
+    def hears(self, kind: type) -> None:
+        """Waits until it has read such a message: its sender may have gone on, or have ended, long before."""
+        deadline = time.monotonic() + DEADLINE_S
+        while not any(isinstance(message, kind) for message in self.seen):
+            assert time.monotonic() < deadline, f"no {kind.__name__} within {DEADLINE_S:g} s"
+            time.sleep(0.001)
 
     def _run(self) -> None:
         while not self.stop.wait(0.002):
@@ -214,12 +218,9 @@ def test_a_batch_from_end_to_end(run: Run, dealer: FakeDealer, capfd: pytest.Cap
     assert out.split() == [str(n) for n in range(1, 501)]
     assert f"[TaskGenerator] Queue created: /tp.{dealer.pool}.reply.0\n" in err
     assert "500 jobs: 500 succeeded" in err and "respawn" not in err and "CPU" in err
+    dealer.hears(Bye)
     acks = [message.upto for message in dealer.seen if isinstance(message, Ack)]
     assert acks == sorted(acks) and acks[-1] == 500
-    deadline = time.monotonic() + DEADLINE_S
-    while not dealer.said(Bye) and time.monotonic() < deadline:
-        time.sleep(0.001)
-    assert dealer.said(Bye)
 
 
 def test_large_jobs_and_outcomes_travel_through_the_spool(
@@ -305,6 +306,7 @@ def test_halt_stops_submitting_and_cancels(run: Run, dealer: FakeDealer, when: s
     dealer.finish = lambda seq, job: outcome(seq, seq, state=State.FAILED)  # type: ignore[method-assign]
     assert run("fib", "1-50", "--repeat", "100", "--halt", f"{when},fail=5", "-q") == ExitCode.HALTED
     assert dealer.total is not None and dealer.total < 5000
+    dealer.hears(Command)
     assert verb in [message.verb for message in dealer.seen if isinstance(message, Command)]
 
 
@@ -466,9 +468,7 @@ def test_a_signal_leaves_a_named_pool_to_itself(
         return outcome(seq, seq) if seq == 1 else None
 
     def interrupt() -> None:
-        deadline = time.monotonic() + DEADLINE_S
-        while not dealer.said(Ack) and time.monotonic() < deadline:
-            time.sleep(0.001)
+        dealer.hears(Ack)
         os.kill(os.getpid(), number)
 
     dealer.finish = finish  # type: ignore[method-assign]
@@ -494,10 +494,7 @@ def test_standard_output_that_closes_ends_quietly_with_a_goodbye(
         os.close(saved)
         os.close(writer)
     assert capfd.readouterr().err == ""
-    deadline = time.monotonic() + DEADLINE_S
-    while not dealer.said(Bye) and time.monotonic() < deadline:
-        time.sleep(0.001)
-    assert dealer.said(Bye)
+    dealer.hears(Bye)
 
 
 # --- commands -----------------------------------------------------------------------------------------
@@ -533,7 +530,7 @@ def test_a_dealer_that_does_not_answer_a_command(
             FakeDealer.hear(dealer, message)
 
     dealer.hear = hear  # type: ignore[method-assign]
-    assert run("pause", "--dealer-timeout", "0.2s") == DealerUnreachable.exit_code
+    assert run("pause", "--dealer-timeout", "2s") == DealerUnreachable.exit_code
     assert "did not answer 'pause'" in capfd.readouterr().err
 
 
