@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -290,20 +290,26 @@ def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> bool:
 # --- queues, as a stranger sees them -----------------------------------------------------------------------
 
 
-def post(name: str, messages: Sequence[bytes]) -> None:
-    """Writes into a queue what nobody asked for."""
+@contextmanager
+def opened(name: str) -> Iterator[posix_ipc.MessageQueue]:
+    """A queue to send to. Raises posix_ipc.ExistentialError."""
     queue = posix_ipc.MessageQueue(name, read=False)
     try:
-        for message in messages:
-            queue.send(message, timeout=DEADLINE_SECONDS)
+        yield queue
     finally:
         queue.close()
 
 
+def post(name: str, messages: Sequence[bytes]) -> None:
+    """Writes into a queue what nobody asked for."""
+    with opened(name) as queue:
+        for message in messages:
+            queue.send(message, timeout=DEADLINE_SECONDS)
+
+
 def queue_exists(name: str) -> bool:
     try:
-        queue = posix_ipc.MessageQueue(name, read=False)
+        with opened(name):
+            return True
     except posix_ipc.ExistentialError:
         return False
-    queue.close()
-    return True

@@ -14,7 +14,20 @@ from signal import SIGINT, SIGKILL, SIGTERM
 
 import pytest
 
-from e2e.harness import FAILED, HALTED, INTERRUPTED, OK, USAGE, Program, Stage, dealer_of, kill, tell, until
+from e2e.harness import (
+    FAILED,
+    HALTED,
+    INTERRUPTED,
+    OK,
+    USAGE,
+    Program,
+    Stage,
+    dealer_of,
+    kill,
+    opened,
+    tell,
+    until,
+)
 from e2e.ledger import Ledger
 
 JOBS = 12
@@ -219,9 +232,11 @@ def test_a_dealer_that_comes_back(stage: Stage, ledger: Ledger) -> None:
     dealer = journaled(stage)
     run = named(stage, ledger, "sleep=0.05")
     ledger.wait("end", 3)
-    kill(dealer.pid)
-    dealer.wait()
-    again = journaled(stage)
+    with opened(f"/tp.{stage.pool}.control") as control:
+        kill(dealer.pid)
+        dealer.wait()
+        again = journaled(stage)
+        assert os.fstat(control.mqd).st_nlink == 0, "generators see by this that there is another dealer"
     run.ends(OK)
     check_results(stage)
     check_ledger(ledger)

@@ -72,6 +72,7 @@ class Dealer:
         machine.sweep(options.pool, epoch)
         for slot in range(limits.REPLY_SLOTS_MAX):  # a generator that waits makes its queue again with its next hello
             post.unlink(names.reply(options.pool, slot))
+        post.unlink(names.control(options.pool))  # so that generators see that this is another dealer
         store = machine.store(options, epoch)
         teardown.push(lambda *_: store.close(clean=self._left_cleanly()))
         spool = machine.spool(options.pool)
@@ -192,8 +193,7 @@ def _restored(store: Store, queues: Queues, spool: Spool) -> Restored | None:
     """What an earlier life left, and what its workers still reported: they are dead, so all of it is there."""
     restored = store.restore()
     late: list[tuple[int, Report]] = []
-    _drain(queues.intake, spool, lambda message: None)
-    _drain(queues.control, spool, lambda message: None)  # generators say all of it again
+    _drain(queues.intake, spool, lambda message: None)  # generators say all of it again
     for events in queues.events:
         _drain(events, spool, lambda message: late.extend(_reports(message)))
     return structs.replace(restored, late=late) if restored is not None else None
