@@ -117,7 +117,7 @@ def test_stalled_clients_cost_no_thread_more_and_others_some_of_their_time() -> 
         started = time.monotonic()
         assert get(server)[0] == 200
         one_by_one = stalled * serving.REQUEST_SECONDS_MAX
-        assert time.monotonic() - started < one_by_one / 2, "who came first is served first, as many as there are threads"
+        assert time.monotonic() - started < one_by_one / 2, "as many are served at once as there are threads"
         assert threading.active_count() == before
 
 

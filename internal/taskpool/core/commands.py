@@ -18,7 +18,7 @@ from taskpool.core.job import JOB_TABLE, Job, JobAction, JobEvent
 from taskpool.core.leaving import Leaving
 from taskpool.core.pool import Pool
 from taskpool.core.rows import BatchCancelled, QuarantineDropped
-from taskpool.core.worker import Verdict, Worker
+from taskpool.core.worker import Attempt, Verdict, Worker
 from taskpool.messages import Answer, Command, State
 
 Body = dict[str, Any]
@@ -119,7 +119,8 @@ class Commands:
         return self.status(now)
 
     def _show(self, command: Command, now: Instant) -> Body:
-        return _describe(self._one_job(command))
+        job = self._one_job(command)
+        return _describe(job, self._pool.attempts.get(job.attempt_n))
 
     def _cancel(self, command: Command, now: Instant) -> Body:
         jobs = [self._one_job(command)] if command.seq else self._whole_batch(command)
@@ -150,8 +151,7 @@ class Commands:
     def _stop_attempt(self, job: Job) -> None:
         """Its worker goes with it. What waits behind it in the same worker goes back, uncounted."""
         job.cancelled = True
-        assert job.attempt is not None
-        attempt = job.attempt
+        attempt = self._pool.attempts[job.attempt_n]
         if attempt.worker.head is attempt.frame:
             self._crew.stop(attempt.worker, Verdict.CANCELLED)
         elif not attempt.frame.taking_back:  # a frame asked for and not returned is stopped when it starts
@@ -236,7 +236,7 @@ def _by_state(pool: Pool) -> dict[str, int]:
     return dict(totals)
 
 
-def _describe(job: Job) -> Body:
+def _describe(job: Job, attempt: Attempt | None = None) -> Body:
     return {
         "job": f"{job.batch.name}/{job.seq}",
         "kind": job.spec.kind,
@@ -248,5 +248,5 @@ def _describe(job: Job) -> Body:
         "crash_limit": job.limits.crash_limit,
         "priority": job.limits.priority,
         "queued_at": rfc3339(job.queued_wall_ns),
-        "pid": job.attempt.worker.pid if job.attempt is not None else None,
+        "pid": attempt.worker.pid if attempt is not None else None,
     }

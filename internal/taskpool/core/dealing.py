@@ -53,7 +53,7 @@ class Dealing:
 
     def _must_wait(self, job: Job) -> bool:
         """While a job that may bring down the host runs, nothing else does; before it starts, all must end."""
-        if self._alone is not None and self._alone.attempt is not None:
+        if self._alone is not None and self._alone.attempt_n:
             return True
         return job.wants_pool_alone and bool(self._pool.attempts)
 
@@ -93,9 +93,10 @@ class Dealing:
             job.move(State.RUNNING)
             job.tries += 1
             pool.attempt_n += 1
+            job.attempt_n = pool.attempt_n
             attempt = Attempt(pool.attempt_n, job, worker, frame)
             attempt.fresh = attempt.fresh and not frame.shared
-            frame.attempts[attempt.n] = pool.attempts[attempt.n] = job.attempt = attempt
+            frame.attempts[attempt.n] = pool.attempts[attempt.n] = attempt
             spec = job.spec
             tasks.append(Task(job.seq, job.tries, spec.kind, spec.payload, job.limits.timeout_ns))
             self._count_sent(job, worker, now)

@@ -161,7 +161,7 @@ class Endings:
         self._pool.tally.attempts[end.value] += 1
         if report.end is not End.LOST:
             self._pool.tally.ran(job.spec.kind, report.usage.run_ns, report.usage.cpu_ns)
-        job.attempt = None
+        job.attempt_n = 0
         job.unclean = 0  # it ran, and this dealer lived to tell
         self._actions[action](attempt, report, now)
 
@@ -169,7 +169,7 @@ class Endings:
         """The attempt never reached its worker: it did not happen."""
         self._leave_frame(attempt, now)
         attempt.job.tries -= 1
-        attempt.job.attempt = None
+        attempt.job.attempt_n = 0
         self._return(attempt.job)
 
     def lose(self, attempt: Attempt, now: Instant) -> None:

@@ -24,7 +24,7 @@ def _jobs(dispatcher: Dispatcher) -> None:
         assert job.state not in TERMINAL, f"job {job.seq} is {job.state} and still held"
         assert (ordinal in waiting) == (job.state is State.QUEUED), f"job {job.seq} is {job.state}, in backlog or not"
         assert ordinal in delayed or job.state is not State.DELAYED, f"job {job.seq} will never be due"
-        assert (job.attempt is not None) == (job.state is State.RUNNING), f"job {job.seq} is {job.state}"
+        assert (job.attempt_n in pool.attempts) == (job.state is State.RUNNING), f"job {job.seq} is {job.state}"
     assert waiting <= pool.jobs.keys()
     assert len(waiting) == len(pool.backlog), "a job waits twice"
     for job in pool.quarantine.values():
@@ -42,7 +42,7 @@ def _attempts(dispatcher: Dispatcher) -> None:
     assert held == pool.attempts, "an attempt without its frame, or the other way round"
     for n, attempt in pool.attempts.items():
         assert attempt.n == n
-        assert attempt.job.attempt is attempt
+        assert attempt.job.attempt_n == n
         assert attempt.frame in attempt.worker.frames
         assert n <= pool.attempt_n
 

@@ -12,15 +12,11 @@ Rules of this file: `Job.move` is the only writer of a job's state, and it takes
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING
 
 from taskpool import limits
+from taskpool.core.batch import Batch
 from taskpool.core.events import StoredJob, Traits
 from taskpool.messages import TERMINAL, End, JobSpec, Limits, Report, State
-
-if TYPE_CHECKING:
-    from taskpool.core.batch import Batch
-    from taskpool.core.worker import Attempt
 
 
 class JobEvent(Enum):
@@ -98,7 +94,7 @@ class Job:
 
     __slots__ = (
         "alone",
-        "attempt",
+        "attempt_n",
         "batch",
         "cancelled",
         "crashes",
@@ -134,7 +130,7 @@ class Job:
         self.unclean = 0
         self.alone = False  # its frame went silent or died: never again in company
         self.cancelled = False
-        self.attempt: Attempt | None = None
+        self.attempt_n = 0  # the number of the attempt under way
         self.recovering: tuple[int, int] | None = None  # (pid, when its death was seen) until sent again
 
     @classmethod
