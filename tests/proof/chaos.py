@@ -22,7 +22,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from signal import SIGKILL, SIGTERM
+from signal import SIGKILL, SIGTERM, default_int_handler, signal
 from typing import Any
 
 from e2e.harness import children_of, kill, program, workers_of
@@ -160,10 +160,10 @@ class Chaos:
                 self._kills[sort] += 1
 
     def _pause(self) -> float:
-        """The mean time between kills that spends all of them while the jobs last."""
+        """The mean time between kills that spends all of them while the jobs last, with time for the vain ones."""
         kills = self.plan.dealer_kills + self.plan.worker_kills + self.plan.generator_kills
         cpu_seconds = self.plan.jobs * self.plan.job_seconds / min(WORKERS, len(os.sched_getaffinity(0)))
-        return max(0.01, min(0.25, cpu_seconds / max(1, kills)))
+        return max(0.01, min(0.25, 0.7 * cpu_seconds / max(1, kills)))
 
     def _kill_one(self, sort: str) -> bool:
         victims: list[int] = []
@@ -237,6 +237,7 @@ def main() -> int:
     parser.add_argument("--job-seconds", type=float, default=0.05)
     parser.add_argument("--deadline", type=float, default=3600.0)
     args = parser.parse_args()
+    signal(SIGTERM, default_int_handler)  # ended by TERM too, it ends what it started
     plan = Plan(args.jobs, args.dealer_kills, args.worker_kills, args.generator_kills, args.seed, args.job_seconds)
     directory = Path(tempfile.mkdtemp(prefix="tp-chaos-"))
     sys.stdout.write(f"seed {plan.seed}, in {directory}\n")

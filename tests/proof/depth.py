@@ -125,6 +125,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=1_000_000)
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended by TERM too, it ends what it started
     with tempfile.TemporaryDirectory(prefix="tp-depth-") as directory:
         depths = []
         for jobs in (SHALLOW, args.jobs):

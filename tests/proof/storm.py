@@ -94,6 +94,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--blow", type=int, metavar="PORT", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended by TERM too, it ends what it started
     if args.blow:
         blow(args.blow, args.clients)
     pool, port = f"storm-{os.getpid()}", free_port()

@@ -175,6 +175,7 @@ def main() -> int:
     parser.add_argument("--again", action="store_true", help="run points that are in the journal again")
     parser.add_argument("--progress", type=float, default=15.0, metavar="SECONDS")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended by TERM too, it ends what it started
     preload()
     shm = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     base = Path(tempfile.mkdtemp(prefix="tp-sweep-", dir=shm))
