@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from taskpool.dealer import journal as dealer_journal
 from taskpool.dealer import options as dealer_options
 from taskpool.generator.cli import build_parser
 
@@ -41,7 +42,9 @@ class Command(NamedTuple):
 
 def programs() -> tuple[Command, Command]:
     """The two that people type."""
-    return _read(build_parser(), ("tp-generator",)), _read(dealer_options.build_parser(), ("tp-dealer",))
+    journal = _read(dealer_journal.build_parser(), ("tp-dealer", "journal"))  # a command line of its own
+    dealer = _read(dealer_options.build_parser(), ("tp-dealer",))._replace(subcommands=(journal,))
+    return _read(build_parser(), ("tp-generator",)), dealer
 
 
 def _read(parser: argparse.ArgumentParser, words: tuple[str, ...], summary: str | None = None) -> Command:

@@ -16,7 +16,7 @@ import resource
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -46,12 +46,6 @@ def need_tools(*names: str) -> None:
     if os.environ.get("CI") == "true":
         pytest.fail(text, pytrace=False)
     pytest.skip(text)
-
-
-@pytest.fixture
-def needs_tool() -> Callable[..., None]:
-    """`needs_tool("strace")` inside a test; at the top of one, the marker of the same name."""
-    return need_tools
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import select
 import subprocess
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +78,6 @@ class Asked:
         self._number += 1
         self.store.commit(self._number, rows)
         assert self.next() == Committed(self._number)
-
-    def commit_all(self, rows: Iterable[Row]) -> None:
-        self.commit(*rows)
 
     def jobs(self, after: tuple[int, int] = FIRST, limit: int = 1000, bytes_max: int = MANY) -> list[StoredJob]:
         return self.loaded(after, limit, bytes_max).jobs

@@ -13,7 +13,7 @@ from shlex import quote
 
 from commandline import Command, Option, programs
 
-FILES = ("FILE", "PATH", "DIR", "D", "FILE|-")  # metavars whose value is a path
+FILES = ("FILE", "PATH", "DIR", "FILE|-")  # metavars whose value is a path
 
 
 def bash(program: Command) -> str:

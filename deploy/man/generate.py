@@ -23,7 +23,7 @@ SUMMARIES = {
 }
 EXIT_STATUS = {
     ExitCode.OK: "All jobs succeeded.",
-    ExitCode.JOBS_FAILED: "Some jobs failed or timed out.",
+    ExitCode.JOBS_FAILED: "Some jobs failed, timed out or were cancelled.",
     ExitCode.USAGE: "The command line or the input is wrong.",
     ExitCode.ENVIRONMENT: "This machine's limits, permissions or configuration.",
     ExitCode.UNREACHABLE: "No dealer, the dealer was lost, or the pool is in use.",
@@ -42,7 +42,11 @@ EXAMPLES = {
         "tp-generator command --timeout 1s --retries 2 -- sleep ::: 5",
         "tp-generator fib 30 --pool night",
     ),
-    "tp-dealer": ("tp-dealer --pool night --workers 4", "tp-dealer --pool night --health"),
+    "tp-dealer": (
+        "tp-dealer --pool night --workers 4",
+        "tp-dealer --pool night --health",
+        "tp-dealer journal check --pool night",
+    ),
 }
 FILES = (
     ("/etc/taskpool/NAME.env", "environment of the service tp-dealer@NAME.service (of the package)"),
@@ -54,7 +58,8 @@ def page(command: Command, stamp: int) -> str:
     """A program's whole page."""
     name = command.words[0]
     lines = [*_head(name, stamp), ".SH SYNOPSIS"]
-    for number, part in enumerate(command.subcommands or (command,)):
+    itself = () if name == "tp-generator" else (command._replace(subcommands=()),)  # which does nothing by itself
+    for number, part in enumerate((*itself, *command.subcommands)):
         lines += [".br"] if number else []
         lines += [f".B {_escape(' '.join(part.words))}", f'.RI "{_escape(_arguments(part))}"']
     lines += [".SH DESCRIPTION", _escape(command.summary), ".SH OPTIONS", *_options(command)]

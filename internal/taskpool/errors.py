@@ -13,13 +13,13 @@ class ExitCode(IntEnum):
     """What the three programs tell their caller. The first that applies wins, in `PRECEDENCE`."""
 
     OK = 0
-    JOBS_FAILED = 1  # some jobs failed or timed out
+    JOBS_FAILED = 1  # some jobs failed, timed out or were cancelled
     USAGE = 2  # the command line or the input is wrong
     ENVIRONMENT = 3  # limits, permissions, journal, configuration; a worker: cannot boot
     UNREACHABLE = 4  # no dealer, dealer lost, pool in use; a worker: cannot load a job kind
     HALTED = 5  # stopped by --halt
     QUARANTINED = 6  # some jobs crashed too often and wait for a person
-    REFUSED = 7  # the pool is full and the caller would not wait
+    REFUSED = 7  # the pool is full and the caller would not wait, or it drains
     WAIT_TIMED_OUT = 124  # as timeout(1)
     INTERRUPTED = 130  # SIGINT
     TERMINATED = 143  # SIGTERM

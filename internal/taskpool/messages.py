@@ -151,7 +151,7 @@ class Outcome(Part):
     pid: U32 | None = None
     queued_wall_ns: U63 = 0
     finished_wall_ns: U63 = 0
-    wait_ns: U63 = 0  # accepted until its last attempt was sent
+    wait_ns: U63 = 0  # accepted until its last attempt began
     usage: Usage = NO_USAGE
     output: Output = NO_OUTPUT
     error: JobError | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 import urllib.request
 from collections import Counter
@@ -15,6 +14,7 @@ import yaml
 from container.engine import STATE, Container, Host, Ledger, podman
 from container.test_containers import results
 from e2e.harness import OK, TERMINATED, kill, until
+from e2e.pages import free_port
 from source_tree import ROOT
 
 GRACE_SECONDS = 10
@@ -95,12 +95,6 @@ def test_killed_dealer_goes_on_where_it_was(host: Host) -> None:
     # At least once is the promise: only what ran when the dealer died may have been done again.
     assert sum(ends.values()) <= len(names) + 2, (told, ends)
     assert "epoch 2" in dealer.log
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def own_pod(host: Host) -> tuple[dict[str, Any], int]:

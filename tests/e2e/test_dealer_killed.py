@@ -10,7 +10,7 @@ from signal import SIGCONT, SIGSTOP, SIGTERM
 
 import pytest
 
-from e2e.harness import OK, Stage, alive, kill, marked, program, queue_exists, tell, until, workers_of
+from e2e.harness import OK, UNREACHABLE, Stage, alive, kill, marked, program, queue_exists, tell, until, workers_of
 from e2e.ledger import Ledger
 
 DEALER_KILLS = int(os.environ.get("TASKPOOL_DEALER_KILLS", "20"))
@@ -122,7 +122,7 @@ def test_a_generator_that_waits_hears_of_its_dealers_death(stage: Stage, ledger:
     ledger.wait("start", 2)
     kill(dealer.pid)
     dealer.wait()
-    run.ends(4)
+    run.ends(UNREACHABLE)
     assert stage.pool in run.stderr
     again = stage.dealer("--workers", 1)
     again.send(SIGTERM)

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from signal import SIGTERM
 
-from e2e.harness import OK, QUARANTINED, TERMINATED, USAGE, Program, Stage, until, workers_of
+from e2e.harness import OK, QUARANTINED, REFUSED, TERMINATED, USAGE, Program, Stage, until, workers_of
 from e2e.ledger import Ledger
 
 
@@ -126,7 +126,7 @@ def test_drain(stage: Stage, ledger: Ledger) -> None:
         ledger.wait("start", 2)
         assert stage.ask("drain") == {"state": "draining"}
         refused = stage.generator("fib", "20", "--pool", stage.pool, "--no-wait").wait()
-        assert refused == 7
+        assert refused == REFUSED
     dealer.ends(OK)
     assert ledger.count("end") == 2
 
@@ -141,7 +141,7 @@ def test_drain_with_jobs_that_will_not_run(stage: Stage, ledger: Ledger) -> None
     assert ledger.count("end") == 1
 
 
-def test_two_generators_at_once(stage: Stage, ledger: Ledger) -> None:
+def test_two_generators_at_once(stage: Stage) -> None:
     dealer = stage.dealer("--workers", 2)
     runs = [stage.generator("fib", f"{low}-{low + 9}", "--pool", stage.pool) for low in (5, 10, 15)]
     for run in runs:

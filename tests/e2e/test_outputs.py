@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.harness import ENVIRONMENT, FAILED, HALTED, OK, USAGE, Stage, program, until
+from e2e.harness import ENVIRONMENT, FAILED, HALTED, OK, QUARANTINED, USAGE, Stage, program, until
 from e2e.ledger import Ledger
 
 OUTCOME_KEYS = {
@@ -78,7 +78,7 @@ def test_outcome_objects(stage: Stage, tmp_path: Path) -> None:
 def test_joblog(stage: Stage, tmp_path: Path) -> None:
     log = tmp_path / "joblog"
     command = ["--", "sh", "-c", 'if [ $1 = 9 ]; then kill -9 $$; fi; exit "$1"', "sh", ":::", "0", "7", "9"]
-    stage.private("command", "--crash-limit", 1, "--joblog", log, *command).ends(6)
+    stage.private("command", "--crash-limit", 1, "--joblog", log, *command).ends(QUARANTINED)
     header, *lines = log.read_text().splitlines()
     assert header == JOBLOG_HEADER
     rows = {int(line.split("\t")[0]): line.split("\t") for line in lines}
@@ -113,7 +113,7 @@ def test_halt(stage: Stage, ledger: Ledger, when: str, journal: str) -> None:
         assert "To resume: " in run.stderr
 
 
-def test_retries_print_the_last_try_only(stage: Stage, tmp_path: Path) -> None:
+def test_retries_print_the_last_try_only(stage: Stage) -> None:
     script = 'echo "try $TP_ATTEMPT"; [ "$TP_ATTEMPT" = 3 ]'
     run = stage.private("command", "--retries", 5, "--", "sh", "-c", script, ":::", "x").ends(OK)
     assert run.stdout == "try 3\n"

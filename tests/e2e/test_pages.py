@@ -12,7 +12,6 @@ from e2e.pages import free_port, get, scrape, value
 
 UNBOUNDED = {"pid", "worker", "incarnation", "batch", "job", "seq", "client", "label"}  # no labels of a metric
 FREE_TEXT = {"version", "le", "pool"}
-STANDARD = ("process_", "python_")  # the same names and labels in every Python program
 
 
 def test_metrics_agree_with_the_run(stage: Stage) -> None:

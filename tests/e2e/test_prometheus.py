@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from e2e.harness import DEADLINE_SECONDS, ENVIRONMENT, OK, Program, Stage, tell, until
+from e2e.pages import free_port
 from exposition import golden, shape
 from source_tree import ROOT
 
@@ -88,12 +89,6 @@ class Prometheus:
 
     def firing(self) -> set[str]:
         return {alert["labels"]["alertname"] for alert in self.ask("alerts")["alerts"] if alert["state"] == "firing"}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_only_durations_are_scaled() -> None:

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
-from pathlib import Path
 
 import pytest
 
@@ -73,7 +72,7 @@ def killer(run: Program, seed: int) -> Iterator[list[int]]:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.needs_tool("sha256sum")
-def test_hashes_of_real_files_while_workers_are_killed(stage: Stage, tmp_path: Path) -> None:
+def test_hashes_of_real_files_while_workers_are_killed(stage: Stage) -> None:
     files = real_files()
     expected = subprocess.run(["sha256sum", *files], capture_output=True, text=True).stdout.splitlines()
     seed = int.from_bytes(os.urandom(4))

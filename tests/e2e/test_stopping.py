@@ -7,7 +7,21 @@ from signal import SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, 
 
 import pytest
 
-from e2e.harness import INTERRUPTED, OK, TERMINATED, Program, Stage, alive, dealer_of, kill, marked, until, workers_of
+from e2e.harness import (
+    INTERRUPTED,
+    OK,
+    REFUSED,
+    TERMINATED,
+    UNREACHABLE,
+    Program,
+    Stage,
+    alive,
+    dealer_of,
+    kill,
+    marked,
+    until,
+    workers_of,
+)
 from e2e.ledger import Ledger
 
 JOBS = 6
@@ -66,7 +80,7 @@ def test_int_once_waits_without_a_limit(stage: Stage, ledger: Ledger) -> None:
         dealer.says("Draining")
         refused = stage.generator("fib", "20", "--pool", stage.pool, "--no-wait").wait()
         assert dealer.popen.poll() is None
-    assert refused == 7
+    assert refused == REFUSED
     dealer.ends(INTERRUPTED)
     assert ledger.count("end") == RUNNING
 
@@ -170,7 +184,7 @@ def test_a_killed_generator_takes_its_private_pool_along(stage: Stage, ledger: L
 def test_a_killed_private_dealer_is_told_and_takes_its_workers_along(stage: Stage, ledger: Ledger) -> None:
     run, dealer = private_run(stage, ledger, "sleep=3600")
     kill(dealer)
-    run.ends(4)
+    run.ends(UNREACHABLE)
     assert "was killed by SIGKILL" in run.stderr
     assert f"{JOBS} jobs have no outcome" in run.stderr
     gone(stage, dealer)

@@ -50,8 +50,8 @@ class Verdict:
     """What the run comes to, in Jepsen's words."""
 
     attempted: int = 0
-    accepted: int = 0
-    unknown: int = 0
+    accepted: int = 0  # their generators were told
+    unknown: int = 0  # not recorded, and their generators were never told whether they were accepted
     done: int = 0
     lost: int = 0
     recorded_twice: int = 0
@@ -198,12 +198,16 @@ class Chaos:
             verdict.problems.append(f"generator {n} ended with {self._codes.get(n)}")
         recorded = self._ask_for_results(n)
         states = Counter(outcome["label"] for outcome in recorded)
-        verdict.accepted += len(states)
         verdict.done += sum(outcome["state"] == "succeeded" for outcome in recorded)
         verdict.recorded_twice += sum(count > 1 for count in states.values())
         missing = [name for name in names if name not in states]
-        verdict.lost += len(missing)
-        verdict.problems += [f"lost: {name}" for name in missing[:5]]
+        if self._codes.get(n) == 0:  # it leaves so only when all was accepted
+            verdict.accepted += len(names)
+            verdict.lost += len(missing)
+            verdict.problems += [f"lost: {name}" for name in missing[:5]]
+        else:
+            verdict.accepted += len(states)
+            verdict.unknown += len(missing)
         for outcome in recorded:
             name = outcome["label"]
             if outcome["state"] != "succeeded":
@@ -242,6 +246,10 @@ def main() -> int:
     directory = Path(tempfile.mkdtemp(prefix="tp-chaos-"))
     sys.stdout.write(f"seed {plan.seed}, in {directory}\n")
     verdict = Chaos(plan, f"chaos-{os.getpid()}", directory).run(args.deadline)
+    planned = {"dealer": args.dealer_kills, "worker": args.worker_kills, "generator": args.generator_kills}
+    for sort, count in planned.items():
+        if verdict.kills.get(sort, 0) < count:
+            verdict.problems.append(f"{verdict.kills.get(sort, 0)} of {count} {sort} kills: the jobs were done before")
     sys.stdout.write(verdict.text() + "\n")
     for problem in verdict.problems[:20]:
         sys.stdout.write(f"PROBLEM {problem}\n")

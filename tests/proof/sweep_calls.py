@@ -8,8 +8,8 @@ such calls is the same to everybody else. Hence these are left out of the kills:
     epoll, eventfd, pipe, fcntl     nobody else sees them
 
 Errors are injected with the call not made, as strace does it. Left out are those that would be a lie about the
-caller itself (EFAULT, EINVAL, EBADF of a call with the right arguments), except where the design names them
-(FAULTS: EBADF of a queue ends the program), and ECHILD and EEXIST-like answers about state that is not so.
+caller itself (EFAULT, EINVAL, EBADF of a call with the right arguments), except EBADF of a queue, which has to end
+the program, and ECHILD and EEXIST-like answers about state that is not so.
 """
 
 from __future__ import annotations

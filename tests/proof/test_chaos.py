@@ -23,5 +23,6 @@ def test_what_is_accepted_survives_kills_of_dealer_workers_and_generators(pool: 
     verdict = Chaos(plan, pool, tmp_path).run(DEADLINE_SECONDS)
     tell(verdict.text())
     assert not verdict.problems
+    assert set(verdict.kills) == {"dealer", "worker", "generator"}, "how many of each, the machine decides"
     assert (verdict.lost, verdict.recorded_twice, verdict.overlapping) == (0, 0, 0)
     assert verdict.done == verdict.attempted

@@ -12,6 +12,7 @@ from sim.faults import NAMES
 from sim.schedule import run
 
 CHUNK = 25
+JUDGED_FROM = 5_000  # schedules; fewer may miss the rarest fault by chance
 
 
 class Campaign(NamedTuple):
@@ -28,6 +29,11 @@ class Campaign(NamedTuple):
     def never_seen(self) -> list[str]:
         """Faults and situations that no schedule had: a promise that they are survived would be empty."""
         return [name for name in NAMES if not self.seen[name]]
+
+    @property
+    def missing(self) -> list[str]:
+        """Those that were never seen, where there were schedules enough to have them all."""
+        return self.never_seen if self.schedules >= JUDGED_FROM else []
 
     def summary(self) -> str:
         rate = self.schedules / self.seconds if self.seconds else 0

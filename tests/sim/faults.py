@@ -125,7 +125,6 @@ class Faults:
         self.fired: list[str] = []
         self.seen: Counter[str] = Counter()
         self.calm = False
-        self._recover_at = 0
 
     def fires(self, name: str) -> bool:
         """Whether this fault happens here and now."""

@@ -1,6 +1,17 @@
-"""The judge: sees everything that happens, and knows what was promised (I1 to I11).
+"""The judge: sees everything that happens, and knows what was promised.
 
-It believes nobody's counters: it counts what processes did, and what lay in queues and on the disk.
+It believes nobody's counters: it counts what processes did, and what lay in queues and on the disk. What it says is
+broken:
+
+    I1   nothing that was accepted is lost
+    I2   a run has one outcome, and it is told as it is stored
+    I4   no job is blamed, failed or put in quarantine for another's crash
+    I5   the dealer itself never fails
+    I6   what waits in memory is bounded
+    I7   no two executions of a job at a time, and none after its result
+    I10  in a calm everything ends, and nobody is ended without need
+    I11  a dealer that leaves leaves nothing behind
+    R1 to R9, as in docs/protocol.md; order: first come, first served; fence: what is stale is dropped
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ from collections.abc import Callable, Generator
 from sim.world import World
 
 Life = Generator[int | None, None, int]  # returns an exit status
-SLEEPLESS = 2**62
 
 
 class Process:

@@ -16,7 +16,7 @@ from sim.shrink import shrink
 from sim.tables import Tables
 
 SCHEDULES = 20_000
-SECONDS = 30.0  # the share of a normal run of the tests; `make sim` knows no such bound
+SECONDS = 60.0  # the share of a normal run of the tests; `make sim` knows no such bound
 FIRST = 1
 
 
@@ -30,8 +30,7 @@ def test_every_promise_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
     with capsys.disabled():
         sys.stdout.write(f"\n{result.summary()}\n")
     assert not result.failures, "\n".join(f"{text}\nmake sim SEED={seed}" for seed, text in result.failures)
-    if result.schedules >= 10_000:
-        assert not result.never_seen, "no schedule had these faults"
+    assert not result.missing, "no schedule had these faults"
 
 
 @pytest.mark.slow
@@ -61,11 +60,11 @@ def test_faults_can_be_left_out_one_by_one() -> None:
 
 @pytest.mark.slow
 def test_a_failing_schedule_shrinks_to_few_faults(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Planted here: a journal that cannot be closed in good order after a worker was seen to die."""
-    monkeypatch.setattr(Tables, "stored_batch", lambda tables, name: None)  # it has forgotten every batch
+    """Planted here: a journal that has forgotten every batch."""
+    monkeypatch.setattr(Tables, "stored_batch", lambda tables, name: None)
     seed = next(seed for seed in range(1, 200) if run(seed).violation is not None)
     whole, shrunk = run(seed), shrink(seed, seconds=10)
     assert shrunk.violation is not None and whole.violation is not None
     assert shrunk.violation.partition(":")[0] == whole.violation.partition(":")[0]
-    assert sum(shrunk.seen[name] for name in set(shrunk.fired)) <= len(whole.fired)
+    assert sum(shrunk.seen[name] for name in set(shrunk.fired)) < len(whole.fired)
     assert shrunk.trace

@@ -15,9 +15,9 @@ from taskpool.clock import SECOND
 from taskpool.errors import ConfigurationError
 from taskpool.generator.console import Console
 from taskpool.generator.joblog import HEADER, exit_value, joblog_line
-from taskpool.generator.keeporder import KeepOrder, Piece
+from taskpool.generator.keeporder import KeepOrder
 from taskpool.generator.outcome import to_json, why
-from taskpool.generator.outflow import Outflow, OutputClosed
+from taskpool.generator.outflow import Outflow, OutputClosed, Piece
 from taskpool.generator.present import present
 from taskpool.generator.printer import value_pieces
 from taskpool.generator.progress import Progress
@@ -181,7 +181,7 @@ def test_a_reader_that_does_not_read_blocks_nobody(pipe: tuple[int, int], tmp_pa
     path.write_bytes(file_data)
     flow = Outflow(writer)
     flow.put(data)
-    flow.put_file(path)
+    flow.put(path)
     flow.put(b"end")
     got = b""
     for _ in range(10_000):
@@ -223,7 +223,7 @@ def test_a_full_disk_is_told() -> None:
 
 def test_output_that_cannot_be_read_is_told(pipe: tuple[int, int], tmp_path: Path) -> None:
     flow = Outflow(pipe[1])
-    flow.put_file(tmp_path / "missing")
+    flow.put(tmp_path / "missing")
     with pytest.raises(ConfigurationError, match="missing"):
         flow.pump()
 

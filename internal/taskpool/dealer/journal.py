@@ -10,18 +10,22 @@ from pathlib import Path
 from taskpool import limits
 from taskpool.dealer.host import JOURNAL_NAME
 from taskpool.durations import parse_duration
-from taskpool.errors import ExitCode, UsageError
+from taskpool.errors import ConfigurationError, ExitCode, UsageError
 from taskpool.ipc.names import check_pool_name
 from taskpool.journal import tools
 from taskpool.procs.statedir import LOCK_NAME, state_directory
 
 
 def run(argv: Sequence[str]) -> int:
-    """Exit code of the command. Raises JournalError, UsageError."""
+    """Exit code of the command. Raises ConfigurationError, JournalError, UsageError."""
     args = build_parser().parse_args(argv)
-    directory = state_directory(check_pool_name(args.pool))
-    path = args.journal or directory / JOURNAL_NAME
-    return _ACTIONS[args.action](args, path, directory / LOCK_NAME)
+    directory = state_directory(check_pool_name(args.pool), create=False)
+    if args.journal is None and not directory.exists():
+        raise ConfigurationError(
+            f"pool {args.pool} has no state in {directory}: is --pool right? For a service's pool, be its user and "
+            "have STATE_DIRECTORY as it has"
+        )
+    return _ACTIONS[args.action](args, args.journal or directory / JOURNAL_NAME, directory / LOCK_NAME)
 
 
 def build_parser() -> ArgumentParser:
@@ -41,7 +45,7 @@ def build_parser() -> ArgumentParser:
     )
     actions.add_parser("export", parents=[common], help="write everything to standard output, as JSON Lines")
     prune = actions.add_parser("prune", parents=[common], help="let finished batches go, beyond age and number")
-    prune.add_argument("--retain", metavar="T", default="168h", help="keep batches finished within T (default: 168h)")
+    prune.add_argument("--retain", metavar="T", help="keep batches finished within T (default: 168h)")
     prune.add_argument(
         "--retain-batches", metavar="N", type=int, default=limits.RETAIN_BATCHES_MAX, help="keep N at most"
     )
@@ -67,7 +71,8 @@ def _export(args: Namespace, path: Path, lock: Path) -> int:
 def _prune(args: Namespace, path: Path, lock: Path) -> int:
     if args.retain_batches < 0:
         raise UsageError(f"--retain-batches {args.retain_batches}: expected 0 or more")
-    gone = tools.prune(path, parse_duration(args.retain, "--retain"), args.retain_batches, lock)
+    retain_ns = limits.RETAIN_NS if args.retain is None else parse_duration(args.retain, "--retain")
+    gone = tools.prune(path, retain_ns, args.retain_batches, lock)
     sys.stdout.write(f"{gone} batches are gone\n")
     return ExitCode.OK
 

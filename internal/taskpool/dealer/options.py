@@ -75,10 +75,10 @@ def parse(argv: Sequence[str], env: Mapping[str, str] = os.environ) -> DealerOpt
         metrics=_address(_text(given, "metrics", "none" if args.private else METRICS_DEFAULT)),
         metrics_tls=_tls(given),
         metrics_auth_file=Path(given["metrics_auth_file"]) if "metrics_auth_file" in given else None,
-        drain_timeout_ns=parse_duration(given.get("drain_timeout", "8s"), "--drain-timeout"),
+        drain_timeout_ns=_duration(given, "drain_timeout", limits.DRAIN_TIMEOUT_NS),
         journal=given.get("journal"),
         journal_sync=_choice(given, "journal_sync", ("full", "normal")),
-        retain_ns=_retain(given.get("retain")),
+        retain_ns=_duration(given, "retain", limits.RETAIN_NS),
         retain_batches=_count(given, "retain_batches", limits.RETAIN_BATCHES_MAX),
         worker_exec=given.get("worker_exec"),
         chaos=_chaos(given.get("chaos")),
@@ -111,7 +111,9 @@ def build_parser() -> ArgumentParser:
         prog="tp-dealer",
         description="Runs a pool: hands out jobs, supervises workers, recovers from their crashes.",
         epilog="Signals: TERM drains, INT once drains, twice stops running jobs, three times leaves; QUIT stops "
-        "fast; USR1 prints the status; TTIN and TTOU mean one worker more and one fewer.",
+        "fast; HUP reads --config again; USR1 prints the status; TTIN and TTOU mean one worker more and one fewer. "
+        "Every setting is also TP_DEALER_NAME in the environment, and a key of --config. `tp-dealer journal --help` "
+        "tells what can be done with the journal of a pool that is down.",
         allow_abbrev=False,
     )
     parser.add_argument("--pool", metavar="NAME", help="name of the pool (default: default)")
@@ -175,8 +177,8 @@ def _text(given: Mapping[str, Any], key: str, default: str) -> str:
     return str(given.get(key, default))
 
 
-def _retain(value: object) -> int:
-    return limits.RETAIN_NS if value is None else parse_duration(value, "--retain")
+def _duration(given: Mapping[str, Any], key: str, default_ns: int) -> int:
+    return parse_duration(given[key], f"--{key.replace('_', '-')}") if key in given else default_ns
 
 
 def _count(given: Mapping[str, Any], key: str, default: int) -> int:

@@ -73,12 +73,6 @@ class Replies:
                 self._flush(line)
                 return
 
-    def flush_all(self) -> bool:
-        """Whether nothing waits any more."""
-        for line in self._lines.values():
-            self._flush(line)
-        return not any(line.waiting for line in self._lines.values())
-
     def close(self, client: int) -> None:
         line = self._lines.pop(client, None)
         if line is not None:

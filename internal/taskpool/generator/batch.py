@@ -109,7 +109,7 @@ def run_batch(options: SubmitOptions, feed: Feed, console: Console, again: str) 
             halt=options.halt,
             detach=options.detach,
         )
-        return ending.after(submission, session)
+        return ending.see_through(submission, session)
 
 
 def _printer(options: SubmitOptions, home: Home | None) -> Printer:

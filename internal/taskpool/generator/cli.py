@@ -83,12 +83,16 @@ def _add_readers(subcommands: _SubParsersAction[ArgumentParser]) -> None:
 
 def _add_command_options(parser: ArgumentParser) -> None:
     parser.add_argument("--pool", metavar="NAME", default="default", help="which running pool (default: default)")
-    parser.add_argument("--json", action="store_true", help="the dealer's answer as it is, for programs")
+    parser.add_argument("--json", action="store_true", help="answer in JSON, for programs")
     _add_common(parser)
 
 
 def _add_common(parser: ArgumentParser) -> None:
-    parser.add_argument("--dealer-timeout", metavar="TIME", help="how long to wait for a dealer (5s, to come back 60s)")
+    parser.add_argument(
+        "--dealer-timeout",
+        metavar="TIME",
+        help="how long to wait for a dealer (5s, a private one 20s, to come back 60s)",
+    )
     parser.add_argument("--log-format", choices=("text", "json"), default="text", help="of what goes to standard error")
     loudness = parser.add_mutually_exclusive_group()
     loudness.add_argument("-v", "--verbose", action="store_true", help="one line for each event")
@@ -126,7 +130,12 @@ def _add_output(parser: ArgumentParser) -> None:
     group.add_argument("--keep-order", action="store_true", help="print in the order of the jobs' numbers")
     group.add_argument("--results", metavar="FILE", help="write outcome objects as JSON Lines (--resume: append)")
     group.add_argument("--joblog", metavar="FILE", help="write GNU parallel's job log (--resume: append)")
-    group.add_argument("--progress", choices=("auto", "bar", "plain", "json", "none"), default="auto")
+    group.add_argument(
+        "--progress",
+        choices=("auto", "bar", "plain", "json", "none"),
+        default="auto",
+        help="how far the batch is, on standard error (auto: a bar on a terminal)",
+    )
     group.add_argument("--dry-run", action="store_true", help="print the jobs, run nothing")
     group.add_argument("--detach", action="store_true", help="print the batch's id once all is accepted, and leave")
     group.add_argument("--no-wait", action="store_true", help="end with exit code 7 when the pool is full")

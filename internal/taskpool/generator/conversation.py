@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import select
 from pathlib import Path
 
 from taskpool import limits
+from taskpool.clock import MILLISECOND
 from taskpool.errors import MessageError, QueueMissing
 from taskpool.generator.console import Console
 from taskpool.generator.link import Link
 from taskpool.generator.session import Session
+from taskpool.generator.stopping import raise_if_stopped
 from taskpool.messages import Outcome
+from taskpool.procs.signals import Wakeup
 
 MESSAGES_PER_TURN_MAX = 64  # then outcomes are written and acknowledged before more are read
 
@@ -78,6 +82,19 @@ class Conversation:
             link.intake.flush()
             while not link.intake.busy and (data := session.next_intake(now)) is not None:
                 link.submit(data)
+
+    def wait(self, wakeup: Wakeup, duration_ns: int, *also: int) -> None:
+        """Until there is something to receive or room to send, one of `also` is readable, or the time is over.
+
+        Raises Interrupted.
+        """
+        poll = select.poll()
+        for fd in (wakeup.fileno(), *also, *([] if self.readable is None else [self.readable])):
+            poll.register(fd, select.POLLIN)
+        for fd in self.writable:
+            poll.register(fd, select.POLLOUT)
+        poll.poll(max(0, -(-duration_ns // MILLISECOND)))
+        raise_if_stopped(wakeup)
 
     def close(self) -> None:
         """Lets go of the queues. May be called twice."""

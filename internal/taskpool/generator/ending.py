@@ -46,8 +46,8 @@ class Ending:
         self.tally = Tally()
         self.progress = Progress(options.progress, console, self.tally, self._started)
 
-    def after(self, submission: Submission, session: Session) -> ExitCode:
-        """Runs it, then takes leave of the dealer and judges. Raises what `Submission.run` raises."""
+    def see_through(self, submission: Submission, session: Session) -> ExitCode:
+        """Runs it, takes leave of the dealer and judges. Raises what `Submission.run` raises."""
         status = None
         self._session = session
         try:

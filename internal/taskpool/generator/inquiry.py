@@ -5,17 +5,15 @@ So a dealer that restarts in between is waited for and asked again, which `remot
 
 from __future__ import annotations
 
-import select
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import msgspec
 
-from taskpool.clock import MILLISECOND, Clock
+from taskpool.clock import Clock
 from taskpool.errors import DealerUnreachable
 from taskpool.generator.conversation import Conversation
 from taskpool.generator.private import PrivateDealer
-from taskpool.generator.stopping import STOP_SIGNALS, Interrupted, stop_code
 from taskpool.messages import Outcome
 from taskpool.procs.signals import Wakeup
 
@@ -124,17 +122,9 @@ class Inquiry:
         self._session.call_again(now)
 
     def _wait(self, duration_ns: int) -> None:
-        poll = select.poll()
-        poll.register(self._wakeup, select.POLLIN)
-        if self._private is not None and self._private.exit is None:
-            poll.register(self._private.pidfd, select.POLLIN)
-        if self._conversation.readable is not None:
-            poll.register(self._conversation.readable, select.POLLIN)
-        for fd in self._conversation.writable:
-            poll.register(fd, select.POLLOUT)
-        poll.poll(max(0, -(-duration_ns // MILLISECOND)))
-        if stopping := self._wakeup.pending() & STOP_SIGNALS.keys():
-            raise Interrupted(stop_code(stopping))
+        private = self._private
+        also = [] if private is None or private.exit is not None else [private.pidfd]
+        self._conversation.wait(self._wakeup, duration_ns, *also)
 
 
 class PrivateEnded(DealerUnreachable):

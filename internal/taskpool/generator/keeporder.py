@@ -6,14 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from taskpool.generator.outflow import Piece
+
 MEMORY_BYTES_MAX = 8 * 1024 * 1024  # held in memory; what comes on top waits in a temporary file
-
-
-class Piece(NamedTuple):
-    """Something to print: bytes, or the content of a file."""
-
-    stream: int  # 1: standard output, 2: standard error
-    content: bytes | Path
 
 
 class _Parked(NamedTuple):

@@ -61,6 +61,7 @@ def submit_options(args: Namespace) -> SubmitOptions:
     """Raises UsageError for values and combinations that make no sense."""
     wanted = batch_limits(args)
     _check_pool(args)
+    _check_values(args)
     _check_detach(args)
     _check_chaos(args, wanted)
     if args.batch is not None and not _BATCH.match(args.batch):
@@ -139,6 +140,9 @@ def _check_pool(args: Namespace) -> None:
                     f"--{name.replace('_', '-')} is for a private pool: with --pool, the dealer of {args.pool!r} has "
                     "options of its own"
                 )
+
+
+def _check_values(args: Namespace) -> None:
     if args.resume and args.batch is None:
         raise UsageError("--resume needs --batch ID: which one is to go on")
     if args.journal == "":

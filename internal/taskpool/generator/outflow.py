@@ -11,6 +11,7 @@ import select
 import stat
 from collections import deque
 from pathlib import Path
+from typing import NamedTuple
 
 from taskpool.errors import ConfigurationError, TaskpoolError
 
@@ -20,6 +21,13 @@ FILE_CHUNK_BYTES = 64 * 1024
 
 class OutputClosed(TaskpoolError):
     """The reader of standard output has gone, as `head` does when it has seen enough."""
+
+
+class Piece(NamedTuple):
+    """Something to write: bytes, or the content of a file."""
+
+    stream: int  # 1: standard output, 2: standard error
+    content: bytes | Path
 
 
 class _File:
@@ -68,16 +76,16 @@ class Outflow:
     def congested(self) -> bool:
         return self._pending > PENDING_BYTES_MAX
 
-    def put(self, data: bytes) -> None:
-        self._pending += len(data)
+    def put(self, content: bytes | Path) -> None:
+        """A file is read only when its turn comes, and then whole."""
+        if isinstance(content, Path):
+            self._parts.append(_File(content))
+            return
+        self._pending += len(content)
         if self._parts and isinstance(self._parts[-1], bytearray):
-            self._parts[-1] += data
+            self._parts[-1] += content
         else:
-            self._parts.append(bytearray(data))
-
-    def put_file(self, path: Path) -> None:
-        """The file's whole content comes here. It is read only when its turn comes."""
-        self._parts.append(_File(path))
+            self._parts.append(bytearray(content))
 
     def pump(self) -> None:
         """Writes what can be written without waiting. Raises OutputClosed and ConfigurationError."""

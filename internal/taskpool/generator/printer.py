@@ -9,10 +9,10 @@ from typing import Literal
 
 from taskpool.errors import ConfigurationError
 from taskpool.generator.joblog import HEADER, JobLog
-from taskpool.generator.keeporder import KeepOrder, Piece
+from taskpool.generator.keeporder import KeepOrder
 from taskpool.generator.linefile import LineFile
 from taskpool.generator.outcome import one_line, to_json
-from taskpool.generator.outflow import Outflow
+from taskpool.generator.outflow import Outflow, Piece
 from taskpool.kinds import KINDS
 from taskpool.messages import JobSpec, Outcome
 
@@ -131,10 +131,7 @@ class Printer:
 
     def _put(self, pieces: Iterable[Piece]) -> None:
         for stream, content in pieces:
-            if isinstance(content, Path):
-                self._flows[stream].put_file(content)
-            elif content:
-                self._flows[stream].put(content)
+            self._flows[stream].put(content)
 
     def _refer(self, outcome: Outcome) -> None:
         for name in (outcome.output.stdout_file, outcome.output.stderr_file):
@@ -159,9 +156,12 @@ def value_pieces(outcome: Outcome) -> list[Piece]:
         pieces.append(Piece(OUT, one_line(outcome.value) + b"\n"))
     output = outcome.output
     for stream, text, name in ((OUT, output.stdout, output.stdout_file), (ERR, output.stderr, output.stderr_file)):
-        target = ERR if inside else stream
-        if name is not None:
-            pieces.append(Piece(target, Path(name)))
-        elif text:
-            pieces.append(Piece(target, text.encode()))
+        pieces += stream_pieces(ERR if inside else stream, text, name)
     return pieces
+
+
+def stream_pieces(stream: int, text: str | None, name: str | None) -> list[Piece]:
+    """What a job wrote to one of its streams, for one of ours: its text, or the name of the file that holds it."""
+    if name is not None:
+        return [Piece(stream, Path(name))]
+    return [Piece(stream, text.encode())] if text else []

@@ -20,7 +20,7 @@ from taskpool.errors import ConfigurationError, ExitCode
 from taskpool.generator.console import Console
 from taskpool.generator.home import Home
 from taskpool.generator.outcome import signal_name
-from taskpool.generator.stopping import STOP_SIGNALS, Interrupted, stop_code
+from taskpool.generator.stopping import raise_if_stopped
 from taskpool.ipc import names
 from taskpool.ipc.leftovers import Leftovers
 from taskpool.ipc.mailbox import Post
@@ -223,8 +223,7 @@ def wait_for_predecessor(home: Home, wakeup: Wakeup, console: Console) -> None:
             poll.poll(LEAVE_NS_MAX / MILLISECOND)
     finally:
         os.close(pidfd)
-    if stopping := wakeup.pending() & STOP_SIGNALS.keys():
-        raise Interrupted(stop_code(stopping))
+    raise_if_stopped(wakeup)
 
 
 def _is_private_dealer(pid: int, pool: str) -> bool:

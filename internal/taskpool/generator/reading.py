@@ -8,7 +8,6 @@ from __future__ import annotations
 import select
 from argparse import Namespace
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 from taskpool.clock import MILLISECOND, Clock
@@ -17,11 +16,10 @@ from taskpool.errors import ExitCode, UsageError
 from taskpool.generator import remote
 from taskpool.generator.console import Console
 from taskpool.generator.inquiry import BatchFacts, Inquiry
-from taskpool.generator.keeporder import Piece
 from taskpool.generator.outcome import to_json
-from taskpool.generator.outflow import Outflow
-from taskpool.generator.printer import ERR, OUT, Form, Printer
-from taskpool.generator.stopping import STOP_SIGNALS, Interrupted, first_that_applies, stop_code
+from taskpool.generator.outflow import Outflow, Piece
+from taskpool.generator.printer import ERR, OUT, Form, Printer, stream_pieces
+from taskpool.generator.stopping import first_that_applies, raise_if_stopped
 from taskpool.generator.summary import Pool, summary
 from taskpool.generator.tally import Tally
 from taskpool.messages import Outcome
@@ -73,7 +71,7 @@ def wait(tools: Tools, batch: str, timeout_ns: int | None, *, as_json: bool = Fa
     for outcome in tools.inquiry.outcomes(batch, 0, facts.recorded):
         tally.add(outcome)
     if as_json:
-        remote.write_all(tools.inquiry.body + b"\n")
+        _write_pieces([Piece(OUT, tools.inquiry.body + b"\n")], tools.wakeup)
     total = facts.total or 0
     if tally.finished < total:
         raise UsageError(
@@ -113,11 +111,12 @@ def logs(tools: Tools, batch: str, seq: int, *, as_json: bool = False) -> ExitCo
     if found is None:
         raise UsageError(f"job {batch}/{seq} has no outcome: {_so_far(facts)}")
     if as_json:
-        remote.write_all(to_json(batch, found))
-        return ExitCode.OK
-    output = found.output
-    _write_pieces(_pieces(OUT, output.stdout, output.stdout_file), tools.wakeup)
-    _write_pieces(_pieces(ERR, output.stderr, output.stderr_file), tools.wakeup)
+        pieces = [Piece(OUT, to_json(batch, found))]
+    else:
+        output = found.output
+        pieces = stream_pieces(OUT, output.stdout, output.stdout_file)
+        pieces += stream_pieces(ERR, output.stderr, output.stderr_file)
+    _write_pieces(pieces, tools.wakeup)
     return ExitCode.OK
 
 
@@ -133,19 +132,10 @@ def _so_far(facts: BatchFacts) -> str:
     return f"{facts.accepted} jobs ({more}), {facts.open} without an outcome"
 
 
-def _pieces(stream: int, text: str | None, name: str | None) -> list[Piece]:
-    if name is not None:
-        return [Piece(stream, Path(name))]
-    return [Piece(stream, text.encode())] if text else []
-
-
 def _write_pieces(pieces: list[Piece], wakeup: Wakeup) -> None:
     for stream, content in pieces:
         flow = Outflow(stream)
-        if isinstance(content, Path):
-            flow.put_file(content)
-        else:
-            flow.put(content)
+        flow.put(content)
         flow.pump()
         while not flow.idle:
             _wait_for_room([flow.fd], wakeup)
@@ -166,5 +156,4 @@ def _wait_for_room(descriptors: list[int], wakeup: Wakeup) -> None:
     for fd in descriptors:
         poll.register(fd, select.POLLOUT)
     poll.poll()
-    if stopping := wakeup.pending() & STOP_SIGNALS.keys():
-        raise Interrupted(stop_code(stopping))
+    raise_if_stopped(wakeup)

@@ -9,13 +9,12 @@ from typing import NamedTuple
 import msgspec
 
 from taskpool import limits
-from taskpool.clock import MILLISECOND, Clock
+from taskpool.clock import Clock
 from taskpool.durations import human
 from taskpool.errors import DealerUnreachable, UsageError
 from taskpool.generator.conversation import Conversation
 from taskpool.generator.outflow import Outflow
 from taskpool.generator.present import present
-from taskpool.generator.stopping import STOP_SIGNALS, Interrupted, stop_code
 from taskpool.messages import Answer
 from taskpool.procs.signals import Wakeup
 
@@ -50,22 +49,10 @@ def ask(conversation: Conversation, wish: Wish, clock: Clock, wakeup: Wakeup, pa
             )
         if not session.answers:
             deadline = conversation.next_deadline()
-            _wait(conversation, wakeup, (min(deadline, give_up_at) if give_up_at else deadline) - now)
+            conversation.wait(wakeup, (min(deadline, give_up_at) if give_up_at else deadline) - now)
     session.leave()
     conversation.send(clock.now().mono)
     return session.answers.popleft()
-
-
-def _wait(conversation: Conversation, wakeup: Wakeup, duration_ns: int) -> None:
-    poll = select.poll()
-    poll.register(wakeup, select.POLLIN)
-    if conversation.readable is not None:
-        poll.register(conversation.readable, select.POLLIN)
-    for fd in conversation.writable:
-        poll.register(fd, select.POLLOUT)
-    poll.poll(max(0, -(-duration_ns // MILLISECOND)))
-    if stopping := wakeup.pending() & STOP_SIGNALS.keys():
-        raise Interrupted(stop_code(stopping))
 
 
 def parse_target(text: str, *, whole_batch: bool) -> tuple[str, int]:

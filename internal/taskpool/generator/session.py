@@ -48,7 +48,7 @@ REFUSED_FOR_NOW = frozenset({"full", "draining"})
 
 
 class Patience(NamedTuple):
-    """How long to wait for a dealer that does not answer, and the words for it."""
+    """How long to wait for a dealer that does not answer: for its first welcome, and for it to come back."""
 
     first_ns: int = limits.FIRST_WELCOME_NS
     return_ns: int = limits.RETURN_WELCOME_NS
@@ -209,7 +209,7 @@ class Session:
         return min(due, self.outbox.next_deadline() or due)
 
     def tick(self, now: int) -> None:
-        """Judges what is overdue. Raises DealerUnreachable when patience ends."""
+        """Judges what is overdue. Raises DealerUnreachable when patience ends, UsageError when the batch stays held."""
         if self.calling:
             if now >= self._deadline:
                 if self.held:
@@ -243,8 +243,8 @@ class Session:
     def receive(self, message: Message, now: int) -> list[Outcome]:
         """Takes one message and returns the outcomes that are new in it.
 
-        Raises UsageError and DealerUnreachable for what ends the conversation. What is not for this
-        generator, or has come before, is dropped.
+        Raises UsageError, PoolRefuses and DealerUnreachable for what ends the conversation. What is not for
+        this generator, or has come before, is dropped.
         """
         if getattr(message, "client", None) != self.client:
             return []

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from signal import Signals
 
 from taskpool.errors import PRECEDENCE, ExitCode, TaskpoolError
+from taskpool.procs.signals import Wakeup
 
 STOP_SIGNALS = {
     Signals.SIGINT: ExitCode.INTERRUPTED,
@@ -28,6 +29,12 @@ def signals_to_hear() -> list[Signals]:
     """Those that stop us, but not a SIGHUP that nohup(1) has us ignore; and USR1, for a private dealer."""
     wanted = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     return [*wanted, Signals.SIGUSR1]
+
+
+def raise_if_stopped(wakeup: Wakeup) -> None:
+    """Raises Interrupted when a signal that stops us has come."""
+    if came := wakeup.pending() & STOP_SIGNALS.keys():
+        raise Interrupted(stop_code(came))
 
 
 def stop_code(came: Iterable[Signals]) -> ExitCode:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from taskpool import limits
-from taskpool.clock import SECOND, SystemClock
+from taskpool.clock import SystemClock
 from taskpool.core.events import (
     BatchFound,
     CommitFailed,
@@ -37,8 +37,6 @@ from taskpool.journal.store import StoreEvent
 from taskpool.journal.tables import Tables
 from taskpool.journal.writer import Answers, Request, Writer
 
-RETAIN_NS = 7 * 24 * 3600 * SECOND
-RETAIN_BATCHES = 1000
 _ROWS_TOGETHER_MAX = 20_000  # in one transaction
 _FULL_RETRY_SECONDS = 0.25
 assert schema.WAL_BYTES_MAX * 2 <= BALLAST_BYTES
@@ -80,8 +78,8 @@ class SqliteStore:
         epoch: int,
         *,
         sync: str = "full",
-        retain_ns: int = RETAIN_NS,
-        retain_batches: int = RETAIN_BATCHES,
+        retain_ns: int = limits.RETAIN_NS,
+        retain_batches: int = limits.RETAIN_BATCHES_MAX,
         ballast_bytes: int = BALLAST_BYTES,
         observe: Observer | None = None,
     ) -> None:

@@ -5,8 +5,8 @@ A kind is a module with the names of `Kind`. Adding one touches this folder and 
 Rules of this folder:
 1. A payload is the kind's own MessagePack: built by `parse` or `jobs`, opaque to everybody between, and
    checked again by `check` at the dealer's door, because it came off a queue.
-2. `run` answers with a Result for everything the job can do wrong. It raises only JobTimedOut, and
-   OSError when the machine under it fails.
+2. `run` answers with a Result for everything the job can do wrong. It raises only JobTimedOut,
+   MessageError for a damaged payload, and OSError when the machine under it fails.
 3. Imports that only some calls need stay inside functions: how fast a worker starts depends on it.
 """
 

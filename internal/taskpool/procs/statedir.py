@@ -20,8 +20,8 @@ LOCK_NAME = "pool.lock"
 _LOCK_BYTES = 512
 
 
-def state_directory(pool: str, env: Mapping[str, str] = os.environ) -> Path:
-    """The pool's own directory, mode 0700; created if need be.
+def state_directory(pool: str, env: Mapping[str, str] = os.environ, *, create: bool = True) -> Path:
+    """The pool's own directory, mode 0700; with `create`, made if need be.
 
     Below $STATE_DIRECTORY (set by systemd), else $XDG_STATE_HOME/taskpool, else ~/.local/state/taskpool.
     Raises ConfigurationError when it cannot be had, or is somebody else's.
@@ -29,7 +29,10 @@ def state_directory(pool: str, env: Mapping[str, str] = os.environ) -> Path:
     directory = _base(env) / pool
     variable = "STATE_DIRECTORY" if env.get("STATE_DIRECTORY") else "XDG_STATE_HOME"  # what would help
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if create:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        elif not directory.exists():
+            return directory
         owner = directory.stat().st_uid
         if owner != os.geteuid():
             raise ConfigurationError(
