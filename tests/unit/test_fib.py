@@ -42,7 +42,7 @@ def test_the_value_is_the_number(n: int, expected: int, tmp_path: Path) -> None:
 def test_a_pure_python_kernel_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fib, "COMPILED", False)
     assert len(fib.notes()) == 1
-    assert "no C compiler" in fib.notes()[0]
+    assert "a C compiler and Cython" in fib.notes()[0]
     monkeypatch.setattr(fib, "COMPILED", True)
     assert fib.notes() == []
 
