@@ -40,6 +40,7 @@ class Facts:
     """What became of a job's executions, for the judge."""
 
     __slots__ = (
+        "doubtful",
         "ends_alone",
         "failed",
         "fresh",
@@ -58,6 +59,7 @@ class Facts:
         self.timed_out = 0  # reported so, or killed past the time-out
         self.guilty = 0  # its worker died while it was started and alone in its frame, not by our will
         self.head_deaths = 0  # its worker died with its frame sent and not started
+        self.doubtful = 0  # of them: with its worker, which another job may have harmed
         self.fresh = False  # whether the last such death was in a process that had run nothing else
         self.head_signalled = 0  # of them: by a signal that its owner expects
         self.signalled = 0  # of the guilty: by a signal that its owner expects

@@ -25,7 +25,6 @@ from taskpool.core.rows import OutcomeRecorded
 from taskpool.core.worker import WorkerState
 from taskpool.errors import MessageError
 from taskpool.ids import Incarnation
-from taskpool.kinds import KINDS
 from taskpool.messages import (
     TERMINAL,
     Accepted,
@@ -297,7 +296,7 @@ class Judge:
 
     def _count_crash(self, job: Planned, signal: int | None, *, fresh: bool) -> None:
         job.facts.guilty += 1
-        job.facts.fresh = fresh or not KINDS[job.spec.kind].IN_PROCESS
+        job.facts.fresh = fresh
         job.facts.signalled += signal in self.limits_of(job).retry_signal
 
     def worker_died(self, worker: WorkerProcess) -> None:
@@ -314,7 +313,9 @@ class Judge:
             if timeout_ns and worker.job is job and self._world.now_ns - worker.began_ns >= timeout_ns:
                 job.facts.timed_out += 1
             if not worker.killed_by_us:
-                self._count_crash(job, worker.signal, fresh=received == 1 and all(ran is job for ran in worker.ran))
+                fresh = received == 1 and all(ran is job for ran in worker.ran)
+                self._count_crash(job, worker.signal, fresh=fresh)
+                job.facts.doubtful += 1
         elif not head.started and not worker.killed_by_us and n == head.first_n:
             self._count_head_death(job, worker)
 
@@ -322,7 +323,7 @@ class Judge:
         facts = job.facts
         facts.head_deaths += 1
         facts.head_signalled += worker.signal in self.limits_of(job).retry_signal
-        facts.fresh = not worker.ran or not KINDS[job.spec.kind].IN_PROCESS
+        facts.fresh = not worker.ran
 
     # --- what is recorded ---
 
@@ -345,9 +346,10 @@ class Judge:
         crashes = facts.guilty + facts.head_crashes
         if outcome.crashes > crashes:
             self._world.fail("I4", f"job {job.number} has {outcome.crashes} crashes recorded and had {crashes}")
-        own_process = not KINDS[job.spec.kind].IN_PROCESS
-        if own_process and limits_.crash_limit and outcome.crashes > limits_.crash_limit:
-            self._world.fail("I4", f"job {job.number} crashed {outcome.crashes} times, its limit {limits_.crash_limit}")
+        doubtful = facts.doubtful + facts.head_crashes
+        if limits_.crash_limit and outcome.crashes > limits_.crash_limit + doubtful:
+            text = f"{outcome.crashes} times, {doubtful} of them with a worker, its limit {limits_.crash_limit}"
+            self._world.fail("I4", f"job {job.number} crashed {text}")
         if outcome.value is not None and int(outcome.value) != job.number:
             self._world.fail("I2", f"job {job.number} is recorded with the value of another")
 

@@ -195,10 +195,11 @@ def test_a_crashed_job_is_sent_again_at_once_and_quarantined_at_the_limit() -> N
     assert world.core.pool.tally.recovery.counts[0] == 1
 
 
-def test_an_innocent_is_not_quarantined_for_a_worker_that_others_corrupted() -> None:
-    """Only a death where nothing else ever ran quarantines an in-process job."""
+@pytest.mark.parametrize("kind", ["fib", "command"])
+def test_an_innocent_is_not_quarantined_for_a_worker_that_others_corrupted(kind: str) -> None:
+    """Only a worker's death where nothing else ever ran quarantines a job: an earlier one may have left a thread."""
     world = World()
-    world.batch(work(), work(crash_limit=1))
+    world.batch(work(), work(kind, crash_limit=1))
     world.run()
     world.start()
     world.die()
@@ -208,9 +209,10 @@ def test_an_innocent_is_not_quarantined_for_a_worker_that_others_corrupted() -> 
     assert world.core.pool.pending == 0
 
 
-def test_the_guilty_is_quarantined_by_the_first_death_in_a_fresh_worker() -> None:
+@pytest.mark.parametrize("kind", ["fib", "command"])
+def test_the_guilty_is_quarantined_by_the_first_death_in_a_fresh_worker(kind: str) -> None:
     world = World()
-    world.batch(work(), work(crash_limit=1))
+    world.batch(work(), work(kind, crash_limit=1))
     world.run()
     world.start()
     world.die()
@@ -218,6 +220,16 @@ def test_the_guilty_is_quarantined_by_the_first_death_in_a_fresh_worker() -> Non
     world.die(2)
     outcome = world.outcomes()[1]
     assert (outcome.state, outcome.crashes) == (State.QUARANTINED, 2)
+
+
+def test_a_program_that_crashes_where_a_worker_died_before_is_guilty() -> None:
+    world = World()
+    world.batch(work(), work("command", crash_limit=2))
+    world.run()
+    world.start()
+    world.die()
+    world.run(2, end=End.CRASHED, signal=6)
+    assert world.ends() == [(1, State.SUCCEEDED), (2, State.QUARANTINED)]
 
 
 def test_a_program_is_guilty_in_any_worker() -> None:

@@ -61,6 +61,7 @@ class Endings:
         self._leave_frame(attempt, now)
         attempt.worker.watch()
         job = attempt.job
+        job.took_worker &= report.end is not End.CRASHED
         if report.end is End.SUCCEEDED:
             job.batch.learn_duration(job.spec.kind, report.usage.run_ns)
         if self._pool.config.verbose:
@@ -89,6 +90,7 @@ class Endings:
                 end = self._verdict(worker, frame, attempt, head=index == 0, first=first)
                 first = False
                 attempt.job.recovering = (worker.pid, exit.seen_mono_ns)
+                attempt.job.took_worker |= end is End.CRASHED
                 self._leave_frame(attempt, now)
                 self.settle(attempt, self._death_report(attempt, end, exit, now), now)
 
@@ -234,7 +236,7 @@ class Endings:
             self._retry_or(State.FAILED, attempt, report, now)  # a death its owner expects: spends --retries
             return
         job.crashes += 1
-        blamed_alone = attempt.fresh or not job.traits.in_process
+        blamed_alone = attempt.fresh or not job.wants_fresh_worker
         if job.given_up:
             self._finish(job, State.CANCELLED, attempt, report, now)
         elif quarantines(job, blamed_alone=blamed_alone):

@@ -24,7 +24,7 @@ from taskpool.messages import (
 class Traits(Struct, frozen=True):
     """What the core must know of a job's kind and payload, and cannot read itself."""
 
-    in_process: bool  # runs inside the worker process, so its crash may be an earlier job's doing
+    in_process: bool  # runs inside the worker process, so its crash is the worker's death
     affinity: str  # "" or the user code it loads: a worker that loaded some serves no other
 
 

@@ -108,6 +108,7 @@ class Job:
         "seq",
         "spec",
         "state",
+        "took_worker",
         "traits",
         "tries",
         "unclean",
@@ -126,6 +127,7 @@ class Job:
         self.tries = 0
         self.failures = 0  # tries that failed or timed out: what --retries is spent on
         self.crashes = 0
+        self.took_worker = False  # its last crash was a worker's death, not what a worker reported
         self.lost_at_head = 0
         self.unclean = 0
         self.alone = False  # its frame went silent or died: never again in company
@@ -159,9 +161,9 @@ class Job:
 
     @property
     def wants_fresh_worker(self) -> bool:
-        """It crashed inside a worker. An earlier job may have corrupted that process; so that no innocent
+        """A worker died of it, as it seems. An earlier job may have corrupted that process; so that no innocent
         is quarantined, it runs next where nothing else ever ran."""
-        return self.crashes > 0 and self.traits.in_process
+        return self.crashes > 0 and (self.took_worker or self.traits.in_process)
 
     @property
     def wants_pool_alone(self) -> bool:
@@ -178,7 +180,7 @@ class Job:
         self.move(State.QUEUED)
         self.run += 1
         self.tries = self.failures = self.crashes = self.lost_at_head = self.unclean = 0
-        self.alone = self.cancelled = False
+        self.alone = self.cancelled = self.took_worker = False
         self.recovering = None
 
 

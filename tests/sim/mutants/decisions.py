@@ -60,7 +60,7 @@ DECISIONS = (
         "an earlier job's damage is blamed on the next",
         "I4",
         ENDINGS,
-        "        blamed_alone = attempt.fresh or not job.traits.in_process\n",
+        "        blamed_alone = attempt.fresh or not job.wants_fresh_worker\n",
         "        blamed_alone = True\n",
     ),
     mutant(
