@@ -74,6 +74,7 @@ DRAIN_TIMEOUT_NS = 8 * SECOND  # container engines kill after 10
 BOOT_NS_MAX = 20 * SECOND  # from spawn to ready
 BOOT_DEATHS_MAX = 5  # deaths before ready ...
 BOOT_DEATHS_WINDOW_NS = 10 * SECOND  # ... within this: out of service
+BOOT_KILLS_EXCUSED_MAX = 50  # deaths by KILL or TERM before ready, in a row, that do not count
 BOOT_HANGS_MAX = 3  # ... or so many in a row, the last one killed because it hung
 OUT_OF_SERVICE_NS = 30 * SECOND
 RESPAWN_DELAY_NS_MIN = 50 * MILLISECOND

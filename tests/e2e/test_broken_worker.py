@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from e2e.harness import ENVIRONMENT, Program, Stage, program
+from taskpool.limits import BOOT_KILLS_EXCUSED_MAX
 
 SPAWNS_MAX = 10  # workers and spares once, and a few more tries
 
@@ -34,6 +35,16 @@ def test_a_worker_that_exits_at_once(stage: Stage, tmp_path: Path, kind: str, co
     assert 1 <= len(ledger.read_text().splitlines()) <= SPAWNS_MAX
     assert f"exited with status {code} before it was ready" in run.stderr
     assert "no worker can be started" in run.stderr
+
+
+@pytest.mark.parametrize("kind", ["dealer", "private pool"])
+def test_a_worker_that_is_killed_whenever_it_starts(stage: Stage, tmp_path: Path, kind: str) -> None:
+    """As where a memory limit has no room for it. Some kills are somebody's will, but not all of them."""
+    worker, ledger = worker_program(tmp_path, 0)
+    worker.write_text(worker.read_text().replace("exit 0", "kill -9 $$"))
+    run = start(stage, kind, worker).ends(ENVIRONMENT)
+    assert len(ledger.read_text().splitlines()) <= BOOT_KILLS_EXCUSED_MAX + SPAWNS_MAX
+    assert "was killed by SIGKILL before it was ready. Perhaps out of memory" in run.stderr
 
 
 @pytest.mark.parametrize("kind", ["dealer", "private pool"])

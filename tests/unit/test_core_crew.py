@@ -14,6 +14,7 @@ from taskpool.limits import (
     BOOT_DEATHS_MAX,
     BOOT_DEATHS_WINDOW_NS,
     BOOT_HANGS_MAX,
+    BOOT_KILLS_EXCUSED_MAX,
     BOOT_NS_MAX,
     OUT_OF_SERVICE_NS,
     RESPAWN_DELAY_NS_MAX,
@@ -165,6 +166,29 @@ def test_a_kill_at_boot_is_somebodys_will(signal: int) -> None:
     assert world.exits() == []
 
 
+def test_no_end_of_kills_at_boot_is_the_machines_doing() -> None:
+    """As with a memory limit that no worker fits: the dealer must neither spin nor be silent."""
+    world = World(2, boot=False)
+    world.ready(1)
+    for worker in range(2, 2 + BOOT_KILLS_EXCUSED_MAX):
+        world.take_spawn()
+        world.die(worker, signal=9)
+    assert world.spawned() == [2 + BOOT_KILLS_EXCUSED_MAX]
+    world.die(2 + BOOT_KILLS_EXCUSED_MAX, signal=9)
+    assert world.spawned() == [], "the next one has to wait"
+    (note,) = world.noted(Topic.RESPAWN_DELAYED)
+    assert "was killed by SIGKILL before it was ready. Perhaps out of memory" in note["text"]
+
+
+def test_kills_at_boot_are_counted_from_the_last_worker_that_came_up() -> None:
+    world = World(2, boot=False)
+    for worker in range(1, 2 * BOOT_KILLS_EXCUSED_MAX, 2):
+        world.die(worker, signal=9)
+        world.ready(worker + 1)
+        world.die(worker + 1)
+    assert world.noted(Topic.RESPAWN_DELAYED) == []
+
+
 def test_a_worker_that_is_never_ready_is_killed_and_counts() -> None:
     world = World(boot=False)
     world.ready(1)
@@ -199,7 +223,7 @@ def test_too_many_deaths_at_boot_put_the_pool_out_of_service() -> None:
             world.advance(RESPAWN_DELAY_NS_MIN << 4)
             assert world.spawned() == [worker + 1]
     (note,) = world.noted(Topic.OUT_OF_SERVICE)
-    assert note["text"] == "worker PID 106 was killed by SIGABRT before it was ready; its last words: no libc"
+    assert note["text"] == "worker PID 106 was killed by SIGABRT before it was ready. Its last words: no libc"
     assert world.exits() == [], "worker 1 serves"
     world.advance(OUT_OF_SERVICE_NS - 1)
     assert world.spawned() == []

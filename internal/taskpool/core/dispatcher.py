@@ -12,7 +12,7 @@ from taskpool.core.crew import Crew
 from taskpool.core.dealing import Dealing
 from taskpool.core.desk import Desk
 from taskpool.core.effects import Effect, Exit, Level, LoadJobs, Topic
-from taskpool.core.endings import REPORTABLE, Endings
+from taskpool.core.endings import REPORTABLE, SIGNAL_HINTS, Endings
 from taskpool.core.events import (
     BatchFound,
     ClientLost,
@@ -173,8 +173,8 @@ class Dispatcher:
         )
         self.endings.judge(worker, event, now)
         self.crew.bury(worker)
-        somebodys_will = worker.verdict is None and signal in ("SIGKILL", "SIGTERM")
-        if booting and not somebodys_will:
+        killed = worker.verdict is None and signal in ("SIGKILL", "SIGTERM")
+        if booting and not (killed and self.crew.respawn.excuses_kill()):
             hung = worker.verdict is Verdict.BOOT
             self.crew.boot_death(now, event.status, _boot_text(worker, event, signal), hung=hung)
 
@@ -318,5 +318,5 @@ def _exit_reason(worker: Worker, event: Exited, *, booting: bool) -> str:
 
 def _boot_text(worker: Worker, event: Exited, signal: str) -> str:
     how = f"was killed by {signal}" if signal else f"exited with status {event.status}"
-    last = f"; its last words: {event.last_words.strip()}" if event.last_words else ""
-    return f"worker PID {worker.pid} {how} before it was ready{last}"
+    last = f" Its last words: {event.last_words.strip()}" if event.last_words else ""
+    return f"worker PID {worker.pid} {how} before it was ready.{SIGNAL_HINTS.get(signal, '')}{last}"

@@ -3,7 +3,8 @@
 A worker that served and died is replaced at once: its job is to blame, and jobs have their own limit. A
 worker that died before it was ready is a broken program; its replacement waits, longer each time, and after
 BOOT_DEATHS_MAX such deaths within BOOT_DEATHS_WINDOW_NS none is started for OUT_OF_SERVICE_NS. Deaths by KILL
-or TERM are somebody's will and do not count.
+or TERM are somebody's will and do not count, unless no worker comes up for very many of them: then it is
+the machine that kills them, most likely for the memory they want.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ class Respawn:
         self._seed = seed
         self._deaths: deque[int] = deque()
         self._failures = 0
+        self._kills = 0  # in a row
         self._allowed_from_ns = 0
         self.out_of_service = False
         self.ever_ready = False
@@ -28,6 +30,7 @@ class Respawn:
         """A worker came up: the program works."""
         self.ever_ready = True
         self._failures = 0
+        self._kills = 0
         self._deaths.clear()
         self.out_of_service = False
 
@@ -44,6 +47,11 @@ class Respawn:
             self._allowed_from_ns = now_ns + limits.OUT_OF_SERVICE_NS
         else:
             self._allowed_from_ns = now_ns + self._delay_ns()
+
+    def excuses_kill(self) -> bool:
+        """A worker was killed before it was ready; whether that may be somebody's will."""
+        self._kills += 1
+        return self._kills <= limits.BOOT_KILLS_EXCUSED_MAX
 
     def may_spawn(self, now_ns: int, booting: int) -> bool:
         """Out of service, and after a failure, one worker at a time is tried."""
