@@ -104,11 +104,13 @@ class Loop:
             self._after_turn(self._now.mono)
 
     def _hear_workers(self) -> None:
-        """Reports first, deaths second: whatever a worker sent before it died is in the queue by the time its
-        death is seen, so as many messages as the queue holds are read before anybody is judged."""
+        """Reports first, deaths and silences second: whatever a worker sent before it died is in the queue by the
+        time its death is seen, and who seems silent may be waiting to send. So as many messages are read as the
+        queue holds, and one more for each worker, before anybody is judged."""
         self._staff.look()
+        waiting = len(self._core.crew.workers)
         for events in self._queues.events:
-            self._hear(events, door.EVENTS, "events", events.maxmsg)  # R4: drain, then judge
+            self._hear(events, door.EVENTS, "events", events.maxmsg + waiting)  # R4: drain, then judge
         for exited in self._staff.bury():
             self._handle(exited)
 

@@ -7,7 +7,8 @@ from sim.mutants.plan import Edit, mutant
 _TAKE = "            self._take(batch, event, skip, now)\n"
 _RECORD = "        pool.ledger.add(OutcomeRecorded(job.ordinal, batch.name, outcome), OutcomeStored(batch, outcome))\n"
 _DRAIN = (
-    '        for events in self._queues.events:\n            self._hear(events, door.EVENTS, "events", events.maxmsg)'
+    "        for events in self._queues.events:\n"
+    '            self._hear(events, door.EVENTS, "events", events.maxmsg + waiting)'
 )
 _BURY = "        for exited in self._staff.bury():\n            self._handle(exited)\n"
 
@@ -75,7 +76,7 @@ ORDERING = (
         "one message is read before a death is judged",
         "R4",
         "dealer/loop.py",
-        'door.EVENTS, "events", events.maxmsg)',
+        'door.EVENTS, "events", events.maxmsg + waiting)',
         'door.EVENTS, "events", 1)',
     ),
     mutant(
