@@ -5,7 +5,6 @@ Every call the dealer makes is a step: time passes, others run meanwhile, and th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from sim.disk import STORE_FD, SimStore, WatchedMemoryStore
@@ -150,6 +149,8 @@ class SimPoller:
     def wait(self, timeout_ns: int) -> set[int]:
         machine, world = self._machine, self._machine.world
         machine.turn_ends()
+        if timeout_ns > 0 and machine.overlooks_a_death():
+            world.fail("R9", "the dealer goes to sleep over a death, and nothing will wake it")
         until = world.now_ns + max(0, timeout_ns)
         while True:
             ready = self._ready()
@@ -297,7 +298,7 @@ class SimMachine:
         self._staff = SimWorkforce(self, options.pool, spool, shape)
         return self._staff
 
-    def signals(self) -> Iterable[str]:
+    def signals(self) -> list[str]:
         self.step()
         self.signalled = False
         signals, self._signals = self._signals, []
@@ -323,6 +324,9 @@ class SimMachine:
         if self._staff is not None:
             self._staff.zombies.append(process)
         self.wake_for_child()
+
+    def overlooks_a_death(self) -> bool:
+        return not self.signalled and self._staff is not None and self._staff.overlooked
 
     def wake_for_child(self) -> None:
         self.world.faults.seen["deaths_coalesced"] += self.signalled

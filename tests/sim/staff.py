@@ -106,6 +106,12 @@ class SimWorkforce:
         return exits
 
     @property
+    def overlooked(self) -> bool:
+        """Somebody is dead and could be buried, if only the dealer looked."""
+        marks = {each.mark for each in self._machine.host.descendants}
+        return bool(self.zombies) or any(member.process.mark not in marks for member in self._dead)
+
+    @property
     def empty(self) -> bool:
         return not self._members
 

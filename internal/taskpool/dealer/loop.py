@@ -7,7 +7,7 @@ no edge.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from taskpool import limits
 from taskpool.clock import SECOND, Clock
@@ -46,7 +46,7 @@ class Loop:
         replies: Replies,
         store: Store,
         performer: Performer,
-        signals: Callable[[], Iterable[str]],
+        signals: Callable[[], Sequence[str]],  # which came since it was last asked; SIGCHLD only wakes
         lifeline_fd: int = -1,
         restored: Restored | None = None,
         after_turn: Callable[[int], None] | None = None,
@@ -91,11 +91,12 @@ class Loop:
         self._now = self._clock.now()
         self.turned_mono_ns = self._now.mono
         self.tally.turned_wall_ns = self._now.wall
+        signals = self._signals()  # before looking who died: a death after this wakes us once more
         self._hear_workers()
         if late_ns > limits.LOOP_STALL_NS:
             self.tally.stalls += 1
             self._handle(Stalled(late_ns))  # after the queues were drained, before any deadline is judged
-        self._hear_outside(ready)
+        self._hear_outside(signals, ready)
         self._hear(self._queues.control, door.CONTROL, "control", self._queues.control.maxmsg)
         self._hear(self._queues.intake, door.INTAKE, "intake", limits.INTAKE_MESSAGES_PER_TURN_MAX)
         self._settle()
@@ -140,8 +141,8 @@ class Loop:
         if worker is not None and worker.state is WorkerState.STARTING:
             self._core.pool.tally.boot.add(self._now.mono - worker.spawned_mono_ns)
 
-    def _hear_outside(self, ready: set[int]) -> None:
-        for name in self._signals():
+    def _hear_outside(self, signals: Iterable[str], ready: set[int]) -> None:
+        for name in signals:
             event = self._reload() if name == "HUP" and self._reload is not None else Signalled(name)
             if event is not None:
                 self._handle(event)

@@ -6,7 +6,6 @@ on a simulated one: this is all that the simulator in the tests replaces.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Protocol
 
 from taskpool.clock import Clock
@@ -92,7 +91,7 @@ class Machine(Protocol):
 
     def workforce(self, options: DealerOptions, epoch: Epoch, spool: Spool, shape: Shape) -> Workforce: ...
 
-    def signals(self) -> Iterable[str]:
+    def signals(self) -> list[str]:
         """Names, without SIG, of the signals that came since the last call; SIGCHLD only wakes."""
 
     @property

@@ -73,6 +73,13 @@ ORDERING = (
         "        self._staff.look()\n" + _BURY,
     ),
     mutant(
+        "the wake-up is emptied after looking who died",
+        "R9",
+        "dealer/loop.py",
+        "        self._hear_outside(signals, ready)\n",
+        "        self._hear_outside([*signals, *self._signals()], ready)\n",
+    ),
+    mutant(
         "one message is read before a death is judged",
         "R4",
         "dealer/loop.py",
