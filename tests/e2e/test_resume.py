@@ -132,6 +132,18 @@ def test_a_killed_private_dealer_is_started_again(stage: Stage, ledger: Ledger) 
     assert not state_of(stage.pool).exists()
 
 
+@pytest.mark.slow  # the second run waits for the first one's dealer as long as a dealer may take to leave
+def test_a_second_run_of_a_batch_leaves_the_first_alone(stage: Stage, ledger: Ledger) -> None:
+    with ledger.gate():
+        run = private(stage, ledger, "gate")
+        ledger.wait("start", WORKERS)
+        again = stage.private("command", "--resume", "--", *work_of(ledger, "gate"), ":::", *names()).ends(UNREACHABLE)
+        assert f"pool {stage.pool} is in use by pid {dealer_of(run)} since " in again.stderr
+    run.ends(OK)
+    check_results(stage)
+    assert ledger.jobs("start") == dict.fromkeys(names(), 1)
+
+
 def test_without_a_journal_a_killed_private_dealer_is_the_end(stage: Stage, ledger: Ledger) -> None:
     run = private(stage, ledger, "sleep=3600", "--journal", "none")
     ledger.wait("start", WORKERS)

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from taskpool.ipc import names
 from taskpool.ipc.budget import Shape
 from taskpool.ipc.leftovers import Leftovers
 from taskpool.ipc.mqueue import KernelPost
+from taskpool.procs.statedir import PoolLock
 
 DEADLINE_S = 20.0
 
@@ -196,6 +198,35 @@ def test_worker_queues_of_a_killed_dealer_lose_their_names(script: Script, pool:
         dealer.wait(20_000 * MILLISECOND)
     with pytest.raises(QueueMissing):
         post.open(names.worker(pool, 1, 2), send=True, receive=False)
+
+
+@pytest.mark.parametrize("ends", ["exit 3", "exit 4", "kill -KILL $$"])
+def test_what_another_dealer_owns_is_left_alone(script: Script, pool: str, tmp_path: Path, ends: str) -> None:
+    post = KernelPost()
+    script(ends)
+    dealer = start(pool)
+    with closing(PoolLock(state_of(pool, tmp_path), pool)) as owner:
+        owner.acquire(0)
+        worker = os.posix_spawn("/bin/sleep", ["sleep", "60"], {"TP_WORKER": f"{pool}/1/1"})
+        post.create(names.intake(pool), Shape(1, 64)).close()
+        dealer.wait(20_000 * MILLISECOND)
+        dealer.end()
+        post.open(names.intake(pool), send=True, receive=False).close()
+        post.unlink(names.intake(pool))
+        assert is_alive(worker)
+        os.kill(worker, signal.SIGKILL)
+        os.waitpid(worker, 0)
+
+
+def test_where_another_dealer_works_is_left_without_asking_for_its_lock(
+    script: Script, pool: str, tmp_path: Path
+) -> None:
+    """Its generator may be about to start it again, and must find the lock free."""
+    script("exit 4")
+    with start(pool) as dealer:
+        dealer.wait(20_000 * MILLISECOND)
+    assert not (state_of(pool, tmp_path) / "pool.lock").exists()
+    assert state_of(pool, tmp_path).exists()
 
 
 # --- the state that stays -----------------------------------------------------------------------------

@@ -106,6 +106,17 @@ def test_a_second_dealer_is_told_who_the_first_is(lock: PoolLock, tmp_path: Path
     second.close()
 
 
+def test_a_lock_can_be_held_without_an_epoch(lock: PoolLock, tmp_path: Path) -> None:
+    lock.acquire(STARTED)
+    with closing(PoolLock(tmp_path, "demo")) as other:
+        assert not other.hold()
+        lock.close()
+        assert other.hold()
+        assert not PoolLock(tmp_path, "demo").hold()
+    assert not PoolLock(tmp_path / "nowhere", "demo").hold()
+    assert lock.acquire(STARTED) == 2
+
+
 def test_a_holder_on_another_host_is_named(lock: PoolLock, tmp_path: Path) -> None:
     lock.acquire(STARTED)
     path = tmp_path / "pool.lock"

@@ -7,7 +7,7 @@ import select
 import signal
 import time
 from collections.abc import Set
-from contextlib import suppress
+from contextlib import closing, suppress
 from fcntl import F_DUPFD_CLOEXEC, fcntl
 from pathlib import Path
 from signal import Signals
@@ -28,7 +28,7 @@ from taskpool.procs.environment import scrubbed
 from taskpool.procs.family import end_orphans
 from taskpool.procs.signals import Wakeup, catchable
 from taskpool.procs.spawn import find_program
-from taskpool.procs.statedir import last_holder
+from taskpool.procs.statedir import PoolLock, last_holder
 
 DEALER = "tp-dealer"
 LIFELINE_FD = 3  # where the dealer finds it
@@ -162,12 +162,20 @@ class PrivateDealer:
                 self.wait(LEAVE_NS_MAX)
             os.close(self.pidfd)
             self.pidfd = -1
-        if self.exit != Exit(0, None):
+        if self.exit != Exit(0, None) and not self._in_use:
             self._clear_away()
         self._settle_home()
 
     def _clear_away(self) -> None:
-        """It did not leave in good order: its workers' descendants and its queues may be left."""
+        """It did not leave in good order: its workers' descendants and its queues may be left.
+
+        Only what nobody owns: while we hold the pool's lock, no dealer works in it or comes up.
+        """
+        with closing(PoolLock(self.home.directory, self.pool)) as lock:
+            if lock.hold():
+                self._end_and_unlink()
+
+    def _end_and_unlink(self) -> None:
         try:
             end_orphans(self.pool, 0, time.monotonic_ns() + limits.TERM_GRACE_NS)
         except ConfigurationError as error:
@@ -178,11 +186,15 @@ class PrivateDealer:
             Leftovers(self.home.directory).sweep(self._post, self.pool)
 
     @property
+    def _in_use(self) -> bool:
+        """Our dealer found another one in the pool: all that is there is theirs."""
+        return self.exit is not None and self.exit.status == ExitCode.UNREACHABLE
+
+    @property
     def stays(self) -> bool:
         """Whether the state is kept for another run. One that was found is only given up when all is done; one
         that somebody else has in use is theirs."""
-        in_use = self.exit is not None and self.exit.status == ExitCode.UNREACHABLE and not self.began
-        return in_use or (self.journaled and not self.succeeded and (self.began or self.home.resumed))
+        return self._in_use or (self.journaled and not self.succeeded and (self.began or self.home.resumed))
 
     def _settle_home(self) -> None:
         if self.stays:

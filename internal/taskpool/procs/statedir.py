@@ -95,8 +95,7 @@ class PoolLock:
         Raises PoolInUse, saying by whom; ConfigurationError when the file is damaged or cannot be used.
         """
         try:
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            self._lock()
+            self._open()
             return self._begin_epoch(started_wall_ns)
         except OSError as error:
             self.close()
@@ -105,13 +104,24 @@ class PoolLock:
             self.close()
             raise
 
+    def hold(self) -> bool:
+        """Takes the lock without an epoch, to clear away what a dead dealer left; False: somebody else has it, or
+        it cannot be had."""
+        try:
+            self._open()
+        except (OSError, PoolInUse):
+            self.close()
+            return False
+        return True
+
     def close(self) -> None:
         """Gives the pool up. Safe to call twice."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
-    def _lock(self) -> None:
+    def _open(self) -> None:
+        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
