@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 
 from journals import FIRST, MANY, Asked, accepted, attempted, open_store, opened, recorded
 from taskpool.core.events import Committed, DigestsLoaded, Loaded, OutcomesLoaded, StoredJob
-from taskpool.core.rows import Acknowledged, BatchCancelled, BatchForgotten, JobReturned, QuarantineDropped
+from taskpool.core.rows import Acknowledged, BatchCancelled, BatchForgotten, JobReturned, QuarantineDropped, Row
 from taskpool.journal.memory import MemoryStore
 from taskpool.messages import State
 
@@ -100,6 +101,31 @@ def test_a_quarantined_job_can_run_again(asked: Asked) -> None:
     asked.commit(attempted(1))
     asked.commit(recorded(1, 2, run=2))
     assert [(outcome.no, outcome.run) for outcome in asked.outcomes()] == [(1, 1), (2, 2)]
+
+
+def test_where_one_commit_ends_and_the_next_begins_makes_no_difference(asked: Asked) -> None:
+    """A slow disk makes large commits: a job can leave quarantine and be back there within one."""
+    cuts = combinations(range(len(_twice_in_quarantine("b", 1, 2)) + 1), 2)
+    for number, (first, second) in enumerate(cuts):
+        one, other = 2 * number + 1, 2 * number + 2
+        batch = f"b{number}"
+        rows = _twice_in_quarantine(batch, one, other)
+        for part in (rows[:first], rows[first:second], rows[second:]):
+            asked.commit(*part)
+        assert [(job.ordinal, job.run, job.crashes) for job in asked.jobs()] == [(one, 3, 1), (other, 1, 0)]
+        assert [(outcome.no, outcome.run) for outcome in asked.outcomes(batch)] == [(1, 1), (2, 2)]
+        asked.commit(recorded(one, 3, batch=batch, run=3), recorded(other, 4, batch=batch))
+        assert asked.jobs() == []
+
+
+def _twice_in_quarantine(batch: str, one: int, other: int) -> list[Row]:
+    parked = [recorded(one, run, batch=batch, seq=1, run=run, state=State.QUARANTINED, crashes=1) for run in (1, 2)]
+    return [
+        *(opened(batch), accepted(one, batch, 1), accepted(other, batch, 2)),
+        *(attempted(one, 1), parked[0]),
+        *(JobReturned(one, 2, 0, 0, 0, 0), attempted(one, 2), parked[1]),
+        *(JobReturned(one, 3, 0, 0, 0, 0), attempted(one, 3), JobReturned(one, 3, 0, 0, 1, 0)),
+    ]
 
 
 def test_a_dropped_job_keeps_its_outcome(asked: Asked) -> None:

@@ -192,6 +192,14 @@ def test_contradictions_are_refused_whole(path: Path, rows: list[Row]) -> None:
     store.close(clean=True)
 
 
+def test_one_run_ends_in_quarantine_once(path: Path) -> None:
+    live(path, [opened(), accepted(1)], [recorded(1, state=State.QUARANTINED)])
+    store = open_store(path, 2)
+    store.commit(1, [recorded(1, 2, state=State.QUARANTINED)])
+    assert isinstance(Asked(store).next(), CommitFailed)
+    store.close(clean=False)
+
+
 def test_an_acknowledgement_that_retention_overtook_is_no_error(path: Path) -> None:
     live(path, [Acknowledged("gone", 5)])
 

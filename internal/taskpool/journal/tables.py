@@ -42,7 +42,11 @@ _RETURN_JOB = (
     "WHERE ordinal = ? AND state < 3"
 )
 _SEND_JOB = "UPDATE jobs SET state = 1, epoch = ?, n = ?, tries = ? WHERE ordinal = ? AND state < 2"
-_PARK_JOB = "UPDATE jobs SET state = 2, run = ?, tries = ?, crashes = ? WHERE ordinal = ? AND state < 2"
+# A job that is in quarantine may come there again by a later run only, when its return was folded into that run's end.
+_PARK_JOB = (
+    "UPDATE jobs SET state = 2, run = ?1, tries = ?2, crashes = ?3 "
+    "WHERE ordinal = ?4 AND (state < 2 OR state = 2 AND run < ?1)"
+)
 _LEAVE_QUARANTINE = (
     "UPDATE batches SET open = open + ?1, quarantined = quarantined - 1, changed_wall_ns = ?3, "
     "finished_wall_ns = CASE WHEN ?1 = 0 THEN finished_wall_ns END "
