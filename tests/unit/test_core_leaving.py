@@ -7,7 +7,7 @@ import pytest
 from builders import World, work
 from taskpool.clock import SECOND
 from taskpool.core.effects import TakeBack, Topic
-from taskpool.core.events import CommitFailed, LifelineClosed
+from taskpool.core.events import CommitFailed, DiskFull, LifelineClosed
 from taskpool.core.leaving import LAST_WORDS_NS
 from taskpool.errors import ExitCode
 from taskpool.limits import DRAIN_TIMEOUT_NS, TERM_GRACE_NS
@@ -92,6 +92,85 @@ def test_a_drain_waits_for_the_store() -> None:
     assert world.exits() == []
     world.answer()
     assert world.exits() == [ExitCode.OK]
+
+
+def unstored() -> World:
+    """A leaving pool whose last job has ended and whose store does not answer."""
+    world = World(slow_store=True)
+    world.batch(work())
+    world.answer()
+    world.start()
+    world.answer()
+    world.signal("TERM")
+    world.report()
+    world.forget()
+    return world
+
+
+def test_a_slow_store_is_no_slow_reader() -> None:
+    world = unstored()
+    world.advance(LAST_WORDS_NS + SECOND)
+    assert world.exits() == []
+    world.answer()
+    assert world.ends() == [(1, State.SUCCEEDED)], "stored, and told"
+    world.advance(LAST_WORDS_NS - 1)
+    assert world.exits() == [], "from here on its reader has a moment"
+    world.advance(1)
+    assert world.exits() == [ExitCode.OK]
+
+
+def test_a_reader_that_acknowledges_gets_another_moment() -> None:
+    world = World()
+    world.batch(work(), work())
+    world.run()
+    world.start()
+    world.signal("TERM")
+    world.report()
+    world.forget()
+    world.advance(LAST_WORDS_NS - 1)
+    world.ack(1)
+    world.advance(LAST_WORDS_NS - 1)
+    assert world.exits() == []
+    world.ack(2)
+    assert world.exits() == [ExitCode.OK]
+
+
+def test_a_dead_disk_does_not_hold_a_drain_for_ever() -> None:
+    world = unstored()
+    world.advance(DRAIN_TIMEOUT_NS - 1)
+    assert world.exits() == []
+    world.advance(1)
+    assert world.exits() == [ExitCode.ENVIRONMENT]
+    (note,) = world.noted(Topic.LEAVING)
+    assert "runs again" in note["text"]
+
+
+def test_nor_does_a_full_one() -> None:
+    world = unstored()
+    world.do(DiskFull(True, "the disk is full"))
+    world.advance(LAST_WORDS_NS - 1)
+    assert world.exits() == []
+    world.advance(1)
+    assert world.exits() == [ExitCode.ENVIRONMENT]
+
+
+def test_a_disk_that_has_room_again_is_waited_for() -> None:
+    world = unstored()
+    world.do(DiskFull(True, "the disk is full"))
+    world.do(DiskFull(False, "there is room again"))
+    world.advance(LAST_WORDS_NS)
+    assert world.exits() == []
+    world.answer()
+    world.ack(1)
+    world.answer()
+    assert world.exits() == [ExitCode.OK]
+
+
+def test_who_interrupts_three_times_waits_for_no_disk() -> None:
+    world = unstored()
+    for _ in range(3):
+        world.signal("INT")
+    assert world.exits() == [ExitCode.INTERRUPTED]
 
 
 def test_an_idle_pool_leaves_at_once() -> None:

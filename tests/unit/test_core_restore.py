@@ -13,6 +13,7 @@ from taskpool.core.backlog import Backlog
 from taskpool.core.effects import FindBatch, Topic
 from taskpool.core.events import DiskFull, InFlight, Loaded, Restored, StoredBatch, StoredJob
 from taskpool.core.rows import AttemptMade, JobAccepted, JobReturned, OutcomeRecorded, Row
+from taskpool.errors import ExitCode
 from taskpool.journal.memory import MemoryStore
 from taskpool.journal.store import StoreEvent
 from taskpool.limits import CAREFUL_NS, DRAIN_TIMEOUT_NS, START_SILENT_NS_MAX, UNCLEAN_ALONE_MIN
@@ -229,7 +230,7 @@ def test_a_drain_does_not_wait_for_ever_for_a_store_that_does_not_answer() -> No
     world.signal("TERM")
     world.advance(DRAIN_TIMEOUT_NS)
     assert world.killed() == []
-    assert world.exits() == [0]
+    assert world.exits() == [ExitCode.ENVIRONMENT]
 
 
 def test_a_job_that_was_running_at_every_unclean_end_runs_alone() -> None:

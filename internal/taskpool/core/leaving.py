@@ -14,7 +14,7 @@ from taskpool.core.pool import Pool
 from taskpool.core.worker import Verdict, WorkerState
 from taskpool.errors import ExitCode
 
-LAST_WORDS_NS = 1 * SECOND  # how long a leaving dealer waits for readers to acknowledge
+LAST_WORDS_NS = 1 * SECOND  # how long a leaving dealer waits for readers that acknowledge nothing
 
 
 class Leaving:
@@ -27,6 +27,7 @@ class Leaving:
         self._code = ExitCode.OK
         self._force_at_ns = NEVER
         self._leave_at_ns = NEVER
+        self._give_up_at_ns = NEVER
         self.left = False
 
     def signalled(self, name: str, now: Instant) -> None:
@@ -64,8 +65,7 @@ class Leaving:
             self._stop_running()
         if self._pool.attempts:
             return
-        if self._leave_at_ns == NEVER:
-            self._leave_at_ns = now.mono + LAST_WORDS_NS
+        self._set_patience(now)
         if self._everything_told() or now.mono >= self._leave_at_ns:
             self._leave_drained()
 
@@ -89,13 +89,27 @@ class Leaving:
             if worker.state is WorkerState.BUSY:
                 self._crew.stop(worker, Verdict.UNWANTED)
 
+    def _set_patience(self, now: Instant) -> None:
+        """Nothing runs any more. Readers get a moment, since what they miss is kept. The store gets as long as
+        running jobs do, since what it misses is done again; but a full or dead disk must not hold the dealer."""
+        pool = self._pool
+        if self._give_up_at_ns == NEVER:
+            self._give_up_at_ns = now.mono + max(LAST_WORDS_NS, pool.drain_timeout_ns)
+        if pool.ledger.idle or pool.disk_full:
+            self._leave_at_ns = min(self._leave_at_ns, self._give_up_at_ns, now.mono + LAST_WORDS_NS)
+        else:
+            self._leave_at_ns = self._give_up_at_ns
+
     def _everything_told(self) -> bool:
         pool = self._pool
         return pool.ledger.idle and not any(batch.unread for batch in pool.batches.values() if batch.client is not None)
 
     def _leave_drained(self) -> None:
         pending = self._pool.pending
-        if not pending:
+        if not self._pool.ledger.idle:
+            text = "drained, but the journal's disk did not take all there was to store: what is missing runs again"
+            self._leave(ExitCode.ENVIRONMENT, text)
+        elif not pending:
             self._leave(ExitCode.OK, "drained: every accepted job is finished")
         elif self._pool.config.journaled:
             self._leave(ExitCode.OK, f"drained: {pending} jobs are kept in the journal")
