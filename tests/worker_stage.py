@@ -32,7 +32,7 @@ REQUESTS = Shape(2, 1024)
 PROGRAM = (sys.executable, f"{ROOT}/cmd/tp-worker/main.py")
 
 JOBS = """
-import os, signal, subprocess, sys, time
+import os, resource, signal, subprocess, sys, threading, time
 
 def echo(value): return value
 
@@ -74,6 +74,21 @@ def wander():
     return os.getcwd()
 
 def where(): return os.getcwd()
+
+def do(line): exec(line, globals())
+
+def surroundings():
+    names = [name for name in dir(resource) if name.startswith("RLIMIT_")]
+    os.umask(mask := os.umask(0))
+    return [
+        dict(os.environ),
+        subprocess.run(["env"], stdout=subprocess.PIPE, text=True).stdout,
+        {name: resource.getrlimit(getattr(resource, name)) for name in names},
+        [str(signal.getsignal(number)) for number in signal.valid_signals()],
+        [str(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())],
+        [signal.getitimer(timer) for timer in range(3)],
+        [os.getcwd(), mask, threading.active_count(), signal.set_wakeup_fd(-1)],
+    ]
 """
 
 
@@ -117,6 +132,7 @@ class Dealer:
         self.events, self.requests = self._queues.__enter__()
         self.capture = os.open(home, os.O_TMPFILE | os.O_RDWR | os.O_APPEND)
         self.log = os.open(home / "log", os.O_CREAT | os.O_RDWR | os.O_APPEND)
+        self.mark = worker_mark(pool, EPOCH, INCARNATION)
         self.pid = self._spawn(pool, options)
         self.status: int | None = None
         self.n = 100

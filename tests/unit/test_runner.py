@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -46,6 +47,7 @@ class Stage:
     def __init__(self) -> None:
         self.job: Job = lambda context: DONE
         self.IN_PROCESS = True
+        self.RUNS_USER_CODE = True
         self.capture = StillCapture()
         alarm = Alarm()
         alarm.install()
@@ -196,6 +198,26 @@ def test_the_next_job_finds_directory_and_umask_as_they_were(stage: Stage) -> No
     stage.attempt(job)
     assert os.getcwd() == here
     assert os.umask(mask) == mask
+
+
+def test_a_limit_that_cannot_be_raised_again_ends_the_process(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a hard limit for everybody but root; here a soft one, which this process gets back."""
+    before, real = resource.getrlimit(resource.RLIMIT_CORE), resource.setrlimit
+
+    def job(context: Context) -> Result:
+        real(resource.RLIMIT_CORE, ((before[0] or 4096) - 1, before[1]))
+        monkeypatch.setattr(resource, "setrlimit", refuse)
+        return DONE
+
+    def refuse(which: int, limits: tuple[int, int]) -> None:
+        raise ValueError("not allowed to raise maximum limit")
+
+    try:
+        report = stage.attempt(job)
+    finally:
+        real(resource.RLIMIT_CORE, before)
+    assert report.end is End.SUCCEEDED
+    assert stage.runner.spent
 
 
 def test_no_child_outlives_its_job(stage: Stage) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import select
 import signal
 import time
@@ -207,6 +208,60 @@ def test_the_next_job_starts_where_the_worker_did(start: Start) -> None:
     dealer = start()
     assert dealer.result(call(dealer, "wander")).value == b'"/"'
     assert json.loads(dealer.result(call(dealer, "where")).value or b"") == os.getcwd()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "os.environ['POLLUTED'] = 'yes'",
+        "os.environ.clear()",
+        "os.environ = {'PATH': '/nowhere'}",
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (0, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))",
+        "resource.setrlimit(resource.RLIMIT_AS, (1 << 20, resource.getrlimit(resource.RLIMIT_AS)[1]))",
+        "signal.signal(signal.SIGCHLD, signal.SIG_IGN)",
+        "signal.signal(signal.SIGTERM, signal.SIG_DFL)",
+        "subprocess.Popen(['sleep', '1000']); signal.signal(signal.SIGCHLD, signal.SIG_IGN)",
+        "signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())",
+        "signal.signal(signal.SIGALRM, print); signal.setitimer(signal.ITIMER_REAL, 1000)",
+        "signal.setitimer(signal.ITIMER_PROF, 1000, 1000)",
+        "signal.set_wakeup_fd(os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)[1])",
+        "os.umask(0); os.chdir('/')",
+        "thread = threading.Thread(target=int); thread.start(); thread.join()",
+    ],
+)
+def test_the_next_job_finds_the_process_as_it_was(start: Start, line: str) -> None:
+    dealer = start()
+    before = dealer.result(call(dealer, "surroundings"))
+    assert before.value is not None
+    dealer.result(call(dealer, "do", line))
+    after = dealer.result(command("sh", "-c", "echo $POLLUTED $TP_WORKER"))
+    assert (after.end, after.exit_status, after.error) == (End.SUCCEEDED, 0, None)
+    assert after.output.stdout == f"{dealer.mark}\n"
+    assert json.loads(dealer.result(call(dealer, "surroundings")).value or b"") == json.loads(before.value)
+
+
+def test_a_thread_that_runs_on_ends_the_worker_behind_the_report(start: Start) -> None:
+    dealer = start()
+    line = "threading.Thread(target=signal.sigwait, args=([signal.SIGUSR1],), daemon=True).start()"
+    n = dealer.send(call(dealer, "do", line), fib(10))
+    dealer.hear_started(n)
+    [report] = dealer.hear_progress().reports
+    assert (report.n, report.end) == (n, End.SUCCEEDED)
+    assert dealer.death() == 0
+    assert "Job b/1 leaves a thread that still runs: another worker takes over" in dealer.log_text()
+
+
+def test_files_that_a_job_leaves_open_do_not_use_up_the_next_jobs(start: Start) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        dealer = start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    for _ in range(2):
+        assert dealer.result(call(dealer, "do", "[os.dup(0) for _ in range(70)]")).end is End.SUCCEEDED
+    assert dealer.death() == 0
+    assert "open files: another worker takes over" in dealer.log_text()
 
 
 # --- time-outs and signals ------------------------------------------------------------------------

@@ -91,6 +91,7 @@ class Kind(Protocol):
     NAME: str
     SUMMARY: str  # one line for --help
     IN_PROCESS: bool  # runs inside the worker process: such a job's crash is the worker's death
+    RUNS_USER_CODE: bool  # ... and calls code that may leave anything behind in it
 
     def notes(self) -> list[str]:
         """What a person should know about this kind on this machine; usually nothing."""

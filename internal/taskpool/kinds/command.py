@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 NAME = "command"
 SUMMARY = "any program, once for each argument"
 IN_PROCESS = False
+RUNS_USER_CODE = False
 
 _SHELL = (b"/bin/sh", b"-c")
 _SHOWN_CHARS_MAX = 60

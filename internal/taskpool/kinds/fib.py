@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 NAME = "fib"
 SUMMARY = "Fibonacci numbers the slow way: processor-bound jobs to try a pool with"
 IN_PROCESS = True
+RUNS_USER_CODE = False
 N_MAX = 92  # the last Fibonacci number that fits 64 bits
 COMPILED = fib_kernel.__file__.endswith(".so")
 

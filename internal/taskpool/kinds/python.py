@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 NAME = "python"
 SUMMARY = "a Python function, once for each line of JSON arguments"
 IN_PROCESS = True
+RUNS_USER_CODE = True
 
 _CALL = "MODULE:FUNCTION, such as math:factorial"
 

@@ -3,6 +3,7 @@
 - main: the command line, and a worker's start
 - loop: the conversation with the dealer
 - runner: one attempt, from its time-out to the last of its descendants
+- surroundings: what such an attempt may change about the process, put back
 - alarm: interrupts a job that is past its deadline
 - capture: what a job inside the worker prints
 - memory: how much a job inside the worker takes

@@ -21,6 +21,7 @@ from taskpool.worker.alarm import Alarm
 from taskpool.worker.capture import Capture
 from taskpool.worker.log import Log
 from taskpool.worker.memory import take_peak_bytes
+from taskpool.worker.surroundings import Surroundings
 
 if TYPE_CHECKING:
     from taskpool.worker.faults import Faults
@@ -38,9 +39,7 @@ class Runner:
         self._faults = faults
         self._clock = SystemClock()
         self._pid = os.getpid()
-        self._directory_fd = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._umask = os.umask(0o077)
-        os.umask(self._umask)
+        self._surroundings = Surroundings()
 
     def run(self, frame: Frame, n: int, task: Task) -> Report:
         """One attempt, from the fault that `--chaos` may have in store to the last descendant's end."""
@@ -57,6 +56,8 @@ class Runner:
         if os.getpid() != self._pid:
             os._exit(0)  # the job has forked, and this is the child: a second worker must not come of it
         run_ns = self._clock.now().mono - began.mono
+        if kind.RUNS_USER_CODE:
+            self._put_back(context)  # before anything else, which might fail in such a process
         if kind.IN_PROCESS:
             cpu_ns = time.process_time_ns() - cpu_ns
             # Looking takes longer than a tiny job, which cannot touch much memory in its time.
@@ -65,7 +66,7 @@ class Runner:
         else:
             usage = Usage(began.wall, run_ns, result.cpu_ns, result.max_rss_bytes)
         kill_descendants()
-        output = self._clean_up(context) if kind.IN_PROCESS else result.output
+        output = self._take_output(context) if kind.IN_PROCESS else result.output
         return _report(n, result, usage, output)
 
     def _result(self, kind: Kind, payload: bytes, context: Context) -> Result:
@@ -91,11 +92,16 @@ class Runner:
         text = f"still running after its time-out of {seconds(context.timeout_ns):g} s"
         return Result(End.TIMED_OUT, error=JobError("TimedOut", text))
 
-    def _clean_up(self, context: Context) -> Output:
-        """Takes what the job has printed, and puts back what it may have changed."""
+    def _put_back(self, context: Context) -> None:
+        """Undoes what the job has changed about this process, or makes it the process's last."""
+        left = self._surroundings.put_back()
+        if left is not None:
+            self.spent = True
+            self._log.warning(f"Job {context.batch}/{context.seq} leaves {left}: another worker takes over")
+
+    def _take_output(self, context: Context) -> Output:
+        """What the job has printed."""
         try:
-            os.fchdir(self._directory_fd)
-            os.umask(self._umask)
             return self._capture.take(context)
         except (OSError, ValueError) as error:
             self.spent = True
