@@ -65,6 +65,11 @@ RETAIN_BATCHES_MAX = 1000
 CAREFUL_NS = 60 * SECOND  # so long every attempt is stored before it is sent
 UNCLEAN_ALONE_MIN = 3  # a job found running by so many unclean ends in a row runs alone in the pool
 
+# Starting a program while the machine lacks processes, memory or files
+SHORTAGE_NS_MAX = 30 * SECOND  # so long an attempt waits for them
+SHORTAGE_PAUSE_NS_MIN = 50 * MILLISECOND
+SHORTAGE_PAUSE_NS_MAX = 2 * SECOND
+
 # Stopping things
 TERM_GRACE_NS = 2 * SECOND  # between TERM and KILL
 COMMAND_BACKSTOP_NS = 3 * SECOND  # the worker ends a command itself; the dealer steps in this much later

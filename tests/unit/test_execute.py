@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
+import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -108,6 +113,102 @@ def test_a_directory_that_is_missing(tmp_path: Path) -> None:
     status, text = not_started(run(tmp_path, "true", cwd=f"{tmp_path}/gone"))
     assert status is None
     assert text == f"cannot enter the directory {tmp_path}/gone: No such file or directory"
+
+
+# --- a machine that lacks something at the moment -----------------------------------------------------
+
+LACKING = [errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT]
+
+
+def fail(monkeypatch: pytest.MonkeyPatch, name: str, number: int, times: int) -> None:
+    """Lets the next calls of the function in `os` fail."""
+    real, left = getattr(os, name), iter(range(times))
+
+    def failing(*args: Any, **options: Any) -> Any:
+        if next(left, None) is not None:
+            raise OSError(number, os.strerror(number))
+        return real(*args, **options)
+
+    monkeypatch.setattr(os, name, failing)
+
+
+@pytest.mark.parametrize("number", LACKING)
+@pytest.mark.parametrize("call", ["posix_spawn", "open", "memfd_create"])
+def test_a_program_waits_for_what_the_machine_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int
+) -> None:
+    monkeypatch.setattr(limits, "SHORTAGE_PAUSE_NS_MIN", MILLISECOND)
+    (tmp_path / "spool").mkdir()
+    fail(monkeypatch, call, number, times=3)
+    result = run(tmp_path, "cat", stdin="text")
+    assert (result.end, result.error, result.output.stdout) == (End.SUCCEEDED, None, "text")
+
+
+def test_it_waits_for_real_limits_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process of its own, which gives up root: the limit does not hold for that."""
+    with tempfile.TemporaryDirectory() as name:  # not tmp_path, where others may not look
+        os.chmod(name, 0o777)
+        if (pid := os.fork()) == 0:
+            try:
+                os._exit(0 if runs_after_a_refusal(Path(name), monkeypatch) else 1)
+            finally:
+                os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def runs_after_a_refusal(state: Path, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether a program ran once the limit was lifted, which the first refusal does."""
+    if os.geteuid() == 0:
+        os.setuid(65534)
+    before, real = resource.getrlimit(resource.RLIMIT_NPROC), os.posix_spawn
+    refusals = []
+
+    def spawn(*args: Any, **options: Any) -> int:
+        try:
+            return real(*args, **options)
+        except OSError as error:
+            refusals.append(error.errno)
+            resource.setrlimit(resource.RLIMIT_NPROC, before)
+            raise
+
+    monkeypatch.setattr(os, "posix_spawn", spawn)
+    resource.setrlimit(resource.RLIMIT_NPROC, (0, before[1]))
+    return run(state, "/bin/true", cwd="/").end is End.SUCCEEDED and refusals == [errno.EAGAIN]
+
+
+@pytest.mark.parametrize("number", LACKING)
+def test_it_does_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    monkeypatch.setattr(limits, "SHORTAGE_NS_MAX", 2 * MILLISECOND)
+    fail(monkeypatch, "posix_spawn", number, times=1_000_000)
+    status, text = not_started(run(tmp_path, "true"))
+    assert status == 126
+    assert re.fullmatch("waited in vain to start it: .*: (raise|make room) .*", text)
+
+
+def test_nor_past_its_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fail(monkeypatch, "posix_spawn", errno.EAGAIN, times=1_000_000)
+    began = time.monotonic_ns()
+    assert "pids.max" in not_started(run(tmp_path, "true", timeout_ns=60 * MILLISECOND))[1]
+    assert 60 * MILLISECOND <= time.monotonic_ns() - began < limits.SHORTAGE_NS_MAX
+
+
+def test_what_the_job_itself_does_wrong_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "SHORTAGE_PAUSE_NS_MIN", None)
+    assert not_started(run(tmp_path, "/no/such/program"))[0] == 127
+
+
+@pytest.mark.parametrize("line", ["exit 3", "echo begun; exec sleep 1000"])
+def test_a_program_that_runs_does_not_notice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+    fail(monkeypatch, "pidfd_open", errno.EMFILE, times=1_000_000)
+    result = sh(tmp_path, line, timeout_ns=500 * MILLISECOND if "1000" in line else 0)
+    assert (result.end, result.exit_status) in [(End.FAILED, 3), (End.TIMED_OUT, None)]
+
+
+def test_a_result_stands_without_its_output(tmp_path: Path) -> None:
+    (tmp_path / "output").write_text("no directory")
+    result = sh(tmp_path, r"printf '\377'")
+    assert (result.end, result.exit_status, result.error) == (End.SUCCEEDED, 0, None)
+    assert (result.output.stderr or "").startswith("[taskpool] what the job printed is lost: [Errno 20]")
 
 
 # --- what a program finds -------------------------------------------------------------------------

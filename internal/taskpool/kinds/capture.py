@@ -42,6 +42,12 @@ def collect(context: Context, stdout_fd: int, stderr_fd: int, *, reused: bool = 
     return Output(stdout, stderr, stdout_file, stderr_file)
 
 
+def lost(error: Exception) -> Output:
+    """Instead of what cannot be kept: how the job ended stands."""
+    text = f"[taskpool] what the job printed is lost: {error}\n"
+    return Output(stderr=text.encode("utf-8", "backslashreplace").decode())  # a path may hold bytes that are no UTF-8
+
+
 def _one(context: Context, fd: int, suffix: str, reused: bool) -> tuple[str | None, str | None]:
     size = os.fstat(fd).st_size
     if size <= limits.INLINE_OUTPUT_BYTES_MAX:

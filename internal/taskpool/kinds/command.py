@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 from msgspec import Meta
 
+from taskpool import limits
 from taskpool.clock import seconds
 from taskpool.errors import MessageError, UsageError
 from taskpool.kinds.base import OWN_VARIABLES, Context, Job, Result
-from taskpool.kinds.capture import CaptureFile, collect
-from taskpool.kinds.execute import CannotStart, Ended, Program, start, wait
+from taskpool.kinds.capture import CaptureFile, collect, lost
+from taskpool.kinds.execute import CannotStart, Ended, Program, start, wait, when_possible
 from taskpool.kinds.template import SLOT, Template, shell_quote
 from taskpool.messages import End, JobError, Part
 from taskpool.procs.environment import scrubbed
@@ -148,16 +149,34 @@ def affinity(payload: bytes) -> str:
 
 
 def run(payload: bytes, context: Context) -> Result:
-    """Runs the program, ends what it leaves behind, and reports. Raises OSError when there is no room for output."""
+    """Runs the program, ends what it leaves behind, and reports. Raises OSError when the spool takes no file."""
     program = _program(_decode(payload), context)
-    with CaptureFile(context.spool) as stdout, CaptureFile(context.spool) as stderr:
-        try:
-            pid = start(program, stdout.fd, stderr.fd)
-        except CannotStart as error:
-            return Result(End.FAILED, exit_status=error.exit_status, error=JobError("CannotStart", str(error)))
-        ended = wait(pid, context.deadline_ns)
-        kill_descendants()  # before the output is read: it must not grow any more
-        output = collect(context, stdout.fd, stderr.fd)
+    until_ns = _patience_ns(context)
+
+    def capture() -> CaptureFile:
+        return CaptureFile(context.spool)
+
+    try:
+        with when_possible(capture, until_ns) as stdout, when_possible(capture, until_ns) as stderr:
+            pid = when_possible(lambda: start(program, stdout.fd, stderr.fd), until_ns)
+            return _see_through(pid, context, stdout.fd, stderr.fd)
+    except CannotStart as error:
+        return Result(End.FAILED, exit_status=error.exit_status, error=JobError("CannotStart", str(error)))
+
+
+def _patience_ns(context: Context) -> int:
+    """Until when the machine's trouble is waited out before the program has begun."""
+    until_ns = context.started_ns + limits.SHORTAGE_NS_MAX
+    return until_ns if context.deadline_ns is None else min(until_ns, context.deadline_ns)
+
+
+def _see_through(pid: int, context: Context, stdout_fd: int, stderr_fd: int) -> Result:
+    ended = wait(pid, context.deadline_ns)
+    kill_descendants()  # before the output is read: it must not grow any more
+    try:
+        output = collect(context, stdout_fd, stderr_fd)
+    except OSError as error:  # no room for it, say: what the program did, it did
+        output = lost(error)
     return Result(
         _judge(ended),
         exit_status=ended.exit_status,

@@ -11,9 +11,9 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from taskpool import limits
 from taskpool.clock import MILLISECOND, SECOND
@@ -22,10 +22,23 @@ from taskpool.procs.signals import catchable
 
 _POLL_NS_MAX = 3600 * SECOND  # poll(2) counts milliseconds in an int, which a time-out of 25 days overflows
 _SIGNALS = tuple(catchable())
+_LOOK_NS = 10 * MILLISECOND
 _KIB = 1024
+_T = TypeVar("_T")
 
 EXIT_CANNOT_RUN = 126  # as a shell, env(1) and xargs(1) report it
 EXIT_NOT_FOUND = 127
+
+
+# What says something about the machine at this moment, and nothing about the job.
+_SHORTAGES = {
+    errno.EAGAIN: "too many processes: raise pids.max of the control group, or RLIMIT_NPROC (ulimit -u)",
+    errno.ENOMEM: "not enough memory: raise memory.max of the control group, or run fewer workers",
+    errno.EMFILE: "too many open files in the worker: raise RLIMIT_NOFILE (ulimit -n)",
+    errno.ENFILE: "too many open files on this machine: raise fs.file-max",
+    errno.ENOSPC: "no space left for the files that take its output: make room beside the pool's spool",
+    errno.EDQUOT: "no disk quota left for the files that take its output: make room beside the pool's spool",
+}
 
 
 class CannotStart(Exception):
@@ -55,8 +68,29 @@ class Ended(NamedTuple):
     max_rss_bytes: int  # LIMIT: at least the worker's own, which the kernel counts until the exec
 
 
+def when_possible(attempt: Callable[[], _T], until_ns: int) -> _T:
+    """What `attempt` returns once the machine has the processes, memory and files for it.
+
+    Without this one worker would fail the whole backlog within seconds while others hold what it lacks.
+    Raises CannotStart when `until_ns` (monotonic) has come first, OSError for what waiting does not cure.
+    """
+    pause_ns = limits.SHORTAGE_PAUSE_NS_MIN
+    while True:
+        try:
+            return attempt()
+        except OSError as error:
+            reason = _SHORTAGES.get(error.errno or 0)
+            left_ns = until_ns - time.monotonic_ns()
+            if reason is None:
+                raise
+            if left_ns <= 0:
+                raise CannotStart(f"waited in vain to start it: {reason}", EXIT_CANNOT_RUN) from None
+        _pause(min(pause_ns, left_ns))
+        pause_ns = min(2 * pause_ns, limits.SHORTAGE_PAUSE_NS_MAX)
+
+
 def start(program: Program, stdout_fd: int, stderr_fd: int) -> int:
-    """Starts the program and returns its pid. Main thread only. Raises CannotStart, OSError."""
+    """Starts the program and returns its pid. Main thread only. Raises CannotStart; OSError when the machine fails."""
     with _within(program.directory), _standard_input(program.stdin) as stdin_action:
         path = _find(program.argv[0], program.environment)
         try:
@@ -74,6 +108,8 @@ def start(program: Program, stdout_fd: int, stderr_fd: int) -> int:
                 setsigdef=_SIGNALS,
             )
         except OSError as error:
+            if error.errno in _SHORTAGES:
+                raise
             raise _cannot_run(path, error) from None
 
 
@@ -104,7 +140,12 @@ def wait(pid: int, deadline_ns: int | None) -> Ended:
 
 def _ends_by(pid: int, deadline_ns: int | None) -> bool:
     """Whether the child, which is not reaped here, is dead by the deadline. None: waits until it is."""
-    pidfd = os.pidfd_open(pid)  # readable once the process is dead
+    try:
+        pidfd = os.pidfd_open(pid)  # readable once the process is dead
+    except OSError as error:
+        if error.errno in _SHORTAGES:
+            return _is_seen_to_end_by(pid, deadline_ns)
+        raise
     try:
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
@@ -116,6 +157,19 @@ def _ends_by(pid: int, deadline_ns: int | None) -> bool:
                 return False
     finally:
         os.close(pidfd)
+
+
+def _is_seen_to_end_by(pid: int, deadline_ns: int | None) -> bool:
+    """The same with no descriptor left to wait on: the program runs already, and must not suffer from that."""
+    while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        if deadline_ns is not None and time.monotonic_ns() >= deadline_ns:
+            return False
+        _pause(_LOOK_NS)
+    return True
+
+
+def _pause(ns: int) -> None:
+    select.poll().poll(ns / MILLISECOND)  # on nothing: no descriptor tells when the machine has room again
 
 
 def _spare_children_until(deadline_ns: int) -> None:
@@ -192,7 +246,6 @@ def _cannot_run(path: bytes, error: OSError) -> CannotStart:
         errno.EACCES: "it is not an executable file",
         errno.ENOEXEC: "not a program of this machine, nor a script with an interpreter in its first line",
         errno.E2BIG: "arguments or environment longer than the kernel takes (128 KiB each, a quarter of ulimit -s all)",
-        errno.EAGAIN: "too many processes (ulimit -u, or the pids limit of the control group)",
     }
     reason = reasons.get(error.errno or 0, error.strerror)
     return CannotStart(f"cannot run {shown}: {reason}", EXIT_CANNOT_RUN)

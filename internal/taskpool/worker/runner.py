@@ -15,6 +15,7 @@ from taskpool.clock import SystemClock, seconds
 from taskpool.errors import TaskpoolError
 from taskpool.ids import Token
 from taskpool.kinds import KINDS, Context, JobTimedOut, Kind, Result
+from taskpool.kinds.capture import lost
 from taskpool.messages import End, Frame, JobError, Output, Report, Task, Usage
 from taskpool.procs.family import kill_descendants
 from taskpool.worker.alarm import Alarm
@@ -105,9 +106,8 @@ class Runner:
             return self._capture.take(context)
         except (OSError, ValueError) as error:
             self.spent = True
-            text = f"what the job printed is lost: {error}"  # its result stands
-            self._log.warning(f"Job {context.batch}/{context.seq}: {text}")
-            return Output(stderr=f"[taskpool] {_text(text)}\n")
+            self._log.warning(f"Job {context.batch}/{context.seq}: what the job printed is lost: {error}")
+            return lost(error)
 
 
 def _report(n: int, result: Result, usage: Usage, output: Output) -> Report:
