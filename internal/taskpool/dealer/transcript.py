@@ -11,6 +11,7 @@ from typing import Any
 
 from taskpool.clock import SECOND
 from taskpool.core.effects import Note, Topic
+from taskpool.errors import MessageError
 from taskpool.kinds import KINDS
 from taskpool.log import Fact, Format, render
 
@@ -74,7 +75,10 @@ def _fact(name: str, value: Any) -> Fact:
 
 def _what(fields: Fields) -> str:
     spec = fields["job"].spec
-    return KINDS[spec.kind].describe(spec.payload)
+    try:
+        return KINDS[spec.kind].describe(spec.payload)
+    except (KeyError, MessageError):  # from the journal, where another version may have put it
+        return f"{spec.kind}(...)"
 
 
 def _reported(fields: Fields) -> str:
@@ -83,7 +87,7 @@ def _reported(fields: Fields) -> str:
         how = fields["signal"] or (f"exit status {fields['exit_status']}" if fields["exit_status"] is not None else "")
         return f"Job {seq} {fields['end']} on worker PID [{pid}]" + (f": {how}" if how else "")
     value = fields["value"]
-    text = value.decode() if value is not None else "done"
+    text = value.decode("utf-8", "replace") if value is not None else "done"  # a worker's word, and hostile
     return f"Received result for job {seq}: {text} from worker PID [{pid}]"
 
 
