@@ -8,16 +8,19 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
+import msgspec
+
 from taskpool import limits
 from taskpool.clock import SECOND, Instant
 from taskpool.codec import encode
-from taskpool.errors import MessageTooLong, QueueError, QueueFull, QueueMissing
+from taskpool.errors import MessageError, MessageTooLong, QueueError, QueueFull, QueueMissing
 from taskpool.ipc import names
 from taskpool.ipc.mailbox import Mailbox, Post
 from taskpool.ipc.spool import Spool
-from taskpool.messages import Hello, Outcome, Outcomes
+from taskpool.messages import Answer, Hello, Outcome, Outcomes
 
 UNCLAIMED_NS = 30 * SECOND  # a reply queue that nobody said hello for is somebody's who died doing so
+APOLOGY_CHARS_MAX = 250  # the smallest layout's reply queue takes 512 bytes
 
 
 class Line:
@@ -58,12 +61,17 @@ class Replies:
         return True
 
     def send(self, client: int, message: object, *, whole: bool = False) -> None:
-        """Send, or keep for when there is room. Outcomes may be cut into several messages, unless `whole`."""
+        """Send, or keep for when there is room. Outcomes may be cut into several messages; of a page, which is
+        asked for and sent `whole`, what does not fit into one message is left out."""
         line = self._lines.get(client)
         if line is None:
             return
-        for data in self._packed(message, line.mailbox.msgsize, whole):
-            line.waiting.append(data)
+        try:
+            line.waiting += self._packed(message, line.mailbox.msgsize, whole)
+        except MessageError as error:
+            self._warn(f"a reply was dropped: {error}")
+            if isinstance(message, Answer) and message.ok:
+                self.send(client, _apology(message, error))
         self._flush(line)
 
     def flush(self, fd: int) -> None:
@@ -108,9 +116,13 @@ class Replies:
 
     def _packed(self, message: object, msgsize: int, whole: bool) -> list[bytes]:
         """The message in as few pieces as fit; what cannot be cut goes through the spool."""
-        if isinstance(message, Outcomes) and not whole:
-            return [self._spool.pack(data, msgsize) for data in _cut(message, message.items, msgsize)]
-        return [self._spool.pack(encode(message), msgsize)]
+        if not isinstance(message, Outcomes):
+            pieces = [encode(message)]
+        elif whole:
+            pieces = [_page(message)]
+        else:
+            pieces = _cut(message, message.items, msgsize)
+        return [self._spool.pack(data, msgsize) for data in pieces]
 
     def _flush(self, line: Line) -> None:
         try:
@@ -123,6 +135,20 @@ class Replies:
             line.waiting.popleft()
             self._warn(f"a reply was dropped: {error}")
         self._watch(line.mailbox.fileno(), bool(line.waiting))
+
+
+def _page(message: Outcomes) -> bytes:
+    """As many outcomes from the front as one message takes: whoever asked for them asks for those behind as well."""
+    items = message.items
+    while len(data := encode(Outcomes(message.client, message.batch, items))) > limits.SPILL_BYTES_MAX:
+        items = items[: len(items) // 2]  # never none: limits.py makes sure that any outcome fits
+    return data
+
+
+def _apology(answer: Answer, error: Exception) -> Answer:
+    """Sent in place of an answer that cannot be sent, and short enough for any queue."""
+    text = f"done, but the answer cannot be sent: {error}"[:APOLOGY_CHARS_MAX]
+    return Answer(answer.client, answer.verb, False, msgspec.json.encode({"error": text}))
 
 
 def _cut(message: Outcomes, items: list[Outcome], msgsize: int) -> list[bytes]:

@@ -1,0 +1,82 @@
+"""The dealer's lines to generators: what cannot be sent, what nobody reads, and what a closed line leaves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from taskpool import limits
+from taskpool.codec import decode
+from taskpool.dealer.replies import Replies
+from taskpool.errors import QueueEmpty
+from taskpool.ipc import names
+from taskpool.ipc.budget import Shape
+from taskpool.ipc.memory import MemoryMailbox, MemoryPost
+from taskpool.ipc.spool import Spool
+from taskpool.messages import Answer, Hello, Message, Outcome, Outcomes, State
+
+POOL = "p"
+SHAPE = Shape(4, 512)  # the smallest reply queue of all layouts
+CLIENT = 7
+
+
+def outcome(no: int, value_bytes: int = 0) -> Outcome:
+    value = b'"' + b"a" * value_bytes + b'"'
+    return Outcome(no, no, 1, "python", None, State.SUCCEEDED, 1, 0, value)
+
+
+class Lines:
+    """The dealer's replies, and the generators at their other ends."""
+
+    def __init__(self, directory: Path) -> None:
+        self.post = MemoryPost()
+        self.spool = Spool(directory / "spool")
+        self.spool.sweep()
+        self.warnings: list[str] = []
+        self.replies = Replies(self.post, POOL, self.spool, lambda fd, wanted: None, self.warnings.append)
+
+    def open(self, client: int = CLIENT, slot: int = 0) -> MemoryMailbox:
+        mailbox = self.post.create(names.reply(POOL, slot), SHAPE)
+        assert self.replies.open(Hello(client, slot, 1, "1"))
+        return mailbox
+
+    def read(self, mailbox: MemoryMailbox) -> list[Message]:
+        """Whatever lies in the queue, as a generator reads it."""
+        messages = []
+        while True:
+            try:
+                messages.append(self.spool.unpack(decode(mailbox.receive())))
+            except QueueEmpty:
+                return messages
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> Lines:
+    return Lines(tmp_path)
+
+
+def test_a_page_carries_what_one_message_takes(lines: Lines) -> None:
+    mailbox = lines.open()
+    items = [outcome(no, limits.VALUE_BYTES_MAX - 2) for no in range(1, 9)]
+    lines.replies.send(CLIENT, Outcomes(CLIENT, "b", items), whole=True)
+    (page,) = lines.read(mailbox)
+    assert isinstance(page, Outcomes)
+    assert page.items == items[: len(page.items)] != []
+    assert not lines.warnings
+
+
+def test_an_empty_page_is_sent(lines: Lines) -> None:
+    mailbox = lines.open()
+    lines.replies.send(CLIENT, Outcomes(CLIENT, "b", []), whole=True)
+    assert lines.read(mailbox) == [Outcomes(CLIENT, "b", [])]
+
+
+def test_an_answer_too_long_to_send_is_an_error_to_whoever_asked(lines: Lines) -> None:
+    mailbox = lines.open()
+    lines.replies.send(CLIENT, Answer(CLIENT, "status", True, b'"' + bytes(limits.SPILL_BYTES_MAX) + b'"'))
+    (answer,) = lines.read(mailbox)
+    assert isinstance(answer, Answer)
+    assert (answer.verb, answer.ok) == ("status", False)
+    assert b"the most is 16777216" in answer.body
+    assert len(lines.warnings) == 1
