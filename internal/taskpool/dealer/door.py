@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 
+from taskpool import limits
 from taskpool.codec import decode
 from taskpool.core.events import Event, Submitted, Traits
 from taskpool.core.tally import Tally
@@ -67,8 +68,10 @@ class Door:
         return Submitted(submit.client, submit.batch, submit.first_seq, submit.jobs, traits, digests)
 
     def _refused(self, submit: Submit, offset: int, reason: str, text: str) -> None:
+        """A text may quote the payload, which may be megabytes of what is longer still when quoted."""
         self._tally.refusals[reason] += 1
         seq = submit.first_seq + offset
+        text = text[: limits.ERROR_TEXT_BYTES_MAX]
         self._refuse(Refused(submit.client, submit.batch, submit.first_seq, seq, reason, text))
 
     def _drop(self, queue: str, text: str) -> None:
