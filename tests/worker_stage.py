@@ -100,7 +100,7 @@ def command_line(pool: str, dealer_pid: object, spool: str, *options: str) -> li
 
 def environment(pool: str) -> dict[str, str]:
     """What a worker finds around it."""
-    mark = worker_mark(pool, EPOCH, INCARNATION)
+    mark = worker_mark(pool, "home", EPOCH, INCARNATION)
     return {**os.environ, "PYTHONPATH": f"{ROOT}/internal", MARK_VARIABLE: mark}
 
 

@@ -201,10 +201,10 @@ class Stage:
         asked = self.generator(*verb.split(), "--pool", self.pool, "--json", *args).ends(OK)
         return json.loads(asked.stdout)  # type: ignore[no-any-return]
 
-    def dealer(self, *args: object, ready: int = 1, **how: Any) -> Program:
-        """A dealer of the pool, once so many of its workers are ready."""
+    def dealer(self, *args: object, ready: int = 1, under: Sequence[str] = (), **how: Any) -> Program:
+        """A dealer of the pool, once so many of its workers are ready; `under` is a program that execs it."""
         options = ["--pool", self.pool, "--metrics", "none", "--journal", "none", "-v", *map(str, args)]
-        started = self.start([program("tp-dealer"), *options], **how)
+        started = self.start([*under, program("tp-dealer"), *options], **how)
         if ready:
             started.says(r"(?:\[Supervisor\] Worker PID \d+ is ready[\s\S]*)" + f"{{{ready}}}")
         return started

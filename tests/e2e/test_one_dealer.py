@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from signal import SIGTERM
 
+import pytest
+
 from e2e.harness import OK, UNREACHABLE, Stage, program
+from e2e.ledger import Ledger
 
 
 def test_a_second_dealer_is_told_who_holds_the_pool(stage: Stage) -> None:
@@ -16,11 +20,41 @@ def test_a_second_dealer_is_told_who_holds_the_pool(stage: Stage) -> None:
     first.ends(OK)
 
 
-def test_a_second_dealer_with_another_state_directory_is_refused_too(stage: Stage, tmp_path: Path) -> None:
+def test_a_second_dealer_with_another_state_directory_is_refused_too(
+    stage: Stage, ledger: Ledger, tmp_path: Path
+) -> None:
     first = stage.dealer("--workers", 1)
-    second = stage.dealer(ready=0, env={"XDG_STATE_HOME": str(tmp_path / "other")}).ends(UNREACHABLE)
-    assert f"pool {stage.pool} is in use by a dealer of this IPC namespace" in second.stderr
-    assert stage.ask("status")["pid"] == first.pid  # and nothing was taken from the first
+    with ledger.gate():
+        run = stage.generator("command", "--pool", stage.pool, "--", *ledger.command("gate"), ":::", "j")
+        ledger.wait("start", 1)
+        for _ in range(2):  # the second life there has another epoch than the first dealer
+            second = stage.dealer(ready=0, env={"XDG_STATE_HOME": str(tmp_path / "other")}).ends(UNREACHABLE)
+            assert f"pool {stage.pool} is in use by a dealer of this IPC namespace" in second.stderr
+    run.ends(OK)  # and nothing was taken from the first
+    assert ledger.count("start") == 1
+    assert stage.ask("status")["worker_respawns"] == 0
+    first.send(SIGTERM)
+    first.ends(OK)
+
+
+@pytest.mark.needs_tool("unshare")
+def test_a_pool_of_the_same_name_in_another_ipc_namespace_is_another_pool(
+    stage: Stage, ledger: Ledger, tmp_path: Path
+) -> None:
+    """Two containers may share their processes and nothing else."""
+    if subprocess.run(["unshare", "--ipc", "true"], capture_output=True).returncode:
+        pytest.skip("an IPC namespace of one's own needs root")
+    first = stage.dealer("--workers", 1)
+    with ledger.gate():
+        run = stage.generator("command", "--pool", stage.pool, "--", *ledger.command("gate"), ":::", "j")
+        ledger.wait("start", 1)
+        for _ in range(2):
+            elsewhere = {"XDG_STATE_HOME": str(tmp_path / "other")}
+            second = stage.dealer("--workers", 1, under=("unshare", "--ipc"), env=elsewhere)
+            second.send(SIGTERM)
+            second.ends(OK)
+    run.ends(OK)
+    assert ledger.count("start") == 1
     first.send(SIGTERM)
     first.ends(OK)
 

@@ -106,8 +106,8 @@ def test_a_mark_is_a_whole_variable() -> None:
 
 
 def test_marked_processes_are_found_by_pool(sleeper: Sleeper, pool: str) -> None:
-    ours = {sleeper(family.worker_mark(pool, 1, 1)), sleeper(family.worker_mark(pool, 2, 7))}
-    sleeper(family.worker_mark(f"{pool}x", 1, 1))
+    ours = {sleeper(family.worker_mark(pool, "home", 1, 1)), sleeper(family.worker_mark(pool, "home", 2, 7))}
+    sleeper(family.worker_mark(f"{pool}x", "home", 1, 1))
     sleeper()
     assert set(family.find_marked(f"{pool}/")) == ours
 
@@ -165,26 +165,26 @@ signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
 def start(mark, text):
     to_stderr = [(os.POSIX_SPAWN_DUP2, 2, 1)]
     return os.posix_spawn("/bin/sh", ["sh", "-c", text], {"TP_WORKER": mark}, setpgroup=0, file_actions=to_stderr)
-worker = start(f"{pool}/1/1", "setsid sh -c 'setsid sleep 60 & sleep 60 & wait' & sleep 60 & kill -KILL $$")
-other = start(f"{pool}/1/2", "exec sleep 60")
+worker = start(f"{pool}/home/1/1", "setsid sh -c 'setsid sleep 60 & sleep 60 & wait' & sleep 60 & kill -KILL $$")
+other = start(f"{pool}/home/1/2", "exec sleep 60")
 reap.reap(worker)
 def left():
     while (pid := reap.peek()) is not None:
         reap.reap(pid)
-    return family.kill_marked(set(family.children_of()) - {other}, f"{pool}/1/1")
+    return family.kill_marked(set(family.children_of()) - {other}, f"{pool}/home/1/1")
 rounds = 0
 while left():
     assert signal.sigtimedwait({signal.SIGCHLD}, 10), "nobody died"
     rounds += 1
-print(rounds > 0, family.find_marked(f"{pool}/1/1"), family.find_marked(f"{pool}/") == [other])
+print(rounds > 0, family.find_marked(f"{pool}/home/1/1"), family.find_marked(f"{pool}/") == [other])
 family.kill_descendants()
 """
     assert run(SUBREAPER + program, pool) == "True [] True\n"
 
 
 def test_strangers_are_spared(sleeper: Sleeper, pool: str) -> None:
-    strangers = [sleeper(), sleeper(f"{pool}/1/10"), sleeper(f"{pool}/2/1")]
-    assert family.kill_marked(strangers, f"{pool}/1/1") == 0
+    strangers = [sleeper(), sleeper(f"{pool}/home/1/10"), sleeper(f"{pool}/home/2/1")]
+    assert family.kill_marked(strangers, f"{pool}/home/1/1") == 0
     assert peek() is None
 
 
@@ -204,39 +204,40 @@ threading.Thread(target=lambda: ctypes.CDLL(None).pause()).start()
 SYS_exit = {"x86_64": 60}.get(os.uname().machine, 93)
 ctypes.CDLL(None).syscall(SYS_exit, 0)  # ends this one thread
 """
-    undead = start(program, env={family.MARK_VARIABLE: family.worker_mark(pool, 1, 1)})
+    undead = start(program, env={family.MARK_VARIABLE: family.worker_mark(pool, "home", 1, 1)})
     with undead:
         while not family._is_dying(undead.pid):
             assert undead.poll() is None
-        assert family.kill_marked([undead.pid], f"{pool}/1/1") == 1
+        assert family.kill_marked([undead.pid], f"{pool}/home/1/1") == 1
         assert undead.wait(20) == -signal.SIGKILL
 
 
 def test_orphans_of_other_epochs_are_ended(sleeper: Sleeper, pool: str) -> None:
-    orphans = [sleeper(f"{pool}/1/1"), sleeper(f"{pool}/1/2"), sleeper(f"{pool}/3/1")]
-    spared = {sleeper(f"{pool}/2/1"), sleeper(f"{pool}x/1/1")}
-    assert family.end_orphans(pool, 2, in_a_while()) == 3
+    orphans = [sleeper(f"{pool}/home/1/1"), sleeper(f"{pool}/home/1/2"), sleeper(f"{pool}/home/3/1")]
+    others = (f"{pool}/home/2/1", f"{pool}x/home/1/1", f"{pool}/elsewhere/1/1", f"{pool}/home2/1/1")
+    spared = {sleeper(mark) for mark in others}
+    assert family.end_orphans(pool, "home", 2, in_a_while()) == 3
     assert {reap(pid).signal for pid in orphans} == {signal.SIGKILL}
     assert set(family.find_marked(pool)) == spared
-    assert family.end_orphans(pool, 2, in_a_while()) == 0
+    assert family.end_orphans(pool, "home", 2, in_a_while()) == 0
 
 
 def test_orphans_need_not_be_our_children(pool: str) -> None:
     shell = subprocess.run(
         ["/bin/sh", "-c", "setsid sleep 60 >/dev/null & echo $!"],
-        env={family.MARK_VARIABLE: f"{pool}/1/1"},
+        env={family.MARK_VARIABLE: f"{pool}/home/1/1"},
         stdout=subprocess.PIPE,
     )
     orphan = os.pidfd_open(int(shell.stdout))
-    assert family.end_orphans(pool, 2, in_a_while()) == 1
+    assert family.end_orphans(pool, "home", 2, in_a_while()) == 1
     assert dies(orphan)
     os.close(orphan)
 
 
 def test_an_orphan_that_keeps_forking_is_ended(pool: str) -> None:
-    env = {family.MARK_VARIABLE: f"{pool}/1/1"}
+    env = {family.MARK_VARIABLE: f"{pool}/home/1/1"}
     pid = os.posix_spawn("/bin/sh", ["sh", "-c", "while :; do /bin/true; done"], env)
-    assert family.end_orphans(pool, 2, in_a_while()) >= 1
+    assert family.end_orphans(pool, "home", 2, in_a_while()) >= 1
     assert reap(pid).signal == signal.SIGKILL
     assert family.find_marked(f"{pool}/") == []
 
@@ -244,17 +245,17 @@ def test_an_orphan_that_keeps_forking_is_ended(pool: str) -> None:
 def test_an_orphan_born_behind_the_scan_is_found_by_the_next(
     sleeper: Sleeper, pool: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    early, late = sleeper(f"{pool}/1/1"), sleeper(f"{pool}/1/1")
+    early, late = sleeper(f"{pool}/home/1/1"), sleeper(f"{pool}/home/1/1")
     scans = iter([[early]])
     monkeypatch.setattr(family, "_all_pids", lambda: next(scans, [early, late]))
-    assert family.end_orphans(pool, 2, in_a_while()) == 2
+    assert family.end_orphans(pool, "home", 2, in_a_while()) == 2
 
 
 def test_orphans_alive_at_the_deadline_are_named(sleeper: Sleeper, pool: str) -> None:
-    pid = sleeper(f"{pool}/1/1")
+    pid = sleeper(f"{pool}/home/1/1")
     before = os.listdir("/proc/self/fd")
     with pytest.raises(ConfigurationError, match=f"earlier life of pool {pool} do not die: {pid};"):
-        family.end_orphans(pool, 2, deadline_mono_ns=0)
+        family.end_orphans(pool, "home", 2, deadline_mono_ns=0)
     assert os.listdir("/proc/self/fd") == before
 
 
@@ -262,6 +263,6 @@ def test_a_dealer_started_by_a_job_does_not_end_itself(pool: str) -> None:
     program = """
 import sys, time
 from taskpool.procs.family import end_orphans, find_marked
-print(find_marked(sys.argv[1]), end_orphans(sys.argv[1], 2, time.monotonic_ns() + 10**10))
+print(find_marked(sys.argv[1]), end_orphans(sys.argv[1], "home", 2, time.monotonic_ns() + 10**10))
 """
-    assert run(program, pool, env={family.MARK_VARIABLE: f"{pool}/1/1"}) == "[] 0\n"
+    assert run(program, pool, env={family.MARK_VARIABLE: f"{pool}/home/1/1"}) == "[] 0\n"

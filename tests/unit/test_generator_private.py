@@ -24,7 +24,8 @@ from taskpool.ipc import names
 from taskpool.ipc.budget import Shape
 from taskpool.ipc.leftovers import Leftovers
 from taskpool.ipc.mqueue import KernelPost
-from taskpool.procs.statedir import PoolLock
+from taskpool.procs.family import worker_mark
+from taskpool.procs.statedir import PoolLock, identity
 
 DEADLINE_S = 20.0
 
@@ -119,7 +120,8 @@ def test_a_killed_dealer_is_told_and_cleared_away(
     for name in (names.intake(pool), names.events(pool), names.lock(pool)):
         post.create(name, Shape(1, 64)).close()
     script(
-        f"TP_WORKER={pool}/1/1 setsid sleep 1000 & echo $! > {tmp_path}/orphan\n"
+        f"home=$(printf %x-%x $(stat -c '%d %i' {state_of(pool, tmp_path)}))\n"
+        f"TP_WORKER={pool}/$home/1/1 setsid sleep 1000 & echo $! > {tmp_path}/orphan\n"
         "until grep -q TP_WORKER /proc/$!/environ; do :; done\n"  # before its exec it carries no mark
         "kill -KILL $$"
     )
@@ -207,7 +209,8 @@ def test_what_another_dealer_owns_is_left_alone(script: Script, pool: str, tmp_p
     dealer = start(pool)
     with closing(PoolLock(state_of(pool, tmp_path), pool)) as owner:
         owner.acquire(0)
-        worker = os.posix_spawn("/bin/sleep", ["sleep", "60"], {"TP_WORKER": f"{pool}/1/1"})
+        mark = worker_mark(pool, identity(state_of(pool, tmp_path)), 1, 1)
+        worker = os.posix_spawn("/bin/sleep", ["sleep", "60"], {"TP_WORKER": mark})
         post.create(names.intake(pool), Shape(1, 64)).close()
         dealer.wait(20_000 * MILLISECOND)
         dealer.end()

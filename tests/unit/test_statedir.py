@@ -14,7 +14,7 @@ import pytest
 from programs import run, start
 from taskpool.clock import SECOND
 from taskpool.errors import ConfigurationError, ExitCode, PoolInUse
-from taskpool.procs.statedir import PoolLock, state_directory
+from taskpool.procs.statedir import PoolLock, identity, state_directory
 
 STARTED = 1_769_851_800 * SECOND  # 2026-01-31T09:30:00Z
 
@@ -50,6 +50,14 @@ def test_nobody_else_may_look_in(tmp_path: Path) -> None:
     assert mode_of(directory) == 0o700
     directory.chmod(0o755)
     assert mode_of(state_directory("demo", env)) == 0o700
+
+
+def test_each_directory_is_told_from_any_other(tmp_path: Path) -> None:
+    one, other, link = tmp_path / "one", tmp_path / "other", tmp_path / "link"
+    one.mkdir()
+    other.mkdir()
+    link.symlink_to(one)
+    assert identity(one) == identity(link) != identity(other)
 
 
 def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from taskpool.procs.family import end_orphans
 from taskpool.procs.lifeline import become_subreaper
 from taskpool.procs.signals import Wakeup
 from taskpool.procs.spawn import find_worker
-from taskpool.procs.statedir import PoolLock, state_directory
+from taskpool.procs.statedir import PoolLock, identity, state_directory
 
 JOURNAL_NAME = "journal.db"
 ORPHANS_NS_MAX = 20 * SECOND
@@ -92,7 +92,7 @@ class Host:
 
     def end_orphans(self, pool: str, epoch: Epoch) -> int:
         become_subreaper()
-        return end_orphans(pool, epoch, self.clock.now().mono + ORPHANS_NS_MAX)
+        return end_orphans(pool, identity(state_directory(pool)), epoch, self.clock.now().mono + ORPHANS_NS_MAX)
 
     def sweep(self, pool: str, epoch: Epoch) -> None:
         self._leftovers = Leftovers(state_directory(pool), epoch)
@@ -122,7 +122,8 @@ class Host:
     def workforce(self, options: DealerOptions, epoch: Epoch, spool: Spool, shape: Shape) -> Staff:
         assert self._leftovers is not None
         program = find_worker(options.worker_exec)
-        hire = Hire(options.pool, epoch, program, _arguments(options), str(spool.directory), LOG_FD, shape)
+        home = identity(state_directory(options.pool))
+        hire = Hire(options.pool, home, epoch, program, _arguments(options), str(spool.directory), LOG_FD, shape)
         return Staff(hire, self.post, spool, self.clock, self._leftovers.note)
 
     def signals(self) -> list[str]:

@@ -33,6 +33,7 @@ class Hire(NamedTuple):
     """What every worker of this dealer is started with."""
 
     pool: str
+    home: str  # the identity of its state directory
     epoch: int
     program: list[str]
     arguments: list[str]  # beside who it is and where it belongs
@@ -107,8 +108,10 @@ class Staff:
         return [*hire.program, *identity, "--dealer-pid", str(os.getpid()), "--spool", hire.spool, *hire.arguments]
 
     def _environment(self, incarnation: Incarnation) -> Mapping[str, str]:
-        mark = family.worker_mark(self._hire.pool, self._hire.epoch, incarnation)
-        return {**scrubbed(os.environ), family.MARK_VARIABLE: mark}
+        return {**scrubbed(os.environ), family.MARK_VARIABLE: self._mark(incarnation)}
+
+    def _mark(self, incarnation: Incarnation) -> str:
+        return family.worker_mark(self._hire.pool, self._hire.home, self._hire.epoch, incarnation)
 
     def settled(self, incarnation: int, pid: int) -> bool:
         """The worker holds its queue: take the name away. False: another process says it is this worker."""
@@ -156,8 +159,7 @@ class Staff:
         exits = []
         strangers = [pid for pid in family.children_of() if pid not in self._by_pid]
         for member in list(self._dead):
-            mark = family.worker_mark(self._hire.pool, self._hire.epoch, member.incarnation)
-            if strangers and family.kill_marked(strangers, mark):
+            if strangers and family.kill_marked(strangers, self._mark(member.incarnation)):
                 continue
             self._dead.remove(member)
             exits.append(self._exited(member))

@@ -1,7 +1,7 @@
 """How a dealer comes up and goes down.
 
-The order makes it safe: the pool's lock, then a new epoch made durable, then the end of everything an earlier
-epoch left running, and only then queues.  # R5
+The order makes it safe: the pool's lock, then a new epoch made durable, then the lock of the IPC namespace, then
+the end of everything an earlier epoch left running, and only then queues.  # R5
 """
 
 from __future__ import annotations
@@ -64,11 +64,11 @@ class Dealer:
         layout = machine.layout(options)
         teardown.callback(machine.close)
         epoch = machine.lock(options.pool)
+        post = machine.post
+        _hold_namespace(post, options.pool, teardown)  # before anything is ended: who is refused here does no harm
         orphans = machine.end_orphans(options.pool, epoch)
         if orphans:
             transcript.say(Level.WARNING, f"ended {orphans} processes of an earlier life of pool {options.pool}")
-        post = machine.post
-        _hold_namespace(post, options.pool, teardown)
         machine.sweep(options.pool, epoch)
         for slot in range(limits.REPLY_SLOTS_MAX):  # a generator that waits makes its queue again with its next hello
             post.unlink(names.reply(options.pool, slot))

@@ -28,7 +28,7 @@ from taskpool.procs.environment import scrubbed
 from taskpool.procs.family import end_orphans
 from taskpool.procs.signals import Wakeup, catchable
 from taskpool.procs.spawn import find_program
-from taskpool.procs.statedir import PoolLock, last_holder
+from taskpool.procs.statedir import PoolLock, identity, last_holder
 
 DEALER = "tp-dealer"
 LIFELINE_FD = 3  # where the dealer finds it
@@ -177,7 +177,7 @@ class PrivateDealer:
 
     def _end_and_unlink(self) -> None:
         try:
-            end_orphans(self.pool, 0, time.monotonic_ns() + limits.TERM_GRACE_NS)
+            end_orphans(self.pool, identity(self.home.directory), 0, time.monotonic_ns() + limits.TERM_GRACE_NS)
         except ConfigurationError as error:
             self._console.warning(str(error))
         if self.exit is not None and self.exit.signal is not None:

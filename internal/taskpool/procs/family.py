@@ -24,9 +24,13 @@ MARK_VARIABLE = "TP_WORKER"
 _MARK_PREFIX = MARK_VARIABLE.encode() + b"="
 
 
-def worker_mark(pool: str, epoch: int, incarnation: int) -> str:
-    """The value of TP_WORKER for a worker and all its descendants."""
-    return f"{pool}/{epoch}/{incarnation}"
+def worker_mark(pool: str, home: str, epoch: int, incarnation: int) -> str:
+    """The value of TP_WORKER for a worker and all its descendants.
+
+    `home` is the identity of the pool's state directory, where epochs are counted: a pool of the same name with
+    another one, in a container that shares our processes, is another pool.
+    """
+    return f"{pool}/{home}/{epoch}/{incarnation}"
 
 
 # --- looking ------------------------------------------------------------------------------------------
@@ -105,14 +109,14 @@ def kill_marked(children: Iterable[int], mark: str) -> int:
     return left
 
 
-def end_orphans(pool: str, epoch: int, deadline_mono_ns: int) -> int:
+def end_orphans(pool: str, home: str, epoch: int, deadline_mono_ns: int) -> int:
     """Kills all workers of the pool's other epochs with their descendants; waits until they are dead.
 
     Returns how many there were. Raises ConfigurationError naming those still alive at the deadline.
     """
 
     def is_orphan(mark: str) -> bool:
-        return mark.startswith(f"{pool}/") and not mark.startswith(f"{pool}/{epoch}/")
+        return mark.startswith(f"{pool}/{home}/") and not mark.startswith(f"{pool}/{home}/{epoch}/")
 
     ended: set[int] = set()
     while killed := _kill_all(is_orphan):

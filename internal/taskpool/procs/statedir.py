@@ -58,6 +58,12 @@ def _base(env: Mapping[str, str]) -> Path:
     raise ConfigurationError(f"uid {os.geteuid()} has no home directory for the pool's state: set XDG_STATE_HOME")
 
 
+def identity(directory: Path) -> str:
+    """Tells a state directory from any other of this machine, by whatever path or mount it is reached."""
+    found = directory.stat()
+    return f"{found.st_dev:x}-{found.st_ino:x}"
+
+
 class Holder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the lock file says of the dealer that holds the pool, or held it last."""
 
