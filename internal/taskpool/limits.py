@@ -60,6 +60,8 @@ LOST_HEAD_MAX = 5  # deaths before `started` with the same job at the head that 
 # The journal
 RETAIN_NS = 7 * 24 * 3600 * SECOND  # how long a finished batch is kept
 RETAIN_BATCHES_MAX = 1000
+RETAIN_GRACE_NS = 600 * SECOND  # what was in use so lately stays: its generator may still be there, and ask once more
+HELD_SAID_NS = 240 * SECOND  # how often the journal is told that a batch is in a generator's hands
 
 # After an unclean end
 CAREFUL_NS = 60 * SECOND  # so long every attempt is stored before it is sent
@@ -105,6 +107,7 @@ assert FRAME_TINY_JOB_NS_MAX < FRAME_SHORT_JOB_NS_MAX < FRAME_TAKE_BACK_NS < FRA
 assert FRAME_TARGET_NS < REPORT_HELD_NS_MAX < FRAME_SILENT_NS_MAX
 assert BACKLOG_REFILL_JOBS_MIN < BACKLOG_JOBS_MAX < PENDING_JOBS_MAX
 assert OUTCOMES_IN_FLIGHT_MAX < OUTCOMES_UNREAD_MAX
+assert HELD_SAID_NS * 2 < RETAIN_GRACE_NS
 assert PING_NS < REPLY_OVERDUE_NS < LEASE_NS < RETURN_WELCOME_NS
 assert INLINE_OUTPUT_BYTES_MAX * 2 + VALUE_BYTES_MAX + ERROR_TEXT_BYTES_MAX * 3 < SPILL_BYTES_MAX
 assert PAYLOAD_BYTES_MAX < SPILL_BYTES_MAX

@@ -11,7 +11,7 @@ from taskpool.clock import SECOND
 from taskpool.core.effects import Effect, LoadOutcomes
 from taskpool.core.events import ClientLost, OutcomesLoaded
 from taskpool.core.rows import Acknowledged, BatchForgotten, OutcomeRecorded
-from taskpool.limits import OUTCOMES_IN_FLIGHT_BYTES_MAX, VALUE_BYTES_MAX
+from taskpool.limits import HELD_SAID_NS, OUTCOMES_IN_FLIGHT_BYTES_MAX, PING_NS, VALUE_BYTES_MAX
 from taskpool.messages import End, JobError, Outcome, Outcomes, Output, State, Usage
 
 
@@ -216,9 +216,29 @@ def test_a_read_back_that_was_overtaken_by_a_hello_is_not_told_twice() -> None:
     assert numbers(world) == [2]
 
 
-def test_a_read_back_for_a_batch_that_is_gone_is_dropped() -> None:
+def test_the_store_is_told_of_batches_that_are_held_however_still_their_readers() -> None:
+    world = World(journaled=True)
+    world.batch(work())
+    world.run()
+    world.hello(None, client=5)
+    world.rows.clear()
+    for _ in range(HELD_SAID_NS // PING_NS + 1):
+        world.advance(PING_NS)
+        world.ping()
+    assert world.rows == [Acknowledged("b", 0)]
+    world.bye()
+    world.rows.clear()
+    world.advance(HELD_SAID_NS)
+    assert world.rows == []
+
+
+def test_a_read_back_for_a_batch_or_a_reader_that_is_gone_is_dropped() -> None:
     world = World()
     world.do(OutcomesLoaded("nowhere", []))
+    world.batch(work())
+    world.bye()
+    world.forget()
+    world.do(OutcomesLoaded("b", []))
     world.quiet()
 
 

@@ -296,12 +296,15 @@ def test_a_batch_nobody_knows_is_opened() -> None:
     assert world.told()[0].fresh
 
 
-def test_outcomes_that_the_store_has_lost_are_not_asked_for_for_ever() -> None:
+def test_outcomes_that_the_store_has_lost_are_neither_asked_for_nor_waited_for_for_ever() -> None:
     world = World(journaled=True)
     world.kept["b"] = StoredBatch("b", DEFAULT_LIMITS, 2, 2, 2, 1, 0)
     world.hello()
-    (welcome,) = world.told()
+    welcome, refused = world.told()
     assert welcome.last_no == 2
+    assert (refused.batch, refused.reason) == ("b", "gone")
+    assert "from number 2 on" in refused.text
+    world.quiet()
 
 
 def test_a_batch_at_rest_is_found_again() -> None:

@@ -226,6 +226,12 @@ def test_refused_for_good_closes_at_what_is_accepted(reason: str) -> None:
     assert [message.total for message in intake(talk) if isinstance(message, Close)] == [2]
 
 
+def test_outcomes_that_are_not_kept_any_more_are_not_waited_for() -> None:
+    talk = connected(jobs=2)
+    with pytest.raises(JobsLost, match="not kept any more; 0 were received"):
+        talk.receive(Refused(ME, "b", 0, 0, "gone", "outcomes are not kept any more"), 0)
+
+
 def test_a_frame_whose_dealer_died_with_it_may_be_refused_after_one_behind_it() -> None:
     talk = connected(jobs=4)
     talk.receive(Accepted(ME, "b", 1), 0)

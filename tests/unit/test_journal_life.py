@@ -200,8 +200,8 @@ def test_one_run_ends_in_quarantine_once(path: Path) -> None:
     store.close(clean=False)
 
 
-def test_an_acknowledgement_that_retention_overtook_is_no_error(path: Path) -> None:
-    live(path, [Acknowledged("gone", 5)])
+def test_what_retention_overtook_is_no_error(path: Path) -> None:
+    live(path, [Acknowledged("gone", 5)], [BatchCancelled("gone")])
 
 
 # --- the thread ------------------------------------------------------------------------------------

@@ -83,6 +83,23 @@ def test_a_batch_somebody_just_found_counts_as_used(path: Path) -> None:
     assert "old" in kept(path)
 
 
+def test_what_was_in_use_lately_stays_however_short_the_retention(path: Path) -> None:
+    connection = schema.connect(path, "NORMAL")
+    Retention(connection, 0, 0).condemn()
+    schema.close(connection, path)
+    assert kept(path) == ["new-read", "waiting", "parked", "halfway"]
+
+
+def test_a_batch_whose_reader_is_still_there_counts_as_used(path: Path) -> None:
+    store = open_store(path, 2, retain_ns=11 * DAY_NS)
+    Asked(store).commit(Acknowledged("old", 0))
+    store.close(clean=True)
+    connection = schema.connect(path, "NORMAL")
+    Retention(connection, 7 * DAY_NS, 1000).condemn()
+    schema.close(connection, path)
+    assert "old" in kept(path)
+
+
 def test_during_a_life_a_batch_that_was_never_closed_stays(path: Path) -> None:
     connection = schema.connect(path, "NORMAL")
     Retention(connection, 7 * DAY_NS, 1000).condemn()
@@ -123,7 +140,7 @@ def test_a_large_batch_goes_in_small_steps(tmp_path: Path) -> None:
     )
     store.close(clean=True)
     connection = schema.connect(path, "NORMAL")
-    step = Retention(connection, -DAY_NS, 0)
+    step = Retention(connection, -DAY_NS, 0, grace_ns=-DAY_NS)
     step.condemn()
     steps = 0
     while step.remove():

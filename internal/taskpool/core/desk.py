@@ -43,6 +43,7 @@ class Desk:
         self._pool = pool
         self._asking: dict[str, dict[tuple[int, type], Hello | Command]] = {}  # until the store has looked
         self._comparing: deque[Submitted] = deque()  # said again: until the store has given the digests
+        self._vouch_mono_ns = 0
 
     # --- coming and going ---
 
@@ -190,6 +191,14 @@ class Desk:
             self.bye(client.id)
         if not self._pool.config.journaled:
             self._expire(now)
+        elif now.mono >= self._vouch_mono_ns:
+            self._vouch_mono_ns = now.mono + limits.HELD_SAID_NS
+            self._vouch()
+
+    def _vouch(self) -> None:
+        """Whoever reads slowly says nothing new for long; the store must not take the batch for one out of use."""
+        for batch in filter(None, [client.batch for client in self._pool.clients.values()]):
+            self._pool.ledger.add(Acknowledged(batch.name, batch.acknowledged))
 
     def _expire(self, now: Instant) -> None:
         """Outcomes in memory that nobody has come for: whoever should have read them is gone for good."""
@@ -366,8 +375,11 @@ class Desk:
             if outcome.no == batch.sent + len(batch.unsent) + 1:  # else the reader said hello again meanwhile
                 batch.unsent.append(outcome)
         batch.behind = batch.sent + len(batch.unsent) < batch.recorded
-        if event.items:  # else the store has lost them: to ask again at once would be to ask for ever
+        if event.items:
             self.deliver(batch)
+        elif batch.client is not None:  # to ask again would be to ask for ever, and silence would be to wait for ever
+            text = f"outcomes of batch {batch.name} from number {batch.sent + 1} on are not kept any more (--retain)"
+            self._refuse(batch.client.id, batch.name, 0, 0, "gone", text)
 
     def forget_if_done(self, batch: Batch) -> None:
         """A journal keeps a batch for its retention, and finds it again when asked; memory does not. A job in

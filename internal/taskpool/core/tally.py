@@ -21,7 +21,7 @@ COMMIT_BUCKETS_NS = LAG_BUCKETS_NS = FINE_BUCKETS_NS
 
 EXIT_REASONS = ("clean", "error", "signal", "timeout", "stopped", "boot")
 SIGNALS = ("", "SIGSEGV", "SIGKILL", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE", "SIGTERM", "other")
-REFUSALS = ("malformed", "unknown_kind", "unknown_batch", "conflict", "gap", "closed", "full", "draining")
+REFUSALS = ("malformed", "unknown_kind", "unknown_batch", "conflict", "gap", "closed", "full", "draining", "gone")
 HEARD_QUEUES = ("intake", "control", "events")  # that the dealer reads
 
 

@@ -61,7 +61,8 @@ class PoolRefuses(TaskpoolError):
 
 
 class JobsLost(DealerUnreachable):
-    """Accepted jobs are gone: the dealer came back without the journal they were in, if there was one."""
+    """Accepted jobs are gone, or what became of them: the dealer came back without the journal they were in, if there
+    was one, or kept them no longer."""
 
 
 class Session:
@@ -315,6 +316,8 @@ class Session:
                 self.outbox.rewind_once(now)
             case "unknown_batch":
                 self.call_again(now)
+            case "gone":
+                raise JobsLost(f"pool {self.pool!r}: {refused.text}; {self.cursor} were received")
             case _:
                 self._give_in(refused, now)
 

@@ -39,8 +39,9 @@ class BatchChange:
         self.cancelled = False
 
     @property
-    def only_acknowledges(self) -> bool:
-        more = self.accepted or self.recorded or self.open or self.quarantined or self.cancelled
+    def only_marks(self) -> bool:
+        """Nothing in it is lost with a batch that retention has let go of."""
+        more = self.accepted or self.recorded or self.open or self.quarantined
         return not more and self.total is None
 
 

@@ -1,9 +1,10 @@
 """What the journal lets go of, so that it stays as large as its use.
 
 A finished batch goes when it has been idle too long, acknowledged or not, or when there are too many: then those
-whose outcomes were all acknowledged, oldest first. A batch with open jobs stays, and one with jobs in quarantine,
-which wait for a person. A batch that was never closed goes only between two lives, when no generator can be at it.
-It goes in small steps between commits; the pages it leaves are used again.
+whose outcomes were all acknowledged, oldest first. One in use stays: the core says now and then which are held. A batch
+with open jobs stays, and one with jobs in quarantine, which wait for a person. A batch that was never closed
+goes only between two lives, when no generator can be at it. It goes in small steps between commits; the pages
+it leaves are used again.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import sqlite3
 import time
 from collections.abc import Callable
 
-from taskpool.clock import SECOND, SystemClock
+from taskpool import limits
+from taskpool.clock import SystemClock
 
-GRACE_NS = 600 * SECOND  # its generator may still be there, and ask once more
 STEP_ROWS = 500
 _LOOK_SECONDS = 10.0  # how often it looks for batches to let go of
 _SHARE = 4  # of the thread's time, one part in so many at most
@@ -44,7 +45,7 @@ class Retention:
         retain_ns: int,
         retain_batches: int,
         *,
-        grace_ns: int = GRACE_NS,
+        grace_ns: int = limits.RETAIN_GRACE_NS,
         condemned: Callable[[], None] = lambda: None,
     ) -> None:
         self._connection = connection
@@ -71,7 +72,8 @@ class Retention:
     def condemn(self, *, never_closed_too: bool = False, most: int = _BATCHES_PER_LOOK_MAX) -> None:
         """Chooses batches to let go of: from here on nobody finds them."""
         now = self._clock.now().wall
-        found = self._connection.execute(_OLD, (now - self._retain_ns, never_closed_too, most)).fetchall()
+        unused_ns = max(self._retain_ns, self._grace_ns)
+        found = self._connection.execute(_OLD, (now - unused_ns, never_closed_too, most)).fetchall()
         (kept,) = self._connection.execute(_COUNT).fetchone()
         surplus = min(kept - len(found) - self._retain_batches, most)
         if surplus > 0:

@@ -154,8 +154,8 @@ class Tables:
         return written
 
     def _count(self, name: str, change: BatchChange, now_wall_ns: int) -> None:
-        if change.only_acknowledges and self.batch(name) is None:
-            return  # retention was quicker than its reader
+        if change.only_marks and self.batch(name) is None:
+            return  # retention was quicker than its reader, or than whoever cancels it
         batch_id = self._id(name)
         levels = (change.accepted, change.total, change.recorded, change.acknowledged)
         steps = (change.open, change.quarantined, change.cancelled)
