@@ -3,7 +3,7 @@
 A finished batch goes when it has been idle too long, acknowledged or not, or when there are too many: then those
 whose outcomes were all acknowledged, oldest first. One in use stays: the core says now and then which are held. A batch
 with open jobs stays, and one with jobs in quarantine, which wait for a person. A batch that was never closed
-goes only between two lives, when no generator can be at it. It goes in small steps between commits; the pages
+goes only if this life has not seen it: then no generator is at it. It goes in small steps between commits; the pages
 it leaves are used again.
 """
 
@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable
 
 from taskpool import limits
-from taskpool.clock import SystemClock
+from taskpool.clock import seconds
+from taskpool.journal.calendar import Calendar
 
 STEP_ROWS = 500
 _LOOK_SECONDS = 10.0  # how often it looks for batches to let go of
@@ -23,7 +24,7 @@ _BATCHES_PER_LOOK_MAX = 100
 
 _OLD = (
     "SELECT id FROM batches WHERE open = 0 AND quarantined = 0 AND name IS NOT NULL AND changed_wall_ns < ? "
-    "AND (finished_wall_ns IS NOT NULL OR ?) ORDER BY changed_wall_ns LIMIT ?"
+    "AND (finished_wall_ns IS NOT NULL OR changed_wall_ns < ?) ORDER BY changed_wall_ns LIMIT ?"
 )
 _COUNT = "SELECT count(*) FROM batches WHERE open = 0 AND quarantined = 0 AND name IS NOT NULL"
 _READ = (
@@ -37,7 +38,7 @@ _DROP_JOBS = "DELETE FROM jobs WHERE ordinal IN (SELECT ordinal FROM jobs WHERE 
 
 
 class Retention:
-    """Durations are wall-clock time, because what they are about outlives the process."""
+    """Begins to choose when a period of grace is over: whoever was there before this life may come back first."""
 
     def __init__(
         self,
@@ -46,6 +47,7 @@ class Retention:
         retain_batches: int,
         *,
         grace_ns: int = limits.RETAIN_GRACE_NS,
+        calendar: Calendar | None = None,
         condemned: Callable[[], None] = lambda: None,
     ) -> None:
         self._connection = connection
@@ -53,8 +55,9 @@ class Retention:
         self._retain_ns = retain_ns
         self._retain_batches = retain_batches
         self._grace_ns = grace_ns
-        self._clock = SystemClock()
-        self._look_from = self._step_from = 0.0  # monotonic seconds
+        self._calendar = calendar or Calendar()
+        self._step_from = 0.0  # monotonic seconds
+        self._look_from = time.monotonic() + seconds(grace_ns)
 
     def rest(self) -> float:
         """One step, if it is time for one; returns in how many seconds it may be time again. Raises sqlite3.Error."""
@@ -69,11 +72,11 @@ class Retention:
         self._step_from = after + (after - now) * (_SHARE - 1) if removed else self._look_from
         return max(0.0, self._step_from - after)
 
-    def condemn(self, *, never_closed_too: bool = False, most: int = _BATCHES_PER_LOOK_MAX) -> None:
+    def condemn(self, *, most: int = _BATCHES_PER_LOOK_MAX) -> None:
         """Chooses batches to let go of: from here on nobody finds them."""
-        now = self._clock.now().wall
+        now, begin = self._calendar.past_ns(), self._calendar.begin_wall_ns
         unused_ns = max(self._retain_ns, self._grace_ns)
-        found = self._connection.execute(_OLD, (now - unused_ns, never_closed_too, most)).fetchall()
+        found = self._connection.execute(_OLD, (now - unused_ns, begin, most)).fetchall()
         (kept,) = self._connection.execute(_COUNT).fetchone()
         surplus = min(kept - len(found) - self._retain_batches, most)
         if surplus > 0:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from taskpool import limits
-from taskpool.clock import SystemClock
+from taskpool.clock import Clock, SystemClock
 from taskpool.core.events import (
     BatchFound,
     CommitFailed,
@@ -32,6 +32,7 @@ from taskpool.core.tally import JournalTally
 from taskpool.errors import JournalError
 from taskpool.journal import schema
 from taskpool.journal.ballast import BALLAST_BYTES, Ballast
+from taskpool.journal.calendar import Calendar
 from taskpool.journal.retention import Retention
 from taskpool.journal.store import StoreEvent
 from taskpool.journal.tables import Tables
@@ -80,6 +81,8 @@ class SqliteStore:
         sync: str = "full",
         retain_ns: int = limits.RETAIN_NS,
         retain_batches: int = limits.RETAIN_BATCHES_MAX,
+        retain_grace_ns: int = limits.RETAIN_GRACE_NS,
+        clock: Clock | None = None,
         ballast_bytes: int = BALLAST_BYTES,
         observe: Observer | None = None,
     ) -> None:
@@ -92,12 +95,20 @@ class SqliteStore:
             tables = Tables(connection, epoch)
             # Read before this life begins: then the journal no longer tells how the last one ended.
             self._restored = tables.restore()
-            retention = Retention(connection, retain_ns, retain_batches, condemned=tables.forget_ids)
+            calendar = self._calendar = Calendar(clock)
+            retention = Retention(
+                connection,
+                retain_ns,
+                retain_batches,
+                grace_ns=retain_grace_ns,
+                calendar=calendar,
+                condemned=tables.forget_ids,
+            )
             ballast = Ballast(Path(f"{path}.ballast"), ballast_bytes)
-            _begin(connection, path, epoch, retention, ballast)
+            _begin(connection, path, epoch, ballast)
             self._answers = Answers()
             observe = observe or self.tally.observe
-            self._journal = _Journal(path, connection, tables, retention, ballast, self._answers, observe)
+            self._journal = _Journal(path, connection, tables, retention, calendar, ballast, self._answers, observe)
             self._writer = Writer(self._journal, self._answers)
         except sqlite3.Error as error:
             schema.close(connection, path)
@@ -123,7 +134,7 @@ class SqliteStore:
         self._read(lambda tables: OutcomesLoaded(batch, tables.outcomes(batch, after, limit, most), reader))
 
     def find_batch(self, name: str) -> None:
-        self._read(lambda tables: BatchFound(name, tables.find(name, SystemClock().now().wall)))
+        self._read(lambda tables: BatchFound(name, tables.find(name, self._calendar.date_ns())))
 
     def load_digests(self, batch: str, first_seq: int, count: int) -> None:
         self._read(lambda tables: DigestsLoaded(batch, first_seq, tables.digests(batch, first_seq, count)))
@@ -162,6 +173,7 @@ class _Journal:
         connection: sqlite3.Connection,
         tables: Tables,
         retention: Retention,
+        calendar: Calendar,
         ballast: Ballast,
         answers: Answers,
         observe: Observer | None,
@@ -170,6 +182,7 @@ class _Journal:
         self._connection = connection
         self._tables = tables
         self._retention = retention
+        self._calendar = calendar
         self._ballast = ballast
         self._answers = answers
         self._observe = observe
@@ -258,7 +271,7 @@ class _Journal:
         while commits and not self._failed:
             started = self._clock.now()
             try:
-                self._store(commits, started.wall)
+                self._store(commits, self._calendar.date_ns())
             except sqlite3.Error as error:
                 self._roll_back()
                 if not schema.is_full(error) or not self._make_room():
@@ -319,13 +332,12 @@ class _Journal:
             self._answers.put(DiskFull(False, f"the disk of the journal {self._path} has room again"))
 
 
-def _begin(connection: sqlite3.Connection, path: Path, epoch: int, retention: Retention, ballast: Ballast) -> None:
+def _begin(connection: sqlite3.Connection, path: Path, epoch: int, ballast: Ballast) -> None:
     """Begins a life, on a full disk at the cost of the ballast, or of what the WAL takes."""
     last_resort = False
     while True:
         try:
             schema.begin_life(connection, path, epoch)
-            retention.condemn(never_closed_too=True, most=_ROWS_TOGETHER_MAX)
             return
         except sqlite3.Error as error:
             if connection.in_transaction:

@@ -89,7 +89,7 @@ def prune(path: Path, retain_ns: int, retain_batches: int, lock: Path | None = N
         try:
             before = _batches(connection)
             retention = Retention(connection, retain_ns, retain_batches, grace_ns=0)
-            retention.condemn(never_closed_too=True, most=before + 1)
+            retention.condemn(most=before + 1)
             while retention.remove():
                 pass
             connection.execute("VACUUM")
