@@ -97,6 +97,21 @@ def test_a_poison_job_is_quarantined_and_its_neighbours_are_not(stage: Stage, le
     assert sum(job["crashes"] for job in outcomes.values()) == 2
 
 
+def test_a_job_that_closes_its_workers_queues_costs_its_neighbours_nothing(stage: Stage) -> None:
+    closing = {"kind": "python", "call": "os:closerange", "args": [3, 64]}
+    innocent = {"kind": "python", "call": "math:factorial", "args": [4]}
+    text = "\n".join(json.dumps(closing if seq in (5, 20) else innocent) for seq in range(1, 41)).encode()
+    done = stage.private("jobs", "--workers", 2, "--crash-limit", 2, "--output", "json", "-", stdin=text)
+    outcomes = {job["seq"]: job for job in done.ends(QUARANTINED).objects()}
+    for seq in (5, 20):
+        job = outcomes.pop(seq)
+        assert (job["state"], job["exit_status"], job["crashes"]) == ("quarantined", 3, 2)
+        assert "is closed here" in job["error"]["traceback"]
+    assert {(job["state"], job["value"], job["attempts"], job["crashes"]) for job in outcomes.values()} == {
+        ("succeeded", 24, 1, 0)
+    }
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_all_workers_are_killed_again_and_again(stage: Stage, ledger: Ledger) -> None:

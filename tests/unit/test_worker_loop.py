@@ -204,6 +204,20 @@ def test_a_job_that_exits_leaves_its_last_words(start: Start) -> None:
     assert dealer.last_words() == "last words"
 
 
+@pytest.mark.parametrize("of_its_own", [False, True])
+def test_a_job_that_closes_the_workers_files_ends_it_and_nothing_else(start: Start, of_its_own: bool) -> None:
+    dealer = start()
+    own = dealer.home / "own"
+    own.write_text("worth keeping")
+    line = f"os.closerange(3, 50); {of_its_own} and [os.open({str(own)!r}, os.O_RDWR) for _ in range(47)]"
+    assert dealer.result(fib(10)).value == b"55"
+    dealer.hear_started(dealer.send(call(dealer, "do", line)))
+    assert dealer.death() == 3
+    assert dealer.events.depth() == 0
+    assert "events is closed here" in dealer.last_words()
+    assert own.read_text() == "worth keeping"
+
+
 def test_the_next_job_starts_where_the_worker_did(start: Start) -> None:
     dealer = start()
     assert dealer.result(call(dealer, "wander")).value == b'"/"'

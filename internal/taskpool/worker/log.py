@@ -12,6 +12,7 @@ class Log:
 
     def __init__(self, fd: int | None, fmt: Format = "text", *, verbose: bool = False) -> None:
         self._fd = fd
+        self._file = None if fd is None else _file(fd)
         self._format: Format = fmt
         self._verbose = verbose
 
@@ -30,6 +31,15 @@ class Log:
         pid = os.getpid()
         line = render(self._format, f"Worker {pid}", text, {"pid": pid}, level)
         try:
+            if _file(self._fd) != self._file:
+                self._fd = None  # job code has closed it and opened a file of its own, which is not ours to write to
+                return
             os.write(self._fd, line.encode())  # one write: lines of many processes share the file
         except OSError:  # its reader is gone, its disk is full, or job code closed it
             self._fd = None
+
+
+def _file(fd: int) -> tuple[int, int]:
+    """Which file the descriptor stands for. Raises OSError."""
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
