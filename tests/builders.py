@@ -140,7 +140,7 @@ class World:
         backlog: Backlog | None = None,
         **config: Any,
     ) -> None:
-        self.core = Dispatcher(PoolConfig("p", EPOCH, workers, spares, pid=7, **config), SIGNALS)
+        self.core = Dispatcher(PoolConfig("p", EPOCH, workers, spares, pid=7, **{"version": "1", **config}), SIGNALS)
         if backlog is not None:
             self.core.pool.backlog = backlog
         self.store = store or MemoryStore()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from e2e.harness import ENVIRONMENT, Program, Stage, program
+from e2e.harness import ENVIRONMENT, OK, Program, Stage, program
+from source_tree import ROOT
 from taskpool.limits import BOOT_KILLS_EXCUSED_MAX
 
 SPAWNS_MAX = 10  # workers and spares once, and a few more tries
@@ -69,3 +71,35 @@ def test_a_worker_whose_interpreter_is_missing(stage: Stage, tmp_path: Path) -> 
     worker.chmod(0o755)
     run = start(stage, "dealer", worker).ends(ENVIRONMENT)
     assert "the interpreter in its #! line, or its loader, is missing" in run.stderr
+
+
+OTHER_VERSION = """#!{python}
+import sys
+sys.path.insert(0, {internal!r})
+import taskpool
+taskpool.__version__ = "0.0.9"
+from taskpool.kinds import KINDS
+KINDS.pop({lacking!r}, None)
+from taskpool.worker.main import main
+sys.exit(main())
+"""
+
+
+def other_version(directory: Path, lacking: str) -> Path:
+    path = directory / "other-worker"
+    path.write_text(OTHER_VERSION.format(python=sys.executable, internal=f"{ROOT}/internal", lacking=lacking))
+    path.chmod(0o755)
+    return path
+
+
+def test_a_worker_of_another_version(stage: Stage, tmp_path: Path) -> None:
+    run = start(stage, "private pool", other_version(tmp_path, lacking="none")).ends(OK)
+    assert run.lines == ["6765"]
+    assert run.stderr.count("is of version 0.0.9, this dealer of ") == 1
+
+
+@pytest.mark.parametrize("kind", ["dealer", "private pool"])
+def test_a_worker_that_does_not_know_a_kind(stage: Stage, tmp_path: Path, kind: str) -> None:
+    run = start(stage, kind, other_version(tmp_path, lacking="command")).ends(ENVIRONMENT)
+    assert "does not know the kind command: it is of version 0.0.9, this dealer of version " in run.stderr
+    assert "no worker can be started" in run.stderr

@@ -9,7 +9,7 @@ from sim.jobs import Act, Planned
 from sim.process import Life, Process
 from sim.queues import SimMailbox
 from sim.world import World
-from taskpool import codec
+from taskpool import __version__, codec
 from taskpool.clock import MILLISECOND, SECOND
 from taskpool.errors import MessageError, QueueMissing
 from taskpool.ipc import names
@@ -84,7 +84,7 @@ class WorkerProcess(Process):
             events = post.open(names.events(self.pool), send=True, receive=False)
         except QueueMissing:
             return 3
-        ready = Ready(self.mark[1], self.mark[0], self.pid, "1", list(KINDS), [])
+        ready = Ready(self.mark[1], self.mark[0], self.pid, __version__, list(KINDS), [])
         yield from events.block_sending(self, codec.encode(ready))
         self.requests = requests
         while not self.spent:

@@ -70,6 +70,44 @@ def test_what_a_first_worker_has_to_say_is_said_once() -> None:
     assert [note["text"] for note in world.noted(Topic.WORKER_NOTE)] == ["fib is slow"]
 
 
+def test_a_worker_of_another_version_is_told_once_and_works() -> None:
+    world = World(2, boot=False, kinds=("fib",))
+    world.batch(work(), work())
+    for incarnation in (1, 2):
+        world.do(Ready(incarnation, EPOCH, 100 + incarnation, "0.9", ["fib"], []))
+    assert [note["text"] for note in world.noted(Topic.WORKER_NOTE)] == [
+        "worker PID 101 is of version 0.9, this dealer of 1"
+    ]
+    assert world.sent() == [(1, [1]), (2, [2])]
+
+
+def test_a_worker_that_lacks_a_kind_gets_no_work_and_ends_a_pool_that_never_had_another() -> None:
+    world = World(boot=False, kinds=("fib", "command"))
+    world.batch(work())
+    world.do(Ready(1, EPOCH, 101, "0.9", ["fib", "tarot"], []))
+    assert world.workers[1].told_to == ["KILL"]
+    assert world.sent() == []
+    assert world.exits() == [ExitCode.ENVIRONMENT]
+    [note] = world.noted(Topic.OUT_OF_SERVICE)
+    assert note["text"] == (
+        "worker PID 101 does not know the kind command: it is of version 0.9, this dealer of version 1; "
+        "see --worker-exec"
+    )
+
+
+def test_one_that_comes_later_is_replaced_more_and_more_slowly() -> None:
+    world = World(boot=False, kinds=("fib",))
+    world.do(Ready(1, EPOCH, 101, "1", ["fib"], []))
+    world.die(1)
+    world.do(Ready(2, EPOCH, 102, "0.9", [], []))
+    world.die(2, signal=9)
+    assert world.spawned() == [1, 2]
+    assert len(world.noted(Topic.RESPAWN_DELAYED)) == 1
+    world.advance(2 * RESPAWN_DELAY_NS_MIN)
+    assert world.spawned() == [3]
+    assert world.exits() == []
+
+
 def test_ready_is_said_once() -> None:
     world = World()
     world.batch(work(), work())

@@ -38,6 +38,7 @@ class Crew:
         self.respawn = Respawn(pool.config.seed)
         self._incarnation = 0
         self.free_slots = set(range(self.wanted))
+        self._versions = {pool.config.version}  # of workers, as far as nothing is left to say about them
 
     # --- what happens to a worker ---
 
@@ -45,7 +46,7 @@ class Crew:
         self.workers[incarnation].pid = pid
         self._pool.note(Level.DEBUG, Topic.WORKER_SPAWNED, pid=pid, incarnation=incarnation)
 
-    def ready(self, message: Ready) -> None:
+    def ready(self, message: Ready, now: Instant) -> None:
         worker = self.workers.get(Incarnation(message.incarnation))
         if worker is None or message.epoch != self._pool.config.epoch:
             self._pool.tally.stale_reports += 1
@@ -53,6 +54,10 @@ class Crew:
         action = WORKER_TABLE[worker.state, WorkerEvent.READY]
         if action is WorkerAction.STALE:
             return
+        if missing := set(self._pool.config.kinds).difference(message.kinds):
+            self._refuse(worker, message, missing, now)
+            return
+        self._compare_versions(worker, message)
         if not self.respawn.ever_ready:
             for text in message.notes:
                 self._pool.note(Level.WARNING, Topic.WORKER_NOTE, text=text)
@@ -60,6 +65,23 @@ class Crew:
         worker.move(WorkerState.SPARE)
         worker.watch()
         self._pool.note(Level.DEBUG, Topic.WORKER_READY, pid=worker.pid, incarnation=worker.incarnation)
+
+    def _refuse(self, worker: Worker, message: Ready, missing: set[str], now: Instant) -> None:
+        """As if it had exited because it cannot load them: its jobs would all fail."""
+        self.stop(worker, Verdict.UNWANTED)
+        text = (
+            f"worker PID {worker.pid} does not know the kind {', '.join(sorted(missing))}: it is of version "
+            f"{message.version}, this dealer of version {self._pool.config.version}; see --worker-exec"
+        )
+        self.boot_death(now, int(ExitCode.UNREACHABLE), text)
+
+    def _compare_versions(self, worker: Worker, message: Ready) -> None:
+        """Says once that another program is at work: one given by --worker-exec, or upgraded under a running dealer."""
+        if message.version in self._versions:
+            return
+        self._versions.add(message.version)
+        text = f"worker PID {worker.pid} is of version {message.version}, this dealer of {self._pool.config.version}"
+        self._pool.note(Level.WARNING, Topic.WORKER_NOTE, text=text)
 
     def started(self, worker: Worker, first_n: int, now: Instant) -> bool:
         """The worker began a frame. False: it holds no such frame waiting at the head."""

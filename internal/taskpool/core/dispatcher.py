@@ -67,7 +67,7 @@ class Dispatcher:
             Bye: lambda event, now: self.desk.bye(event.client),
             ClientLost: lambda event, now: self.desk.bye(event.client),
             Command: self.commands.perform,
-            Ready: lambda event, now: self.crew.ready(event),
+            Ready: self.crew.ready,
             Progress: self._on_progress,
             Spawned: lambda event, now: self.crew.spawned(event.incarnation, event.pid),
             SpawnFailed: self._on_spawn_failed,

@@ -30,6 +30,7 @@ class PoolConfig(Struct, frozen=True):
     drain_timeout_ns: int = limits.DRAIN_TIMEOUT_NS
     pid: int = 0
     version: str = ""
+    kinds: tuple[str, ...] = ()  # what every worker must be able to run
     spool: str = ""
     pending_max: int = limits.PENDING_JOBS_MAX
     seed: int = 0

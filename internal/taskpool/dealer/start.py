@@ -34,6 +34,7 @@ from taskpool.ipc import budget, names
 from taskpool.ipc.mailbox import Mailbox, Post
 from taskpool.ipc.spool import Spool
 from taskpool.journal.store import Store
+from taskpool.kinds import KINDS
 from taskpool.messages import Progress, Report
 from taskpool.procs.notify import Notifier
 
@@ -151,6 +152,7 @@ def _config(options: DealerOptions, epoch: Epoch, layout: budget.Layout, spool: 
         drain_timeout_ns=options.drain_timeout_ns,
         pid=os.getpid(),
         version=__version__,
+        kinds=tuple(KINDS),
         spool=str(spool.directory),
         pending_max=limits.PENDING_JOURNALED_JOBS_MAX if durable else limits.PENDING_JOBS_MAX,
         seed=epoch,
