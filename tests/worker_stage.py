@@ -132,7 +132,7 @@ class Dealer:
         self.events, self.requests = self._queues.__enter__()
         self.capture = os.open(home, os.O_TMPFILE | os.O_RDWR | os.O_APPEND)
         self.log = os.open(home / "log", os.O_CREAT | os.O_RDWR | os.O_APPEND)
-        self.mark = worker_mark(pool, EPOCH, INCARNATION)
+        self.mark = worker_mark(pool, "home", EPOCH, INCARNATION)
         self.pid = self._spawn(pool, options)
         self.status: int | None = None
         self.n = 100
