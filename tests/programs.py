@@ -6,14 +6,17 @@ import os
 import select
 import subprocess
 import sys
+from collections.abc import Sequence
 
 DEADLINE_SECONDS = 20.0
 
 
-def start(code: str, *args: object, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
-    """`python -c code args...` with our package importable and pipes on its three descriptors."""
+def start(
+    code: str, *args: object, env: dict[str, str] | None = None, under: Sequence[str] = ()
+) -> subprocess.Popen[str]:
+    """`python -c code args...` with our package importable and pipes on its three descriptors; `under` execs it."""
     return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, args)],
+        [*under, sys.executable, "-c", code, *map(str, args)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -22,9 +25,9 @@ def start(code: str, *args: object, env: dict[str, str] | None = None) -> subpro
     )
 
 
-def run(code: str, *args: object, env: dict[str, str] | None = None) -> str:
+def run(code: str, *args: object, env: dict[str, str] | None = None, under: Sequence[str] = ()) -> str:
     """What the program prints. It must end well and in time."""
-    with start(code, *args, env=env) as program:
+    with start(code, *args, env=env, under=under) as program:
         try:
             printed, complaint = program.communicate(timeout=DEADLINE_SECONDS)
         finally:

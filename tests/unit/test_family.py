@@ -212,6 +212,38 @@ ctypes.CDLL(None).syscall(SYS_exit, 0)  # ends this one thread
         assert undead.wait(20) == -signal.SIGKILL
 
 
+def test_a_child_that_lets_nobody_look_is_ended(pool: str) -> None:
+    """Root may look, so this is tried as somebody else."""
+    program = """
+import os, shutil, sys, tempfile
+from taskpool.procs import family
+if os.geteuid() == 0:
+    os.setgroups([]); os.setgid(65534); os.setuid(65534)
+with tempfile.TemporaryDirectory() as directory:
+    hidden = shutil.copy(shutil.which("sleep"), f"{directory}/hidden")
+    os.chmod(hidden, 0o111)
+    pid = os.posix_spawn(hidden, ["sleep", "60"], {"TP_WORKER": sys.argv[1]})
+    print(family.mark_of(pid), family.kill_marked([pid], sys.argv[1]), os.waitpid(pid, 0)[1])
+"""
+    assert run(program, f"{pool}/home/1/1") == f"None 1 {signal.SIGKILL.value}\n"
+
+
+@pytest.mark.needs_tool("setpriv")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a child as another user")
+def test_another_users_child_is_spared_though_it_lets_nobody_look(pool: str) -> None:
+    """Root of a container may kill anybody and look into nobody else."""
+    program = """
+import os, subprocess, sys
+from taskpool.procs import family
+with subprocess.Popen(["sleep", "60"], user=65534) as stranger:
+    looked = subprocess.run(["cat", f"/proc/{stranger.pid}/environ"], capture_output=True).returncode
+    print(looked, family.kill_marked([stranger.pid], sys.argv[1]))
+    stranger.kill()
+"""
+    capabilities = "--bounding-set=-all,+kill,+setuid,+setgid"
+    assert run(program, f"{pool}/home/1/1", under=("setpriv", capabilities)) == "1 0\n"
+
+
 def test_orphans_of_other_epochs_are_ended(sleeper: Sleeper, pool: str) -> None:
     orphans = [sleeper(f"{pool}/home/1/1"), sleeper(f"{pool}/home/1/2"), sleeper(f"{pool}/home/3/1")]
     others = (f"{pool}/home/2/1", f"{pool}x/home/1/1", f"{pool}/elsewhere/1/1", f"{pool}/home2/1/1")

@@ -4,7 +4,7 @@ Two ways to know: the parent (children_of), and a mark in the environment that e
 (TP_WORKER). No attempt may outlive its worker, and no worker its dealer.
 
 LIMIT: a process that clears its environment *and* escapes from its parent is not found; nor is one that
-runs as another user.
+runs as another user. One whose environment cannot be read is found as a child only, not by end_orphans.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def children_of(pid: int | None = None) -> list[int]:
 def mark_of(pid: int) -> str | None:
     """The TP_WORKER that `pid` was started with.
 
-    None when it has none, is dead, or belongs to another user. A child that has not reached its exec yet
-    shows its parent's.
+    None when it has none, is dead, belongs to another user, or lets nobody look (see _hides_its_mark). A child
+    that has not reached its exec yet shows its parent's.
     """
     deadline = time.monotonic_ns() + limits.EXEC_NS_MAX
     while (environ := _read(f"/proc/{pid}/environ")) == b"" and not _has_no_environment(pid):
@@ -93,20 +93,13 @@ def kill_descendants() -> int:
 
 
 def kill_marked(children: Iterable[int], mark: str) -> int:
-    """Kills those of `children` that carry `mark`; returns how many may still have to die.
+    """Kills those of `children` that carry `mark`, or may carry it; returns how many may still have to die.
 
     For a subreaper after a worker's death: `children` are all its children it does not know. Each that is
     counted will send a SIGCHLD; reap it and call again with the children there are then, until the answer
     is 0. Only then nothing of that worker runs. Never waits for a death.
     """
-    left = 0
-    for pid in children:
-        found = mark_of(pid)
-        if found == mark or (found is None and _is_dying(pid)):
-            # The dying count too: who they were can no longer be read, and their children are not ours yet.
-            # They are killed as well, for the sake of those whose first thread alone has ended.
-            left += _kill_child(pid)
-    return left
+    return sum(_kill_child(pid) for pid in children if _may_carry(pid, mark))
 
 
 def end_orphans(pool: str, home: str, epoch: int, deadline_mono_ns: int) -> int:
@@ -132,6 +125,16 @@ def end_orphans(pool: str, home: str, epoch: int, deadline_mono_ns: int) -> int:
             )
         ended |= killed.keys()
     return len(ended)
+
+
+def _may_carry(pid: int, mark: str) -> bool:
+    """Whether this child, which nobody knows, must be dead before the worker of that mark counts as buried."""
+    found = mark_of(pid)
+    if found is not None:
+        return found == mark
+    # The dying count too: who they were can no longer be read, and their children are not ours yet.
+    # They are killed as well, for the sake of those whose first thread alone has ended.
+    return _is_dying(pid) or _hides_its_mark(pid)
 
 
 def _kill_all(wanted: Callable[[str], bool]) -> dict[int, int]:
@@ -220,6 +223,30 @@ def _has_no_environment(pid: int) -> bool:
     """Whether an empty environ is the truth, rather than an exec going on or just over."""
     stat = _stat(pid)
     return stat is None or stat.memory_bytes == 0 or stat.environ_start == stat.environ_end != 0
+
+
+def _hides_its_mark(pid: int) -> bool:
+    """Whether it is one of our user's and lets nobody look into it: a program without read permission, or one
+    that made itself undumpable, as agents that hold keys do. All of its /proc that still tells is its status.
+
+    LIMIT: below PID 1 of a container it may also be a stranger that somebody else started there as our user.
+    Rather him than a second execution beside the first.
+    """
+    try:
+        os.close(os.open(f"/proc/{pid}/environ", os.O_RDONLY | os.O_CLOEXEC))
+    except PermissionError:
+        return os.geteuid() in _user_ids(pid)
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+    return False
+
+
+def _user_ids(pid: int) -> set[int]:
+    """Real, effective, saved and file system's."""
+    for line in (_read(f"/proc/{pid}/status") or b"").splitlines():
+        if line.startswith(b"Uid:"):
+            return {int(word) for word in line.split()[1:]}
+    return set()
 
 
 def _is_marked(pid: int, wanted: Callable[[str], bool]) -> bool:
