@@ -65,7 +65,7 @@ HELD_SAID_NS = 240 * SECOND  # how often the journal is told that a batch is in 
 
 # After an unclean end
 CAREFUL_NS = 60 * SECOND  # so long every attempt is stored before it is sent
-UNCLEAN_ALONE_MIN = 3  # a job found running by so many unclean ends in a row runs alone in the pool
+UNCLEAN_ALONE_MIN = 3  # a job found running after so many unclean ends in a row runs alone in the pool
 
 # Starting a program while the machine lacks processes, memory or files
 SHORTAGE_NS_MAX = 30 * SECOND  # so long an attempt waits for them

@@ -72,6 +72,9 @@ class SimStore:
         self._delay_ns = self._world.rng.choice((0, 0, 300_000))
         self._free_ns = 0  # when the writer has carried out what was asked for
         self._full_until_ns = 0
+        self._innocent = disk.clean
+        self._took_over = False
+        self._failed = False
         self.closed = False
 
     @property
@@ -90,6 +93,7 @@ class SimStore:
         return restored
 
     def commit(self, number: int, rows: Sequence[Row]) -> None:
+        self._took_over = True
         self._ask("commit", (number,), rows)
         self._machine.perhaps_dies("dealer_dies_after_commit")
 
@@ -123,15 +127,26 @@ class SimStore:
             self._full_until_ns = 0
             self._answers.append(DiskFull(False, "there is room again"))
 
-    def close(self, *, clean: bool) -> None:
+    def close(self, *, clean: bool, chosen: bool = False) -> None:
         self._machine.step()
+        self._world.faults.seen["left_amid_work"] += chosen and not clean
         while self._requests:
             self._carry_out()
         self.closed = True
-        self._disk.clean = clean
+        self._disk.clean = clean or (chosen and self._can_tell)
         if clean and self._disk.tables.running:
             self._world.fail("I11", "the journal is closed as if in good order, with attempts under way")
         self._world.note("journal closed, clean {}", clean)
+
+    def left(self) -> None:
+        """The dealer is gone because it wanted to."""
+        if self._can_tell and not self._disk.clean:
+            self._world.fail("I4", "an end that the dealer chose is held against the jobs under way")
+
+    @property
+    def _can_tell(self) -> bool:
+        """Whether this life may say how it ended: the journal works, and what the life before left was taken over."""
+        return not self._failed and (self._took_over or self._innocent)
 
     def die(self) -> None:
         """The process is killed: what is under way is written or not."""
@@ -177,10 +192,12 @@ class SimStore:
         if self._world.trace is not None:
             self._world.say(f"    {[_in_short(row) for row in rows]}")
         if faults.fires("commit_eio_lost"):
+            self._failed = True
             self._answers.append(CommitFailed(number, "disk I/O error (simulated)"))
             return
         self._disk.write(self._epoch, rows)
         if faults.fires("commit_eio_applied"):
+            self._failed = True
             self._answers.append(CommitFailed(number, "disk I/O error (simulated)"))
             return
         if not self._full_until_ns and faults.fires("commit_disk_full"):
@@ -225,5 +242,8 @@ class WatchedMemoryStore(MemoryStore):
         super().commit(number, rows)
         self._disk.write(self._epoch, rows)
 
-    def die(self) -> None:
+    def left(self) -> None:
         """Nothing of it is left."""
+
+    def die(self) -> None:
+        """Likewise."""

@@ -105,6 +105,7 @@ SEEN = (
     "job_timed_out",
     "job_delayed",
     "pool_left_in_order",
+    "left_amid_work",
     "private_pool_left",
 )
 NAMES = (*INLINE, *SUDDEN, *SEEN)

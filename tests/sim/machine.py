@@ -245,6 +245,11 @@ class SimMachine:
             self.host.reboot()
         raise Killed
 
+    def left(self) -> None:
+        """The dealer wanted to leave, and has."""
+        assert self._store is not None
+        self._store.left()
+
     # --- the machine ---
 
     def layout(self, options: DealerOptions) -> Layout:

@@ -181,6 +181,7 @@ class Schedule:
         if exit is not None:
             self.faults.seen["pool_left_in_order"] += 1
             self.host.judge.left_in_order()
+            machine.left()
             self._left(exit)
         if not self._over:
             world.pass_to(world.now_ns + self.faults.amount(5 * MILLISECOND, 3 * SECOND))

@@ -27,13 +27,13 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "journal.db"
 
 
-def live(path: Path, *commits: list[Row], epoch: int = 1, clean: bool = True) -> None:
+def live(path: Path, *commits: list[Row], epoch: int = 1, clean: bool = True, chosen: bool = False) -> None:
     """A whole life: these commits, then the end."""
     store = open_store(path, epoch)
     asked = Asked(store)
     for rows in commits:
         asked.commit(*rows)
-    store.close(clean=clean)
+    store.close(clean=clean, chosen=chosen)
 
 
 def restored(path: Path, epoch: int = 2) -> Restored | None:
@@ -60,8 +60,25 @@ def test_an_unclean_end_is_told_until_a_clean_one(path: Path) -> None:
     assert not found.unclean
 
 
-def test_an_attempt_under_way_makes_any_end_unclean(path: Path) -> None:
-    live(path, [opened(), accepted(1)], [attempted(1)], clean=True)
+def test_an_end_that_was_chosen_is_not_held_against_an_attempt_under_way(path: Path) -> None:
+    live(path, [opened(), accepted(1)], [attempted(1)], clean=False, chosen=True)
+    found = restored(path)
+    assert found is not None
+    assert not found.unclean
+    assert len(found.in_flight) == 1
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+def test_a_life_that_took_nothing_over_does_not_tell_how_the_one_before_ended(path: Path, *, chosen: bool) -> None:
+    live(path, [opened(), accepted(1)], [attempted(1)], clean=False, chosen=chosen)
+    live(path, epoch=2, clean=False, chosen=True)
+    found = restored(path, 3)
+    assert found is not None
+    assert found.unclean is not chosen
+
+
+def test_an_attempt_under_way_is_found(path: Path) -> None:
+    live(path, [opened(), accepted(1)], [attempted(1)], clean=False)
     found = restored(path)
     assert found is not None
     assert found.unclean

@@ -92,7 +92,7 @@ class InFlight(Struct, frozen=True):
 class Restored(Struct, frozen=True):
     """What an earlier life of the dealer left in the store. The first event of a life, if any."""
 
-    unclean: bool  # that life did not end in good order
+    unclean: bool  # that life did not end by its own choice
     ordinal: int  # of the last job accepted
     batches: list[StoredBatch]  # with open jobs, or with jobs in quarantine
     in_flight: list[InFlight]

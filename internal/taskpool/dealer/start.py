@@ -28,7 +28,15 @@ from taskpool.dealer.perform import Performer
 from taskpool.dealer.queues import Queues
 from taskpool.dealer.replies import Replies
 from taskpool.dealer.transcript import Transcript
-from taskpool.errors import MessageError, PoolInUse, QueueEmpty, QueueExists, QueueMissing, UsageError
+from taskpool.errors import (
+    MessageError,
+    PoolInUse,
+    QueueEmpty,
+    QueueExists,
+    QueueMissing,
+    TaskpoolError,
+    UsageError,
+)
 from taskpool.ids import Epoch
 from taskpool.ipc import budget, names
 from taskpool.ipc.mailbox import Mailbox, Post
@@ -75,7 +83,7 @@ class Dealer:
             post.unlink(names.reply(options.pool, slot))
         post.unlink(names.control(options.pool))  # so that generators see that this is another dealer
         store = machine.store(options, epoch)
-        teardown.push(lambda *_: store.close(clean=self._left_cleanly()))
+        teardown.push(lambda kind, error, trace: self._close(store, error))
         spool = machine.spool(options.pool)
         poller = machine.poller()
         teardown.callback(poller.close)
@@ -112,11 +120,21 @@ class Dealer:
         pages = self._serve(queues, replies, store, teardown)
         transcript.say(Level.DEBUG if options.private else Level.INFO, _greeting(options, epoch, store, pages))
 
+    def _close(self, store: Store, error: BaseException | None) -> None:
+        store.close(clean=self._left_cleanly(), chosen=self._left_by_choice(error))
+
     def _left_cleanly(self) -> bool:
         """Whether the loop ended because the core wanted it to, with nothing under way."""
         if self._performer is None or self._performer.exit is None:
             return False
         return self.core.pool.ledger.idle and not self.core.pool.attempts
+
+    def _left_by_choice(self, error: BaseException | None) -> bool:
+        """Whether the core wanted to leave, or the system refused what the dealer needs: no doing of the jobs'. What
+        nobody foresaw may be theirs, as a kill may be."""
+        if error is not None:
+            return isinstance(error, TaskpoolError | OSError)
+        return self._performer is not None and self._performer.exit is not None
 
     def _serve(self, queues: Queues, replies: Replies, store: Store, teardown: ExitStack) -> str:
         """Start the pages, if wanted; returns where they are."""

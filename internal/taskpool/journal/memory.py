@@ -128,7 +128,7 @@ class MemoryStore:
     def check(self) -> None:
         pass
 
-    def close(self, *, clean: bool) -> None:
+    def close(self, *, clean: bool, chosen: bool = False) -> None:
         pass
 
     def _waiting_after(self, after: tuple[int, int]) -> Iterator[StoredJob]:

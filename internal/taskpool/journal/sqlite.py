@@ -95,6 +95,8 @@ class SqliteStore:
             tables = Tables(connection, epoch)
             # Read before this life begins: then the journal no longer tells how the last one ended.
             self._restored = tables.restore()
+            self._innocent = self._restored is None or not self._restored.unclean
+            self._took_over = False
             calendar = self._calendar = Calendar(clock)
             retention = Retention(
                 connection,
@@ -124,6 +126,7 @@ class SqliteStore:
         return restored
 
     def commit(self, number: int, rows: Sequence[Row]) -> None:
+        self._took_over = True
         self._writer.ask(_Commit(number, rows))
 
     def load_jobs(self, after: tuple[int, int], limit: int, bytes_max: int) -> None:
@@ -150,12 +153,13 @@ class SqliteStore:
             self._journal.checking = True
             self._writer.ask(_Check())
 
-    def close(self, *, clean: bool) -> None:
+    def close(self, *, clean: bool, chosen: bool = False) -> None:
         """Waits until everything asked for is stored; if it need not be clean, no longer than some seconds."""
         if self._closed:
             return
         self._closed = True
-        self._journal.clean = clean
+        # A life that stored nothing has not said yet what the end before it meant for the jobs it found running.
+        self._journal.clean = clean or (chosen and (self._took_over or self._innocent))
         self._journal.leaving.set()
         self._writer.stop(patient=clean)
         self._answers.close()

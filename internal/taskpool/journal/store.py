@@ -57,5 +57,6 @@ class Store(Protocol):
         """Look, about once a second, whether the store is still where it was and has room. What is wrong
         comes by `answers`."""
 
-    def close(self, *, clean: bool) -> None:
-        """`clean`: everything that was asked for is stored, and no attempt is under way."""
+    def close(self, *, clean: bool, chosen: bool = False) -> None:
+        """`clean`: everything that was asked for is stored, and no attempt is under way. `chosen`: the dealer leaves
+        for a reason of its own, so the end is not held against what is under way."""

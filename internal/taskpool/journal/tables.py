@@ -194,7 +194,7 @@ class Tables:
         batches = [self._stored_batch(row) for row in live]
         if clean and not ordinal:
             return None
-        return Restored(not clean or bool(in_flight), ordinal, batches, in_flight, quarantined, [])
+        return Restored(not clean, ordinal, batches, in_flight, quarantined, [])
 
     def queued(self, after: tuple[int, int], limit: int, bytes_max: int) -> tuple[list[StoredJob], bool]:
         """(jobs, whether there are more)"""
