@@ -167,7 +167,12 @@ class World:
 
     def do(self, event: Event) -> None:
         """One thing happens, and a turn of the loop follows."""
-        self._handle(event)
+        self.do_all(event)
+
+    def do_all(self, *events: Event) -> None:
+        """Several things happen in one turn."""
+        for event in events:
+            self._handle(event)
         self.settle()
 
     def _handle(self, event: Event) -> None:

@@ -61,6 +61,10 @@ class JournalError(ConfigurationError):
     """The journal cannot be used, or is not what it should be: names the file, what is wrong and the cure."""
 
 
+class SpoolFull(ConfigurationError):
+    """A spool file cannot be written, most likely for lack of room: names the file, the reason and the cure."""
+
+
 class DealerUnreachable(TaskpoolError):
     """Nobody answers for the pool, or its dealer went away."""
 

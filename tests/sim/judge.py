@@ -112,6 +112,13 @@ class Judge:
             self._count_head_death(left[frame.first_n], dead)  # nobody knew yet that it is dead
         frames.append(SentFrame(frame.first_n, left))
 
+    def frame_without_room(self, data: bytes) -> None:
+        """Its jobs had their turn; meanwhile others, whose frames need no file, may be sent."""
+        message = codec.decode(data)
+        if isinstance(message, Frame):
+            for task in codec.decode_tasks(message.tasks):
+                self._host.job(message.batch, task.seq).sent = True
+
     def _check_turn(self, job: Planned) -> None:
         """Of equals, who came first goes first. Those that were sent before may wait for a worker of their own."""
         first, job.sent = not job.sent, True

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sim.disk import STORE_FD, SimStore, WatchedMemoryStore
+from sim.disk import FULL, STORE_FD, SimStore, WatchedMemoryStore
 from sim.queues import SimMailbox, SimPost, SimQueue
 from sim.spool import SimSpool
 from sim.staff import SimWorkforce
@@ -16,7 +16,7 @@ from taskpool.clock import MILLISECOND
 from taskpool.core.dispatcher import Dispatcher
 from taskpool.dealer.options import DealerOptions
 from taskpool.dealer.replies import Line, Replies
-from taskpool.errors import QueueEmpty
+from taskpool.errors import QueueEmpty, SpoolFull
 from taskpool.ids import Epoch
 from taskpool.ipc.budget import Layout, Shape
 from taskpool.ipc.memory import _Queue
@@ -395,4 +395,13 @@ class DealerSpool(SimSpool):
     def pack(self, data: bytes, msgsize: int) -> bytes:
         if len(data) > msgsize:
             self._machine.step()
+            if not self.has_room(len(data)):
+                self._machine.host.judge.frame_without_room(data)
+                raise SpoolFull(FULL)
         return self._shared.pack(data, msgsize)
+
+    def has_room(self, size: int) -> bool:
+        world, shared = self._machine.world, self._shared
+        if world.now_ns >= shared.full_until_ns and world.faults.fires("spool_full"):
+            shared.full_until_ns = world.now_ns + world.faults.amount(10**8, 10**10)
+        return world.now_ns >= shared.full_until_ns

@@ -20,6 +20,7 @@ class SimSpool(Spool):
         super().__init__(DIRECTORY)
         self.files: dict[str, bytes] = {}
         self._count = 0
+        self.full_until_ns = 0
 
     def sweep(self) -> None:
         self.files.clear()

@@ -9,9 +9,10 @@ from msgspec import structs
 
 from builders import EPOCH, Work, World, work
 from taskpool.clock import SECOND
+from taskpool.codec import decode_tasks
 from taskpool.core.backlog import Backlog
-from taskpool.core.effects import FindBatch, Topic
-from taskpool.core.events import DiskFull, InFlight, Loaded, Restored, StoredBatch, StoredJob
+from taskpool.core.effects import FindBatch, SendFrame, Topic
+from taskpool.core.events import DiskFull, InFlight, Loaded, Restored, StoredBatch, StoredJob, TakenBack
 from taskpool.core.rows import AttemptMade, JobAccepted, JobReturned, OutcomeRecorded, Row
 from taskpool.errors import ExitCode
 from taskpool.journal.memory import MemoryStore
@@ -424,3 +425,31 @@ def test_nothing_to_restore_is_a_first_life(seconds: int) -> None:
     world = World(journaled=True)
     world.advance(seconds * SECOND)
     world.quiet()
+
+
+def test_two_places_may_be_full_at_once() -> None:
+    world = World(journaled=True)
+    world.hello()
+    world.do(DiskFull(True, "no space left on /state"))
+    world.do(DiskFull(True, "no space left on /spool", "spool"))
+    world.do(DiskFull(False, "12 GiB free"))
+    assert world.core.pool.disk_full == "no space left on /spool"
+    assert world.core.pool.tally.journal_errors == 1
+    world.do(DiskFull(False, "1 GiB free", "spool"))
+    assert world.core.pool.disk_full == ""
+
+
+def test_a_frame_that_was_not_sent_for_lack_of_room_did_not_happen() -> None:
+    world = World(journaled=True)
+    world.batch(work())
+    (sent,) = world.take(SendFrame)
+    world.workers[1].queue.clear()
+    world.do_all(DiskFull(True, "no space left on /spool", "spool"), TakenBack(sent.incarnation, (sent.frame.first_n,)))
+    assert world.sent() == [], "not before there is room"
+    world.do(DiskFull(False, "1 GiB free", "spool"))
+    (again,) = world.take(SendFrame)
+    (task,) = decode_tasks(again.frame.tasks)
+    assert task.try_ == 1, "and it is the first try"
+    world.start()
+    world.report()
+    assert world.ends() == [(1, State.SUCCEEDED)]

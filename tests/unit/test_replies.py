@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from taskpool.ipc import names
 from taskpool.ipc.budget import Shape
 from taskpool.ipc.memory import MemoryMailbox, MemoryPost
 from taskpool.ipc.spool import Spool
-from taskpool.messages import Answer, Hello, Message, Outcome, Outcomes, State
+from taskpool.messages import Answer, Hello, Message, Outcome, Outcomes, Pong, State
 
 POOL = "p"
 SHAPE = Shape(4, 512)  # the smallest reply queue of all layouts
@@ -80,3 +81,33 @@ def test_an_answer_too_long_to_send_is_an_error_to_whoever_asked(lines: Lines) -
     assert (answer.verb, answer.ok) == ("status", False)
     assert b"the most is 16777216" in answer.body
     assert len(lines.warnings) == 1
+
+
+def test_a_line_on_which_something_is_missing_falls_silent(lines: Lines) -> None:
+    lines.open()
+    shutil.rmtree(lines.spool.directory)
+    lines.replies.send(CLIENT, Outcomes(CLIENT, "b", [outcome(1, 600)]))
+    assert lines.replies.take_lost() == [CLIENT]
+    lines.replies.send(CLIENT, Pong(CLIENT, 1))
+    assert lines.replies.take_lost() == [], "told once"
+    mailbox = lines.open()
+    lines.replies.send(CLIENT, Pong(CLIENT, 1))
+    assert lines.read(mailbox) == [Pong(CLIENT, 1)], "it said hello again"
+
+
+def test_who_has_said_hello_again_is_not_lost(lines: Lines) -> None:
+    lines.open()
+    shutil.rmtree(lines.spool.directory)
+    lines.replies.send(CLIENT, Outcomes(CLIENT, "b", [outcome(1, 600)]))
+    lines.open()
+    assert lines.replies.take_lost() == []
+
+
+def test_an_answer_without_room_in_the_spool_is_an_error_to_whoever_asked(lines: Lines) -> None:
+    mailbox = lines.open()
+    shutil.rmtree(lines.spool.directory)
+    lines.replies.send(CLIENT, Answer(CLIENT, "status", True, b'"' + bytes(1000) + b'"'))
+    (answer,) = lines.read(mailbox)
+    assert isinstance(answer, Answer)
+    assert not answer.ok
+    assert lines.replies.take_lost() == []

@@ -235,8 +235,11 @@ class Dispatcher:
         self.pool.emit(Exit(ExitCode.ENVIRONMENT, f"the journal cannot be written: {event.text}"))
 
     def _on_disk_full(self, event: DiskFull, now: Instant) -> None:
-        self.pool.tally.journal_errors += event.full
-        self.pool.disk_full = event.text if event.full else ""
+        if event.full:
+            self.pool.tally.journal_errors += event.where == "journal"
+            self.pool.full[event.where] = event.text
+        else:
+            self.pool.full.pop(event.where, None)
         self.pool.note(Level.ERROR if event.full else Level.INFO, Topic.DISK, text=event.text)
 
     def _on_loaded(self, event: Loaded, now: Instant) -> None:

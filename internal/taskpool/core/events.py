@@ -112,10 +112,11 @@ class CommitFailed(Struct, frozen=True):
 
 
 class DiskFull(Struct, frozen=True):
-    """The store has no room for more jobs, or has room again. What must be stored all the same, was."""
+    """One of the pool's places has no room, or has room again. What the store must store all the same, it did."""
 
     full: bool
     text: str
+    where: str = "journal"  # or "spool"
 
 
 class StoredJob(Struct, frozen=True):

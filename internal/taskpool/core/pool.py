@@ -57,8 +57,13 @@ class Pool:
         self.paused = False
         self.draining = False
         self.drain_timeout_ns = config.drain_timeout_ns
-        self.disk_full = ""  # why the store takes no more jobs
+        self.full: dict[str, str] = {}  # places without room, and what to say of each
         self.last_finished_wall_ns = 0
+
+    @property
+    def disk_full(self) -> str:
+        """Why no more jobs are taken, and none is sent; else empty."""
+        return next(iter(self.full.values()), "")
 
     def emit(self, effect: Effect) -> None:
         self.out.append(effect)

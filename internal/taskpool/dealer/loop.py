@@ -184,6 +184,8 @@ class Loop:
         self._checked_ns = self._now.mono
         self._queues.mend(keep_old_events=not self._staff.empty)
         self._store.check()
+        if self._performer.look_for_room():
+            self._settled = False
         if self._now.mono - self._swept_ns >= REPLY_SWEEP_NS:
             self._swept_ns = self._now.mono
             self._replies.sweep(self._now)

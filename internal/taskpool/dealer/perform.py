@@ -22,14 +22,16 @@ from taskpool.core.effects import (
     Spawn,
     TakeBack,
 )
-from taskpool.core.events import Event, TakenBack
+from taskpool.core.events import ClientLost, DiskFull, Event, TakenBack
 from taskpool.dealer.machine import Workforce
 from taskpool.dealer.replies import Replies
 from taskpool.dealer.transcript import Transcript
-from taskpool.errors import MessageError, QueueEmpty, QueueFull
+from taskpool.errors import MessageError, QueueEmpty, QueueFull, SpoolFull
 from taskpool.ipc.spool import Spool
 from taskpool.journal.store import Store
 from taskpool.messages import Frame
+
+SPOOL = "spool"  # the place without room
 
 
 class Performer:
@@ -42,6 +44,7 @@ class Performer:
         self._spool = spool
         self._transcript = transcript
         self._events: list[Event] = []
+        self._unwritten = 0  # bytes of the largest frame that found no room in the spool
         self.exit: Exit | None = None
         self._methods: dict[type, Callable[[Any], None]] = {
             Commit: self.commit,
@@ -66,7 +69,15 @@ class Performer:
     def take_events(self) -> list[Event]:
         """What performing gave rise to since the last call."""
         events, self._events = self._events, []
-        return events
+        return [*events, *map(ClientLost, self._replies.take_lost())]
+
+    def look_for_room(self) -> bool:
+        """Whether the spool has room again where it had none: then there is an event."""
+        if not self._unwritten or not self._spool.has_room(self._unwritten):
+            return False
+        self._unwritten = 0
+        self._events.append(DiskFull(False, f"the pool's spool {self._spool.directory} has room again", SPOOL))
+        return True
 
     def commit(self, effect: Commit) -> None:
         self._store.commit(effect.number, effect.rows)
@@ -88,10 +99,21 @@ class Performer:
         no more frames than the queue holds: a full one is somebody else's doing, and kills the worker."""
         mailbox = self._staff.mailbox(effect.incarnation)
         assert mailbox is not None
+        data = encode(effect.frame)
         try:
-            mailbox.send(self._spool.pack(encode(effect.frame), mailbox.msgsize))  # R7
+            mailbox.send(self._spool.pack(data, mailbox.msgsize))  # R7
         except QueueFull:
             self._staff.kill(effect.incarnation, "KILL")
+        except SpoolFull as error:
+            self._not_sent(effect, len(data), str(error))
+
+    def _not_sent(self, effect: SendFrame, size: int, text: str) -> None:
+        """The worker never had the frame, so nothing is held against its jobs. First the reason, then the frame:
+        the other way round it would be sent again at once."""
+        if not self._unwritten:
+            self._events.append(DiskFull(True, f"{text}; until then no job is accepted or sent", SPOOL))
+        self._unwritten = max(self._unwritten, size)
+        self._events.append(TakenBack(effect.incarnation, (effect.frame.first_n,)))
 
     def take_back(self, effect: TakeBack) -> None:
         """Receive from the worker's own queue: what we get there, it never will."""

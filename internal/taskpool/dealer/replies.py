@@ -13,7 +13,7 @@ import msgspec
 from taskpool import limits
 from taskpool.clock import SECOND, Instant
 from taskpool.codec import encode
-from taskpool.errors import MessageError, MessageTooLong, QueueError, QueueFull, QueueMissing
+from taskpool.errors import MessageError, MessageTooLong, QueueError, QueueFull, QueueMissing, SpoolFull
 from taskpool.ipc import names
 from taskpool.ipc.mailbox import Mailbox, Post
 from taskpool.ipc.spool import Spool
@@ -43,6 +43,7 @@ class Replies:
         self._watch = watch  # (descriptor, wanted): tell me when there is room
         self._warn = warn
         self._lines: dict[int, Line] = {}
+        self._lost: list[int] = []
         self.full = 0  # how often a queue had no room
         self._unclaimed: dict[int, tuple[int, int]] = {}  # slot -> (inode, first seen)
 
@@ -68,11 +69,25 @@ class Replies:
             return
         try:
             line.waiting += self._packed(message, line.mailbox.msgsize, whole)
-        except MessageError as error:
+        except (MessageError, SpoolFull) as error:
             self._warn(f"a reply was dropped: {error}")
             if isinstance(message, Answer) and message.ok:
                 self.send(client, _apology(message, error))
+            else:
+                self._lose(client)
+            return
         self._flush(line)
+
+    def take_lost(self) -> list[int]:
+        """Clients whose lines were given up since the last call, and who have not said hello again."""
+        lost, self._lost = self._lost, []
+        return [client for client in lost if client not in self._lines]
+
+    def _lose(self, client: int) -> None:
+        """Nobody would notice that something is missing. A line that falls silent is noticed within seconds, and
+        its generator says hello again and how far it has come."""
+        self.close(client)
+        self._lost.append(client)
 
     def flush(self, fd: int) -> None:
         """There is room in the queue with this descriptor."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from taskpool import limits
 from taskpool.codec import decode, encode
-from taskpool.errors import ConfigurationError, MessageError
+from taskpool.errors import ConfigurationError, MessageError, SpoolFull
 from taskpool.messages import Message, Spilled
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Spool:
     def pack(self, data: bytes, msgsize: int) -> bytes:
         """`data` itself when it fits a queue of this message size, else a Spilled in its place.
 
-        Raises MessageError for more than SPILL_BYTES_MAX, ConfigurationError when the file cannot be written.
+        Raises MessageError for more than SPILL_BYTES_MAX, SpoolFull when the file cannot be written.
         """
         if len(data) <= msgsize:
             return data
@@ -56,6 +56,16 @@ class Spool:
         name = os.urandom(16).hex()
         self._write(name, data)
         return encode(Spilled(name=name, size=len(data), digest=_sha256(data)))
+
+    def has_room(self, size: int) -> bool:
+        """Whether a message of so many bytes could be written now. Whatever may forbid it, only trying tells."""
+        name = os.urandom(16).hex()
+        try:
+            self._write(name, bytes(size))
+            self._discard(name)
+        except (SpoolFull, OSError):
+            return False
+        return True
 
     def unpack(self, message: Message) -> Message:
         """The real message where `message` is Spilled, else `message`. Its file is gone afterwards.
@@ -83,7 +93,7 @@ class Spool:
                 file.write(data)
         except OSError as error:
             self._discard(name)
-            raise ConfigurationError(
+            raise SpoolFull(
                 f"spool file {path} of {len(data)} bytes cannot be written: {error.strerror}; "
                 f"the pool's spool {self.directory} must be there, writable, and have room"
             ) from error

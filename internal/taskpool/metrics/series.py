@@ -109,7 +109,7 @@ def _condition(pool: Pool, *, ready: bool) -> Iterator[Metric]:
     yield gauge("taskpool_dealer_ready", "1 while a worker is ready and the dealer does not drain.", ready)
     yield gauge("taskpool_dealer_draining", "1 while the dealer takes and sends no more jobs.", pool.draining)
     yield gauge("taskpool_dealer_paused", "1 while a person wants no job to be sent.", pool.paused)
-    yield gauge("taskpool_disk_full", "1 while the journal has no room for more jobs.", bool(pool.disk_full))
+    yield gauge("taskpool_disk_full", "1 while journal or spool have no room for more jobs.", bool(pool.disk_full))
 
 
 def _loop(loop: LoopTally) -> Iterator[Metric]:

@@ -175,4 +175,11 @@ DECISIONS = (
         "now.mono + limits.TERM_GRACE_NS)",
         "NEVER)",
     ),
+    mutant(
+        "nobody looks whether the spool has room again",
+        "I10",
+        "dealer/loop.py",
+        "        if self._performer.look_for_room():\n",
+        "        if self._performer.exit is not None:\n",
+    ),
 )
