@@ -9,6 +9,7 @@ import re
 import shlex
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from signal import SIGINT, SIGKILL, SIGTERM
 
@@ -197,7 +198,36 @@ def test_a_journal_in_a_place_of_its_own(stage: Stage, ledger: Ledger) -> None:
     assert journal.exists()
     resumed(stage, run).ends(OK)
     check_results(stage)
-    assert not journal.exists()
+    assert journal.exists()
+    assert not state_of(stage.pool).exists()
+
+
+def test_batches_that_share_a_journal(stage: Stage, ledger: Ledger) -> None:
+    journal = stage.directory / "shared"
+    first, second = stage.pool, f"{stage.pool}-2"
+    stage.pools += [second, f"{stage.pool}-0"]
+    empty = stage.generator("command", "--batch", f"{stage.pool}-0", "--journal", journal, "--", "true", stdin=b"")
+    empty.ends(OK)
+
+    def run(batch: str, *options: object) -> Program:
+        words = ["--", *ledger.command("gate"), ":::", *(f"{batch}-{name}" for name in ("a", "b"))]
+        return stage.generator("command", "--batch", batch, "--workers", 4, "--journal", journal, *options, *words)
+
+    def started(job: str) -> bool:
+        return job in ledger.jobs("start")
+
+    with ledger.gate():
+        for batch in (first, second):
+            begun = run(batch, "-v")
+            until(partial(started, f"{batch}-b"), f"a job of {batch} that runs")
+            begun.send(SIGINT)
+            begun.says("Draining")
+            begun.send(SIGINT)
+            begun.ends(INTERRUPTED)
+    run(first, "--resume").ends(OK)
+    told = run(second, "--resume", "--output", "json").ends(OK)
+    assert {outcome["seq"] for outcome in told.objects()} == {1, 2}
+    assert set(ledger.jobs("end").values()) == {1}
 
 
 # --- input that changed ------------------------------------------------------------------------------------

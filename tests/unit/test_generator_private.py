@@ -250,18 +250,13 @@ def test_the_state_stays_until_all_have_succeeded(
     assert ("To resume: the command that resumes" in capfd.readouterr().err) == stays
 
 
-def test_a_journal_of_ones_own_goes_only_if_it_was_made_for_the_batch(
-    script: Script, pool: str, tmp_path: Path
-) -> None:
-    script("exit 0")
-    for name, made_before in (("old", True), ("new", False)):
-        journal = tmp_path / name
-        if made_before:
-            journal.touch()
-        with start(pool, journal=str(journal)) as dealer:
-            journal.touch()
-            dealer.began = dealer.succeeded = True
-        assert journal.exists() == made_before
+def test_a_journal_that_the_user_named_stays(script: Script, pool: str, tmp_path: Path) -> None:
+    journal = tmp_path / "own"
+    script(f"touch {journal}")
+    with start(pool, journal=str(journal)) as dealer:
+        dealer.began = dealer.succeeded = True
+    assert not state_of(pool, tmp_path).exists()
+    assert journal.exists()
 
 
 def test_whose_the_state_is(pool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,7 +268,7 @@ def test_whose_the_state_is(pool: str, tmp_path: Path, monkeypatch: pytest.Monke
         Home(pool, None, resume=False)
     with pytest.raises(UsageError, match="was begun with the journal"):
         Home(pool, "none", resume=True)
-    (home.directory / NOTE_NAME).write_text('{"batch": "other", "journal": null, "journal_is_ours": true}')
+    (home.directory / NOTE_NAME).write_text('{"batch": "other", "journal": null}')
     with pytest.raises(UsageError, match="keeps the state of batch 'other'"):
         Home(pool, None, resume=True)
     (home.directory / NOTE_NAME).unlink()

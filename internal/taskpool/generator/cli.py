@@ -148,8 +148,8 @@ def _add_dealer(parser: ArgumentParser) -> None:
     group.add_argument(
         "--journal",
         metavar="PATH|none",
-        help="where accepted jobs and their outcomes are kept until all have succeeded (default: in the pool's state "
-        "directory); none: a killed dealer loses them",
+        help="where accepted jobs and their outcomes are kept (default: in the pool's state directory, until all have "
+        "succeeded); a file named here is yours and stays; none: a killed dealer loses them",
     )
     group.add_argument(
         "--journal-sync",

@@ -22,7 +22,6 @@ from taskpool.procs.statedir import state_directory
 NOTE_NAME = "private.json"
 _JOURNAL_NAME = "journal.db"
 _STATE_NAMES = ("pool.lock", _JOURNAL_NAME)  # what a pool without our note is known by
-_COMPANIONS = ("", "-wal", "-shm", "-journal", ".ballast")  # files of one journal
 _HASH_DIGITS = 10
 _READABLE_CHARS = 32 - 1 - _HASH_DIGITS
 _HASHED = re.compile(rf"-[0-9a-f]{{{_HASH_DIGITS}}}\Z")
@@ -42,7 +41,6 @@ class _Note(msgspec.Struct):
 
     batch: str
     journal: str | None  # its path
-    journal_is_ours: bool  # made for this batch, so it goes with it
 
 
 class Home:
@@ -59,13 +57,11 @@ class Home:
         self.directory = state_directory(self.pool)
         self._path = self.directory / NOTE_NAME
         self.journal = self._journal_path(journal)
-        ours = self.journal is not None and not self.journal.exists()
         note = self._read()
         self.resumed = note is not None  # an earlier run has left its state
         if note is None:
             self._refuse_a_named_pool()
-            self._note = _Note(batch, None if self.journal is None else str(self.journal), ours)
-            self._write(self._note)
+            self._write(_Note(batch, None if self.journal is None else str(self.journal)))
             return
         if note.batch != batch:
             raise UsageError(f"{self.directory} keeps the state of batch {note.batch!r}: choose another --batch")
@@ -78,13 +74,12 @@ class Home:
             raise UsageError(
                 f"--resume: batch {batch!r} was begun with the journal {note.journal or 'none'}: give that one"
             )
-        self._note = note
 
     def remove(self, keep: Set[Path]) -> int:
-        """Takes everything away except for some files of jobs' output; returns how many those are."""
-        if self.journal is not None and self._note.journal_is_ours:
-            for companion in _COMPANIONS:
-                Path(f"{self.journal}{companion}").unlink(missing_ok=True)
+        """Takes everything away except for some files of jobs' output; returns how many those are.
+
+        A journal that the user named is not in here, and stays: other batches may be in it.
+        """
         return _remove_all_but(self.directory, keep)
 
     def _journal_path(self, journal: str | None) -> Path | None:
