@@ -24,6 +24,7 @@ from taskpool.worker.alarm import Alarm
 from taskpool.worker.capture import Capture
 from taskpool.worker.log import Log
 from taskpool.worker.runner import Runner
+from taskpool.worker.surroundings import Surroundings
 
 Job = Callable[[Context], Result]
 DONE = Result(End.SUCCEEDED, value=b"42")
@@ -129,6 +130,16 @@ def test_usage_is_measured_inside_and_taken_from_programs(stage: Stage) -> None:
     stage.IN_PROCESS = False
     usage = stage.attempt(spin).usage
     assert (usage.cpu_ns, usage.max_rss_bytes) == (7, 8)
+
+
+def test_what_is_put_back_behind_a_job_is_not_charged_to_it(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slowly(_: Surroundings) -> None:
+        until = time.process_time_ns() + 50_000_000
+        while time.process_time_ns() < until:
+            pass
+
+    monkeypatch.setattr(Surroundings, "put_back", slowly)
+    assert stage.attempt(lambda context: DONE).usage.cpu_ns < 50_000_000
 
 
 def test_the_memory_of_one_job_is_not_charged_to_the_next(stage: Stage) -> None:

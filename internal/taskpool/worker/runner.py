@@ -56,11 +56,10 @@ class Runner:
         result = self._result(kind, task.payload, context)
         if os.getpid() != self._pid:
             os._exit(0)  # the job has forked, and this is the child: a second worker must not come of it
-        run_ns = self._clock.now().mono - began.mono
+        run_ns, cpu_ns = self._clock.now().mono - began.mono, time.process_time_ns() - cpu_ns
         if kind.RUNS_USER_CODE:
             self._put_back(context)  # before anything else, which might fail in such a process
         if kind.IN_PROCESS:
-            cpu_ns = time.process_time_ns() - cpu_ns
             # Looking takes longer than a tiny job, which cannot touch much memory in its time.
             peak_bytes = take_peak_bytes() if run_ns > limits.FRAME_TINY_JOB_NS_MAX else 0
             usage = Usage(began.wall, run_ns, cpu_ns, peak_bytes)
