@@ -124,6 +124,7 @@ class Faults:
         if not dealer_may_end:
             self.rates = {name: rate for name, rate in self.rates.items() if name not in DEALER_ENDS}
             self.sudden = {name: weight for name, weight in self.sudden.items() if name not in DEALER_ENDS}
+        self.drawn = 0  # faults that were to happen, those left out included
         self.fired: list[str] = []
         self.seen: Counter[str] = Counter()
         self.calm = False
@@ -147,9 +148,10 @@ class Faults:
         return int(least * (most / least) ** self._rng.random())
 
     def _count(self, name: str) -> bool:
-        self.fired.append(name)
-        if len(self.fired) in self._deleted:
+        self.drawn += 1
+        if self.drawn in self._deleted:
             return False
+        self.fired.append(name)
         self.seen[name] += 1
         return True
 

@@ -41,6 +41,7 @@ class Verdict(NamedTuple):
     violation: str | None
     hash: int
     seen: Counter[str]
+    drawn: int
     fired: list[str]
     jobs: int
     virtual_ns: int
@@ -146,6 +147,7 @@ class Schedule:
             str(world.violation) if world.violation is not None else None,
             world.hash,
             self.faults.seen,
+            self.faults.drawn,
             self.faults.fired,
             len(self.host.jobs),
             world.now_ns - START_NS,

@@ -14,15 +14,16 @@ def shrink(seed: int, seconds: float = 30.0) -> Verdict:
     assert best.violation is not None
     rule = best.violation.partition(":")[0]
     deleted: set[int] = set()
-    size = max(1, len(best.fired) // 2)
+    size = max(1, best.drawn // 2)
     while size >= 1 and time.monotonic() < until:
         shrunk = False
-        for start in range(1, len(best.fired) + 1, size):
+        for start in range(1, best.drawn + 1, size):
             attempt = deleted | set(range(start, start + size))
             if attempt == deleted or time.monotonic() > until:
                 continue
             verdict = run(seed, frozenset(attempt))
-            if verdict.violation is not None and verdict.violation.partition(":")[0] == rule:
+            same = verdict.violation is not None and verdict.violation.partition(":")[0] == rule
+            if same and len(verdict.fired) < len(best.fired):  # another history may have more of them
                 best, deleted, shrunk = verdict, attempt, True
         size = size // 2 if not shrunk or size > 1 else 0
     return run(seed, frozenset(deleted), tracing=True)

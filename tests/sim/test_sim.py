@@ -62,9 +62,9 @@ def test_faults_can_be_left_out_one_by_one() -> None:
 def test_a_failing_schedule_shrinks_to_few_faults(monkeypatch: pytest.MonkeyPatch) -> None:
     """Planted here: a journal that has forgotten every batch."""
     monkeypatch.setattr(Tables, "stored_batch", lambda tables, name: None)
-    seed = next(seed for seed in range(1, 200) if run(seed).violation is not None)
-    whole, shrunk = run(seed), shrink(seed, seconds=10)
+    whole = next(tried for tried in map(run, range(1, 200)) if tried.violation is not None and len(tried.fired) > 4)
+    shrunk = shrink(whole.seed, seconds=10)
     assert shrunk.violation is not None and whole.violation is not None
     assert shrunk.violation.partition(":")[0] == whole.violation.partition(":")[0]
-    assert sum(shrunk.seen[name] for name in set(shrunk.fired)) < len(whole.fired)
+    assert len(shrunk.fired) < len(whole.fired)
     assert shrunk.trace
