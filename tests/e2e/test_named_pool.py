@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from signal import SIGTERM
 
-from e2e.harness import OK, QUARANTINED, REFUSED, TERMINATED, USAGE, Program, Stage, until, workers_of
+from e2e.harness import OK, QUARANTINED, REFUSED, TERMINATED, USAGE, Program, Stage, kill, until, workers_of
 from e2e.ledger import Ledger
 
 
@@ -88,6 +88,25 @@ def test_scale(stage: Stage, ledger: Ledger) -> None:
     ledger.wait("end", 6)
     until(lambda: len(workers_of(dealer.pid)) == 1, "one worker that is left")
     assert set(ledger.jobs("start").values()) == {1}, "scaling down stopped a running job"
+    leave(dealer)
+
+
+def test_scale_goes_as_far_as_there_are_descriptors(stage: Stage, ledger: Ledger) -> None:
+    """What cannot be started is not wanted, so that the dead are still replaced."""
+    few = ("sh", "-c", 'ulimit -n 198 && exec "$@"', "sh")
+    dealer = stage.dealer("--workers", 1, "--spares", 0, under=few)
+    answer = stage.ask("scale", "+200")
+    assert answer == {"workers_wanted": 17, "limit": "there is no room for 201: RLIMIT_NOFILE is 198 descriptors"}
+    dealer.says(r"Workers wanted: 17; there is no room for 201")
+    until(lambda: stage.ask("status")["workers"] == {"spare": 17}, "17 workers that are ready")
+    with ledger.gate():
+        detach(stage, ledger, "gate", 17)
+        ledger.wait("start", 17)
+        for worker in workers_of(dealer.pid):
+            kill(worker)
+        ledger.wait("start", 34)
+    ledger.wait("end", 17)
+    assert not stage.ask("status")["out_of_service"]
     leave(dealer)
 
 

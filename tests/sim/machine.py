@@ -18,7 +18,7 @@ from taskpool.dealer.options import DealerOptions
 from taskpool.dealer.replies import Line, Replies
 from taskpool.errors import QueueEmpty, SpoolFull
 from taskpool.ids import Epoch
-from taskpool.ipc.budget import Layout, Shape
+from taskpool.ipc.budget import Layout, Room, Shape
 from taskpool.ipc.memory import _Queue
 from taskpool.ipc.spool import Spool
 from taskpool.journal.store import Store
@@ -254,6 +254,9 @@ class SimMachine:
 
     def layout(self, options: DealerOptions) -> Layout:
         return LAYOUT
+
+    def room(self, options: DealerOptions, layout: Layout) -> Room:
+        return Room(limits.WORKERS_MAX, "")
 
     def lock(self, pool: str) -> Epoch:
         self.step()

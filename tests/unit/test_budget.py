@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from taskpool import limits
 from taskpool.codec import encode
 from taskpool.errors import ExitCode, QueueLimit
-from taskpool.ipc.budget import LADDER, LOCK, SHARE, KernelLimits, Layout, Shape, choose
+from taskpool.ipc.budget import LADDER, LOCK, SHARE, KernelLimits, Layout, Shape, choose, room
 from taskpool.messages import Hello, Spilled, Welcome
 
 STOCK = KernelLimits(msg_max=10, msgsize_max=8192, queues_max=256, bytes_max=819_200)
@@ -85,6 +85,13 @@ def test_a_lowered_sysctl_is_named_with_its_cure(kernel: KernelLimits, limit: st
         choose(64, kernel)
     assert limit in str(caught.value)
     assert need in str(caught.value)
+
+
+def test_the_room_for_more_workers_ends_with_the_bytes_or_the_queues() -> None:
+    layout = choose(64, STOCK)
+    few, limit = room(layout, STOCK._replace(bytes_max=layout.need(100) + layout.worker.bytes - 1))
+    assert (few, limit) == (100, f"RLIMIT_MSGQUEUE is {layout.need(101) - 1} bytes")
+    assert room(layout, STOCK._replace(bytes_max=10**9)) == (220, "fs.mqueue.queues_max is 256 queues")
 
 
 @pytest.mark.parametrize("layout", LADDER)

@@ -7,7 +7,7 @@ import pytest
 from builders import EPOCH, World, work
 from taskpool.clock import MILLISECOND, SECOND
 from taskpool.core.effects import Topic
-from taskpool.core.events import Spawned, SpawnFailed, TakenBack
+from taskpool.core.events import Reconfigured, Signalled, Spawned, SpawnFailed, TakenBack
 from taskpool.errors import ExitCode
 from taskpool.ids import Incarnation
 from taskpool.limits import (
@@ -375,7 +375,21 @@ def test_a_pool_keeps_one_worker_and_has_a_maximum() -> None:
     world = World(2)
     assert world.command("scale", number=-10) == {"workers_wanted": 1}
     world.boot = False
-    assert world.command("scale", number=100_000) == {"workers_wanted": WORKERS_MAX}
+    answer = world.command("scale", number=100_000)
+    assert answer["workers_wanted"] == WORKERS_MAX
+
+
+def test_a_pool_is_not_scaled_beyond_what_the_machine_has_room_for() -> None:
+    world = World(2, workers_max=3, workers_limit="too few descriptors")
+    world.boot = False
+    world.forget()
+    limit = "there is no room for 7: too few descriptors"
+    assert world.command("scale", number=5) == {"workers_wanted": 3, "limit": limit}
+    assert [(note["wanted"], note["limit"]) for note in world.noted(Topic.SCALED)] == [(3, limit)]
+    assert world.spawned() == [3]
+    world.do(Signalled("TTIN"))
+    world.do(Reconfigured(workers=9, drain_timeout_ns=1))
+    assert world.core.crew.wanted == 3
 
 
 def test_a_worker_that_is_to_go_is_sent_nothing_more() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import stat
 import sys
@@ -117,6 +118,22 @@ def test_no_descriptor_is_left_in_the_parent(capture: int, log: int) -> None:
     with pytest.raises(WorkerCannotBoot):
         spawn.spawn_worker(["/nowhere/tp-worker"], {}, capture_fd=capture, log_fd=log)
     assert os.listdir("/proc/self/fd") == before
+
+
+def test_no_descriptor_left_to_start_with(capture: int, log: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(capture, log) + 16, hard))
+    held: list[int] = []
+    try:
+        with suppress(OSError):
+            while True:
+                held.append(os.dup(log))
+        with pytest.raises(WorkerCannotBoot, match="/bin/true: out of file descriptors: raise the limit"):
+            spawn.spawn_worker(["/bin/true"], {}, capture_fd=capture, log_fd=log)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for fd in held:
+            os.close(fd)
 
 
 def test_only_the_main_thread_spawns(capture: int, log: int) -> None:

@@ -197,12 +197,18 @@ class Commands:
         return {"state": "running"}
 
     def _scale(self, command: Command, now: Instant) -> Body:
-        return {"workers_wanted": self.scale(command.number)}
+        return self.scale(command.number)
 
-    def scale(self, by: int) -> int:
-        wanted = self._crew.scale(self._crew.wanted + by)
-        self._pool.note(Level.INFO, Topic.SCALED, wanted=wanted)
-        return wanted
+    def scale(self, by: int) -> Body:
+        """As far as there is room: a worker that cannot have its descriptors or its queue would only be missed."""
+        asked = self._crew.wanted + by
+        wanted = self._crew.scale(asked)
+        if wanted >= asked:
+            self._pool.note(Level.INFO, Topic.SCALED, wanted=wanted, limit="")
+            return {"workers_wanted": wanted}
+        limit = f"there is no room for {asked}: {self._pool.config.workers_limit}"
+        self._pool.note(Level.WARNING, Topic.SCALED, wanted=wanted, limit=limit)
+        return {"workers_wanted": wanted, "limit": limit}
 
     def _drain(self, command: Command, now: Instant) -> Body:
         self._leaving.drain(now)

@@ -193,8 +193,8 @@ class Crew:
     # --- wanted against actual ---
 
     def scale(self, wanted: int) -> int:
-        """Want this many workers, within 1 and WORKERS_MAX; returns what is wanted now."""
-        wanted = max(1, min(limits.WORKERS_MAX, wanted))
+        """Want this many workers, within 1 and what there is room for; returns what is wanted now."""
+        wanted = max(1, min(self._pool.config.workers_max, wanted))
         taken = {worker.slot for worker in self.workers.values() if worker.slot is not None}
         self.wanted = wanted
         self.free_slots = set(range(wanted)) - taken

@@ -8,12 +8,13 @@ import shutil
 from pathlib import Path
 from signal import Signals
 
+from taskpool import limits
 from taskpool.clock import MILLISECOND, SECOND, SystemClock
 from taskpool.dealer.options import DealerOptions
 from taskpool.dealer.staff import Hire, Staff
 from taskpool.errors import ConfigurationError
 from taskpool.ids import Epoch
-from taskpool.ipc.budget import Layout, Shape, choose
+from taskpool.ipc.budget import Layout, Room, Shape, choose, room
 from taskpool.ipc.leftovers import Leftovers
 from taskpool.ipc.mqueue import KernelPost, kernel_limits
 from taskpool.ipc.spool import Spool
@@ -28,6 +29,8 @@ from taskpool.procs.statedir import PoolLock, identity, state_directory
 JOURNAL_NAME = "journal.db"
 ORPHANS_NS_MAX = 20 * SECOND
 DESCRIPTORS_BASE = 128  # what a dealer needs beside those for its workers; clients of the pages have 33 of them
+DESCRIPTORS_PER_WORKER = 4  # it holds two; one more while it starts, and a replacement may come before a burial
+_MOST = f"no pool has more than {limits.WORKERS_MAX} workers"
 LOG_FD = 2  # workers write their lines where the dealer writes its own
 WATCHED = (
     Signals.SIGCHLD,
@@ -85,6 +88,15 @@ class Host:
         find_worker(options.worker_exec)
         _allow_descriptors(options)
         return choose(options.workers + options.spares, kernel_limits())
+
+    def room(self, options: DealerOptions, layout: Layout) -> Room:
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        by_descriptors = Room(
+            (descriptors - DESCRIPTORS_BASE) // DESCRIPTORS_PER_WORKER, f"RLIMIT_NOFILE is {descriptors} descriptors"
+        )
+        workers, limit = min(by_descriptors, room(layout, kernel_limits()))
+        workers = min(workers - options.spares, limits.WORKERS_MAX)
+        return Room(max(workers, options.workers), limit if workers < limits.WORKERS_MAX else _MOST)
 
     def lock(self, pool: str) -> Epoch:
         self._lock = PoolLock(state_directory(pool), pool)
@@ -152,14 +164,16 @@ def _arguments(options: DealerOptions) -> list[str]:
 
 
 def _allow_descriptors(options: DealerOptions) -> None:
-    """Raises ConfigurationError when RLIMIT_NOFILE is too low for the workers and cannot be raised."""
-    need = DESCRIPTORS_BASE + 4 * (options.workers + options.spares)
+    """Room for the workers there are, and if possible for as many as `scale` may ask for. Raises ConfigurationError
+    when RLIMIT_NOFILE is too low for the workers and cannot be raised."""
+    need = DESCRIPTORS_BASE + DESCRIPTORS_PER_WORKER * (options.workers + options.spares)
+    most = DESCRIPTORS_BASE + DESCRIPTORS_PER_WORKER * (limits.WORKERS_MAX + options.spares)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft >= need:
+    if soft >= most:
         return
     if hard != resource.RLIM_INFINITY and hard < need:
         raise ConfigurationError(
             f"RLIMIT_NOFILE is {hard} descriptors; {options.workers} workers need {need}. "
             f"Ask for fewer workers, or raise it: ulimit -n {need}, LimitNOFILE={need}, --ulimit nofile={need}"
         )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (need, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))

@@ -12,7 +12,7 @@ from taskpool.clock import Clock
 from taskpool.core.events import Exited, Spawned, SpawnFailed
 from taskpool.dealer.options import DealerOptions
 from taskpool.ids import Epoch, Incarnation
-from taskpool.ipc.budget import Layout, Shape
+from taskpool.ipc.budget import Layout, Room, Shape
 from taskpool.ipc.mailbox import Mailbox, Post
 from taskpool.ipc.spool import Spool
 from taskpool.journal.store import Store
@@ -72,6 +72,9 @@ class Machine(Protocol):
     def layout(self, options: DealerOptions) -> Layout:
         """The shapes of the pool's queues. Raises ConfigurationError, WorkerCannotBoot when this machine does
         not let such a pool work."""
+
+    def room(self, options: DealerOptions, layout: Layout) -> Room:
+        """How many workers the pool can be scaled to here, at least those it starts with."""
 
     def lock(self, pool: str) -> Epoch:
         """Own the pool and begin an epoch, which is durable when this returns. Raises PoolInUse."""

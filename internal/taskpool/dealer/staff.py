@@ -6,6 +6,7 @@ not run anywhere else. All reaping of the dealer is here.  # R10
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import signal
@@ -156,13 +157,18 @@ class Staff:
         """Those of the dead that nobody survives. The others' descendants are killed; look again when they die."""
         if not self._dead:
             return []
-        exits = []
-        strangers = [pid for pid in family.children_of() if pid not in self._by_pid]
-        for member in list(self._dead):
-            if strangers and family.kill_marked(strangers, self._mark(member.incarnation)):
-                continue
-            self._dead.remove(member)
-            exits.append(self._exited(member))
+        exits: list[Exited] = []
+        try:
+            strangers = [pid for pid in family.children_of() if pid not in self._by_pid]
+            for member in list(self._dead):
+                if strangers and family.kill_marked(strangers, self._mark(member.incarnation)):
+                    continue
+                self._dead.remove(member)
+                exits.append(self._exited(member))
+        except OSError as error:
+            # Nothing is known of who is left without a descriptor to look with; the next turn looks again.
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
         return exits
 
     @property

@@ -95,7 +95,7 @@ class Dealer:
         teardown.callback(staff.close)
         replies = Replies(post, options.pool, spool, poller.write, transcript.warn)
         teardown.callback(replies.close_all)
-        self.core = Dispatcher(_config(options, epoch, layout, spool, durable=store.durable), SIGNAL_NAMES)
+        self.core = Dispatcher(_config(options, epoch, layout, machine, spool, durable=store.durable), SIGNAL_NAMES)
         performer = self._performer = Performer(store, staff, replies, spool, transcript)
         door = Door(spool, self.core.pool.tally, lambda refused: replies.send(refused.client, refused), transcript.warn)
         for fd in (machine.signals_fd, store.fileno(), options.lifeline_fd):
@@ -157,12 +157,17 @@ def _reload(options: DealerOptions, transcript: Transcript) -> Reconfigured | No
     return Reconfigured(now.workers, now.drain_timeout_ns)
 
 
-def _config(options: DealerOptions, epoch: Epoch, layout: budget.Layout, spool: Spool, *, durable: bool) -> PoolConfig:
+def _config(
+    options: DealerOptions, epoch: Epoch, layout: budget.Layout, machine: Machine, spool: Spool, *, durable: bool
+) -> PoolConfig:
+    room = machine.room(options, layout)
     return PoolConfig(
         name=options.pool,
         epoch=epoch,
         workers=options.workers,
         spares=options.spares,
+        workers_max=room.workers,
+        workers_limit=room.limit,
         private=options.private,
         journaled=durable,
         verbose=options.verbosity > 0,

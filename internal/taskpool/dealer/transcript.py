@@ -132,7 +132,7 @@ _LINES: Mapping[Topic, tuple[str, Callable[[Fields], str]]] = {
     Topic.DISK: ("Dealer", lambda f: str(f["text"])),
     Topic.DRAINING: ("Dealer", lambda f: f"Draining: {f['running']} jobs run, {f['queued']} wait"),
     Topic.PAUSED: ("Dealer", lambda f: "Paused: no job is sent" if f["paused"] else "Resumed"),
-    Topic.SCALED: ("Dealer", lambda f: f"Workers wanted: {f['wanted']}"),
+    Topic.SCALED: ("Dealer", lambda f: f"Workers wanted: {f['wanted']}" + (f"; {f['limit']}" if f["limit"] else "")),
     Topic.STATUS: ("Dealer", _status),
     Topic.STALLED: ("Dealer", lambda f: f"Stood still for {f['seconds']:.1f} s; every deadline is pushed on"),
     Topic.LEAVING: ("Dealer", lambda f: str(f["text"])),

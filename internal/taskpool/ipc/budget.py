@@ -92,13 +92,16 @@ LADDER = (
 assert all(layout.worker.maxmsg >= limits.FRAMES_IN_FLIGHT_MAX for layout in LADDER)
 
 
+_QUEUES_BESIDE = 4 + limits.REPLY_SLOTS_MAX  # those of the workers; 4: intake, control, events, lock
+
+
 def choose(workers: int, kernel: KernelLimits) -> Layout:
     """The roomiest layout for a pool of this many workers. Raises QueueLimit when none fits.
 
     The count is not the pool's present size but the largest it may be scaled to.
     """
     workers = max(workers, limits.WORKER_QUEUES_BUDGETED_MIN)
-    queues = 4 + workers + limits.REPLY_SLOTS_MAX  # 4: intake, control, events, lock
+    queues = workers + _QUEUES_BESIDE
     if queues > kernel.queues_max:
         raise QueueLimit(
             f"fs.mqueue.queues_max is {kernel.queues_max}; a pool of up to {workers} workers needs {queues} queues. "
@@ -108,6 +111,22 @@ def choose(workers: int, kernel: KernelLimits) -> Layout:
         if _shapes_fit(layout, kernel) and layout.need(workers) * SHARE <= kernel.bytes_max:
             return layout
     raise _nothing_fits(workers, LADDER[-1], kernel)
+
+
+class Room(NamedTuple):
+    """How many workers a pool can be scaled to, and what limits it there."""
+
+    workers: int
+    limit: str
+
+
+def room(layout: Layout, kernel: KernelLimits) -> Room:
+    """For a pool that has its layout. All of the bytes count here: who scales that far takes them from himself."""
+    by_count = kernel.queues_max - _QUEUES_BESIDE
+    by_bytes = (kernel.bytes_max - layout.need(0)) // layout.worker.bytes
+    if by_count < by_bytes:
+        return Room(by_count, f"fs.mqueue.queues_max is {kernel.queues_max} queues")
+    return Room(by_bytes, f"RLIMIT_MSGQUEUE is {kernel.bytes_max} bytes")
 
 
 def byte_limit_cure(need_bytes: int) -> str:

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from fcntl import F_DUPFD_CLOEXEC, fcntl
 
 from taskpool.errors import WorkerCannotBoot
@@ -65,23 +66,30 @@ def spawn_worker(program: list[str], env: Mapping[str, str], *, capture_fd: int,
     """
     assert threading.get_native_id() == os.getpid(), "workers are spawned from the main thread"
     path = program[0]
-    # Out of the way of the descriptors 0..3 that the child's are moved to, so that none is overwritten
-    # before it is moved. `log_fd` is moved first and needs no such care.
-    capture = fcntl(capture_fd, F_DUPFD_CLOEXEC, LOG_FD + 1)
-    moves = [
-        (os.POSIX_SPAWN_DUP2, log_fd, LOG_FD),
-        (os.POSIX_SPAWN_DUP2, capture, 1),
-        (os.POSIX_SPAWN_DUP2, capture, 2),
-        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-    ]
     try:
-        return os.posix_spawn(
-            path, program, env, file_actions=moves, setpgroup=0, setsigmask=(), setsigdef=signals.catchable()
-        )
+        with _out_of_the_way(capture_fd) as capture:
+            moves = [
+                (os.POSIX_SPAWN_DUP2, log_fd, LOG_FD),
+                (os.POSIX_SPAWN_DUP2, capture, 1),
+                (os.POSIX_SPAWN_DUP2, capture, 2),
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            ]
+            return os.posix_spawn(
+                path, program, env, file_actions=moves, setpgroup=0, setsigmask=(), setsigdef=signals.catchable()
+            )
     except OSError as error:
         raise WorkerCannotBoot(f"cannot start the worker {path}: {_cause(error, path)}") from error
+
+
+@contextmanager
+def _out_of_the_way(fd: int) -> Iterator[int]:
+    """A copy above the descriptors 0..3 that the child's are moved to, so that it is not overwritten before it is
+    moved. What is moved first needs no such care."""
+    copy = fcntl(fd, F_DUPFD_CLOEXEC, LOG_FD + 1)
+    try:
+        yield copy
     finally:
-        os.close(capture)
+        os.close(copy)
 
 
 def _places() -> Iterator[str]:
