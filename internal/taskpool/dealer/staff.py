@@ -11,6 +11,7 @@ import fcntl
 import os
 import signal
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
 from taskpool import limits
@@ -129,15 +130,15 @@ class Staff:
         return member.mailbox if member is not None else None
 
     def kill(self, incarnation: Incarnation, name: str) -> None:
-        """Signal the worker's group. It is not reaped yet, so nobody else can have its number."""
+        """Signal the worker and its group. It is not reaped yet, so nobody else can have its number."""
         member = self._members.get(incarnation)
         if member is None or member.exit is not None:
             return
         number = signal.Signals[f"SIG{name}"]
-        try:
+        with suppress(ProcessLookupError, PermissionError):  # nobody is in it, or another user's processes only
             os.killpg(member.pid, number)
-        except ProcessLookupError:
-            os.kill(member.pid, number)  # it has not entered its group yet
+        if os.getpgid(member.pid) != member.pid:  # a job has moved its worker, or it is not there yet
+            os.kill(member.pid, number)
 
     # --- buried ---
 
