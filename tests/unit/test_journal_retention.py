@@ -218,6 +218,22 @@ def test_a_large_batch_goes_in_small_steps(tmp_path: Path) -> None:
     schema.close(connection, path)
 
 
+def test_many_that_end_together_go_together(tmp_path: Path) -> None:
+    """No look waits for its time while the one before found all that it takes."""
+    path, many = tmp_path / "journal.db", 5 * retention.BATCHES_PER_LOOK_MAX
+    store = open_store(path)
+    Asked(store).commit(*[row for n in range(1, many + 1) for row in finished(f"b{n}", n)])
+    store.close(clean=True)
+    connection = schema.connect(path, "NORMAL")
+    step = Retention(connection, -DAY_NS, 0, grace_ns=0)
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while (pause := step.rest()) < retention.LOOK_SECONDS / 2:
+        assert time.monotonic() < deadline
+        time.sleep(pause)  # what it asks for, as the journal's thread grants it
+    assert connection.execute("SELECT count(*) FROM batches").fetchone() == (0,)
+    schema.close(connection, path)
+
+
 def test_it_takes_its_share_of_the_time_and_no_more(path: Path) -> None:
     connection = schema.connect(path, "NORMAL")
     step = Retention(connection, 7 * DAY_NS, 1000, grace_ns=0)

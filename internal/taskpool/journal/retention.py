@@ -18,9 +18,9 @@ from taskpool.clock import seconds
 from taskpool.journal.calendar import Calendar
 
 STEP_ROWS = 500
-_LOOK_SECONDS = 10.0  # how often it looks for batches to let go of
+LOOK_SECONDS = 10.0  # how often it looks for batches to let go of
 _SHARE = 4  # of the thread's time, one part in so many at most
-_BATCHES_PER_LOOK_MAX = 100
+BATCHES_PER_LOOK_MAX = 100
 
 _OLD = (
     "SELECT id FROM batches WHERE open = 0 AND quarantined = 0 AND name IS NOT NULL AND changed_wall_ns < ? "
@@ -56,6 +56,7 @@ class Retention:
         self._retain_batches = retain_batches
         self._grace_ns = grace_ns
         self._calendar = calendar or Calendar()
+        self._more = False  # the last look found as many as it takes
         self._step_from = 0.0  # monotonic seconds
         self._look_from = time.monotonic() + seconds(grace_ns)
 
@@ -65,20 +66,22 @@ class Retention:
         if now < self._step_from:
             return self._step_from - now
         if now >= self._look_from:
-            self._look_from = now + _LOOK_SECONDS
-            self.condemn()
+            self._look_from = now + LOOK_SECONDS
+            self._more = self.condemn()
         removed = self.remove()
         after = time.monotonic()
-        self._step_from = after + (after - now) * (_SHARE - 1) if removed else self._look_from
+        if self._more and not removed:
+            self._look_from = after  # batches may end faster than a few look after a few
+        self._step_from = after + (after - now) * (_SHARE - 1) if removed or self._more else self._look_from
         return max(0.0, self._step_from - after)
 
-    def condemn(self, *, most: int = _BATCHES_PER_LOOK_MAX) -> None:
-        """Chooses batches to let go of: from here on nobody finds them."""
+    def condemn(self, *, most: int = BATCHES_PER_LOOK_MAX) -> bool:
+        """Chooses batches to let go of: from here on nobody finds them. Whether there may be more."""
         now, begin = self._calendar.past_ns(), self._calendar.begin_wall_ns
         unused_ns = max(self._retain_ns, self._grace_ns)
         found = self._connection.execute(_OLD, (now - unused_ns, begin, most)).fetchall()
         (kept,) = self._connection.execute(_COUNT).fetchone()
-        surplus = min(kept - len(found) - self._retain_batches, most)
+        surplus = min(kept - len(found) - self._retain_batches, most - len(found))
         if surplus > 0:
             found += self._connection.execute(_READ, (now - self._grace_ns, surplus)).fetchall()
         if found:
@@ -86,6 +89,7 @@ class Retention:
             self._connection.execute("BEGIN IMMEDIATE")
             self._connection.executemany("UPDATE batches SET name = NULL WHERE id = ?", found)
             self._connection.execute("COMMIT")
+        return len(found) >= most
 
     def remove(self) -> bool:
         """Some rows of a batch that is to go. False: there is none."""
