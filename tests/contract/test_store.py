@@ -12,6 +12,7 @@ from journals import FIRST, MANY, Asked, accepted, attempted, open_store, opened
 from taskpool.core.events import Committed, DigestsLoaded, Loaded, OutcomesLoaded, StoredJob
 from taskpool.core.rows import Acknowledged, BatchCancelled, BatchForgotten, JobReturned, QuarantineDropped, Row
 from taskpool.journal.memory import MemoryStore
+from taskpool.limits import OUTCOMES_IN_FLIGHT_BYTES_MAX
 from taskpool.messages import State
 
 
@@ -144,6 +145,17 @@ def test_outcomes_come_in_order_from_where_the_reader_stands(asked: Asked) -> No
     assert [outcome.seq for outcome in asked.outcomes("other")] == [1]
     assert asked.outcomes(after=3) == []
     assert asked.outcomes("unknown") == []
+
+
+def test_outcomes_come_in_portions_bounded_by_bytes(asked: Asked) -> None:
+    asked.commit(opened(), *(accepted(n) for n in range(1, 5)))
+    half = OUTCOMES_IN_FLIGHT_BYTES_MAX // 2
+    sizes = [half - 4096, half - 4096, half, half]
+    asked.commit(*(recorded(n, value=bytes(size)) for n, size in enumerate(sizes, 1)))
+    assert [outcome.no for outcome in asked.outcomes()] == [1, 2]
+    assert [outcome.no for outcome in asked.outcomes(after=2)] == [3]
+    assert [outcome.no for outcome in asked.outcomes(after=3)] == [4]
+    assert [outcome.no for outcome in asked.outcomes(limit=1)] == [1]
 
 
 def test_an_acknowledgement_loses_nothing_that_came_after_it(asked: Asked) -> None:

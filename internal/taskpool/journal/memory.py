@@ -13,6 +13,8 @@ from itertools import islice
 
 from msgspec import structs
 
+from taskpool import limits
+from taskpool.core.batch import outcome_bytes
 from taskpool.core.events import (
     BatchFound,
     Committed,
@@ -108,7 +110,13 @@ class MemoryStore:
 
     def load_outcomes(self, batch: str, after: int, limit: int, reader: int) -> None:
         kept = self._outcomes.get(batch, ())
-        items = list(islice((outcome for outcome in kept if outcome.no > after), limit))
+        bytes_left = limits.OUTCOMES_IN_FLIGHT_BYTES_MAX
+        items: list[Outcome] = []
+        for outcome in islice((outcome for outcome in kept if outcome.no > after), limit):
+            bytes_left -= outcome_bytes(outcome)
+            if items and bytes_left < 0:
+                break
+            items.append(outcome)
         self._answers.append(OutcomesLoaded(batch, items, reader))
 
     def find_batch(self, name: str) -> None:

@@ -41,7 +41,8 @@ class Store(Protocol):
         as many as `bytes_max` bytes of payload allow, but at least one."""
 
     def load_outcomes(self, batch: str, after: int, limit: int, reader: int) -> None:
-        """The batch's outcomes numbered above `after`, up to `limit` of them."""
+        """The batch's outcomes numbered above `after`: up to `limit` of them, or as many as take about
+        OUTCOMES_IN_FLIGHT_BYTES_MAX, but at least one."""
 
     def find_batch(self, name: str) -> None: ...
 
