@@ -45,6 +45,9 @@ class SimSpool(Spool):
         self.files[message.name] = data
         return inner
 
+    def _discard(self, name: str) -> None:
+        self.files.pop(name, None)
+
     def _take(self, message: Spilled) -> bytes:
         data = self.files.pop(message.name, None)
         if data is None:

@@ -73,3 +73,11 @@ def test_dispatch_goes_on_when_the_spool_has_room_again(bench: Bench) -> None:
     assert isinstance(room, DiskFull) and not room.full and room.where == "spool"
     assert list(bench.spool.directory.iterdir()) == [], "trying leaves nothing"
     assert not bench.performer.look_for_room(), "told once"
+
+
+def test_a_frame_for_a_queue_that_somebody_filled_leaves_no_file(bench: Bench) -> None:
+    bench.queue.send(b"")
+    bench.queue.send(b"")
+    bench.send(1)
+    assert bench.killed == [WORKER]
+    assert list(bench.spool.directory.iterdir()) == []

@@ -10,7 +10,7 @@ import pytest
 from taskpool import limits
 from taskpool.codec import decode
 from taskpool.dealer.replies import Replies
-from taskpool.errors import QueueEmpty
+from taskpool.errors import QueueEmpty, SpoolFull
 from taskpool.ipc import names
 from taskpool.ipc.budget import Shape
 from taskpool.ipc.memory import MemoryMailbox, MemoryPost
@@ -111,3 +111,39 @@ def test_an_answer_without_room_in_the_spool_is_an_error_to_whoever_asked(lines:
     assert isinstance(answer, Answer)
     assert not answer.ok
     assert lines.replies.take_lost() == []
+
+
+def test_a_closed_line_leaves_no_spool_files(lines: Lines) -> None:
+    mailbox = lines.open()
+    for no in range(1, 11):
+        lines.replies.send(CLIENT, Outcomes(CLIENT, "b", [outcome(no, 600)]))
+    first = lines.spool.unpack(decode(mailbox.receive()))
+    lines.replies.flush(lines.replies._lines[CLIENT].mailbox.fileno())
+    assert isinstance(first, Outcomes)
+    assert len(list(lines.spool.directory.iterdir())) == 9, "four in the queue, the others wait"
+    lines.replies.close(CLIENT)
+    assert list(lines.spool.directory.iterdir()) == []
+
+
+def test_a_dealer_that_leaves_takes_nothing_from_who_reads_on(lines: Lines) -> None:
+    mailbox = lines.open()
+    lines.replies.send(CLIENT, Outcomes(CLIENT, "b", [outcome(1, 600)]))
+    lines.replies.close_all()
+    assert lines.read(mailbox) == [Outcomes(CLIENT, "b", [outcome(1, 600)])]
+
+
+def test_what_was_packed_before_the_spool_was_full_leaves_no_file(
+    lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines.open()
+    written: list[bytes] = []
+
+    def pack(data: bytes, msgsize: int) -> bytes:
+        if written:
+            raise SpoolFull("no room")
+        written.append(Spool.pack(lines.spool, data, msgsize))
+        return written[0]
+
+    monkeypatch.setattr(lines.spool, "pack", pack)
+    lines.replies.send(CLIENT, Outcomes(CLIENT, "b", [outcome(1, 600), outcome(2, 600)]))
+    assert written and list(lines.spool.directory.iterdir()) == []

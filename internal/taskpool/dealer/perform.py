@@ -101,11 +101,15 @@ class Performer:
         assert mailbox is not None
         data = encode(effect.frame)
         try:
-            mailbox.send(self._spool.pack(data, mailbox.msgsize))  # R7
-        except QueueFull:
-            self._staff.kill(effect.incarnation, "KILL")
+            packed = self._spool.pack(data, mailbox.msgsize)
         except SpoolFull as error:
             self._not_sent(effect, len(data), str(error))
+            return
+        try:
+            mailbox.send(packed)  # R7
+        except QueueFull:
+            self._spool.discard(packed)
+            self._staff.kill(effect.incarnation, "KILL")
 
     def _not_sent(self, effect: SendFrame, size: int, text: str) -> None:
         """The worker never had the frame, so nothing is held against its jobs. First the reason, then the frame:

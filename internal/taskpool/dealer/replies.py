@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import msgspec
@@ -29,6 +29,7 @@ class Line:
     def __init__(self, mailbox: Mailbox) -> None:
         self.mailbox = mailbox
         self.waiting: deque[bytes] = deque()
+        self.sent: deque[bytes] = deque(maxlen=mailbox.maxmsg)  # what may lie in the queue; older ones were received
 
 
 class Replies:
@@ -68,7 +69,7 @@ class Replies:
         if line is None:
             return
         try:
-            line.waiting += self._packed(message, line.mailbox.msgsize, whole)
+            line.waiting.extend(self._packed(message, line.mailbox.msgsize, whole))
         except (MessageError, SpoolFull) as error:
             self._warn(f"a reply was dropped: {error}")
             if isinstance(message, Answer) and message.ok:
@@ -97,16 +98,22 @@ class Replies:
                 return
 
     def close(self, client: int) -> None:
+        """The conversation is over, and its generator reads this queue no more."""
         line = self._lines.pop(client, None)
         if line is not None:
-            self._watch(line.mailbox.fileno(), False)
-            line.mailbox.close()
+            self._hang_up(line)
+            for data in (*line.sent, *line.waiting):
+                self._spool.discard(data)
+
+    def _hang_up(self, line: Line) -> None:
+        self._watch(line.mailbox.fileno(), False)
+        line.mailbox.close()
 
     def close_all(self) -> None:
         """Leave nothing behind: neither lines, nor names of generators that died before they were welcomed. One that
-        lives makes its queue again with its next hello."""
-        for client in list(self._lines):
-            self.close(client)
+        lives makes its queue again with its next hello. Spool files stay: what was told may still be read."""
+        while self._lines:
+            self._hang_up(self._lines.popitem()[1])
         for slot in range(limits.REPLY_SLOTS_MAX):
             with suppress(QueueError):
                 self._post.unlink(names.reply(self._pool, slot))
@@ -129,7 +136,7 @@ class Replies:
             mailbox.close()
         self._unclaimed = seen
 
-    def _packed(self, message: object, msgsize: int, whole: bool) -> list[bytes]:
+    def _packed(self, message: object, msgsize: int, whole: bool) -> Iterator[bytes]:
         """The message in as few pieces as fit; what cannot be cut goes through the spool."""
         if not isinstance(message, Outcomes):
             pieces = [encode(message)]
@@ -137,13 +144,13 @@ class Replies:
             pieces = [_page(message)]
         else:
             pieces = _cut(message, message.items, msgsize)
-        return [self._spool.pack(data, msgsize) for data in pieces]
+        return (self._spool.pack(data, msgsize) for data in pieces)
 
     def _flush(self, line: Line) -> None:
         try:
             while line.waiting:
                 line.mailbox.send(line.waiting[0])  # R7
-                line.waiting.popleft()
+                line.sent.append(line.waiting.popleft())
         except QueueFull:
             self.full += 1
         except MessageTooLong as error:

@@ -67,6 +67,13 @@ class Spool:
             return False
         return True
 
+    def discard(self, packed: bytes) -> None:
+        """Removes the file of a packed message that nobody will receive. One that was received has none any more."""
+        message = decode(packed)
+        if isinstance(message, Spilled):
+            with suppress(OSError):  # it is swept by the next dealer
+                self._discard(message.name)
+
     def unpack(self, message: Message) -> Message:
         """The real message where `message` is Spilled, else `message`. Its file is gone afterwards.
 
