@@ -126,4 +126,11 @@ BOOKKEEPING = (
         "if journaled else batch.settled and batch.client is None",
         "if journaled else batch.finished and batch.client is None",
     ),
+    mutant(
+        "an end that was chosen is held against the jobs under way",
+        "I4",
+        "dealer/start.py",
+        "chosen=self._left_by_choice(error)",
+        "chosen=False",
+    ),
 )

@@ -174,13 +174,6 @@ ORDERING = (
         "        return True\n",
     ),
     mutant(
-        "an end that was chosen is held against the jobs under way",
-        "I4",
-        "dealer/start.py",
-        "chosen=self._left_by_choice(error)",
-        "chosen=False",
-    ),
-    mutant(
         "a worker's family is not waited for",
         "I7",
         "sim/staff.py",
