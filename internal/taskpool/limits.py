@@ -94,6 +94,7 @@ PING_NS = 2 * SECOND
 REPLY_OVERDUE_NS = 6 * SECOND  # a dealer silent this long is asked again with a new hello
 RESEND_NS = 2 * SECOND
 SUBMITS_IN_FLIGHT_MAX = 8  # submission frames sent and not yet accepted
+REPLIES_WAITING_MAX = 64  # besides outcomes, which are bounded by themselves: whoever reads has never so many
 FIRST_WELCOME_NS = 5 * SECOND
 RETURN_WELCOME_NS = 60 * SECOND
 

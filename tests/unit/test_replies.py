@@ -147,3 +147,36 @@ def test_what_was_packed_before_the_spool_was_full_leaves_no_file(
     monkeypatch.setattr(lines.spool, "pack", pack)
     lines.replies.send(CLIENT, Outcomes(CLIENT, "b", [outcome(1, 600), outcome(2, 600)]))
     assert written and list(lines.spool.directory.iterdir()) == []
+
+
+def test_who_asks_and_does_not_read_is_let_go(lines: Lines) -> None:
+    lines.open()
+    for _ in range(SHAPE.maxmsg + limits.REPLIES_WAITING_MAX):
+        lines.replies.send(CLIENT, Pong(CLIENT, 1))
+    assert lines.replies.take_lost() == []
+    lines.replies.send(CLIENT, Pong(CLIENT, 1))
+    assert lines.replies.take_lost() == [CLIENT]
+    assert len(lines.warnings) == 1
+
+
+def test_a_page_counts_among_what_was_asked_for(lines: Lines) -> None:
+    lines.open()
+    for _ in range(SHAPE.maxmsg + limits.REPLIES_WAITING_MAX + 1):
+        lines.replies.send(CLIENT, Outcomes(CLIENT, "b", [outcome(1, 600)]), whole=True)
+    assert lines.replies.take_lost() == [CLIENT]
+    assert list(lines.spool.directory.iterdir()) == []
+
+
+def test_outcomes_wait_as_long_as_the_core_lets_them(lines: Lines) -> None:
+    mailbox = lines.open()
+    items = [outcome(no) for no in range(1, limits.OUTCOMES_IN_FLIGHT_MAX + 1)]
+    for item in items:
+        lines.replies.send(CLIENT, Outcomes(CLIENT, "b", [item]))
+    for _ in range(limits.REPLIES_WAITING_MAX):
+        lines.replies.send(CLIENT, Pong(CLIENT, 1))
+    read: list[Message] = []
+    while got := lines.read(mailbox):
+        read += got
+        lines.replies.flush(lines.replies._lines[CLIENT].mailbox.fileno())
+    assert [item for each in read if isinstance(each, Outcomes) for item in each.items] == items
+    assert not lines.replies._lines[CLIENT].replies

@@ -24,12 +24,20 @@ APOLOGY_CHARS_MAX = 250  # the smallest layout's reply queue takes 512 bytes
 
 
 class Line:
-    """One generator's queue, and what waits for room in it. The core bounds what can wait."""
+    """One generator's queue, and what waits for room in it. The core bounds what outcomes can wait."""
 
     def __init__(self, mailbox: Mailbox) -> None:
         self.mailbox = mailbox
         self.waiting: deque[bytes] = deque()
+        self.replies: deque[bytes] = deque()  # of those, the ones that are no outcomes, in the same order
         self.sent: deque[bytes] = deque(maxlen=mailbox.maxmsg)  # what may lie in the queue; older ones were received
+
+    def took(self) -> None:
+        """The first message that waits is in the queue."""
+        data = self.waiting.popleft()
+        if self.replies and self.replies[0] is data:
+            self.replies.popleft()
+        self.sent.append(data)
 
 
 class Replies:
@@ -69,7 +77,10 @@ class Replies:
         if line is None:
             return
         try:
-            line.waiting.extend(self._packed(message, line.mailbox.msgsize, whole))
+            for data in self._packed(message, line.mailbox.msgsize, whole):
+                line.waiting.append(data)
+                if whole or not isinstance(message, Outcomes):
+                    line.replies.append(data)
         except (MessageError, SpoolFull) as error:
             self._warn(f"a reply was dropped: {error}")
             if isinstance(message, Answer) and message.ok:
@@ -78,6 +89,9 @@ class Replies:
                 self._lose(client)
             return
         self._flush(line)
+        if len(line.replies) > limits.REPLIES_WAITING_MAX:
+            self._warn(f"a generator asks and does not read: {len(line.replies)} replies wait, its line is closed")
+            self._lose(client)
 
     def take_lost(self) -> list[int]:
         """Clients whose lines were given up since the last call, and who have not said hello again."""
@@ -85,7 +99,7 @@ class Replies:
         return [client for client in lost if client not in self._lines]
 
     def _lose(self, client: int) -> None:
-        """Nobody would notice that something is missing. A line that falls silent is noticed within seconds, and
+        """Nobody would notice that one message is missing. A line that falls silent is noticed within seconds, and
         its generator says hello again and how far it has come."""
         self.close(client)
         self._lost.append(client)
@@ -150,11 +164,11 @@ class Replies:
         try:
             while line.waiting:
                 line.mailbox.send(line.waiting[0])  # R7
-                line.sent.append(line.waiting.popleft())
+                line.took()
         except QueueFull:
             self.full += 1
         except MessageTooLong as error:
-            line.waiting.popleft()
+            line.took()
             self._warn(f"a reply was dropped: {error}")
         self._watch(line.mailbox.fileno(), bool(line.waiting))
 
