@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from signal import SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, Signals
+from signal import SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGSTOP, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, Signals
 
 import pytest
 
@@ -169,6 +169,16 @@ def test_a_second_ctrl_c_stops_running_jobs(stage: Stage, ledger: Ledger) -> Non
     run.ends(INTERRUPTED)
     gone(stage, dealer)
     assert ledger.count("end") == 0
+
+
+def test_a_third_ctrl_c_leaves_even_a_dealer_that_hears_nothing(stage: Stage, ledger: Ledger) -> None:
+    run, dealer = private_run(stage, ledger, "sleep=3600", "--journal", stage.directory / "journal")
+    kill(dealer, SIGSTOP)
+    until(lambda: kill_repeatedly(run), "the generator's end", 30)
+    assert run.wait() in (INTERRUPTED, -SIGINT)  # the last one may come when it hears no signals any more
+    assert "To resume: " in run.stderr
+    assert f"{JOBS} of {JOBS} jobs did not run" in run.stderr
+    gone(stage, dealer)
 
 
 def test_a_killed_generator_takes_its_private_pool_along(stage: Stage, ledger: Ledger) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from taskpool.clock import MILLISECOND
+from taskpool.clock import MILLISECOND, NEVER, SECOND
 from taskpool.errors import ConfigurationError, ExitCode, QueueMissing, UsageError
 from taskpool.generator import main as program
 from taskpool.generator import private
@@ -52,9 +52,10 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Script:
     return write
 
 
-def start(pool: str, options: list[str] | None = None, journal: str | None = None) -> PrivateDealer:
+def start(pool: str, options: list[str] | None = None, journal: str | None = None, drain_ns: int = 0) -> PrivateDealer:
     home = Home(pool, journal, resume=False)
-    return PrivateDealer(home, options or [], KernelPost(), Console(verbosity=-1), "the command that resumes")
+    console = Console(verbosity=-1)
+    return PrivateDealer(home, options or [], KernelPost(), console, "the command that resumes", drain_ns)
 
 
 def state_of(pool: str, tmp_path: Path) -> Path:
@@ -81,6 +82,33 @@ def test_one_that_stays_is_killed(script: Script, pool: str, monkeypatch: pytest
     dealer.end()
     dealer.end()
     assert dealer.exit == Exit(None, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("told", "within_ns"),
+    [
+        ([signal.SIGINT, signal.SIGINT], NEVER),  # running jobs may take as long as they like, and so may their end
+        ([signal.SIGINT] * 3, private.LAST_CALL_NS),
+        ([signal.SIGTERM], 3 * SECOND + private.LEAVE_NS_MAX),
+        ([signal.SIGTERM, *[signal.SIGINT] * 3], private.LAST_CALL_NS),
+        ([signal.SIGINT] * 3 + [signal.SIGTERM], private.LAST_CALL_NS),
+        ([signal.SIGUSR1], NEVER),
+    ],
+)
+def test_how_long_one_that_is_told_to_leave_may_take(
+    script: Script, pool: str, told: list[signal.Signals], within_ns: int
+) -> None:
+    script("kill -STOP $$")
+    with start(pool, drain_ns=3 * SECOND) as dealer:
+        os.waitid(os.P_PID, dealer.pid, os.WSTOPPED | os.WNOWAIT)  # from now on it hears nothing but SIGKILL
+        for number in told:
+            dealer.tell(number, 7)
+        assert dealer.leave_by == min(NEVER, 7 + within_ns)
+        dealer.insist(dealer.leave_by - 1)
+        assert not dealer.given_up
+        dealer.insist(dealer.leave_by)
+        assert dealer.given_up
+        assert dealer.wait(20 * SECOND) == Exit(None, signal.SIGKILL)
 
 
 def test_a_missing_or_broken_program_is_named(script: Script, pool: str, tmp_path: Path) -> None:

@@ -85,7 +85,8 @@ def run_batch(options: SubmitOptions, feed: Feed, console: Console, again: str) 
         cleanup.callback(printer.close)
         private = None
         if home is not None:
-            private = cleanup.enter_context(PrivateDealer(home, options.dealer_options, post, console, again))
+            dealer = PrivateDealer(home, options.dealer_options, post, console, again, options.drain_ns)
+            private = cleanup.enter_context(dealer)
         pool = home.pool if home is not None else options.pool or ""
         ending = Ending(options, printer, console, clock, private, again)
         client, cursor = new_client_id(), 0

@@ -120,7 +120,8 @@ class Ending:
     def _missing(self, submission: Submission, ended: Exit | None) -> set[ExitCode]:
         """The private dealer ended before its batch did."""
         missing = submission.total - self.tally.finished
-        if ended is not None and ended.signal in _ORDERED and submission.stopped:
+        given_up = self._private is not None and self._private.given_up
+        if ended is not None and submission.stopped and (given_up or ended.signal in _ORDERED):
             word = "Interrupted" if submission.interrupted else "Halted"
             self._console.info(f"{word}: {missing} of {submission.total} jobs did not run")
             return set()

@@ -45,6 +45,7 @@ class SubmitOptions(Struct, frozen=True):
     journal: str | None  # of a private pool: a path; "none"; None: in its state directory
     limits: Limits
     dealer_options: list[str]
+    drain_ns: int  # as the private dealer has it
     halt: Halt | None
     form: Form
     keep_order: bool
@@ -76,6 +77,7 @@ def submit_options(args: Namespace) -> SubmitOptions:
         journal=args.journal,
         limits=wanted,
         dealer_options=[] if args.pool is not None else dealer_options(args),
+        drain_ns=_drain_ns(args),
         halt=None if args.halt is None else parse_halt(args.halt),
         form=args.output or "value",
         keep_order=args.keep_order,
@@ -149,8 +151,11 @@ def _check_values(args: Namespace) -> None:
         raise UsageError("--journal: expected a path or none, got ''")
     if args.retain is not None:
         parse_duration(args.retain, "--retain")
-    if args.drain_timeout is not None:
-        parse_duration(args.drain_timeout, "--drain-timeout")
+
+
+def _drain_ns(args: Namespace) -> int:
+    given = args.drain_timeout
+    return limits.DRAIN_TIMEOUT_NS if given is None else parse_duration(given, "--drain-timeout")
 
 
 def _check_detach(args: Namespace) -> None:

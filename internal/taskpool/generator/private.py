@@ -15,12 +15,12 @@ from types import TracebackType
 from typing import NamedTuple
 
 from taskpool import limits
-from taskpool.clock import MILLISECOND
+from taskpool.clock import MILLISECOND, NEVER, SECOND
 from taskpool.errors import ConfigurationError, ExitCode
 from taskpool.generator.console import Console
 from taskpool.generator.home import Home
 from taskpool.generator.outcome import signal_name
-from taskpool.generator.stopping import raise_if_stopped
+from taskpool.generator.stopping import STOP_SIGNALS, raise_if_stopped
 from taskpool.ipc import names
 from taskpool.ipc.leftovers import Leftovers
 from taskpool.ipc.mailbox import Post
@@ -34,6 +34,8 @@ DEALER = "tp-dealer"
 LIFELINE_FD = 3  # where the dealer finds it
 REVIVALS_MAX = 5  # how often a killed dealer is started again
 LEAVE_NS_MAX = 2 * limits.TERM_GRACE_NS + limits.DRAIN_TIMEOUT_NS  # between the lifeline's end and SIGKILL
+INTERRUPTS_MAX = 3  # so many mean: leave now
+LAST_CALL_NS = 1 * SECOND  # how long it may take then to leave in good order
 
 
 class Exit(NamedTuple):
@@ -50,15 +52,27 @@ class PrivateDealer:
     lifeline is a pipe whose other end only we hold: when we die, however, the dealer reads its end.
     """
 
-    def __init__(self, home: Home, options: list[str], post: Post, console: Console, again: str = "") -> None:
+    def __init__(
+        self,
+        home: Home,
+        options: list[str],
+        post: Post,
+        console: Console,
+        again: str = "",
+        drain_ns: int = limits.DRAIN_TIMEOUT_NS,
+    ) -> None:
         """Starts it. Raises ConfigurationError when the program is missing or cannot be started. `again`: the
-        command that resumes the batch, told if it must be."""
+        command that resumes the batch, told if it must be. `drain_ns`: its --drain-timeout."""
         self.again = again
         self.home = home
         self.pool = home.pool
         self.exit: Exit | None = None
         self.began = False  # the batch is known to a dealer: there is something to resume
         self.succeeded = False  # every job has: there is nothing to resume
+        self.leave_by = NEVER  # then it is killed
+        self.given_up = False  # it was
+        self._drain_ns = drain_ns
+        self._interrupts = 0
         self._post = post
         self._console = console
         self._keep: set[Path] = set()
@@ -103,6 +117,28 @@ class PrivateDealer:
         if self.exit is None and self.pidfd >= 0:
             with suppress(ProcessLookupError):  # it has just ended
                 signal.pidfd_send_signal(self.pidfd, number)
+
+    def tell(self, number: Signals, now: int) -> None:
+        """Hands on a signal that a person sent to us. One that orders it to leave has a limit, because it may be
+        stopped or hang; a first and a second SIGINT have none, and who does not want to wait sends a third."""
+        # To a dealer, HUP means to read its configuration again.
+        self.forward(Signals.SIGTERM if number is Signals.SIGHUP else number)
+        if number is Signals.SIGINT:
+            self._interrupts += 1
+            wait_ns = LAST_CALL_NS if self._interrupts >= INTERRUPTS_MAX else NEVER
+        else:
+            wait_ns = self._drain_ns + LEAVE_NS_MAX if number in STOP_SIGNALS else NEVER
+        self.leave_by = min(self.leave_by, now + wait_ns)
+
+    def insist(self, now: int) -> None:
+        """Kills it when it has not left in time. The journal has all that it was to keep."""
+        if now >= self.leave_by and self.look() is None:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        self._console.warning(f"the private dealer (pid {self.pid}) does not leave and is killed")
+        self.forward(Signals.SIGKILL)
+        self.given_up, self.leave_by = True, NEVER
 
     def look(self) -> Exit | None:
         """How it ended; None while it lives."""
@@ -157,8 +193,7 @@ class PrivateDealer:
         self._cut_lifeline()
         if self.pidfd >= 0:
             if self.wait(LEAVE_NS_MAX) is None:
-                self._console.warning(f"the private dealer (pid {self.pid}) does not leave and is killed")
-                self.forward(Signals.SIGKILL)
+                self._give_up()
                 self.wait(LEAVE_NS_MAX)
             os.close(self.pidfd)
             self.pidfd = -1

@@ -160,7 +160,7 @@ class Submission:
     def _turn(self, until: int | None = None) -> None:
         ready = self._wait(until)
         now = self._now()
-        self._hear_signals(self._wakeup.pending())
+        self._hear_signals(self._wakeup.pending(), now)
         gone = self._dealer_has_ended()  # looked at before its last words are read
         if gone or not self._printer.congested:
             self._take_outcomes(now)
@@ -181,6 +181,7 @@ class Submission:
         poll.register(self._wakeup, select.POLLIN)
         if self._private is not None:
             poll.register(self._private.pidfd, select.POLLIN)
+            until = self._private.leave_by if until is None else min(until, self._private.leave_by)
         if self._conversation.readable is not None and not self._printer.congested:
             poll.register(self._conversation.readable, select.POLLIN)
         if self._may_submit and self._feed.waits_for is not None:
@@ -207,13 +208,14 @@ class Submission:
 
     # --- its parts --------------------------------------------------------------------------------
 
-    def _hear_signals(self, signals: Iterable[Signals]) -> None:
+    def _hear_signals(self, signals: Iterable[Signals], now: int) -> None:
         for number in signals:
             if number in STOP_SIGNALS:
                 self._stop(STOP_SIGNALS[number], for_good=False)
             if self._private is not None:
-                # To a dealer, HUP means to read its configuration again.
-                self._private.forward(Signals.SIGTERM if number is Signals.SIGHUP else number)
+                self._private.tell(number, now)
+        if self._private is not None:
+            self._private.insist(now)
 
     def _revive(self, now: int) -> bool:
         """A private dealer that was killed is started again, unless it was about to leave anyway."""
