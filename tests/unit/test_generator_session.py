@@ -122,6 +122,17 @@ def test_a_batch_that_is_there_already_is_not_added_to() -> None:
         session().receive(welcome(accepted=3, last_no=1, fresh=False), 0)
 
 
+def test_who_does_not_want_the_batch_lets_go_of_it_and_leaves_nothing_in_it() -> None:
+    talk = session()
+    talk.outbox.submit([JOB])
+    talk.outbox.finish()
+    with pytest.raises(UsageError):
+        talk.receive(welcome(accepted=3, last_no=1, fresh=False), 0)
+    talk.leave()
+    assert control(talk) == [Bye(ME)]
+    assert intake(talk) == []
+
+
 def test_a_hello_answered_twice_is_no_news() -> None:
     talk = connected(jobs=1)
     talk.receive(welcome(fresh=False), 1)

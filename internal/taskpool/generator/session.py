@@ -273,11 +273,15 @@ class Session:
         self._heard_at = now
         if not self.calling:
             return  # the answer to a hello said twice
-        if self.batch is not None:
-            self._check_batch(welcome, known)
         self.welcome = welcome
-        self.calling = False
+        self.calling = False  # before the batch is looked at: who does not want it must be able to say goodbye
         self.greetings += 1
+        if self.batch is not None:
+            try:
+                self._check_batch(welcome, known)
+            except TaskpoolError:
+                self.outbox = Outbox(self.client, self.batch, now)  # nothing of ours goes into it with the goodbye
+                raise
         self._ping_due = now + limits.PING_NS
         self._ack_due = self._stored > 0
         if not self.outbox.comparing:
