@@ -265,6 +265,11 @@ def test_a_socket_that_systemd_gave_to_somebody_is_not_taken(monkeypatch: pytest
         assert get(server)[0] == 200
 
 
+def test_a_name_that_cannot_be_one_is_refused_as_an_address() -> None:
+    with pytest.raises(ConfigurationError, match=r"--metrics a\.\.b:9000 cannot be served"):
+        Server(("a..b", 9000), Book())
+
+
 def test_an_address_in_use_is_named() -> None:
     with served(Book()) as server:
         port = server.address[1]

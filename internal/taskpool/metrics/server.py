@@ -218,9 +218,10 @@ def _listen(address: tuple[str, int]) -> socket.socket:
         listener = socket.create_server(where[:2], family=family, backlog=ACCEPTS_WAITING_MAX)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # clients' sockets are born with it
         return listener
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # IDNA takes a name with an empty or an overlong part for the latter
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise ConfigurationError(
-            f"--metrics {host}:{port} cannot be served: {error.strerror or error}; give another HOST:PORT, or none"
+            f"--metrics {host}:{port} cannot be served: {why}; give another HOST:PORT, or none"
         ) from error
 
 
