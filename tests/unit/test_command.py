@@ -17,6 +17,18 @@ from taskpool.kinds import command
 # --- at the door ----------------------------------------------------------------------------------
 
 
+def test_a_current_directory_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    command.parse({"argv": ["ls"], "cwd": "/tmp"}, "line 1")
+    jobs: list[dict[str, object]] = [{"argv": ["ls"]}, {"argv": ["ls"], "cwd": "sub"}]
+    for job in jobs:
+        with pytest.raises(UsageError, match="the current directory is gone"):
+            command.parse(job, "line 1")
+
+
 @pytest.mark.parametrize(
     ("job", "text"),
     [

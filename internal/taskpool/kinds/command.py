@@ -118,7 +118,12 @@ def _wrong_variable(name: bytes, value: bytes) -> str | None:
 
 def _absolute(directory: bytes | None) -> bytes:
     """A job runs where its submitter stands, unless told otherwise."""
-    here = os.getcwdb()
+    if directory is not None and os.path.isabs(directory):
+        return directory
+    try:
+        here = os.getcwdb()
+    except FileNotFoundError:
+        raise UsageError("the current directory is gone: cd elsewhere, or give --cwd an absolute path") from None
     return here if directory is None else os.path.join(here, directory)
 
 
