@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from signal import SIGINT, SIGTERM, Signals
+from signal import SIGINT, SIGPIPE, SIGTERM, Signals
 
 import pytest
 
@@ -85,6 +85,22 @@ def test_the_journal_of_a_pool_that_never_was(stage: Stage) -> None:
     asked = journal(stage, "check", pool=pool).ends(ENVIRONMENT)
     assert f"pool {pool} has no state in {state(pool)}: is --pool right?" in asked.stderr
     assert not state(pool).exists(), "a question leaves nothing behind"
+
+
+@pytest.mark.parametrize("action", ["check", "export"])
+def test_the_journal_tools_when_nobody_takes_what_they_say(stage: Stage, action: str) -> None:
+    dealer = kept(stage)
+    dealer.send(SIGTERM)
+    dealer.ends(OK)
+    words = [program("tp-dealer"), "journal", action, "--pool", stage.pool]
+    with open("/dev/full", "wb") as full:
+        failed = stage.start(words, stdout=full.fileno()).ends(ENVIRONMENT)
+    assert failed.stderr == "tp-dealer: cannot write the output: No space left on device\n"
+    reader, writer = os.pipe()
+    os.close(reader)
+    silent = stage.start(words, stdout=writer).ends(-SIGPIPE)
+    os.close(writer)
+    assert silent.stderr == ""
 
 
 def test_the_journal_tools_refuse_words_that_they_do_not_know(stage: Stage) -> None:

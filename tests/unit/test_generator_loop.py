@@ -42,6 +42,7 @@ from taskpool.messages import (
     Submit,
     Welcome,
 )
+from taskpool.procs import signals
 
 DEADLINE_S = 20.0
 
@@ -482,7 +483,7 @@ def test_a_signal_leaves_a_named_pool_to_itself(
 def test_standard_output_that_closes_ends_quietly_with_a_goodbye(
     run: Run, dealer: FakeDealer, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(program, "die_of_broken_pipe", lambda: ExitCode.JOBS_FAILED)
+    monkeypatch.setattr(signals, "die_of_broken_pipe", lambda: ExitCode.JOBS_FAILED)
     reader, writer = os.pipe()
     os.close(reader)
     saved = os.dup(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import closing
@@ -42,10 +43,25 @@ def _journal(words: Sequence[str]) -> int:
     from taskpool.dealer import journal
 
     try:
-        return journal.run(words)
+        code = journal.run(words)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        return signals.die_of_broken_pipe()
     except TaskpoolError as error:
         sys.stderr.write(f"tp-dealer: {error}\n")
         return error.exit_code
+    except OSError as error:
+        sys.stderr.write(f"tp-dealer: cannot write the output: {error.strerror}\n")
+        _drop_output()
+        return ExitCode.ENVIRONMENT
+
+
+def _drop_output() -> None:
+    """What is left in the buffer would fail again at the interpreter's end, which then exits with 120."""
+    null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
 
 
 def _act(options: DealerOptions, transcript: Transcript) -> int:

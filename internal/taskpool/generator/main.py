@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
@@ -41,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return submit(args, console, sys.argv[1:] if argv is None else argv)
         return command(args, console)
     except OutputClosed:
-        return die_of_broken_pipe()
+        return signals.die_of_broken_pipe()
     except KeyboardInterrupt:  # before anything was started: later, signals are heard
         return ExitCode.INTERRUPTED
     except TaskpoolError as error:
@@ -86,13 +85,6 @@ def command(args: Namespace, console: Console) -> ExitCode:
         console.error(error)
         return ExitCode.USAGE
     return ExitCode.OK
-
-
-def die_of_broken_pipe() -> ExitCode:
-    """As any filter whose reader has gone: silently, by SIGPIPE."""
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    os.kill(os.getpid(), signal.SIGPIPE)
-    return ExitCode.JOBS_FAILED  # process 1 of a container cannot die of it
 
 
 def _source(args: Namespace) -> tuple[Source, int, str]:

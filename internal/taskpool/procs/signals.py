@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from signal import SIG_DFL, SIG_IGN, Signals
 from types import FrameType
 
+from taskpool.errors import ExitCode
+
 _WAKEUP_BYTES_MAX = 65_536  # a pipe's capacity: one read empties it
 
 # Python ignores these two itself, so that they come as OSError. nohup(1) ignores SIGHUP on purpose.
@@ -40,6 +42,13 @@ def ensure_low_fds() -> None:
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(fd, True)
     os.close(fd)
+
+
+def die_of_broken_pipe() -> ExitCode:
+    """As any filter whose reader has gone: silently, by SIGPIPE."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGPIPE)
+    return ExitCode.JOBS_FAILED  # process 1 of a container cannot die of it
 
 
 class Wakeup:
