@@ -1,4 +1,5 @@
-"""Man pages from the programs' own parsers, so that they cannot drift: `python deploy/man/generate.py FOLDER`.
+"""Man pages from the programs' own parsers, so that they cannot drift: `python deploy/man/generate.py FOLDER TIME`,
+where TIME is the date they bear, in seconds since 1970.
 
 Run with deploy/ and internal/ on PYTHONPATH, or taskpool installed.
 """
