@@ -341,7 +341,7 @@ def test_the_quarantine_can_be_listed_and_emptied() -> None:
     quarantined(world)
     (line,) = world.command("quarantine-list")["quarantine"]
     assert (line["job"], line["crashes"], line["crash_limit"]) == ("b/1", 1, 1)
-    assert world.command("quarantine-drop", "other") == {"dropped": 0}
+    assert world.command("quarantine-drop", "other") == {"error": "no job of batch 'other' is in quarantine"}
     assert world.command("quarantine-drop", "b") == {"dropped": 1}
     assert world.command("quarantine-list") == {"total": 0, "quarantine": []}
     assert "error" in world.command("quarantine-drop", "b", 1)

@@ -6,7 +6,7 @@ import pytest
 
 from builders import World, work
 from taskpool.clock import SECOND
-from taskpool.core.effects import TakeBack, Topic
+from taskpool.core.effects import Exit, TakeBack, Topic
 from taskpool.core.events import CommitFailed, DiskFull, LifelineClosed
 from taskpool.core.leaving import LAST_WORDS_NS
 from taskpool.errors import ExitCode
@@ -140,9 +140,10 @@ def test_a_dead_disk_does_not_hold_a_drain_for_ever() -> None:
     world.advance(DRAIN_TIMEOUT_NS - 1)
     assert world.exits() == []
     world.advance(1)
-    assert world.exits() == [ExitCode.ENVIRONMENT]
-    (note,) = world.noted(Topic.LEAVING)
-    assert "runs again" in note["text"]
+    (exit,) = world.take(Exit)
+    assert exit.code is ExitCode.ENVIRONMENT
+    assert "runs again" in exit.text
+    assert world.noted(Topic.LEAVING) == [], "the program says it, as an error"
 
 
 def test_nor_does_a_full_one() -> None:

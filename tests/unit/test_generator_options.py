@@ -71,6 +71,7 @@ def test_patience() -> None:
         (["--pool", "p", "--journal-sync", "full"], "--journal-sync is for a private pool"),
         (["--pool", "p", "--retain", "1h"], "--retain is for a private pool"),
         (["--journal", ""], "--journal"),
+        (["--journal", "jobs\udcff.db"], "expected a path in UTF-8"),
         (["--journal-sync", "perhaps"], "2"),
         (["--retain", "for ever"], "--retain"),
         (["--resume"], "--resume needs --batch"),

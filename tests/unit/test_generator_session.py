@@ -536,3 +536,10 @@ def test_a_detached_session_does_not_take_outcomes() -> None:
     talk = connected(jobs=1, detached=True)
     assert talk.receive(Outcomes(ME, "b", [outcome(1)]), 0) == []
     assert talk.cursor == 0
+
+
+def test_a_private_dealer_that_does_not_answer_is_nobody_elses_to_start() -> None:
+    mine = session(private=True, patience=Patience(SECOND, SECOND))
+    with pytest.raises(DealerUnreachable, match="the private dealer did not answer within 1.0s") as raised:
+        mine.tick(SECOND)
+    assert "tp-dealer" not in str(raised.value)

@@ -68,6 +68,18 @@ def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
         state_directory("demo", {"STATE_DIRECTORY": f"{tmp_path}/taskpool", "XDG_STATE_HOME": str(tmp_path)})
 
 
+def test_a_directory_that_no_message_can_name(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="is not UTF-8: set XDG_STATE_HOME to another"):
+        state_directory("demo", {"XDG_STATE_HOME": f"{tmp_path}/\udcff"})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_directory_of_a_pool_that_never_was_is_not_made(tmp_path: Path) -> None:
+    directory = state_directory("demo", {"XDG_STATE_HOME": str(tmp_path)}, create=False)
+    assert directory == tmp_path / "taskpool/demo"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_no_home_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "~")
     with pytest.raises(ConfigurationError, match="has no home directory for the pool's state: set XDG_STATE_HOME"):

@@ -232,6 +232,8 @@ class Commands:
         ]
         if not jobs and command.seq:
             raise CommandError(f"job {command.batch}/{command.seq} is not in quarantine")
+        if not jobs and command.batch:
+            raise CommandError(f"no job of batch {command.batch!r} is in quarantine")
         return jobs
 
 

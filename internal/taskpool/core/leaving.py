@@ -119,7 +119,8 @@ class Leaving:
 
     def _leave(self, code: ExitCode, text: str) -> None:
         self.left = True
-        self._pool.note(Level.INFO, Topic.LEAVING, text=text)
+        if code is ExitCode.OK:  # of what is wrong, the program's last line speaks
+            self._pool.note(Level.INFO, Topic.LEAVING, text=text)
         self._pool.emit(Exit(code, text))
 
 

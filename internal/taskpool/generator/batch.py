@@ -56,6 +56,7 @@ def batch_session(
         detached=options.detach,
         waits=options.waits,
         patience=options.patience,
+        private=options.pool is None,
         resume=options.resume,
         cursor=cursor,
         collects=collects,

@@ -149,8 +149,19 @@ def _check_values(args: Namespace) -> None:
         raise UsageError("--resume needs --batch ID: which one is to go on")
     if args.journal == "":
         raise UsageError("--journal: expected a path or none, got ''")
+    if args.journal is not None and not _is_utf8(args.journal):
+        raise UsageError(f"--journal {args.journal!r}: expected a path in UTF-8")
     if args.retain is not None:
         parse_duration(args.retain, "--retain")
+
+
+def _is_utf8(path: str) -> bool:
+    """Argument bytes that are no UTF-8 come as surrogates, which no text of ours may hold."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _drain_ns(args: Namespace) -> int:

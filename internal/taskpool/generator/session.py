@@ -81,12 +81,14 @@ class Session:
         detached: bool = False,
         waits: bool = True,
         patience: Patience = Patience(),
+        private: bool = False,
         resume: bool = False,
         cursor: int = 0,
         collects: bool = False,
     ) -> None:
-        """`resume`: the batch may be there already, and the jobs up to here are to be compared with it; `cursor`:
-        the last outcome that an earlier generator acknowledged; `collects`: outcomes go into `pages` as they come."""
+        """`private`: the dealer serves this batch only; `resume`: the batch may be there already, and the jobs up to
+        here are to be compared with it; `cursor`: the last outcome that an earlier generator acknowledged;
+        `collects`: outcomes go into `pages` as they come."""
         self.pool = pool
         self.client = client
         self.batch = batch
@@ -96,6 +98,7 @@ class Session:
         self._detached = detached
         self._waits = waits  # for room in a full pool
         self._patience = patience
+        self._private = private
         self._resume = resume
 
         self.calling = True
@@ -228,6 +231,8 @@ class Session:
 
     def _unanswered(self, now: int) -> str:
         waited = human(now - self._called_since)
+        if self.welcome is None and self._private:
+            return f"the private dealer did not answer within {waited}; --dealer-timeout waits longer"
         if self.welcome is None:
             return (
                 f"no dealer answers for pool {self.pool!r} within {waited}. Start one with `tp-dealer --pool "

@@ -29,6 +29,12 @@ def state_directory(pool: str, env: Mapping[str, str] = os.environ, *, create: b
     directory = _base(env) / pool
     variable = "STATE_DIRECTORY" if env.get("STATE_DIRECTORY") else "XDG_STATE_HOME"  # what would help
     try:
+        str(directory).encode()
+    except UnicodeEncodeError:  # messages carry it as text
+        raise ConfigurationError(
+            f"the state directory {str(directory)!r} is not UTF-8: set {variable} to another"
+        ) from None
+    try:
         if create:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         elif not directory.exists():
