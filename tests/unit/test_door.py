@@ -8,9 +8,11 @@ import msgspec
 import pytest
 
 from taskpool import limits
+from taskpool.clock import SystemClock
 from taskpool.codec import decode, encode
 from taskpool.core.tally import Tally
 from taskpool.dealer.door import INTAKE, Door
+from taskpool.dealer.sparing import Sparing
 from taskpool.ipc.spool import Spool
 from taskpool.messages import JobSpec, Refused, Submit
 
@@ -49,3 +51,12 @@ def test_a_refusal_is_short_whatever_it_is_about(at: AtTheDoor, kind: str) -> No
     assert (refused.first_seq, refused.seq, refused.reason) == (3, 3, "malformed")
     assert "must be" in refused.text
     assert decode(encode(refused)) == refused, "its receiver takes it"
+
+
+def test_every_bad_message_is_counted_and_the_log_stays_short(tmp_path: Path) -> None:
+    at = AtTheDoor(tmp_path)
+    at.door = Door(at.spool, at.tally, at.refused.append, Sparing(at.warnings.append, SystemClock()))
+    for _ in range(1000):
+        assert at.door.admit(b"garbage", INTAKE, "intake") is None
+    assert at.tally.refusals["malformed"] == 1000
+    assert 0 < len(at.warnings) < 100

@@ -10,6 +10,7 @@ staff             worker processes: started, signalled, buried
 queues            the dealer's own three
 replies           the reply queues of generators, and what waits for room in them
 transcript        notes become lines of the log
+sparing           warnings that anybody can cause, and not as many as he likes
 herald pages      what the service manager is told, and whoever asks over HTTP
 health journal    `--health`, and the journal's tools: programs of their own
 """

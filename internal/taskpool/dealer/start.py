@@ -27,6 +27,7 @@ from taskpool.dealer.options import DealerOptions
 from taskpool.dealer.perform import Performer
 from taskpool.dealer.queues import Queues
 from taskpool.dealer.replies import Replies
+from taskpool.dealer.sparing import Sparing
 from taskpool.dealer.transcript import Transcript
 from taskpool.errors import (
     MessageError,
@@ -75,13 +76,7 @@ class Dealer:
         epoch = machine.lock(options.pool)
         post = machine.post
         _hold_namespace(post, options.pool, teardown)  # before anything is ended: who is refused here does no harm
-        orphans = machine.end_orphans(options.pool, epoch)
-        if orphans:
-            transcript.say(Level.WARNING, f"ended {orphans} processes of an earlier life of pool {options.pool}")
-        machine.sweep(options.pool, epoch)
-        for slot in range(limits.REPLY_SLOTS_MAX):  # a generator that waits makes its queue again with its next hello
-            post.unlink(names.reply(options.pool, slot))
-        post.unlink(names.control(options.pool))  # so that generators see that this is another dealer
+        self._end_earlier_life(options, epoch, transcript)
         store = machine.store(options, epoch)
         teardown.push(lambda kind, error, trace: self._close(store, error))
         spool = machine.spool(options.pool)
@@ -93,11 +88,12 @@ class Dealer:
         spool.sweep()
         staff = machine.workforce(options, epoch, spool, layout.worker)
         teardown.callback(staff.close)
-        replies = Replies(post, options.pool, spool, poller.write, transcript.warn)
+        warn = Sparing(transcript.warn, machine.clock)  # of what strangers can cause as often as they like
+        replies = Replies(post, options.pool, spool, poller.write, warn)
         teardown.callback(replies.close_all)
         self.core = Dispatcher(_config(options, epoch, layout, machine, spool, durable=store.durable), SIGNAL_NAMES)
         performer = self._performer = Performer(store, staff, replies, spool, transcript)
-        door = Door(spool, self.core.pool.tally, lambda refused: replies.send(refused.client, refused), transcript.warn)
+        door = Door(spool, self.core.pool.tally, lambda refused: replies.send(refused.client, refused), warn)
         for fd in (machine.signals_fd, store.fileno(), options.lifeline_fd):
             if fd >= 0:
                 poller.read(fd)
@@ -119,6 +115,16 @@ class Dealer:
         )
         pages = self._serve(queues, replies, store, teardown)
         transcript.say(Level.DEBUG if options.private else Level.INFO, _greeting(options, epoch, store, pages))
+
+    def _end_earlier_life(self, options: DealerOptions, epoch: Epoch, transcript: Transcript) -> None:
+        machine, post = self._machine, self._machine.post
+        orphans = machine.end_orphans(options.pool, epoch)
+        if orphans:
+            transcript.say(Level.WARNING, f"ended {orphans} processes of an earlier life of pool {options.pool}")
+        machine.sweep(options.pool, epoch)
+        for slot in range(limits.REPLY_SLOTS_MAX):  # a generator that waits makes its queue again with its next hello
+            post.unlink(names.reply(options.pool, slot))
+        post.unlink(names.control(options.pool))  # so that generators see that this is another dealer
 
     def _close(self, store: Store, error: BaseException | None) -> None:
         store.close(clean=self._left_cleanly(), chosen=self._left_by_choice(error))
