@@ -19,6 +19,7 @@ from taskpool.generator.session import Patience
 from taskpool.ipc.names import check_pool_name
 from taskpool.log import Format
 from taskpool.messages import Limits
+from taskpool.procs.statedir import is_text
 
 _BATCH = re.compile(limits.BATCH_ID_PATTERN)
 # Options that are the dealer's own: for a private one they are handed on as they are.
@@ -149,19 +150,10 @@ def _check_values(args: Namespace) -> None:
         raise UsageError("--resume needs --batch ID: which one is to go on")
     if args.journal == "":
         raise UsageError("--journal: expected a path or none, got ''")
-    if args.journal is not None and not _is_utf8(args.journal):
+    if args.journal is not None and not is_text(args.journal):
         raise UsageError(f"--journal {args.journal!r}: expected a path in UTF-8")
     if args.retain is not None:
         parse_duration(args.retain, "--retain")
-
-
-def _is_utf8(path: str) -> bool:
-    """Argument bytes that are no UTF-8 come as surrogates, which no text of ours may hold."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _drain_ns(args: Namespace) -> int:

@@ -34,12 +34,7 @@ def signals_to_hear() -> list[Signals]:
 def raise_if_stopped(wakeup: Wakeup) -> None:
     """Raises Interrupted when a signal that stops us has come."""
     if came := wakeup.pending() & STOP_SIGNALS.keys():
-        raise Interrupted(stop_code(came))
-
-
-def stop_code(came: Iterable[Signals]) -> ExitCode:
-    """The code for the signals that came."""
-    return first_that_applies({STOP_SIGNALS[number] for number in came if number in STOP_SIGNALS})
+        raise Interrupted(first_that_applies(STOP_SIGNALS[number] for number in came))
 
 
 def first_that_applies(codes: Iterable[ExitCode]) -> ExitCode:

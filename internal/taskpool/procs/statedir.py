@@ -28,12 +28,8 @@ def state_directory(pool: str, env: Mapping[str, str] = os.environ, *, create: b
     """
     directory = _base(env) / pool
     variable = "STATE_DIRECTORY" if env.get("STATE_DIRECTORY") else "XDG_STATE_HOME"  # what would help
-    try:
-        str(directory).encode()
-    except UnicodeEncodeError:  # messages carry it as text
-        raise ConfigurationError(
-            f"the state directory {str(directory)!r} is not UTF-8: set {variable} to another"
-        ) from None
+    if not is_text(str(directory)):
+        raise ConfigurationError(f"the state directory {str(directory)!r} is not UTF-8: set {variable} to another")
     try:
         if create:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -62,6 +58,15 @@ def _base(env: Mapping[str, str]) -> Path:
         if os.path.isabs(home):
             return Path(home, "taskpool")
     raise ConfigurationError(f"uid {os.geteuid()} has no home directory for the pool's state: set XDG_STATE_HOME")
+
+
+def is_text(path: str) -> bool:
+    """Whether messages and notes can carry it: bytes of a path that are no UTF-8 come as surrogates."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def identity(directory: Path) -> str:
