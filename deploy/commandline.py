@@ -6,9 +6,9 @@ import argparse
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from taskpool.dealer import journal as dealer_journal
+from taskpool.dealer import journal_cli as dealer_journal
 from taskpool.dealer import options as dealer_options
-from taskpool.generator.cli import build_parser
+from taskpool.generator.parser import build_parser
 
 
 class Option(NamedTuple):

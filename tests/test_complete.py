@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import pytest
 
-from source_tree import ROOT, complain, sources
+from support.source_tree import ROOT, complain, sources
 from taskpool import limits, messages
 
 LIMIT_NAME = re.compile(r"_(NS|BYTES|MAX|MIN|PATTERN|DEFAULT|UNLIMITED)$")
@@ -46,9 +46,9 @@ def test_every_limit_is_used() -> None:
 
 def test_every_effect_has_a_performer() -> None:
     from taskpool.core.effects import Effect
-    from taskpool.dealer.perform import Performer
+    from taskpool.dealer.performer import Performer
 
-    module = next(source for source in sources() if source.name == "dealer/perform.py")
+    module = next(source for source in sources() if source.name == "dealer/performer.py")
     tables = [node for node in ast.walk(module.tree) if isinstance(node, ast.Dict)]
     performed = {
         ast.unparse(key): ast.unparse(method).removeprefix("self.")
@@ -63,7 +63,7 @@ def test_every_effect_has_a_performer() -> None:
 def test_every_event_has_a_handler() -> None:
     from taskpool.core.events import Event
 
-    module = next(source for source in sources() if source.name == "core/dispatcher.py")
+    module = next(source for source in sources() if source.name == "core/reactor.py")
     handled = {
         ast.unparse(key) for node in ast.walk(module.tree) if isinstance(node, ast.Dict) for key in node.keys if key
     }
@@ -131,7 +131,7 @@ def test_the_protocol_shows_the_state_tables() -> None:
 
 
 def test_the_protocol_shows_the_queue_layouts() -> None:
-    from taskpool.ipc.budget import LADDER
+    from taskpool.ipc.sizing import LADDER
 
     offences = []
     for layout in LADDER:

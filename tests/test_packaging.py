@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from source_tree import PACKAGE, ROOT, complain
+from support.source_tree import PACKAGE, ROOT, complain
 
 PARTS = ("pyproject.toml", "setup.py", "README.md", "internal")
 PROGRAMS = ("tp-generator", "tp-dealer", "tp-worker")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from source_tree import PACKAGE, ROOT, Source, complain, imports, project_files, sources, uses
+from support.source_tree import PACKAGE, ROOT, Source, complain, imports, project_files, sources, uses
 
 FUNCTION_LINES_MAX = 60  # without the docstring
 FILE_LINES_MAX = 400
@@ -37,9 +37,10 @@ EDGES: dict[str, frozenset[str]] = {
     "metrics": frozenset({"core"}),
     "journal": frozenset({"core"}),
     "kinds": frozenset({"procs", "ipc"}),
+    "client": frozenset({"procs", "ipc"}),
 }
 PROGRAMS: dict[str, frozenset[str]] = {
-    "generator": frozenset({"ipc", "procs", "kinds"}),
+    "generator": frozenset({"client", "ipc", "procs", "kinds"}),
     "dealer": frozenset({"core", *EDGES}),
     "worker": frozenset({"ipc", "procs", "kinds"}),
 }
@@ -66,7 +67,7 @@ BANS = (
     Ban("time.time", "clock.SystemClock().now().wall", ("clock.py",)),
     Ban("time.time_ns", "clock.SystemClock().now().wall", ("clock.py",)),
     Ban("time.sleep", "wait on a descriptor with a deadline"),
-    Ban("print", "taskpool.log.render to stderr; stdout belongs to generator/outflow.py"),
+    Ban("print", "taskpool.log.render to stderr; stdout belongs to generator/output/stream.py"),
     Ban("os.fork", "procs/spawn.py: a forked child keeps locks and queues"),
     Ban("os.system", "os.posix_spawn with an argument vector"),
     Ban("os._exit", "return an exit code from main", ("worker/*",)),

@@ -22,9 +22,9 @@ from typing import NamedTuple
 from taskpool.codec import decode
 from taskpool.ids import Epoch, Incarnation
 from taskpool.ipc import names
-from taskpool.ipc.budget import Shape
-from taskpool.ipc.mailbox import Mailbox
 from taskpool.ipc.mqueue import KernelPost
+from taskpool.ipc.queue import Mailbox
+from taskpool.ipc.sizing import Shape
 from taskpool.messages import Ready
 from taskpool.procs import reap
 from taskpool.procs.environment import scrubbed

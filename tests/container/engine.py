@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from e2e.harness import DEADLINE_SECONDS, OK, tell, until, workers_of
-from source_tree import ROOT
+from support.harness import DEADLINE_SECONDS, OK, tell, until, workers_of
+from support.source_tree import ROOT
 
 IMAGE = os.environ.get("TASKPOOL_IMAGE", "localhost/taskpool:latest")
 STATE = "/var/lib/taskpool"

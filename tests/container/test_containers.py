@@ -10,7 +10,7 @@ from signal import SIGKILL, SIGSTOP
 import pytest
 
 from container.engine import IMAGE, LOCKED, NO_NETWORK, STATE, Container, Host, Ledger, podman
-from e2e.harness import INTERRUPTED, OK, UNREACHABLE, alive, children_of, kill, until
+from support.harness import INTERRUPTED, OK, UNREACHABLE, alive, children_of, kill, until
 
 FIB = {20: 6765, 21: 10946, 22: 17711, 23: 28657, 24: 46368, 25: 75025}
 KILLS_MIN = 6

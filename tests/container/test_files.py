@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from source_tree import ROOT, complain
+from support.source_tree import ROOT, complain
 from taskpool import limits
 from taskpool.clock import SECOND
 

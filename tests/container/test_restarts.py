@@ -13,9 +13,9 @@ import yaml
 
 from container.engine import STATE, Container, Host, Ledger, podman
 from container.test_containers import results
-from e2e.harness import OK, TERMINATED, kill, until
-from e2e.pages import free_port
-from source_tree import ROOT
+from support.harness import OK, TERMINATED, kill, until
+from support.pages import free_port
+from support.source_tree import ROOT
 
 GRACE_SECONDS = 10
 POD = ROOT / "deploy" / "container" / "pod.yaml"

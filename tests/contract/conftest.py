@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from taskpool.ipc.budget import Shape
-from taskpool.ipc.mailbox import Mailbox, Post
 from taskpool.ipc.memory import MemoryPost
 from taskpool.ipc.mqueue import KernelPost
+from taskpool.ipc.queue import Mailbox, Post
+from taskpool.ipc.sizing import Shape
 
 
 class TidyPost:

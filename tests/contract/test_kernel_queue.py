@@ -15,9 +15,9 @@ import pytest
 
 from taskpool.errors import ExitCode, QueueExists, QueueForeign, QueueInterrupted, QueueLimit
 from taskpool.ipc import names
-from taskpool.ipc.budget import LOCK, Shape
-from taskpool.ipc.mailbox import Post
 from taskpool.ipc.mqueue import KernelPost, kernel_limits
+from taskpool.ipc.queue import Post
+from taskpool.ipc.sizing import LOCK, Shape
 
 SHAPE = Shape(maxmsg=2, msgsize=64)
 STRANGER = 65534  # nobody, on every distribution
@@ -44,7 +44,7 @@ def as_user(uid: int) -> Iterator[None]:
 def run_python(script: str, *args: str, under: tuple[str, ...] = ()) -> str:
     """What a process of its own prints, because limits cannot be raised again once lowered."""
     prelude = "import os, resource, sys\nfrom taskpool.errors import QueueLimit\n"
-    prelude += "from taskpool.ipc.budget import Shape\nfrom taskpool.ipc.mqueue import KernelPost\n"
+    prelude += "from taskpool.ipc.sizing import Shape\nfrom taskpool.ipc.mqueue import KernelPost\n"
     command = [*under, sys.executable, "-c", prelude + script, *args]
     done = subprocess.run(command, env=python_env(), capture_output=True, text=True, timeout=WAIT_SECONDS)
     assert done.returncode == 0, done.stderr
@@ -285,7 +285,7 @@ def test_descriptors_do_not_cross_exec(kernel: Post, name: str) -> None:
 def test_the_lock_is_held_against_other_processes_and_freed_by_sigkill(kernel: Post, pool: str) -> None:
     script = """
 import sys, time
-from taskpool.ipc.budget import LOCK
+from taskpool.ipc.sizing import LOCK
 from taskpool.ipc.mqueue import KernelPost
 lock, _ = KernelPost().adopt(sys.argv[1], LOCK)
 lock.hold_notification_lock()
@@ -309,7 +309,7 @@ time.sleep(60)
 def test_queue_and_messages_survive_the_sigkill_of_their_maker(kernel: Post, name: str) -> None:
     script = """
 import os, signal, sys
-from taskpool.ipc.budget import Shape
+from taskpool.ipc.sizing import Shape
 from taskpool.ipc.mqueue import KernelPost
 KernelPost().create(sys.argv[1], Shape(2, 64)).send(b"survivor")
 os.kill(os.getpid(), signal.SIGKILL)

@@ -13,10 +13,10 @@ import pytest
 
 from taskpool.errors import QueueError
 from taskpool.ipc import names
-from taskpool.ipc.budget import Shape
-from taskpool.ipc.mailbox import Mailbox, Post
 from taskpool.ipc.memory import MemoryPost
 from taskpool.ipc.mqueue import KernelPost
+from taskpool.ipc.queue import Mailbox, Post
+from taskpool.ipc.sizing import Shape
 
 OPERATIONS = 20_000
 OPEN_MAX = 8

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from journals import FIRST, MANY, Asked, accepted, attempted, open_store, opened, recorded
+from support.journals import FIRST, MANY, Asked, accepted, attempted, open_store, opened, recorded
+from taskpool.core.entries import Acknowledged, BatchCancelled, BatchForgotten, JobReturned, QuarantineDropped, Row
 from taskpool.core.events import Committed, DigestsLoaded, Loaded, OutcomesLoaded, StoredJob
-from taskpool.core.rows import Acknowledged, BatchCancelled, BatchForgotten, JobReturned, QuarantineDropped, Row
 from taskpool.journal.memory import MemoryStore
 from taskpool.limits import OUTCOMES_IN_FLIGHT_BYTES_MAX
 from taskpool.messages import State

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from e2e.harness import Stage
-from e2e.ledger import Ledger
+from support.harness import Stage
+from support.ledger import Ledger
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from e2e.harness import ENVIRONMENT, OK, Program, Stage, program
-from source_tree import ROOT
+from support.harness import ENVIRONMENT, OK, Program, Stage, program
+from support.source_tree import ROOT
 from taskpool.limits import BOOT_KILLS_EXCUSED_MAX
 
 SPAWNS_MAX = 10  # workers and spares once, and a few more tries

@@ -8,8 +8,8 @@ from collections import Counter
 
 import pytest
 
-from e2e.harness import OK, QUARANTINED, Program, Stage, dealer_of, kill, tell, until, workers_of
-from e2e.ledger import Ledger
+from support.harness import OK, QUARANTINED, Program, Stage, dealer_of, kill, tell, until, workers_of
+from support.ledger import Ledger
 
 FIB = {20: 6765, 21: 10946, 22: 17711, 23: 28657, 24: 46368, 25: 75025}
 SEED = 7

@@ -10,8 +10,8 @@ from signal import SIGCONT, SIGSTOP, SIGTERM
 
 import pytest
 
-from e2e.harness import OK, UNREACHABLE, Stage, alive, kill, marked, program, queue_exists, tell, until, workers_of
-from e2e.ledger import Ledger
+from support.harness import OK, UNREACHABLE, Stage, alive, kill, marked, program, queue_exists, tell, until, workers_of
+from support.ledger import Ledger
 
 DEALER_KILLS = int(os.environ.get("TASKPOOL_DEALER_KILLS", "20"))
 POOLS = 4  # killed at the same time, each time

@@ -10,9 +10,9 @@ from signal import SIGTERM
 import posix_ipc
 import pytest
 
-from e2e.harness import OK, Stage, post, queue_exists, tell, until, workers_of
-from e2e.ledger import Ledger
-from e2e.pages import free_port, samples
+from support.harness import OK, Stage, post, queue_exists, tell, until, workers_of
+from support.ledger import Ledger
+from support.pages import free_port, samples
 from taskpool.codec import encode, encode_tasks
 from taskpool.messages import (
     Ack,

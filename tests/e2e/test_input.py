@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from e2e.harness import OK, USAGE, Stage
-from e2e.ledger import Ledger
+from support.harness import OK, USAGE, Stage
+from support.ledger import Ledger
 
 # name: (the third line, what the error must hold)
 BAD_LINES: dict[str, tuple[str, tuple[str, ...]]] = {

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from e2e.harness import ENVIRONMENT, OK, TERMINATED, Stage, dealer_of, program, until, workers_of
-from e2e.ledger import Ledger
+from support.harness import ENVIRONMENT, OK, TERMINATED, Stage, dealer_of, program, until, workers_of
+from support.ledger import Ledger
 
 STOCK = ["prlimit", "--msgqueue=819200:819200", "--nofile=1024:1024"]
 WORKERS = 64

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from e2e.harness import QUARANTINED, Stage, alive, tell
-from e2e.ledger import SCRIPT, WORKLOAD, Ledger
+from support.harness import QUARANTINED, Stage, alive, tell
+from support.ledger import SCRIPT, WORKLOAD, Ledger
 
 JOBS = 1_000
 BIG_BYTES = 5_000_000

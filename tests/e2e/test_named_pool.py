@@ -6,8 +6,8 @@ import json
 from collections import Counter
 from signal import SIGTERM
 
-from e2e.harness import OK, QUARANTINED, REFUSED, TERMINATED, USAGE, Program, Stage, kill, until, workers_of
-from e2e.ledger import Ledger
+from support.harness import OK, QUARANTINED, REFUSED, TERMINATED, USAGE, Program, Stage, kill, until, workers_of
+from support.ledger import Ledger
 
 
 def detach(stage: Stage, ledger: Ledger, work: str, jobs: int, *options: object) -> str:

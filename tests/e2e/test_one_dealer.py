@@ -8,8 +8,8 @@ from signal import SIGTERM
 
 import pytest
 
-from e2e.harness import OK, UNREACHABLE, Stage, program
-from e2e.ledger import Ledger
+from support.harness import OK, UNREACHABLE, Stage, program
+from support.ledger import Ledger
 
 
 def test_a_second_dealer_is_told_who_holds_the_pool(stage: Stage) -> None:

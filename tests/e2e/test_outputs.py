@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from e2e.harness import ENVIRONMENT, FAILED, HALTED, OK, QUARANTINED, USAGE, Stage, program, until
-from e2e.ledger import Ledger
+from support.harness import ENVIRONMENT, FAILED, HALTED, OK, QUARANTINED, USAGE, Stage, program, until
+from support.ledger import Ledger
 
 OUTCOME_KEYS = {
     "batch",

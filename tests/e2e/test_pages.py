@@ -7,8 +7,8 @@ import re
 import socket
 from signal import SIGTERM
 
-from e2e.harness import ENVIRONMENT, OK, QUARANTINED, Stage, until
-from e2e.pages import free_port, get, scrape, value
+from support.harness import ENVIRONMENT, OK, QUARANTINED, Stage, until
+from support.pages import free_port, get, scrape, value
 
 UNBOUNDED = {"pid", "worker", "incarnation", "batch", "job", "seq", "client", "label"}  # no labels of a metric
 FREE_TEXT = {"version", "le", "pool"}

@@ -19,10 +19,10 @@ from typing import Any
 
 import pytest
 
-from e2e.harness import DEADLINE_SECONDS, ENVIRONMENT, OK, Program, Stage, tell, until
-from e2e.pages import free_port
-from exposition import golden, shape
-from source_tree import ROOT
+from support.exposition import golden, shape
+from support.harness import DEADLINE_SECONDS, ENVIRONMENT, OK, Program, Stage, tell, until
+from support.pages import free_port
+from support.source_tree import ROOT
 
 SHIPPED = ROOT / "deploy" / "prometheus"
 FASTER = 60  # a minute of the shipped rules is a second here

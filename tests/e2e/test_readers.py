@@ -12,7 +12,7 @@ from signal import SIGINT, SIGPIPE, SIGTERM, Signals
 
 import pytest
 
-from e2e.harness import ENVIRONMENT, INTERRUPTED, OK, TERMINATED, USAGE, Program, Stage, program, until
+from support.harness import ENVIRONMENT, INTERRUPTED, OK, TERMINATED, USAGE, Program, Stage, program, until
 
 JOBS = 5
 

@@ -12,7 +12,7 @@ from itertools import islice
 
 import pytest
 
-from e2e.harness import OK, Program, Stage, dealer_of, kill, tell, until, workers_of
+from support.harness import OK, Program, Stage, dealer_of, kill, tell, until, workers_of
 
 FILES = 2_000
 PLACES = ("/usr/include", "/usr/lib/python3", "/usr/lib", "/usr/share", "/etc")

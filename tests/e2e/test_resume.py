@@ -15,7 +15,7 @@ from signal import SIGINT, SIGKILL, SIGTERM
 
 import pytest
 
-from e2e.harness import (
+from support.harness import (
     FAILED,
     HALTED,
     INTERRUPTED,
@@ -30,7 +30,7 @@ from e2e.harness import (
     tell,
     until,
 )
-from e2e.ledger import Ledger
+from support.ledger import Ledger
 
 JOBS = 12
 WORKERS = 2

@@ -7,7 +7,7 @@ from signal import SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGSTOP, SIGTERM, SIGTTIN, 
 
 import pytest
 
-from e2e.harness import (
+from support.harness import (
     INTERRUPTED,
     OK,
     REFUSED,
@@ -22,7 +22,7 @@ from e2e.harness import (
     until,
     workers_of,
 )
-from e2e.ledger import Ledger
+from support.ledger import Ledger
 
 JOBS = 6
 RUNNING = 2

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import pytest
 
-from source_tree import ROOT
+from support.source_tree import ROOT
 
 DIST = ROOT / "dist"
 BUNDLE = DIST / "taskpool"

@@ -6,7 +6,7 @@ import importlib.util
 import sys
 from types import ModuleType
 
-from source_tree import ROOT
+from support.source_tree import ROOT
 
 FOLDERS = (ROOT / "deploy", ROOT / "deploy" / "pyinstaller")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from frozen import scripts
-from source_tree import complain
+from support.source_tree import complain
 
 PROGRAMS = ("tp-generator", "tp-dealer", "tp-worker")
 # Every package beside the standard library: what is imported, and the distribution it comes from.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from source_tree import ROOT
+from support.source_tree import ROOT
 
 DEADLINE_SECONDS = 30.0
 

@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from frozen import scripts
-from source_tree import complain
+from support.source_tree import complain
 from taskpool.errors import ExitCode
 
 STAMP = 1_700_000_000

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from source_tree import ROOT
+from support.source_tree import ROOT
 
 UNITS = ("tp-dealer.service", "tp-dealer@.service")
 SYSTEMD = ROOT / "deploy" / "systemd"

@@ -22,9 +22,9 @@ from typing import Any
 
 import posix_ipc
 
-from e2e.harness import DEADLINE_SECONDS, OK, Program, Stage, tell, until
-from e2e.pages import free_port, samples
 from fuzz.mutate import Mutator
+from support.harness import DEADLINE_SECONDS, OK, Program, Stage, tell, until
+from support.pages import free_port, samples
 from taskpool.codec import decode, encode, encode_tasks
 from taskpool.errors import MessageError
 from taskpool.messages import (

@@ -20,10 +20,10 @@ from taskpool import chaos, codec
 from taskpool.dealer import options
 from taskpool.durations import human, parse_duration
 from taskpool.errors import MessageError, UsageError
-from taskpool.generator.jobfile import parse_job
-from taskpool.generator.limitfields import KEYS, parse_limits
+from taskpool.generator.input.jobs_file import parse_job
+from taskpool.generator.job_limits import KEYS, parse_limits
 from taskpool.ipc.spool import Spool
-from taskpool.journal import records
+from taskpool.journal import encoding as records
 from taskpool.kinds import KINDS
 from taskpool.messages import DEFAULT_LIMITS, Frame, JobSpec, Limits, Spilled
 from unit.test_codec import ONE_OF_EACH, OUTCOME, TASKS

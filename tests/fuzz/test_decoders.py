@@ -12,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from e2e.harness import tell
 from fuzz import mutate
 from fuzz.run import mutator
 from fuzz.targets import MESSAGE_DECODERS, TARGETS
+from support.harness import tell
 from taskpool.dealer import options
 
 MUTANTS = 3_000  # for each message decoder, a thirtieth for the others: they touch files, or parse a page of text

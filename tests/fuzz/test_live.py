@@ -9,8 +9,8 @@ from random import SystemRandom
 
 import pytest
 
-from e2e.harness import Stage, tell
 from fuzz.live import Live
+from support.harness import Stage, tell
 
 MESSAGES = 4_000
 

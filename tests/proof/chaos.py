@@ -25,8 +25,8 @@ from pathlib import Path
 from signal import SIGKILL, SIGTERM, default_int_handler, signal
 from typing import Any
 
-from e2e.harness import children_of, kill, program, workers_of
-from e2e.ledger import WORKLOAD, Ledger
+from support.harness import children_of, kill, program, workers_of
+from support.ledger import WORKLOAD, Ledger
 
 GENERATORS = 3
 WORKERS = 4

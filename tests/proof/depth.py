@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from e2e.harness import program, until
+from support.harness import program, until
 
 SHALLOW = 10_000
 SAMPLE = 5_000  # jobs over which the cost of one is measured

@@ -24,8 +24,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from e2e.harness import program, until
-from e2e.pages import free_port
+from support.harness import program, until
+from support.pages import free_port
 
 JOBS = 2_000
 WORKERS = 4

@@ -13,10 +13,10 @@ from typing import Any
 
 import posix_ipc
 
-from e2e.harness import ENVIRONMENT, FAILED, OK, QUARANTINED, REFUSED, UNREACHABLE, USAGE
-from e2e.ledger import Ledger
 from proof.sweep_calls import words_for
 from proof.sweep_trace import KILL, Point
+from support.harness import ENVIRONMENT, FAILED, OK, QUARANTINED, REFUSED, UNREACHABLE, USAGE
+from support.ledger import Ledger
 
 LABELS = ("fib", "small", "large", "quiet", "noisy", "fib2")
 WITNESSED = ("small", "large", "quiet", "noisy")  # jobs that write themselves down

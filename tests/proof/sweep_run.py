@@ -13,11 +13,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from e2e.harness import program
-from e2e.ledger import WORKLOAD, Ledger
 from proof import sweep_judge as judge
 from proof.sweep_stage import Process, Traced, Warm, attach, family_of, threads_of, wait_for
 from proof.sweep_trace import KILL, Point, reference_options
+from support.harness import program
+from support.ledger import WORKLOAD, Ledger
 
 BATCH = "sweep"
 DISTURBED_MAX = 4  # runs of one point: other pools of this user on this host may have taken the bytes for queues ...

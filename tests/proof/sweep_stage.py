@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from e2e.harness import alive, children_of, program
+from support.harness import alive, children_of, program
 
 POLL_SECONDS = 0.004
 
@@ -168,9 +168,9 @@ def _main(name: str) -> Callable[[list[str]], int]:
 
 def preload() -> None:
     """Everything the programs import on their way, so that a fork need not."""
-    import taskpool.dealer.host
-    import taskpool.dealer.start
+    import taskpool.dealer.dealer
+    import taskpool.dealer.linux
+    import taskpool.generator.admin
     import taskpool.generator.main
-    import taskpool.generator.remote
-    import taskpool.generator.submission
+    import taskpool.generator.run
     import taskpool.journal.sqlite  # noqa: F401

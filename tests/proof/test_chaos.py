@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from e2e.harness import tell
 from proof.chaos import Chaos, Plan
+from support.harness import tell
 
 DEADLINE_SECONDS = 150.0
 

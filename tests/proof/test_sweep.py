@@ -11,9 +11,9 @@ from random import SystemRandom
 
 import pytest
 
-from e2e.harness import tell
 from proof.sweep_trace import KILL, Call, Point, points_of, sample
-from source_tree import ROOT
+from support.harness import tell
+from support.source_tree import ROOT
 
 POINTS = 18
 FOUND_ONCE = (  # what the sweep has found stays in the sample

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from taskpool.codec import decode, encode
-from taskpool.dealer import staff
-from taskpool.dealer.start import Dealer
+from taskpool.dealer import processes as staff
+from taskpool.dealer.dealer import Dealer
 from taskpool.errors import ConfigurationError, JournalError, QueueError, QueueMissing, system_refused
-from taskpool.ipc.budget import Shape
 from taskpool.ipc.mqueue import KernelPost
+from taskpool.ipc.sizing import Shape
 from taskpool.ipc.spool import Spool
 from taskpool.journal import schema
 from taskpool.journal.sqlite import SqliteStore

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from sim.tables import Tables
 from sim.world import World
+from taskpool.core.entries import AttemptMade, OutcomeRecorded, Row
 from taskpool.core.events import (
     BatchFound,
     CommitFailed,
@@ -21,12 +22,11 @@ from taskpool.core.events import (
     OutcomesLoaded,
     Restored,
 )
-from taskpool.core.rows import AttemptMade, OutcomeRecorded, Row
 from taskpool.journal.memory import MemoryStore
 from taskpool.journal.store import StoreEvent
 
 if TYPE_CHECKING:
-    from sim.machine import SimMachine
+    from sim.platform import SimMachine
 
 STORE_FD = 900_001
 FULL = "the disk is full (simulated)"

@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sim.jobs import Planned
-from sim.machine import LAYOUT
+from sim.platform import LAYOUT
 from sim.process import Life, Process
 from sim.queues import SimMailbox
 from taskpool import limits
+from taskpool.client.connection import Conversation
+from taskpool.client.session import JobsLost, Session
+from taskpool.client.transport import Link, Outlet
 from taskpool.clock import MILLISECOND, SECOND
 from taskpool.codec import encode
 from taskpool.errors import TaskpoolError
-from taskpool.generator.conversation import Conversation
-from taskpool.generator.link import Link, Outlet
-from taskpool.generator.session import JobsLost, Session
 from taskpool.ipc import names
 from taskpool.messages import Limits, Message, Outcome, Refused, Submit
 
@@ -123,7 +123,7 @@ class Generator(Process):
             resume=batch.lives > 1,
             cursor=len(batch.stored),
         )
-        self._conversation = Conversation(self.session, self._link, Silent())  # type: ignore[arg-type]
+        self._conversation = Conversation(self.session, self._link, Silent())
         self._frame_jobs = batch.frame_jobs
         self._slow = self.world.chance(0.2)
         batch.host.judge.batch_of[self.client] = batch.name
@@ -236,7 +236,7 @@ class Commander(Process):
         super().__init__(host.world, host.new_pid(), "commander")
         self.session = Session(pool, 10**6 + self.pid, self.pid, "1", self.world.now_ns)
         self._link = SimLink(host, pool)
-        self._conversation = Conversation(self.session, self._link, Silent())  # type: ignore[arg-type]
+        self._conversation = Conversation(self.session, self._link, Silent())
         self.session.command(verb, batch, seq, number)
         host.commanders.append(self)
         self.ended = lambda: host.commanders.remove(self)

@@ -15,7 +15,7 @@ from sim.world import World
 
 if TYPE_CHECKING:
     from sim.generators import Generator
-    from sim.machine import SimMachine
+    from sim.platform import SimMachine
     from sim.process import Process
 
 POOL = "sim"

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from sim.jobs import Facts, Planned, allowed
 from taskpool import codec, limits
 from taskpool.clock import SECOND
-from taskpool.core.rows import OutcomeRecorded
+from taskpool.core.entries import OutcomeRecorded
 from taskpool.core.worker import WorkerState
 from taskpool.errors import MessageError
 from taskpool.ids import Incarnation
@@ -41,7 +41,7 @@ from taskpool.messages import (
 
 if TYPE_CHECKING:
     from sim.host import SimHost
-    from sim.machine import SimMachine
+    from sim.platform import SimMachine
     from sim.worker import WorkerProcess
 
 LINE_MESSAGES_MAX = 1000  # what may wait for one generator

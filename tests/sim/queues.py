@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from sim.world import World
 from taskpool.errors import QueueEmpty, QueueExists, QueueFull, QueueMissing
-from taskpool.ipc.budget import Shape
 from taskpool.ipc.memory import MemoryMailbox, MemoryPost, _Queue
+from taskpool.ipc.sizing import Shape
 
 if TYPE_CHECKING:
     from sim.process import Process

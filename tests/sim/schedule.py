@@ -17,7 +17,7 @@ from sim.generators import Batch
 from sim.host import POOL, SimHost
 from sim.jobs import Planned, Style, draw_batch_limits, draw_script
 from sim.judge import Judge
-from sim.machine import Killed, SimMachine
+from sim.platform import Killed, SimMachine
 from sim.trouble import Trouble
 from sim.world import START_NS, Violation, World
 from taskpool import limits
@@ -25,7 +25,8 @@ from taskpool.clock import MILLISECOND, SECOND, Instant
 from taskpool.core import invariants
 from taskpool.core.effects import Effect, Exit, Note, Topic
 from taskpool.core.events import Event, Restored
-from taskpool.dealer import replies, start
+from taskpool.dealer import dealer as dealer_module
+from taskpool.dealer import reply_queues as replies
 from taskpool.dealer.options import DealerOptions
 from taskpool.errors import ExitCode, TaskpoolError
 
@@ -198,14 +199,14 @@ class Schedule:
             self._over = plan.private or (self._ending and self._is_complete())
 
     def _live(self, machine: SimMachine) -> Exit:
-        """Until the dealer leaves because it wants to. As `start.run`, with an eye on the core."""
+        """Until the dealer leaves because it wants to. As `dealer.run`, with an eye on the core."""
         plan = self.plan
         options = DealerOptions(
             pool=POOL, workers=plan.workers, spares=plan.spares, private=plan.private, drain_timeout_ns=2 * SECOND
         )
         with ExitStack() as teardown:
             try:
-                dealer = start.Dealer(options, Watcher(self.world, self.host.judge), machine, teardown)  # type: ignore[arg-type]
+                dealer = dealer_module.Dealer(options, Watcher(self.world, self.host.judge), machine, teardown)  # type: ignore[arg-type]
                 self._watch(dealer, machine)
                 return dealer.loop.run()
             except (Killed, TaskpoolError, Violation):
@@ -220,7 +221,7 @@ class Schedule:
         text = traceback.format_exc(limit=-4)
         self.world.fail("I5", f"the dealer crashes: {text}")
 
-    def _watch(self, dealer: start.Dealer, machine: SimMachine) -> None:
+    def _watch(self, dealer: dealer_module.Dealer, machine: SimMachine) -> None:
         core, plan, world = dealer.core, self.plan, self.world
         machine.core = core
         assert dealer._performer is not None
@@ -314,7 +315,7 @@ def machine_of_the_schedule(schedule: Schedule) -> Iterator[None]:
         setattr(where, name, what)
 
     put(replies, "os", SimpleNamespace(fstat=fstat))
-    put(start, "os", SimpleNamespace(getpid=getpid))
+    put(dealer_module, "os", SimpleNamespace(getpid=getpid))
     put(limits, "OUTCOMES_IN_FLIGHT_MAX", schedule.plan.outcomes_in_flight)
     try:
         yield

@@ -8,8 +8,7 @@ from itertools import islice
 from msgspec import structs
 
 from sim.world import World
-from taskpool.core.events import InFlight, Restored, StoredBatch, StoredJob
-from taskpool.core.rows import (
+from taskpool.core.entries import (
     Acknowledged,
     AttemptMade,
     BatchCancelled,
@@ -22,6 +21,7 @@ from taskpool.core.rows import (
     QuarantineDropped,
     Row,
 )
+from taskpool.core.events import InFlight, Restored, StoredBatch, StoredJob
 from taskpool.messages import Limits, Outcome, State
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sim.generators import Batch, Commander
 from sim.host import POOL, SimHost
-from sim.machine import LAYOUT
+from sim.platform import LAYOUT
 from sim.queues import SimMailbox
 from taskpool.clock import MILLISECOND, SECOND
 from taskpool.codec import encode

@@ -10,14 +10,14 @@ from typing import Any
 import msgspec
 
 from taskpool.clock import Instant, rfc3339
-from taskpool.core.crew import Crew
-from taskpool.core.desk import Desk
+from taskpool.core.completion import Endings
 from taskpool.core.effects import Level, LoadOutcomes, Reply, Topic
-from taskpool.core.endings import Endings
+from taskpool.core.entries import BatchCancelled, QuarantineDropped
+from taskpool.core.intake import Desk
 from taskpool.core.job import JOB_TABLE, Job, JobAction, JobEvent
-from taskpool.core.leaving import Leaving
-from taskpool.core.pool import Pool
-from taskpool.core.rows import BatchCancelled, QuarantineDropped
+from taskpool.core.shutdown import Leaving
+from taskpool.core.state import Pool
+from taskpool.core.supervisor import Crew
 from taskpool.core.worker import Attempt, Verdict, Worker
 from taskpool.messages import Answer, Command, State
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from taskpool.core.rows import Row
+from taskpool.core.entries import Row
 from taskpool.errors import ExitCode
 from taskpool.ids import Incarnation
 from taskpool.messages import Accepted, Answer, Frame, Outcomes, Pong, Refused, Welcome

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from taskpool.core.dispatcher import Dispatcher
+from taskpool.core.reactor import Dispatcher
 from taskpool.core.worker import WorkerState
 from taskpool.messages import TERMINAL, State
 

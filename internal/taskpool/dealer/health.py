@@ -11,9 +11,9 @@ from taskpool.clock import MILLISECOND, SECOND, SystemClock
 from taskpool.codec import decode, encode
 from taskpool.errors import DealerUnreachable, ExitCode, MessageError, QueueEmpty, QueueExists, QueueFull, QueueMissing
 from taskpool.ipc import names
-from taskpool.ipc.budget import Shape
-from taskpool.ipc.mailbox import Mailbox
 from taskpool.ipc.mqueue import KernelPost
+from taskpool.ipc.queue import Mailbox
+from taskpool.ipc.sizing import Shape
 from taskpool.messages import Bye, Hello, Welcome
 
 ANSWER_NS_MAX = 3 * SECOND

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from taskpool.core.dispatcher import Dispatcher
-from taskpool.procs.notify import Notifier
+from taskpool.core.reactor import Dispatcher
+from taskpool.dealer.systemd import Notifier
 
 
 class Herald:

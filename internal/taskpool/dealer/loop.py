@@ -11,20 +11,20 @@ from collections.abc import Callable, Iterable, Sequence
 
 from taskpool import limits
 from taskpool.clock import SECOND, Clock
-from taskpool.core.dispatcher import Dispatcher
+from taskpool.core.counters import LoopTally
 from taskpool.core.effects import Exit
 from taskpool.core.events import Event, LifelineClosed, Reconfigured, Restored, Signalled, Stalled, Tick
-from taskpool.core.tally import LoopTally
+from taskpool.core.reactor import Dispatcher
 from taskpool.core.worker import WorkerState
-from taskpool.dealer import door
-from taskpool.dealer.door import Door
-from taskpool.dealer.machine import Poller, Workforce
-from taskpool.dealer.perform import Performer
-from taskpool.dealer.queues import Queues
-from taskpool.dealer.replies import Replies
+from taskpool.dealer import ingress as door
+from taskpool.dealer.ingress import Door
+from taskpool.dealer.input_queues import Queues
+from taskpool.dealer.performer import Performer
+from taskpool.dealer.platform import Poller, Workforce
+from taskpool.dealer.reply_queues import Replies
 from taskpool.errors import QueueEmpty
 from taskpool.ids import Incarnation
-from taskpool.ipc.mailbox import Mailbox
+from taskpool.ipc.queue import Mailbox
 from taskpool.journal.store import Store
 from taskpool.messages import Hello, Ready
 

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from contextlib import closing
 
 from taskpool.dealer import options as dealer_options
+from taskpool.dealer.log import Transcript
 from taskpool.dealer.options import DealerOptions
-from taskpool.dealer.transcript import Transcript
+from taskpool.dealer.systemd import Notifier
 from taskpool.errors import ExitCode, TaskpoolError, UsageError, system_refused
 from taskpool.procs import signals
-from taskpool.procs.notify import Notifier
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _journal(words: Sequence[str]) -> int:
-    from taskpool.dealer import journal
+    from taskpool.dealer import journal_cli as journal
 
     try:
         code = journal.run(words)
@@ -69,8 +69,8 @@ def _act(options: DealerOptions, transcript: Transcript) -> int:
         from taskpool.dealer.health import ask
 
         return ask(options.pool)
-    from taskpool.dealer import start  # after the options: --help need not load a dealer
-    from taskpool.dealer.host import Host
+    from taskpool.dealer import dealer  # after the options: --help need not load a dealer
+    from taskpool.dealer.linux import Host
 
     sys.setswitchinterval(0.0005)  # a scrape holds the interpreter; the loop must not wait 5 ms for it
     if options.check_config:
@@ -78,7 +78,7 @@ def _act(options: DealerOptions, transcript: Transcript) -> int:
         sys.stderr.write(f"tp-dealer: pool {options.pool}: options and limits allow {options.workers} workers\n")
         return ExitCode.OK
     with closing(Notifier.take()) as notifier:
-        leave = start.run(options, transcript, Host(), notifier)
+        leave = dealer.run(options, transcript, Host(), notifier)
     if leave.code is not ExitCode.OK:
         transcript.say(logging.ERROR, leave.text)
     return leave.code

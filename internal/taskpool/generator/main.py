@@ -7,19 +7,20 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 
+from taskpool.client.queries import Inquiry
 from taskpool.clock import SystemClock
 from taskpool.errors import ExitCode, TaskpoolError, UsageError, system_refused
-from taskpool.generator import reading, remote
-from taskpool.generator.batch import asking_session, open_conversation, run_batch
-from taskpool.generator.cli import READERS, VERBS, build_parser
-from taskpool.generator.console import Console
-from taskpool.generator.feed import Source, open_feed, preview
-from taskpool.generator.inquiry import Inquiry
-from taskpool.generator.jobfile import read_jobs
+from taskpool.generator import admin as remote
+from taskpool.generator import queries as reading
+from taskpool.generator.input.feed import Source, open_feed, preview
+from taskpool.generator.input.jobs_file import read_jobs
 from taskpool.generator.options import batch_limits, log_format, patience, submit_options, verbosity
-from taskpool.generator.outflow import OutputClosed
+from taskpool.generator.output.console import Console
+from taskpool.generator.output.stream import OutputClosed
+from taskpool.generator.parser import READERS, VERBS, build_parser
 from taskpool.generator.resuming import resume_command
-from taskpool.generator.stopping import signals_to_hear
+from taskpool.generator.signals import signals_to_hear
+from taskpool.generator.submit import asking_session, open_conversation, run_batch
 from taskpool.ipc.mqueue import KernelPost
 from taskpool.ipc.names import check_pool_name
 from taskpool.kinds import KINDS

@@ -9,17 +9,17 @@ from argparse import Namespace
 from msgspec import Struct
 
 from taskpool import chaos, limits
+from taskpool.client.session import Patience
 from taskpool.durations import parse_duration
 from taskpool.errors import UsageError
 from taskpool.generator.halt import Halt, parse_halt
-from taskpool.generator.limitfields import KEYS, parse_limits
-from taskpool.generator.printer import Form
-from taskpool.generator.progress import Mode, choose_mode
-from taskpool.generator.session import Patience
+from taskpool.generator.job_limits import KEYS, parse_limits
+from taskpool.generator.output.printer import Form
+from taskpool.generator.output.progress import Mode, choose_mode
 from taskpool.ipc.names import check_pool_name
 from taskpool.log import Format
 from taskpool.messages import Limits
-from taskpool.procs.statedir import is_text
+from taskpool.procs.state_dir import is_text
 
 _BATCH = re.compile(limits.BATCH_ID_PATTERN)
 # Options that are the dealer's own: for a private one they are handed on as they are.

@@ -7,10 +7,10 @@ import shlex
 import shutil
 from collections.abc import Sequence
 
+from taskpool.client.queries import Inquiry
 from taskpool.errors import UsageError
-from taskpool.generator.console import Console
-from taskpool.generator.inquiry import Inquiry
-from taskpool.generator.printer import Printer
+from taskpool.generator.output.console import Console
+from taskpool.generator.output.printer import Printer
 from taskpool.generator.tally import Tally
 
 _COMMAND_CHARS_MAX = 16 * 1024  # a longer one is no use on a terminal

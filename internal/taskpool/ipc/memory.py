@@ -10,7 +10,7 @@ from collections import deque
 from threading import Condition
 
 from taskpool.errors import MessageTooLong, QueueEmpty, QueueExists, QueueFull, QueueGone, QueueMissing
-from taskpool.ipc.budget import Shape
+from taskpool.ipc.sizing import Shape
 
 _FIRST_FILENO = 1_000_000  # no process has that many: a number taken for a descriptor by mistake is EBADF
 

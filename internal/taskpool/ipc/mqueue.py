@@ -28,7 +28,7 @@ from taskpool.errors import (
     QueueLimit,
     QueueMissing,
 )
-from taskpool.ipc.budget import KernelLimits, Shape, byte_limit_cure, sysctl_cure
+from taskpool.ipc.sizing import KernelLimits, Shape, byte_limit_cure, sysctl_cure
 
 _SYSCTLS = "/proc/sys/fs/mqueue"
 _MODE = 0o600

@@ -9,8 +9,9 @@ from typing import Any
 from msgspec import Struct
 
 from taskpool.core.events import StoredBatch
-from taskpool.journal import records, schema
-from taskpool.journal.tables import Tables
+from taskpool.journal import encoding as records
+from taskpool.journal import schema
+from taskpool.journal.statements import Tables
 
 _STATES = ("queued", "running", "quarantined", "finished")
 _PROBLEMS_MAX = 100

@@ -15,16 +15,7 @@ from msgspec import structs
 
 from taskpool import limits
 from taskpool.core.batch import outcome_bytes
-from taskpool.core.events import (
-    BatchFound,
-    Committed,
-    DigestsLoaded,
-    Loaded,
-    OutcomesLoaded,
-    Restored,
-    StoredJob,
-)
-from taskpool.core.rows import (
+from taskpool.core.entries import (
     Acknowledged,
     AttemptMade,
     BatchForgotten,
@@ -33,6 +24,15 @@ from taskpool.core.rows import (
     OutcomeRecorded,
     QuarantineDropped,
     Row,
+)
+from taskpool.core.events import (
+    BatchFound,
+    Committed,
+    DigestsLoaded,
+    Loaded,
+    OutcomesLoaded,
+    Restored,
+    StoredJob,
 )
 from taskpool.journal.store import StoreEvent
 from taskpool.messages import Outcome, State

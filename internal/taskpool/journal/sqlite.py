@@ -17,6 +17,8 @@ from pathlib import Path
 
 from taskpool import limits
 from taskpool.clock import Clock, SystemClock
+from taskpool.core.counters import JournalTally
+from taskpool.core.entries import Row
 from taskpool.core.events import (
     BatchFound,
     CommitFailed,
@@ -27,16 +29,14 @@ from taskpool.core.events import (
     OutcomesLoaded,
     Restored,
 )
-from taskpool.core.rows import Row
-from taskpool.core.tally import JournalTally
 from taskpool.errors import JournalError
 from taskpool.journal import schema
 from taskpool.journal.ballast import BALLAST_BYTES, Ballast
 from taskpool.journal.calendar import Calendar
 from taskpool.journal.retention import Retention
+from taskpool.journal.statements import Tables
 from taskpool.journal.store import StoreEvent
-from taskpool.journal.tables import Tables
-from taskpool.journal.writer import Answers, Request, Writer
+from taskpool.journal.thread import Answers, Request, Writer
 
 _ROWS_TOGETHER_MAX = 20_000  # in one transaction
 _FULL_RETRY_SECONDS = 0.25

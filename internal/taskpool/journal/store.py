@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from taskpool.core.entries import Row
 from taskpool.core.events import (
     BatchFound,
     CommitFailed,
@@ -15,7 +16,6 @@ from taskpool.core.events import (
     OutcomesLoaded,
     Restored,
 )
-from taskpool.core.rows import Row
 
 StoreEvent = Committed | CommitFailed | DiskFull | Loaded | OutcomesLoaded | BatchFound | DigestsLoaded
 

@@ -21,7 +21,7 @@ from taskpool.clock import rfc3339
 from taskpool.errors import JournalError
 from taskpool.journal import audit, schema
 from taskpool.journal.retention import Retention
-from taskpool.journal.tables import Tables
+from taskpool.journal.statements import Tables
 from taskpool.messages import Outcome
 
 _OUTCOMES_AT_ONCE = 500

@@ -19,7 +19,7 @@ from taskpool.kinds.execute import CannotStart, Ended, Program, start, wait, whe
 from taskpool.kinds.template import SLOT, Template, shell_quote
 from taskpool.messages import End, JobError, Part
 from taskpool.procs.environment import scrubbed
-from taskpool.procs.family import kill_descendants
+from taskpool.procs.process_tree import kill_descendants
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace

@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar
 
 from taskpool import limits
 from taskpool.clock import MILLISECOND, SECOND
-from taskpool.procs.family import children_of
+from taskpool.procs.process_tree import children_of
 from taskpool.procs.signals import catchable
 
 _POLL_NS_MAX = 3600 * SECOND  # poll(2) counts milliseconds in an int, which a time-out of 25 days overflows

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from taskpool.clock import SECOND
-from taskpool.core.tally import Histogram
+from taskpool.core.counters import Histogram
 
 Samples = Iterable[tuple[Sequence[str], float]]  # label values, and the number
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from prometheus_client.core import Metric
 
 from taskpool.clock import SECOND
-from taskpool.core.pool import Pool
-from taskpool.core.tally import LONG_BUCKETS_NS, REFUSALS, Histogram
+from taskpool.core.counters import LONG_BUCKETS_NS, REFUSALS, Histogram
+from taskpool.core.state import Pool
 from taskpool.messages import TERMINAL, End, State
 from taskpool.metrics.families import counter, counters, gauge, gauges, histogram, histograms, label, timestamp
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from prometheus_client.core import Metric
 
-from taskpool.core.tally import JournalTally, Tally
+from taskpool.core.counters import JournalTally, Tally
 from taskpool.metrics.families import counter, gauge, histogram
 
 LOG_SUFFIX = "-wal"  # SQLite's write-ahead log lies beside the file

@@ -10,8 +10,8 @@ from typing import NamedTuple
 from prometheus_client.core import Metric
 
 from taskpool.clock import SECOND
-from taskpool.core.crew import Crew
-from taskpool.core.tally import EXIT_REASONS, SIGNALS, Tally
+from taskpool.core.counters import EXIT_REASONS, SIGNALS, Tally
+from taskpool.core.supervisor import Crew
 from taskpool.core.worker import WorkerState
 from taskpool.metrics.families import counter, counters, gauge, gauges, histogram
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import taskpool
 from taskpool import codec, limits
 from taskpool.errors import ConfigurationError, MessageError, QueueEmpty, QueueInterrupted
-from taskpool.ipc.mailbox import Mailbox
+from taskpool.ipc.queue import Mailbox
 from taskpool.ipc.spool import Spool
 from taskpool.kinds import KINDS
 from taskpool.messages import End, Frame, JobError, Progress, Ready, Report, Task

@@ -19,13 +19,14 @@ from taskpool.ipc import names
 from taskpool.ipc.mqueue import KernelPost
 from taskpool.ipc.spool import Spool
 from taskpool.log import Format
-from taskpool.procs import lifeline, signals
+from taskpool.procs import prctl as lifeline
+from taskpool.procs import signals
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from taskpool.chaos import Chaos
-    from taskpool.worker.faults import Faults
+    from taskpool.worker.chaos import Faults
     from taskpool.worker.log import Log
     from taskpool.worker.loop import Loop
 
@@ -118,11 +119,11 @@ def start(options: Options) -> Loop:
 
     import faulthandler
 
-    from taskpool.worker.alarm import Alarm
     from taskpool.worker.capture import Capture
     from taskpool.worker.log import Log
     from taskpool.worker.loop import Identity, Loop
     from taskpool.worker.runner import Runner
+    from taskpool.worker.timeout import Alarm
 
     faulthandler.enable(_STDERR_FD)  # the dealer quotes what it writes: where in the job's code it crashed
     log = Log(log_fd, options.log_format, verbose=options.verbose)
@@ -195,7 +196,7 @@ def _chaos(spec: str | None) -> Chaos | None:
 def _faults(chaos: Chaos | None, log: Log) -> Faults | None:
     if chaos is None:
         return None
-    from taskpool.worker.faults import Faults
+    from taskpool.worker.chaos import Faults
 
     return Faults(chaos, log)
 

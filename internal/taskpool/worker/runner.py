@@ -17,15 +17,15 @@ from taskpool.ids import Token
 from taskpool.kinds import KINDS, Context, JobTimedOut, Kind, Result
 from taskpool.kinds.capture import lost
 from taskpool.messages import End, Frame, JobError, Output, Report, Task, Usage
-from taskpool.procs.family import kill_descendants
-from taskpool.worker.alarm import Alarm
+from taskpool.procs.process_tree import kill_descendants
 from taskpool.worker.capture import Capture
 from taskpool.worker.log import Log
-from taskpool.worker.memory import take_peak_bytes
-from taskpool.worker.surroundings import Surroundings
+from taskpool.worker.process_state import Surroundings
+from taskpool.worker.timeout import Alarm
+from taskpool.worker.usage import take_peak_bytes
 
 if TYPE_CHECKING:
-    from taskpool.worker.faults import Faults
+    from taskpool.worker.chaos import Faults
 
 
 class Runner:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sim.mutants.plan import mutant
 
-BACKLOG, DESK, DISPATCHER, BATCH = "core/backlog.py", "core/desk.py", "core/dispatcher.py", "core/batch.py"
+BACKLOG, DESK, DISPATCHER, BATCH = "core/backlog.py", "core/intake.py", "core/reactor.py", "core/batch.py"
 
 BOOKKEEPING = (
     mutant(
@@ -52,7 +52,7 @@ BOOKKEEPING = (
     mutant(
         "jobs passed over may fall beyond the horizon",
         "I1",
-        "core/dealing.py",
+        "core/scheduler.py",
         "        for job in reversed(passed_over):",
         "        for job in passed_over:",
     ),
@@ -129,7 +129,7 @@ BOOKKEEPING = (
     mutant(
         "an end that was chosen is held against the jobs under way",
         "I4",
-        "dealer/start.py",
+        "dealer/dealer.py",
         "chosen=self._left_by_choice(error)",
         "chosen=False",
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sim.mutants.plan import mutant
 
-ENDINGS, JOB, RESTORE, DISPATCHER = "core/endings.py", "core/job.py", "core/restore.py", "core/dispatcher.py"
+ENDINGS, JOB, RESTORE, DISPATCHER = "core/completion.py", "core/job.py", "core/recovery.py", "core/reactor.py"
 
 DECISIONS = (
     mutant(
@@ -73,7 +73,7 @@ DECISIONS = (
     mutant(
         "something waits behind a job that crashed before",
         "I4",
-        "core/crew.py",
+        "core/supervisor.py",
         "            and not any(attempt.job.crashes for attempt in worker.frames[0].attempts.values())\n",
         "",
     ),
@@ -129,7 +129,7 @@ DECISIONS = (
     mutant(
         "a dangerous job runs in company",
         "I4",
-        "core/dealing.py",
+        "core/scheduler.py",
         "        return job.wants_pool_alone and bool(self._pool.attempts)\n",
         "        return False\n",
     ),
@@ -171,7 +171,7 @@ DECISIONS = (
     mutant(
         "a job past its time-out is never killed",
         "I10",
-        "core/crew.py",
+        "core/supervisor.py",
         "now.mono + limits.TERM_GRACE_NS)",
         "NEVER)",
     ),

@@ -1,0 +1,1 @@
+"""The protocol client: what talks to a dealer over its queues."""

@@ -1,0 +1,130 @@
+"""How a dealer stops: drain, stop by force, leave.
+
+TERM drains within a limit; INT drains without one, twice stops running jobs, three times leaves at once; QUIT
+and the end of the lifeline stop running jobs at once. What did not run goes back, uncounted.
+"""
+
+from __future__ import annotations
+
+from taskpool.clock import NEVER, SECOND, Instant
+from taskpool.core.batch import Batch
+from taskpool.core.effects import Exit, Level, Topic
+from taskpool.core.state import Pool
+from taskpool.core.supervisor import Crew
+from taskpool.core.worker import Verdict, WorkerState
+from taskpool.errors import ExitCode
+
+LAST_WORDS_NS = 1 * SECOND  # how long a leaving dealer waits for readers that acknowledge nothing
+
+
+class Leaving:
+    """Knows whether, why and by when the dealer leaves."""
+
+    def __init__(self, pool: Pool, crew: Crew) -> None:
+        self._pool = pool
+        self._crew = crew
+        self._interrupts = 0
+        self._code = ExitCode.OK
+        self._force_at_ns = NEVER
+        self._leave_at_ns = NEVER
+        self._give_up_at_ns = NEVER
+        self.left = False
+
+    def signalled(self, name: str, now: Instant) -> None:
+        """TERM, INT or QUIT."""
+        if name == "TERM":
+            self._drain(now, ExitCode.TERMINATED, now.mono + self._pool.drain_timeout_ns)
+        elif name == "QUIT":
+            self._drain(now, ExitCode.TERMINATED, now.mono)
+        else:
+            self._interrupts += 1
+            if self._interrupts >= 3:
+                self._leave(ExitCode.INTERRUPTED, "interrupted three times: leaving now")
+            else:
+                self._drain(now, ExitCode.INTERRUPTED, now.mono if self._interrupts == 2 else NEVER)
+
+    def drain(self, now: Instant) -> None:
+        """A person asks for a drain: no limit, and no signal to blame."""
+        self._drain(now, ExitCode.OK, NEVER)
+
+    def orphaned(self, now: Instant) -> None:
+        """The generator of this private pool is gone."""
+        self._drain(now, ExitCode.TERMINATED, now.mono)
+
+    def tick(self, now: Instant) -> None:
+        if self.left:
+            return
+        # Not before the last acknowledgement is stored: a batch that is kept would be told again what was told.
+        if self._pool.config.private and self._pool.ledger.idle and any(map(_is_over, self._pool.batches.values())):
+            self._leave(ExitCode.OK, "All jobs completed. Shutting down workers...")
+            return
+        if not self._pool.draining:
+            return
+        if now.mono >= self._force_at_ns:
+            self._force_at_ns = NEVER
+            self._stop_running()
+        if self._pool.attempts:
+            return
+        self._set_patience(now)
+        if self._everything_told() or now.mono >= self._leave_at_ns:
+            self._leave_drained()
+
+    def next_deadline_ns(self) -> int:
+        return min(self._force_at_ns, self._leave_at_ns)
+
+    def _drain(self, now: Instant, code: ExitCode, force_at_ns: int) -> None:
+        self._code = code
+        self._force_at_ns = min(self._force_at_ns, force_at_ns)
+        if self._pool.draining:
+            return
+        self._pool.draining = True
+        running = len(self._pool.attempts)
+        self._pool.note(Level.INFO, Topic.DRAINING, running=running, queued=self._pool.pending - running)
+        for worker in self._crew.workers.values():
+            if any(not frame.started for frame in worker.frames):
+                self._crew.take_back(worker)
+
+    def _stop_running(self) -> None:
+        for worker in list(self._crew.workers.values()):
+            if worker.state is WorkerState.BUSY:
+                self._crew.stop(worker, Verdict.UNWANTED)
+
+    def _set_patience(self, now: Instant) -> None:
+        """Nothing runs any more. Readers get a moment, since what they miss is kept. The store gets as long as
+        running jobs do, since what it misses is done again; but a full or dead disk must not hold the dealer."""
+        pool = self._pool
+        if self._give_up_at_ns == NEVER:
+            self._give_up_at_ns = now.mono + max(LAST_WORDS_NS, pool.drain_timeout_ns)
+        if pool.ledger.idle or pool.disk_full:
+            self._leave_at_ns = min(self._leave_at_ns, self._give_up_at_ns, now.mono + LAST_WORDS_NS)
+        else:
+            self._leave_at_ns = self._give_up_at_ns
+
+    def _everything_told(self) -> bool:
+        pool = self._pool
+        return pool.ledger.idle and not any(batch.unread for batch in pool.batches.values() if batch.client is not None)
+
+    def _leave_drained(self) -> None:
+        pending = self._pool.pending
+        if not self._pool.ledger.idle:
+            text = "drained, but the journal's disk did not take all there was to store: what is missing runs again"
+            self._leave(ExitCode.ENVIRONMENT, text)
+        elif not pending:
+            self._leave(ExitCode.OK, "drained: every accepted job is finished")
+        elif self._pool.config.journaled:
+            self._leave(ExitCode.OK, f"drained: {pending} jobs are kept in the journal")
+        else:
+            code = self._code if self._code is not ExitCode.OK else ExitCode.TERMINATED
+            self._leave(code, f"drained: {pending} accepted jobs did not run and are lost, there is no journal")
+
+    def _leave(self, code: ExitCode, text: str) -> None:
+        self.left = True
+        if code is ExitCode.OK:  # of what is wrong, the program's last line speaks
+            self._pool.note(Level.INFO, Topic.LEAVING, text=text)
+        self._pool.emit(Exit(code, text))
+
+
+def _is_over(batch: Batch) -> bool:
+    """Its reader has all of it and has just said so. A reader that comes back to a settled batch has not: it
+    compares its jobs first."""
+    return batch.settled and (batch.confirmed or not batch.recorded)

@@ -1,0 +1,296 @@
+"""The worker processes: wanted against actual, who holds which slot, and who has been silent for too long.
+
+A worker takes the lowest free slot when it is first given work and keeps it until it dies. Spares are ready
+workers without a slot; they make a replacement immediate.
+"""
+
+from __future__ import annotations
+
+from taskpool import limits
+from taskpool.clock import NEVER, Instant
+from taskpool.core.effects import Exit, Kill, Level, Spawn, TakeBack, Topic
+from taskpool.core.job import Job
+from taskpool.core.respawn import Respawn
+from taskpool.core.state import Pool
+from taskpool.core.worker import (
+    WORKER_TABLE,
+    FrameRecord,
+    Verdict,
+    Worker,
+    WorkerAction,
+    WorkerEvent,
+    WorkerState,
+)
+from taskpool.errors import ExitCode
+from taskpool.ids import Incarnation
+from taskpool.messages import Ready
+
+EXIT_CANNOT_BOOT = frozenset({int(ExitCode.ENVIRONMENT), int(ExitCode.UNREACHABLE)})
+
+
+class Crew:
+    """All workers of the pool, by incarnation."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self.wanted = pool.config.workers
+        self.workers: dict[Incarnation, Worker] = {}
+        self.respawn = Respawn(pool.config.seed)
+        self._incarnation = 0
+        self.free_slots = set(range(self.wanted))
+        self._versions = {pool.config.version}  # of workers, as far as nothing is left to say about them
+
+    # --- what happens to a worker ---
+
+    def spawned(self, incarnation: Incarnation, pid: int) -> None:
+        self.workers[incarnation].pid = pid
+        self._pool.note(Level.DEBUG, Topic.WORKER_SPAWNED, pid=pid, incarnation=incarnation)
+
+    def ready(self, message: Ready, now: Instant) -> None:
+        worker = self.workers.get(Incarnation(message.incarnation))
+        if worker is None or message.epoch != self._pool.config.epoch:
+            self._pool.tally.stale_reports += 1
+            return
+        action = WORKER_TABLE[worker.state, WorkerEvent.READY]
+        if action is WorkerAction.STALE:
+            return
+        if missing := set(self._pool.config.kinds).difference(message.kinds):
+            self._refuse(worker, message, missing, now)
+            return
+        self._compare_versions(worker, message)
+        if not self.respawn.ever_ready:
+            for text in message.notes:
+                self._pool.note(Level.WARNING, Topic.WORKER_NOTE, text=text)
+        self.respawn.ready()
+        worker.move(WorkerState.SPARE)
+        worker.watch()
+        self._pool.note(Level.DEBUG, Topic.WORKER_READY, pid=worker.pid, incarnation=worker.incarnation)
+
+    def _refuse(self, worker: Worker, message: Ready, missing: set[str], now: Instant) -> None:
+        """As if it had exited because it cannot load them: its jobs would all fail."""
+        self.stop(worker, Verdict.UNWANTED)
+        text = (
+            f"worker PID {worker.pid} does not know the kind {', '.join(sorted(missing))}: it is of version "
+            f"{message.version}, this dealer of version {self._pool.config.version}; see --worker-exec"
+        )
+        self.boot_death(now, int(ExitCode.UNREACHABLE), text)
+
+    def _compare_versions(self, worker: Worker, message: Ready) -> None:
+        """Says once that another program is at work: one given by --worker-exec, or upgraded under a running dealer."""
+        if message.version in self._versions:
+            return
+        self._versions.add(message.version)
+        text = f"worker PID {worker.pid} is of version {message.version}, this dealer of {self._pool.config.version}"
+        self._pool.note(Level.WARNING, Topic.WORKER_NOTE, text=text)
+
+    def started(self, worker: Worker, first_n: int, now: Instant) -> bool:
+        """The worker began a frame. False: it holds no such frame waiting at the head."""
+        head = worker.head
+        if head is None or head.first_n != first_n or head.started:
+            return False
+        head.started = True
+        head.started_wall_ns = now.wall
+        head.heard_mono_ns = now.mono
+        worker.watch()
+        return True
+
+    def rest(self, worker: Worker) -> None:
+        """The worker's last frame is finished."""
+        if WORKER_TABLE[worker.state, WorkerEvent.DONE] is WorkerAction.REST:
+            worker.move(WorkerState.IDLE)
+            if worker.retiring:
+                self.stop(worker, Verdict.UNWANTED)
+
+    def stop(self, worker: Worker, verdict: Verdict, signal: str = "KILL", kill_at_ns: int = NEVER) -> None:
+        """We want this worker gone. The first verdict stands."""
+        if WORKER_TABLE[worker.state, WorkerEvent.STOP] is not WorkerAction.STOP:
+            return
+        worker.move(WorkerState.STOPPING)
+        worker.verdict = verdict
+        worker.deadline_ns = NEVER
+        worker.kill_at_ns = kill_at_ns
+        self._pool.emit(Kill(worker.incarnation, signal))
+        if verdict is not Verdict.UNWANTED:
+            self._pool.note(Level.WARNING, Topic.WORKER_STOPPED, pid=worker.pid, reason=verdict.value, signal=signal)
+
+    def bury(self, worker: Worker) -> None:
+        """The worker's process is gone."""
+        del self.workers[worker.incarnation]
+        if worker.slot is not None and worker.slot < self.wanted:
+            self.free_slots.add(worker.slot)
+
+    def boot_death(self, now: Instant, status: int | None, text: str, *, hung: bool = False) -> None:
+        """A worker died before it was ready, or could not be started: be slower, or give up."""
+        # Once a worker was ready the program can boot: then such a status speaks of a bad moment only.
+        cannot_boot = status in EXIT_CANNOT_BOOT and not self.respawn.ever_ready
+        self.respawn.boot_death(now.mono, cannot_boot=cannot_boot, hung=hung)
+        if not self.respawn.out_of_service:
+            self._pool.note(Level.WARNING, Topic.RESPAWN_DELAYED, text=text)
+            return
+        self._pool.note(Level.ERROR, Topic.OUT_OF_SERVICE, text=text, seconds=limits.OUT_OF_SERVICE_NS / 1e9)
+        serving = any(worker.state is not WorkerState.STARTING for worker in self.workers.values())
+        if not self.respawn.ever_ready or (self._pool.config.private and not serving):
+            self._pool.emit(Exit(ExitCode.ENVIRONMENT, f"no worker can be started: {text}"))
+
+    # --- who gets work ---
+
+    def pick(self, job: Job, now: Instant) -> Worker | None:
+        """Who takes this job now: an idle worker, a spare when a slot is free, or one whose jobs are short."""
+        spare = None
+        short = None
+        for worker in self.workers.values():
+            if worker.retiring or not worker.suits(job):
+                continue
+            if worker.state is WorkerState.IDLE:
+                return worker
+            if worker.state is WorkerState.SPARE and self.free_slots and spare is None:
+                spare = worker
+            elif worker.state is WorkerState.BUSY and short is None and self._takes_second(worker, job, now):
+                short = worker
+        return spare or short
+
+    def has_capacity(self) -> bool:
+        """Whether any worker could take any job at all."""
+        return any(
+            worker.state is WorkerState.IDLE
+            or (worker.state is WorkerState.SPARE and self.free_slots)
+            or (worker.state is WorkerState.BUSY and len(worker.frames) < limits.FRAMES_IN_FLIGHT_MAX)
+            for worker in self.workers.values()
+        )
+
+    def assign(self, worker: Worker) -> None:
+        """The worker is about to be sent a frame."""
+        assert WORKER_TABLE[worker.state, WorkerEvent.ASSIGN] is WorkerAction.WORK
+        if worker.slot is None:
+            worker.slot = min(self.free_slots)
+            self.free_slots.remove(worker.slot)
+        if worker.state is not WorkerState.BUSY:
+            worker.move(WorkerState.BUSY)
+
+    def make_room(self, waiting: int) -> None:
+        """Jobs wait for a worker that has run nothing else. Idle workers that do not suit them hold the
+        slots, or the place of a fresh process: replace one for each such job. A slot that is free and only
+        lacks its process is room enough, however long that process takes to come."""
+        stopping = sum(worker.state is WorkerState.STOPPING for worker in self.workers.values())
+        if len(self.free_slots) + stopping >= waiting:
+            return
+        for worker in self.workers.values():
+            if worker.state is WorkerState.IDLE:
+                self.stop(worker, Verdict.UNWANTED)
+                return
+
+    @staticmethod
+    def _takes_second(worker: Worker, job: Job, now: Instant) -> bool:
+        return (
+            len(worker.frames) < limits.FRAMES_IN_FLIGHT_MAX
+            and job.shares_frames
+            and job.batch.jobs_are_short(job.spec.kind)
+            and not worker.frames[0].timeout_ns
+            and not any(attempt.job.crashes for attempt in worker.frames[0].attempts.values())
+            and not _is_long(worker.frames[0], now)  # it would be taken back at once, and sent again, for ever
+        )
+
+    # --- wanted against actual ---
+
+    def scale(self, wanted: int) -> int:
+        """Want this many workers, within 1 and what there is room for; returns what is wanted now."""
+        wanted = max(1, min(self._pool.config.workers_max, wanted))
+        taken = {worker.slot for worker in self.workers.values() if worker.slot is not None}
+        self.wanted = wanted
+        self.free_slots = set(range(wanted)) - taken
+        for worker in list(self.workers.values()):
+            if worker.slot is not None and worker.slot >= wanted:
+                self.retire(worker)
+        surplus = self._actual() - (wanted + self._pool.config.spares)
+        for worker in list(self.workers.values()):
+            if surplus > 0 and worker.state in (WorkerState.SPARE, WorkerState.STARTING):
+                self.stop(worker, Verdict.UNWANTED)
+                surplus -= 1
+        return wanted
+
+    def retire(self, worker: Worker) -> None:
+        """Let the worker finish what it has, then go."""
+        worker.retiring = True
+        if worker.state is not WorkerState.BUSY:
+            self.stop(worker, Verdict.UNWANTED)
+
+    def reconcile(self, now: Instant) -> None:
+        """Start what is missing, as far as the breaker lets us."""
+        for _ in range(self.wanted + self._pool.config.spares - self._actual()):
+            booting = sum(worker.state is WorkerState.STARTING for worker in self.workers.values())
+            if not self.respawn.may_spawn(now.mono, booting):
+                return
+            self._incarnation += 1
+            incarnation = Incarnation(self._incarnation)
+            self.workers[incarnation] = Worker(incarnation, now.mono)
+            self._pool.tally.worker_spawns += 1
+            self._pool.tally.worker_respawns += self._incarnation > self.wanted + self._pool.config.spares
+            self._pool.emit(Spawn(incarnation))
+
+    def _actual(self) -> int:
+        return sum(not worker.retiring and worker.state is not WorkerState.STOPPING for worker in self.workers.values())
+
+    # --- time ---
+
+    def overdue(self, now: Instant) -> None:
+        """Stop who has been silent for too long; take back what waits behind a long job."""
+        for worker in list(self.workers.values()):
+            if worker.kill_at_ns <= now.mono:
+                worker.kill_at_ns = NEVER
+                self._pool.emit(Kill(worker.incarnation, "KILL"))
+            elif worker.deadline_ns <= now.mono:
+                self._past_deadline(worker, now)
+            elif self._blocks_a_frame(worker, now):
+                self.take_back(worker)
+
+    def take_back(self, worker: Worker) -> None:
+        """Ask for the frames the worker has not received."""
+        for frame in worker.frames:
+            if not frame.started:
+                frame.taking_back = True
+        self._pool.emit(TakeBack(worker.incarnation))
+
+    def next_deadline_ns(self, now: Instant) -> int:
+        deadlines = [NEVER]
+        for worker in self.workers.values():
+            deadlines += (worker.deadline_ns, worker.kill_at_ns)
+            if self._could_block(worker):
+                deadlines.append(worker.frames[0].heard_mono_ns + limits.FRAME_TAKE_BACK_NS)
+        if self._actual() < self.wanted + self._pool.config.spares:
+            deadlines.append(self.respawn.next_ns(now.mono) or NEVER)
+        return min(deadlines)
+
+    def forgive(self, gap_ns: int) -> None:
+        for worker in self.workers.values():
+            worker.forgive(gap_ns)
+
+    def _past_deadline(self, worker: Worker, now: Instant) -> None:
+        head = worker.head
+        worker.overdue_mono_ns = now.mono
+        if head is None:
+            self.stop(worker, Verdict.BOOT)
+        elif not head.started or head.shared:
+            self.stop(worker, Verdict.SILENT)
+        elif _runs_in_process(head):
+            self.stop(worker, Verdict.TIMED_OUT, "TERM", now.mono + limits.TERM_GRACE_NS)
+        else:
+            self.stop(worker, Verdict.TIMED_OUT)
+
+    @staticmethod
+    def _could_block(worker: Worker) -> bool:
+        frames = worker.frames
+        if worker.state is not WorkerState.BUSY or len(frames) < 2:
+            return False
+        return frames[0].started and not frames[1].taking_back
+
+    def _blocks_a_frame(self, worker: Worker, now: Instant) -> bool:
+        return self._could_block(worker) and _is_long(worker.frames[0], now)
+
+
+def _is_long(frame: FrameRecord, now: Instant) -> bool:
+    """Whether the frame at the head has run for so long that nothing must wait behind it."""
+    return now.mono - frame.heard_mono_ns >= limits.FRAME_TAKE_BACK_NS
+
+
+def _runs_in_process(frame: FrameRecord) -> bool:
+    return all(attempt.job.traits.in_process for attempt in frame.attempts.values())

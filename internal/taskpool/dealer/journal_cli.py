@@ -1,0 +1,86 @@
+"""`tp-dealer journal check|export|prune|backup`: what a person does with a journal while its pool is down."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from taskpool import limits
+from taskpool.dealer.linux import JOURNAL_NAME
+from taskpool.durations import parse_duration
+from taskpool.errors import ConfigurationError, ExitCode, UsageError
+from taskpool.ipc.names import check_pool_name
+from taskpool.journal import tools
+from taskpool.procs.state_dir import LOCK_NAME, state_directory
+
+
+def run(argv: Sequence[str]) -> int:
+    """Exit code of the command. Raises ConfigurationError, JournalError, UsageError."""
+    args = build_parser().parse_args(argv)
+    directory = state_directory(check_pool_name(args.pool), create=False)
+    if args.journal is None and not directory.exists():
+        raise ConfigurationError(
+            f"pool {args.pool} has no state in {directory}: is --pool right? For a service's pool, be its user and "
+            "have STATE_DIRECTORY as it has"
+        )
+    return _ACTIONS[args.action](args, args.journal or directory / JOURNAL_NAME, directory / LOCK_NAME)
+
+
+def build_parser() -> ArgumentParser:
+    """The whole command line."""
+    parser = ArgumentParser(
+        prog="tp-dealer journal",
+        description="Looks at, copies or shortens the journal of a pool that is not running.",
+        allow_abbrev=False,
+    )
+    common = ArgumentParser(add_help=False)
+    common.add_argument("--pool", metavar="NAME", default="default", help="name of the pool (default: default)")
+    common.add_argument("--journal", metavar="PATH", type=Path, help="the journal (default: the pool's own)")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    check = actions.add_parser("check", parents=[common], help="read every page and record, say what is wrong")
+    check.add_argument(
+        "--accept-loss", action="store_true", help="the -wal is gone for good: go on with what the database has"
+    )
+    actions.add_parser("export", parents=[common], help="write everything to standard output, as JSON Lines")
+    prune = actions.add_parser("prune", parents=[common], help="let finished batches go, beyond age and number")
+    prune.add_argument("--retain", metavar="T", help="keep batches finished within T (default: 168h)")
+    prune.add_argument(
+        "--retain-batches", metavar="N", type=int, default=limits.RETAIN_BATCHES_MAX, help="keep N at most"
+    )
+    backup = actions.add_parser("backup", parents=[common], help="make a copy that is whole by itself")
+    backup.add_argument("target", metavar="FILE", type=Path, help="where to; must not exist")
+    return parser
+
+
+def _check(args: Namespace, path: Path, lock: Path) -> int:
+    if args.accept_loss:
+        tools.accept_loss(path, lock)
+    findings = tools.check(path, lock)
+    sys.stdout.write(f"{findings.text}\n")
+    return ExitCode.ENVIRONMENT if findings.problems else ExitCode.OK
+
+
+def _export(args: Namespace, path: Path, lock: Path) -> int:
+    tools.export(path, sys.stdout.buffer.write, lock)
+    sys.stdout.flush()
+    return ExitCode.OK
+
+
+def _prune(args: Namespace, path: Path, lock: Path) -> int:
+    if args.retain_batches < 0:
+        raise UsageError(f"--retain-batches {args.retain_batches}: expected 0 or more")
+    retain_ns = limits.RETAIN_NS if args.retain is None else parse_duration(args.retain, "--retain")
+    gone = tools.prune(path, retain_ns, args.retain_batches, lock)
+    sys.stdout.write(f"{gone} batches are gone\n")
+    return ExitCode.OK
+
+
+def _backup(args: Namespace, path: Path, lock: Path) -> int:
+    tools.backup(path, args.target, lock)
+    sys.stdout.write(f"{args.target} is a whole copy of {path}\n")
+    return ExitCode.OK
+
+
+_ACTIONS = {"check": _check, "export": _export, "prune": _prune, "backup": _backup}

@@ -1,0 +1,179 @@
+"""The real machine: kernel queues, processes, a state directory, a journal."""
+
+from __future__ import annotations
+
+import resource
+import select
+import shutil
+from pathlib import Path
+from signal import Signals
+
+from taskpool import limits
+from taskpool.clock import MILLISECOND, SECOND, SystemClock
+from taskpool.dealer.options import DealerOptions
+from taskpool.dealer.processes import Hire, Staff
+from taskpool.errors import ConfigurationError
+from taskpool.ids import Epoch
+from taskpool.ipc.mqueue import KernelPost, kernel_limits
+from taskpool.ipc.sizing import Layout, Room, Shape, choose, room
+from taskpool.ipc.spool import Spool
+from taskpool.ipc.stale_queues import Leftovers
+from taskpool.journal.memory import MemoryStore
+from taskpool.journal.store import Store
+from taskpool.procs.prctl import become_subreaper
+from taskpool.procs.process_tree import end_orphans
+from taskpool.procs.signals import Wakeup
+from taskpool.procs.spawn import find_worker
+from taskpool.procs.state_dir import PoolLock, identity, state_directory
+
+JOURNAL_NAME = "journal.db"
+ORPHANS_NS_MAX = 20 * SECOND
+DESCRIPTORS_BASE = 128  # what a dealer needs beside those for its workers; clients of the pages have 33 of them
+DESCRIPTORS_PER_WORKER = 4  # it holds two; one more while it starts, and a replacement may come before a burial
+_MOST = f"no pool has more than {limits.WORKERS_MAX} workers"
+LOG_FD = 2  # workers write their lines where the dealer writes its own
+WATCHED = (
+    Signals.SIGCHLD,
+    Signals.SIGTERM,
+    Signals.SIGINT,
+    Signals.SIGQUIT,
+    Signals.SIGHUP,
+    Signals.SIGUSR1,
+    Signals.SIGTTIN,
+    Signals.SIGTTOU,
+)
+
+
+class EpollPoller:
+    """See `machine.Poller`."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._writable: set[int] = set()
+
+    def read(self, fd: int) -> None:
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def forget(self, fd: int) -> None:
+        self._epoll.unregister(fd)
+
+    def write(self, fd: int, wanted: bool) -> None:
+        if wanted and fd not in self._writable:
+            self._epoll.register(fd, select.EPOLLOUT)
+            self._writable.add(fd)
+        elif not wanted and fd in self._writable:
+            self._epoll.unregister(fd)
+            self._writable.discard(fd)
+
+    def wait(self, timeout_ns: int) -> set[int]:
+        milliseconds = max(0, -(-timeout_ns // MILLISECOND))  # rounded up: never turn before the deadline
+        return {fd for fd, _ in self._epoll.poll(milliseconds / 1000)}
+
+    def close(self) -> None:
+        self._epoll.close()
+
+
+class Host:
+    """See `machine.Machine`."""
+
+    def __init__(self) -> None:
+        self.clock = SystemClock()
+        self.post = KernelPost()
+        self._wakeup = Wakeup(WATCHED)
+        self._lock: PoolLock | None = None
+        self._spool: Spool | None = None
+        self._leftovers: Leftovers | None = None
+
+    def layout(self, options: DealerOptions) -> Layout:
+        find_worker(options.worker_exec)
+        _allow_descriptors(options)
+        return choose(options.workers + options.spares, kernel_limits())
+
+    def room(self, options: DealerOptions, layout: Layout) -> Room:
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        by_descriptors = Room(
+            (descriptors - DESCRIPTORS_BASE) // DESCRIPTORS_PER_WORKER, f"RLIMIT_NOFILE is {descriptors} descriptors"
+        )
+        workers, limit = min(by_descriptors, room(layout, kernel_limits()))
+        workers = min(workers - options.spares, limits.WORKERS_MAX)
+        return Room(max(workers, options.workers), limit if workers < limits.WORKERS_MAX else _MOST)
+
+    def lock(self, pool: str) -> Epoch:
+        self._lock = PoolLock(state_directory(pool), pool)
+        return self._lock.acquire(self.clock.now().wall)
+
+    def end_orphans(self, pool: str, epoch: Epoch) -> int:
+        become_subreaper()
+        return end_orphans(pool, identity(state_directory(pool)), epoch, self.clock.now().mono + ORPHANS_NS_MAX)
+
+    def sweep(self, pool: str, epoch: Epoch) -> None:
+        self._leftovers = Leftovers(state_directory(pool), epoch)
+        self._leftovers.sweep(self.post, pool)
+
+    def spool(self, pool: str) -> Spool:
+        self._spool = Spool(state_directory(pool) / "spool")
+        return self._spool
+
+    def store(self, options: DealerOptions, epoch: Epoch) -> Store:
+        if options.journal == "none":
+            return MemoryStore()
+        from taskpool.journal.sqlite import SqliteStore  # a pool without a journal starts faster without
+
+        path = Path(options.journal) if options.journal is not None else state_directory(options.pool) / JOURNAL_NAME
+        return SqliteStore(
+            path,
+            epoch,
+            sync=options.journal_sync,
+            retain_ns=options.retain_ns,
+            retain_batches=options.retain_batches,
+        )
+
+    def poller(self) -> EpollPoller:
+        return EpollPoller()
+
+    def workforce(self, options: DealerOptions, epoch: Epoch, spool: Spool, shape: Shape) -> Staff:
+        assert self._leftovers is not None
+        program = find_worker(options.worker_exec)
+        home = identity(state_directory(options.pool))
+        hire = Hire(options.pool, home, epoch, program, _arguments(options), str(spool.directory), LOG_FD, shape)
+        return Staff(hire, self.post, spool, self.clock, self._leftovers.note)
+
+    def signals(self) -> list[str]:
+        return [number.name[3:] for number in sorted(self._wakeup.pending()) if number is not Signals.SIGCHLD]
+
+    @property
+    def signals_fd(self) -> int:
+        return self._wakeup.fileno()
+
+    def close(self) -> None:
+        if self._spool is not None:
+            shutil.rmtree(self._spool.directory, ignore_errors=True)
+        if self._lock is not None:
+            self._lock.close()
+        self._wakeup.close()
+
+
+def _arguments(options: DealerOptions) -> list[str]:
+    """What workers are told beside who they are."""
+    arguments = ["--log-format", options.log_format]
+    if options.chaos is not None:
+        arguments += ["--chaos", options.chaos]
+    if options.verbosity > 0:
+        arguments.append("--verbose")
+    return arguments
+
+
+def _allow_descriptors(options: DealerOptions) -> None:
+    """Room for the workers there are, and if possible for as many as `scale` may ask for. Raises ConfigurationError
+    when RLIMIT_NOFILE is too low for the workers and cannot be raised."""
+    need = DESCRIPTORS_BASE + DESCRIPTORS_PER_WORKER * (options.workers + options.spares)
+    most = DESCRIPTORS_BASE + DESCRIPTORS_PER_WORKER * (limits.WORKERS_MAX + options.spares)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= most:
+        return
+    if hard != resource.RLIM_INFINITY and hard < need:
+        raise ConfigurationError(
+            f"RLIMIT_NOFILE is {hard} descriptors; {options.workers} workers need {need}. "
+            f"Ask for fewer workers, or raise it: ulimit -n {need}, LimitNOFILE={need}, --ulimit nofile={need}"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))

@@ -1,0 +1,154 @@
+"""What the core wants done, done: one small method per effect. Nothing here decides, and nothing waits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from taskpool.codec import decode, encode
+from taskpool.core.effects import (
+    Commit,
+    Effect,
+    Exit,
+    FindBatch,
+    Kill,
+    LoadDigests,
+    LoadJobs,
+    LoadOutcomes,
+    Note,
+    Release,
+    Reply,
+    SendFrame,
+    Spawn,
+    TakeBack,
+)
+from taskpool.core.events import ClientLost, DiskFull, Event, TakenBack
+from taskpool.dealer.log import Transcript
+from taskpool.dealer.platform import Workforce
+from taskpool.dealer.reply_queues import Replies
+from taskpool.errors import MessageError, QueueEmpty, QueueFull, SpoolFull
+from taskpool.ipc.spool import Spool
+from taskpool.journal.store import Store
+from taskpool.messages import Frame
+
+SPOOL = "spool"  # the place without room
+
+
+class Performer:
+    """Performs effects in the order given; what they give rise to waits for `take_events`."""
+
+    def __init__(self, store: Store, staff: Workforce, replies: Replies, spool: Spool, transcript: Transcript) -> None:
+        self._store = store
+        self._staff = staff
+        self._replies = replies
+        self._spool = spool
+        self._transcript = transcript
+        self._events: list[Event] = []
+        self._unwritten = 0  # bytes of the largest frame that found no room in the spool
+        self.exit: Exit | None = None
+        self._methods: dict[type, Callable[[Any], None]] = {
+            Commit: self.commit,
+            LoadJobs: self.load_jobs,
+            LoadOutcomes: self.load_outcomes,
+            FindBatch: self.find_batch,
+            LoadDigests: self.load_digests,
+            SendFrame: self.send_frame,
+            TakeBack: self.take_back,
+            Spawn: self.spawn,
+            Kill: self.kill,
+            Reply: self.reply,
+            Release: self.release,
+            Note: self.note,
+            Exit: self.leave,
+        }
+
+    def perform(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            self._methods[type(effect)](effect)
+
+    def take_events(self) -> list[Event]:
+        """What performing gave rise to since the last call."""
+        events, self._events = self._events, []
+        return [*events, *map(ClientLost, self._replies.take_lost())]
+
+    def look_for_room(self) -> bool:
+        """Whether the spool has room again where it had none: then there is an event."""
+        if not self._unwritten or not self._spool.has_room(self._unwritten):
+            return False
+        self._unwritten = 0
+        self._events.append(DiskFull(False, f"the pool's spool {self._spool.directory} has room again", SPOOL))
+        return True
+
+    def commit(self, effect: Commit) -> None:
+        self._store.commit(effect.number, effect.rows)
+
+    def load_jobs(self, effect: LoadJobs) -> None:
+        self._store.load_jobs(effect.after, effect.limit, effect.bytes_max)
+
+    def load_outcomes(self, effect: LoadOutcomes) -> None:
+        self._store.load_outcomes(effect.batch, effect.after, effect.limit, effect.reader)
+
+    def find_batch(self, effect: FindBatch) -> None:
+        self._store.find_batch(effect.name)
+
+    def load_digests(self, effect: LoadDigests) -> None:
+        self._store.load_digests(effect.batch, effect.first_seq, effect.count)
+
+    def send_frame(self, effect: SendFrame) -> None:
+        """A worker that has died keeps its queue until it is buried, so a send can't miss it. The core sends
+        no more frames than the queue holds: a full one is somebody else's doing, and kills the worker."""
+        mailbox = self._staff.mailbox(effect.incarnation)
+        assert mailbox is not None
+        data = encode(effect.frame)
+        try:
+            packed = self._spool.pack(data, mailbox.msgsize)
+        except SpoolFull as error:
+            self._not_sent(effect, len(data), str(error))
+            return
+        try:
+            mailbox.send(packed)  # R7
+        except QueueFull:
+            self._spool.discard(packed)
+            self._staff.kill(effect.incarnation, "KILL")
+
+    def _not_sent(self, effect: SendFrame, size: int, text: str) -> None:
+        """The worker never had the frame, so nothing is held against its jobs. First the reason, then the frame:
+        the other way round it would be sent again at once."""
+        if not self._unwritten:
+            self._events.append(DiskFull(True, f"{text}; until then no job is accepted or sent", SPOOL))
+        self._unwritten = max(self._unwritten, size)
+        self._events.append(TakenBack(effect.incarnation, (effect.frame.first_n,)))
+
+    def take_back(self, effect: TakeBack) -> None:
+        """Receive from the worker's own queue: what we get there, it never will."""
+        mailbox = self._staff.mailbox(effect.incarnation)
+        taken: list[int] = []
+        while mailbox is not None:
+            try:
+                message = self._spool.unpack(decode(mailbox.receive()))
+            except QueueEmpty:
+                break
+            except MessageError:
+                continue  # somebody else's garbage
+            if isinstance(message, Frame):
+                taken.append(message.first_n)
+        self._events.append(TakenBack(effect.incarnation, tuple(taken)))
+
+    def spawn(self, effect: Spawn) -> None:
+        self._events.append(self._staff.spawn(effect.incarnation))
+
+    def kill(self, effect: Kill) -> None:
+        self._staff.kill(effect.incarnation, effect.signal)
+
+    def reply(self, effect: Reply) -> None:
+        self._replies.send(effect.client, effect.message, whole=effect.whole)
+
+    def release(self, effect: Release) -> None:
+        self._replies.close(effect.client)
+
+    def note(self, effect: Note) -> None:
+        self._transcript.write(effect)
+
+    def leave(self, effect: Exit) -> None:
+        """The first reason to leave stands."""
+        self.exit = self.exit or effect

@@ -1,0 +1,104 @@
+"""What a dealer needs of the machine it runs on.
+
+Everything else of the dealer, its start-up and its loop included, is the same on the real machine (`host`) and
+on a simulated one: this is all that the simulator in the tests replaces.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from taskpool.clock import Clock
+from taskpool.core.events import Exited, Spawned, SpawnFailed
+from taskpool.dealer.options import DealerOptions
+from taskpool.ids import Epoch, Incarnation
+from taskpool.ipc.queue import Mailbox, Post
+from taskpool.ipc.sizing import Layout, Room, Shape
+from taskpool.ipc.spool import Spool
+from taskpool.journal.store import Store
+
+
+class Poller(Protocol):
+    """The one place to wait. Level-triggered."""
+
+    def read(self, fd: int) -> None:
+        """Wake when there is something to read."""
+
+    def forget(self, fd: int) -> None: ...
+
+    def write(self, fd: int, wanted: bool) -> None:
+        """Wake, or wake no more, when there is room behind this descriptor."""
+
+    def wait(self, timeout_ns: int) -> set[int]:
+        """Descriptors with something to read or room to write, after at most this long."""
+
+    def close(self) -> None: ...
+
+
+class Workforce(Protocol):
+    """Worker processes."""
+
+    def spawn(self, incarnation: Incarnation) -> Spawned | SpawnFailed: ...
+
+    def settled(self, incarnation: int, pid: int) -> bool:
+        """The worker holds its queue: take the name away. False: another process says it is this worker."""
+
+    def mailbox(self, incarnation: Incarnation) -> Mailbox | None: ...
+
+    def kill(self, incarnation: Incarnation, name: str) -> None: ...
+
+    def look(self) -> None:
+        """Reap who has died."""
+
+    def bury(self) -> list[Exited]:
+        """Those of the dead that no descendant survives."""
+
+    @property
+    def empty(self) -> bool: ...
+
+    def close(self) -> None:
+        """Kill every worker and wait until nothing of them is left."""
+
+
+class Machine(Protocol):
+    """In the order in which a start uses it."""
+
+    @property
+    def clock(self) -> Clock: ...
+
+    @property
+    def post(self) -> Post: ...
+
+    def layout(self, options: DealerOptions) -> Layout:
+        """The shapes of the pool's queues. Raises ConfigurationError, WorkerCannotBoot when this machine does
+        not let such a pool work."""
+
+    def room(self, options: DealerOptions, layout: Layout) -> Room:
+        """How many workers the pool can be scaled to here, at least those it starts with."""
+
+    def lock(self, pool: str) -> Epoch:
+        """Own the pool and begin an epoch, which is durable when this returns. Raises PoolInUse."""
+
+    def end_orphans(self, pool: str, epoch: Epoch) -> int:
+        """End every process of an earlier epoch; returns how many there were."""
+
+    def sweep(self, pool: str, epoch: Epoch) -> None:
+        """Take away the names of queues that workers of an earlier epoch left."""
+
+    def spool(self, pool: str) -> Spool: ...
+
+    def store(self, options: DealerOptions, epoch: Epoch) -> Store:
+        """Raises ConfigurationError when the journal cannot be used."""
+
+    def poller(self) -> Poller: ...
+
+    def workforce(self, options: DealerOptions, epoch: Epoch, spool: Spool, shape: Shape) -> Workforce: ...
+
+    def signals(self) -> list[str]:
+        """Names, without SIG, of the signals that came since the last call; SIGCHLD only wakes."""
+
+    @property
+    def signals_fd(self) -> int: ...
+
+    def close(self) -> None:
+        """Let go of the pool."""

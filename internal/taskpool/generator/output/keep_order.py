@@ -1,0 +1,83 @@
+"""`--keep-order`: what jobs print, in the order of their numbers, however late the first one ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from taskpool.generator.output.stream import Piece
+
+MEMORY_BYTES_MAX = 8 * 1024 * 1024  # held in memory; what comes on top waits in a temporary file
+
+
+class _Parked(NamedTuple):
+    """Bytes of a piece that wait in the temporary file."""
+
+    stream: int
+    offset: int
+    length: int
+
+
+class KeepOrder:
+    """Holds back what is early."""
+
+    def __init__(self) -> None:
+        self._due = 1
+        self._held: dict[int, list[Piece | _Parked]] = {}
+        self._in_memory = 0
+        self._file: IO[bytes] | None = None
+        self._file_end = 0
+
+    def put(self, seq: int, pieces: list[Piece]) -> Iterator[Piece]:
+        """Takes a job's pieces; gives those whose turn has come. A later run of a job comes at once."""
+        if seq < self._due:
+            yield from pieces
+            return
+        if seq > self._due:
+            self._held[seq] = [self._hold(piece) for piece in pieces]
+            return
+        yield from pieces
+        self._due += 1
+        while (held := self._held.pop(self._due, None)) is not None:
+            self._due += 1
+            yield from map(self._release, held)
+
+    def rest(self) -> Iterator[Piece]:
+        """Everything still held, in order. Some job before it will never end."""
+        for seq in sorted(self._held):
+            yield from map(self._release, self._held.pop(seq))
+
+    def close(self) -> None:
+        """Gives up the temporary file. May be called twice."""
+        if self._file is not None:
+            self._file.close()
+
+    def _hold(self, piece: Piece) -> Piece | _Parked:
+        if isinstance(piece.content, Path):
+            return piece
+        if self._in_memory + len(piece.content) <= MEMORY_BYTES_MAX:
+            self._in_memory += len(piece.content)
+            return piece
+        file = self._parking()
+        file.seek(self._file_end)
+        file.write(piece.content)
+        parked = _Parked(piece.stream, self._file_end, len(piece.content))
+        self._file_end += parked.length
+        return parked
+
+    def _release(self, held: Piece | _Parked) -> Piece:
+        if isinstance(held, _Parked):
+            file = self._parking()
+            file.seek(held.offset)
+            return Piece(held.stream, file.read(held.length))
+        if isinstance(held.content, bytes):
+            self._in_memory -= len(held.content)
+        return held
+
+    def _parking(self) -> IO[bytes]:
+        if self._file is None:
+            from tempfile import TemporaryFile  # rarely needed, and slow to import
+
+            self._file = TemporaryFile()  # noqa: SIM115 - closed by `close`
+        return self._file

@@ -1,0 +1,1 @@
+"""A private dealer and its state."""

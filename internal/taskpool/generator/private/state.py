@@ -1,0 +1,127 @@
+"""Where a private pool keeps its state, whose it is, and how long it stays.
+
+The directory is named after the pool, and the pool after its batch. A note in it says that it is a private pool's
+and which batch's, so that neither the state of a named pool nor that of another batch is ever taken for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Set
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from taskpool.errors import ConfigurationError, UsageError
+from taskpool.limits import POOL_NAME_PATTERN
+from taskpool.procs.state_dir import state_directory
+
+NOTE_NAME = "private.json"
+_JOURNAL_NAME = "journal.db"
+_STATE_NAMES = ("pool.lock", _JOURNAL_NAME)  # what a pool without our note is known by
+_HASH_DIGITS = 10
+_READABLE_CHARS = 32 - 1 - _HASH_DIGITS
+_HASHED = re.compile(rf"-[0-9a-f]{{{_HASH_DIGITS}}}\Z")
+
+
+def private_pool_name(batch: str) -> str:
+    """The pool of a batch that runs privately: its id, if that is a pool's name too; else what is left of it and a
+    hash, because what is left may be the same for several."""
+    if re.match(POOL_NAME_PATTERN, batch) and not _HASHED.search(batch):
+        return batch
+    readable = re.sub(r"[^a-z0-9-]", "-", batch.lower())[:_READABLE_CHARS]
+    return f"{readable}-{hashlib.sha256(batch.encode()).hexdigest()[:_HASH_DIGITS]}"
+
+
+class _Note(msgspec.Struct):
+    """What is remembered of a private pool from run to run."""
+
+    batch: str
+    journal: str | None  # its path
+
+
+class Home:
+    """The state directory of one private pool."""
+
+    def __init__(self, batch: str, journal: str | None, *, resume: bool) -> None:
+        """`journal`: a path, "none", or None for one in the directory itself.
+
+        Raises UsageError when the directory is somebody else's, or the batch is kept and not to be resumed;
+        ConfigurationError when it cannot be used.
+        """
+        self.batch = batch
+        self.pool = private_pool_name(batch)
+        self.directory = state_directory(self.pool)
+        self._path = self.directory / NOTE_NAME
+        self.journal = self._journal_path(journal)
+        note = self._read()
+        self.resumed = note is not None  # an earlier run has left its state
+        if note is None:
+            self._refuse_a_named_pool()
+            self._write(_Note(batch, None if self.journal is None else str(self.journal)))
+            return
+        if note.batch != batch:
+            raise UsageError(f"{self.directory} keeps the state of batch {note.batch!r}: choose another --batch")
+        if not resume:
+            raise UsageError(
+                f"batch {batch!r} exists already, kept in {self.directory}: add --resume to go on with it, choose "
+                "another --batch, or remove that directory to forget it"
+            )
+        if note.journal != (None if self.journal is None else str(self.journal)):
+            raise UsageError(
+                f"--resume: batch {batch!r} was begun with the journal {note.journal or 'none'}: give that one"
+            )
+
+    def remove(self, keep: Set[Path]) -> int:
+        """Takes everything away except for some files of jobs' output; returns how many those are.
+
+        A journal that the user named is not in here, and stays: other batches may be in it.
+        """
+        return _remove_all_but(self.directory, keep)
+
+    def _journal_path(self, journal: str | None) -> Path | None:
+        if journal == "none":
+            return None
+        return (self.directory / _JOURNAL_NAME) if journal is None else Path(journal).absolute()
+
+    def _refuse_a_named_pool(self) -> None:
+        if any((self.directory / name).exists() for name in _STATE_NAMES):
+            raise UsageError(
+                f"--batch {self.batch}: {self.directory} holds the state of a pool of that name: choose another "
+                f"--batch, or submit to that pool with --pool {self.pool}"
+            )
+
+    def _read(self) -> _Note | None:
+        try:
+            return msgspec.json.decode(self._path.read_bytes(), type=_Note)
+        except FileNotFoundError:
+            return None
+        except (OSError, msgspec.MsgspecError) as error:
+            raise ConfigurationError(f"cannot read {self._path}: {error}; remove it if it is no use") from error
+
+    def _write(self, note: _Note) -> None:
+        try:
+            with open(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+                file.write(msgspec.json.encode(note))
+        except FileExistsError:
+            raise UsageError(f"batch {self.batch!r} is just being started by another tp-generator") from None
+        except OSError as error:
+            raise ConfigurationError(f"cannot write {self._path}: {error.strerror}") from error
+
+
+def _remove_all_but(directory: Path, keep: Set[Path]) -> int:
+    """Empties and removes a directory, except for some files and what leads to them. Returns how many stay."""
+    kept = 0
+    for root, _, file_names in os.walk(directory, topdown=False):
+        for name in file_names:
+            path = Path(root, name)
+            if path in keep:
+                kept += 1
+            else:
+                path.unlink(missing_ok=True)
+        with suppress(OSError):  # not empty: something is kept in it
+            os.rmdir(root)
+    return kept

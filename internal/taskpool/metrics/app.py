@@ -1,0 +1,142 @@
+"""The dealer's pages, as one WSGI application: a status page, /metrics, /-/healthy, /-/ready and /api/status.json.
+
+Read-only. The two probes say one word and are open to everybody; the rest asks for the secret when there is one,
+and is made one at a time: pages share the interpreter with the dealer's loop.
+"""
+
+from __future__ import annotations
+
+import html
+import threading
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+from prometheus_client import CollectorRegistry, make_wsgi_app
+
+from taskpool.metrics.auth import Access
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIEnvironment
+
+METHODS = ("GET", "HEAD")
+TRIES_MAX = 100
+TURN_SECONDS_MAX = 2.0  # how long a request waits while pages are made for others
+ALWAYS = (("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff"))
+
+Status = dict[str, Any]
+Probe = tuple[bool, str]  # whether all is well, and what is the case
+Headers = tuple[tuple[str, str], ...]
+
+
+class Response(NamedTuple):
+    status: int
+    headers: Headers
+    body: bytes
+
+
+class Pages:
+    """The application. The dealer's loop goes on meanwhile."""
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        status: Callable[[], Status],
+        healthy: Callable[[], Probe],
+        ready: Callable[[], Probe],
+        access: Access | None = None,
+    ) -> None:
+        self._exposition = make_wsgi_app(registry)
+        self._status = status
+        self._access = access
+        self._turn = threading.Lock()
+        self._probes = {"/-/healthy": healthy, "/-/ready": ready}
+        self._pages: dict[str, Callable[[WSGIEnvironment], Response]] = {
+            "/metrics": self._metrics,
+            "/api/status.json": self._status_json,
+            "/": self._overview,
+        }
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        status, headers, body = self._answer(environ)
+        length = ("Content-Length", str(len(body)))
+        start_response(f"{status} {HTTPStatus(status).phrase}", [*headers, length, *ALWAYS])
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+
+    def _answer(self, environ: WSGIEnvironment) -> Response:
+        path = environ["PATH_INFO"]
+        if environ["REQUEST_METHOD"] not in METHODS:
+            return _text(405, "only GET and HEAD", ("Allow", "GET, HEAD"))
+        if path in self._probes:
+            good, what = self._probes[path]()
+            return _text(200 if good else 503, what)
+        if self._access is not None and not self._access.allows(environ.get("HTTP_AUTHORIZATION", "")):
+            return _text(401, "say who you are", ("WWW-Authenticate", 'Bearer, Basic realm="taskpool"'))
+        page = self._pages.get(path)
+        return _text(404, "no such page") if page is None else self._in_turn(page, environ)
+
+    def _in_turn(self, page: Callable[[WSGIEnvironment], Response], environ: WSGIEnvironment) -> Response:
+        if not self._turn.acquire(timeout=TURN_SECONDS_MAX):
+            return _text(503, "pages are being made for others", ("Retry-After", "5"))
+        try:
+            return page(environ)
+        finally:
+            self._turn.release()
+
+    def _metrics(self, environ: WSGIEnvironment) -> Response:
+        """In the format and compression the client prefers; all families, or those it names with `?name[]=`."""
+        said: list[tuple[str, list[tuple[str, str]]]] = []
+
+        def start_response(status: str, headers: list[tuple[str, str]]) -> None:
+            said.append((status, headers))
+
+        body = b"".join(self._exposition({**environ, "REQUEST_METHOD": "GET"}, start_response))
+        ((status, headers),) = said
+        return Response(int(status.split()[0]), (*headers, ("Vary", "Accept, Accept-Encoding")), body)
+
+    def _status_json(self, environ: WSGIEnvironment) -> Response:
+        status = _steady(self._status)
+        if status is None:
+            return _text(503, "the pool changes too fast to be described; ask again")
+        return Response(200, (("Content-Type", "application/json"),), msgspec.json.encode(status))
+
+    def _overview(self, environ: WSGIEnvironment) -> Response:
+        status = _steady(self._status) or {}
+        rows = "".join(f"<tr><th>{html.escape(name)}<td>{_cell(value)}" for name, value in status.items())
+        body = _PAGE.replace("ROWS", rows).replace("POOL", html.escape(str(status.get("pool", ""))))
+        return Response(200, (("Content-Type", "text/html; charset=utf-8"),), body.encode())
+
+
+def _text(status: int, words: str, *headers: tuple[str, str]) -> Response:
+    return Response(status, (("Content-Type", "text/plain; charset=utf-8"), *headers), f"{words}\n".encode())
+
+
+def _steady(read: Callable[[], Status]) -> Status | None:
+    """What `read` returns, once nothing it walks is changed by the loop meanwhile; None: that never came."""
+    for _ in range(TRIES_MAX):
+        try:
+            return read()
+        except (RuntimeError, LookupError, StopIteration):  # a dictionary or a deque changed under it
+            continue
+    return None
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return html.escape(", ".join(f"{name} {number}" for name, number in value.items()) or "none")
+    if isinstance(value, list):
+        lines = (", ".join(f"{name} {word}" for name, word in line.items()) for line in value[:100])
+        return "<br>".join(html.escape(line) for line in lines) or "none"
+    return html.escape(str(value))
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="5"><title>taskpool POOL</title>
+<style>body{font:16px system-ui;margin:2em}th{text-align:left;vertical-align:top;padding-right:2em}</style>
+<h1>taskpool POOL</h1>
+<table>ROWS</table>
+<p><a href="metrics">metrics</a> <a href="api/status.json">status</a> <a href="-/healthy">healthy</a>
+<a href="-/ready">ready</a>
+</html>
+"""

@@ -1,0 +1,410 @@
+"""One life of a dealer on the simulated host: what `dealer.machine` asks for.
+
+Every call the dealer makes is a step: time passes, others run meanwhile, and the dealer may die before it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sim.disk import FULL, STORE_FD, SimStore, WatchedMemoryStore
+from sim.processes import SimWorkforce
+from sim.queues import SimMailbox, SimPost, SimQueue
+from sim.spool import SimSpool
+from taskpool import limits
+from taskpool.clock import MILLISECOND
+from taskpool.core.reactor import Dispatcher
+from taskpool.dealer.options import DealerOptions
+from taskpool.dealer.reply_queues import Line, Replies
+from taskpool.errors import QueueEmpty, SpoolFull
+from taskpool.ids import Epoch
+from taskpool.ipc.memory import _Queue
+from taskpool.ipc.sizing import Layout, Room, Shape
+from taskpool.ipc.spool import Spool
+from taskpool.journal.store import Store
+
+if TYPE_CHECKING:
+    from sim.host import SimHost
+    from sim.jobs import Planned
+    from sim.process import Process
+
+SIGNALS_FD = 900_000
+PREEMPTED_NS = 150_000  # between two calls the scheduler may give the processor to others
+LAYOUT = Layout(
+    intake=Shape(4, 4096),
+    control=Shape(4, 512),
+    events=Shape(3, 1024),
+    worker=Shape(2, 1024),
+    reply=Shape(2, 1024),
+)
+
+
+class Killed(BaseException):
+    """The dealer process is gone: nothing of it runs any more."""
+
+
+class DealerPost(SimPost):
+    """The host's queues as the dealer sees them."""
+
+    def __init__(self, machine: SimMachine, shared: SimPost) -> None:
+        super().__init__(machine.world)
+        self._machine = machine
+        self._queues = shared._queues
+        self._filenos = shared._filenos
+
+    def mailbox(self, queue: _Queue, *, send: bool, receive: bool) -> DealerMailbox:
+        mailbox = DealerMailbox(self._machine, self, queue, next(self._filenos), send=send, receive=receive)
+        self._machine.mailboxes[mailbox.fileno()] = mailbox
+        return mailbox
+
+    def create(self, name: str, shape: Shape) -> SimMailbox:
+        self._machine.step()
+        return super().create(name, shape)
+
+    def adopt(self, name: str, shape: Shape) -> tuple[SimMailbox, bool]:
+        self._machine.step()
+        mailbox, recovered = super().adopt(name, shape)
+        assert isinstance(mailbox, SimMailbox)
+        return mailbox, recovered
+
+    def unlink(self, name: str) -> None:
+        if name in self._queues:
+            self._machine.step()
+            super().unlink(name)
+
+
+class DealerMailbox(SimMailbox):
+    """One of the dealer's ends."""
+
+    def __init__(
+        self, machine: SimMachine, post: DealerPost, queue: _Queue, fileno: int, *, send: bool, receive: bool
+    ) -> None:
+        super().__init__(post, queue, fileno, send=send, receive=receive)
+        self._machine = machine
+        self.role, self.mark = _role(queue.name)
+
+    def send(self, data: bytes) -> None:
+        machine = self._machine
+        machine.step()
+        machine.perhaps_dies("dealer_dies_before_send")
+        super().send(data)
+        if self.role == "worker":
+            machine.host.judge.frame_sent(machine, data, self.mark)
+            machine.frame_sent(self.mark)
+        elif self.role == "reply":
+            machine.host.judge.told(data)
+            machine.perhaps_dies("dealer_dies_after_told")
+
+    def receive(self) -> bytes:
+        machine = self._machine
+        machine.step()
+        queue = self._open_queue
+        if queue is not None and not queue.messages:
+            raise QueueEmpty(self.name)
+        data = super().receive()
+        if self.role == "events":
+            machine.host.judge.events_read(machine, data)
+        elif self.role == "worker":
+            machine.host.judge.frame_taken_back(data, self.mark)
+        return data
+
+    def unlink(self) -> None:
+        self._machine.step()
+        super().unlink()
+
+    def close(self) -> None:
+        self._machine.mailboxes.pop(self._fileno, None)
+        super().close()
+
+
+def _role(name: str) -> tuple[str, tuple[int, int]]:
+    words = name.split(".")
+    if words[-1].startswith("w") and words[-1][1:].isdigit():
+        return "worker", (int(words[-2]), int(words[-1][1:]))
+    return ("reply" if words[-2] == "reply" else words[-1]), (0, 0)
+
+
+class SimPoller:
+    """Level-triggered, as epoll is used."""
+
+    def __init__(self, machine: SimMachine) -> None:
+        self._machine = machine
+        self._queues: dict[int, SimQueue] = {}
+        self._writes: dict[int, SimQueue] = {}
+
+    def read(self, fd: int) -> None:
+        assert fd not in self._queues
+        if fd not in (SIGNALS_FD, STORE_FD):
+            self._queues[fd] = self._machine.mailboxes[fd].queue
+
+    def forget(self, fd: int) -> None:
+        del self._queues[fd]
+
+    def write(self, fd: int, wanted: bool) -> None:
+        if wanted:
+            self._writes[fd] = self._machine.mailboxes[fd].queue
+        else:
+            self._writes.pop(fd, None)
+
+    def wait(self, timeout_ns: int) -> set[int]:
+        machine, world = self._machine, self._machine.world
+        machine.turn_ends()
+        if timeout_ns > 0 and machine.overlooks_a_death():
+            world.fail("R9", "the dealer goes to sleep over a death, and nothing will wake it")
+        until = world.now_ns + max(0, timeout_ns)
+        while True:
+            ready = self._ready()
+            if ready:
+                break
+            if machine.doomed or not world.step_until(until):
+                break
+        world.pass_to(world.now_ns + world.between(1_000, 80_000))  # until the scheduler lets us run
+        machine.step()
+        machine.woke_ns = world.now_ns
+        return self._ready()
+
+    def _ready(self) -> set[int]:
+        ready = {fd for fd, queue in self._queues.items() if queue.messages}
+        if self._machine.signalled:
+            ready.add(SIGNALS_FD)
+        if self._machine.store_ready:
+            ready.add(STORE_FD)
+        for fd, queue in self._writes.items():
+            if len(queue.messages) < queue.shape.maxmsg:
+                ready.add(fd)
+        return ready
+
+    def close(self) -> None:
+        pass
+
+
+class SimMachine:
+    """See `dealer.machine.Machine`. One for each life."""
+
+    core: Dispatcher  # as soon as there is one
+
+    def __init__(self, host: SimHost, *, durable: bool, lives_for: int) -> None:
+        self.host = host
+        self.world = host.world
+        self.clock = host.world
+        self.mailboxes: dict[int, DealerMailbox] = {}
+        self.post = DealerPost(self, host.post)
+        self.epoch = 0
+        self.dead = False
+        self.doomed = False  # dies at its next call ...
+        self.rebooting = False  # ... and everything with it
+        self.stall_ns = 0  # stands still for so long at its next call
+        self.signalled = False  # something came through the signal descriptor
+        self.woke_ns = host.world.now_ns
+        self.late_successes: set[Planned] = set()  # of an earlier life, read by this one
+        self.replies: Replies | None = None
+        self._careful_until_ns = 0
+        self._signals: list[str] = []
+        self._durable = durable
+        self._lives_for = lives_for  # calls
+        self._store: SimStore | WatchedMemoryStore | None = None
+        self._staff: SimWorkforce | None = None
+
+    # --- life and death ---
+
+    def step(self) -> None:
+        """Before every call: time passes, and death may come."""
+        if self.dead:
+            raise Killed
+        world = self.world
+        self._lives_for -= 1
+        if self._lives_for < 0 and not world.faults.calm:
+            world.faults.seen["dealer_died_anywhere"] += 1
+            self.doomed = True
+        if self.doomed:
+            self.die()
+        chance = world.rng.random()
+        now_ns = world.now_ns + 1_000 + int(chance * 3_000)
+        if chance > 0.99 or self.stall_ns:
+            stalled_ns, self.stall_ns = self.stall_ns, 0
+            now_ns += stalled_ns + PREEMPTED_NS
+        if now_ns < world.next_ns:
+            world.now_ns = now_ns  # by far the most
+        else:
+            world.pass_to(now_ns)
+
+    def perhaps_dies(self, fault: str) -> None:
+        if self.world.faults.fires(fault):
+            self.die()
+
+    def die(self) -> None:
+        """SIGKILL takes effect here."""
+        self.dead = True
+        self.world.note("the dealer of epoch {} is dead", self.epoch)
+        if self._store is not None:
+            self._store.die()
+        for mailbox in list(self.mailboxes.values()):
+            mailbox.close()
+        self.host.dealer_died()
+        if self.rebooting:
+            self.host.reboot()
+        raise Killed
+
+    def left(self) -> None:
+        """The dealer wanted to leave, and has."""
+        assert self._store is not None
+        self._store.left()
+
+    # --- the machine ---
+
+    def layout(self, options: DealerOptions) -> Layout:
+        return LAYOUT
+
+    def room(self, options: DealerOptions, layout: Layout) -> Room:
+        return Room(limits.WORKERS_MAX, "")
+
+    def lock(self, pool: str) -> Epoch:
+        self.step()
+        self.host.disk.epoch += 1
+        self.epoch = self.host.disk.epoch
+        self.host.dealer = self
+        self.world.note("a dealer starts epoch {}", self.epoch)
+        self.perhaps_dies("dealer_dies_in_recovery")
+        return Epoch(self.epoch)
+
+    def end_orphans(self, pool: str, epoch: Epoch) -> int:
+        self.step()
+        ended = 0
+        while orphans := self.host.marked(lambda mark: mark[0] != epoch):
+            fresh = [process for process in orphans if not process.doomed]
+            ended += len(fresh)
+            for process in fresh:
+                self.host.kill_soon(process)
+            self.step()
+            self.world.pass_to(self.world.now_ns + 100_000)
+        self.world.faults.seen["orphan_ended_by_new_dealer"] += ended
+        self.perhaps_dies("dealer_dies_in_recovery")
+        return ended
+
+    def sweep(self, pool: str, epoch: Epoch) -> None:
+        self.step()
+        for name in self.host.post.names():
+            role, mark = _role(name)
+            if role == "worker" and mark[0] < epoch:
+                self.host.post.unlink(name)
+
+    def spool(self, pool: str) -> Spool:
+        return DealerSpool(self)
+
+    def store(self, options: DealerOptions, epoch: Epoch) -> Store:
+        self.step()
+        make = SimStore if self._durable else WatchedMemoryStore
+        self._store = make(self, self.host.disk, epoch)
+        self.perhaps_dies("dealer_dies_in_recovery")
+        return self._store
+
+    def poller(self) -> SimPoller:
+        return SimPoller(self)
+
+    def workforce(self, options: DealerOptions, epoch: Epoch, spool: Spool, shape: Shape) -> SimWorkforce:
+        self.perhaps_dies("dealer_dies_in_recovery")
+        self._staff = SimWorkforce(self, options.pool, spool, shape)
+        return self._staff
+
+    def signals(self) -> list[str]:
+        self.step()
+        self.signalled = False
+        signals, self._signals = self._signals, []
+        return signals
+
+    @property
+    def signals_fd(self) -> int:
+        return SIGNALS_FD
+
+    def close(self) -> None:
+        self.step()
+        self.host.dealer = None
+        self.dead = True
+        self.world.note("the dealer of epoch {} has left", self.epoch)
+
+    # --- what the world does to it ---
+
+    def signal(self, name: str) -> None:
+        self._signals.append(name)
+        self.signalled = True
+
+    def child_died(self, process: Process) -> None:
+        if self._staff is not None:
+            self._staff.zombies.append(process)
+        self.wake_for_child()
+
+    def overlooks_a_death(self) -> bool:
+        return not self.signalled and self._staff is not None and self._staff.overlooked
+
+    def wake_for_child(self) -> None:
+        self.world.faults.seen["deaths_coalesced"] += self.signalled
+        self.signalled = True
+
+    # --- what the judge asks ---
+
+    @property
+    def careful(self) -> bool:
+        return self.world.now_ns < self._careful_until_ns
+
+    def careful_from(self, now_ns: int) -> None:
+        self.world.faults.seen["careful_life"] += 1
+        self._careful_until_ns = now_ns + limits.CAREFUL_NS - MILLISECOND
+
+    @property
+    def store_ready(self) -> bool:
+        return self._store is not None and self._store.ready
+
+    def events_waiting(self) -> list[bytes]:
+        return [data for box in self.mailboxes.values() if box.role == "events" for data in box.queue.messages]
+
+    def reply_lines(self) -> list[Line]:
+        return list(self.replies._lines.values()) if self.replies is not None else []
+
+    def frame_sent(self, mark: tuple[int, int]) -> None:
+        """Points where it hurts: right after a dispatch."""
+        if self.world.faults.fires("worker_killed_after_dispatch"):
+            for worker in self.host.workers:
+                if worker.mark == mark:
+                    worker.kill(9, 30_000)
+        self.perhaps_dies("dealer_dies_after_send")
+
+    def turn_ends(self) -> None:
+        self.step()
+        self.host.judge.look_at(self)
+
+    def inode(self, fileno: int) -> int:
+        """What fstat says."""
+        return self.mailboxes[fileno].queue.inode
+
+    def frames_waiting(self, incarnation: int) -> int:
+        """Messages in the queue of a worker."""
+        mark = (self.epoch, incarnation)
+        return sum(box.depth() for box in self.mailboxes.values() if box.role == "worker" and box.mark == mark)
+
+
+class DealerSpool(SimSpool):
+    """The pool's spool as the dealer sees it."""
+
+    def __init__(self, machine: SimMachine) -> None:
+        super().__init__()
+        self.files = machine.host.spool.files
+        self._shared = machine.host.spool
+        self._machine = machine
+
+    def sweep(self) -> None:
+        self._machine.step()
+        super().sweep()
+
+    def pack(self, data: bytes, msgsize: int) -> bytes:
+        if len(data) > msgsize:
+            self._machine.step()
+            if not self.has_room(len(data)):
+                self._machine.host.judge.frame_without_room(data)
+                raise SpoolFull(FULL)
+        return self._shared.pack(data, msgsize)
+
+    def has_room(self, size: int) -> bool:
+        world, shared = self._machine.world, self._shared
+        if world.now_ns >= shared.full_until_ns and world.faults.fires("spool_full"):
+            shared.full_until_ns = world.now_ns + world.faults.amount(10**8, 10**10)
+        return world.now_ns >= shared.full_until_ns

@@ -1,0 +1,83 @@
+"""The performer: what becomes of a frame that cannot be sent."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from taskpool.codec import encode_tasks
+from taskpool.core.effects import SendFrame
+from taskpool.core.events import DiskFull, TakenBack
+from taskpool.dealer.performer import Performer
+from taskpool.dealer.reply_queues import Replies
+from taskpool.ids import Incarnation
+from taskpool.ipc.memory import MemoryMailbox, MemoryPost
+from taskpool.ipc.sizing import Shape
+from taskpool.ipc.spool import Spool
+from taskpool.messages import Frame, Task
+
+WORKER = Incarnation(1)
+
+
+class Bench:
+    """A performer with one worker's queue and a spool, and nothing else."""
+
+    def __init__(self, directory: Path) -> None:
+        post = MemoryPost()
+        self.spool = Spool(directory / "spool")
+        self.spool.sweep()
+        self.queue = post.create("/w1", Shape(2, 1024))
+        self.killed: list[int] = []
+        replies = Replies(post, "p", self.spool, lambda fd, wanted: None, lambda text: None)
+        self.performer = Performer(cast(Any, None), cast(Any, self), replies, self.spool, cast(Any, None))
+
+    def mailbox(self, incarnation: Incarnation) -> MemoryMailbox:
+        return self.queue
+
+    def kill(self, incarnation: Incarnation, name: str) -> None:
+        self.killed.append(incarnation)
+
+    def send(self, first_n: int, payload_bytes: int = 2000) -> None:
+        tasks = encode_tasks([Task(1, 1, "command", bytes(payload_bytes))])
+        self.performer.perform([SendFrame(WORKER, Frame(1, first_n, 1, 0, "b", tasks))])
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def test_a_frame_without_room_in_the_spool_goes_back_and_stops_dispatch(bench: Bench) -> None:
+    shutil.rmtree(bench.spool.directory)
+    bench.send(1)
+    bench.send(2, 3000)
+    full, *back = bench.performer.take_events()
+    assert isinstance(full, DiskFull) and full.full and full.where == "spool"
+    assert str(bench.spool.directory) in full.text
+    assert back == [TakenBack(WORKER, (1,)), TakenBack(WORKER, (2,))], "said once, each given back"
+    assert (bench.queue.depth(), bench.killed) == (0, [])
+
+
+def test_dispatch_goes_on_when_the_spool_has_room_again(bench: Bench) -> None:
+    assert not bench.performer.look_for_room(), "it had room all along"
+    shutil.rmtree(bench.spool.directory)
+    bench.send(1)
+    bench.performer.take_events()
+    assert not bench.performer.look_for_room()
+    bench.spool.sweep()
+    assert bench.performer.look_for_room()
+    (room,) = bench.performer.take_events()
+    assert isinstance(room, DiskFull) and not room.full and room.where == "spool"
+    assert list(bench.spool.directory.iterdir()) == [], "trying leaves nothing"
+    assert not bench.performer.look_for_room(), "told once"
+
+
+def test_a_frame_for_a_queue_that_somebody_filled_leaves_no_file(bench: Bench) -> None:
+    bench.queue.send(b"")
+    bench.queue.send(b"")
+    bench.send(1)
+    assert bench.killed == [WORKER]
+    assert list(bench.spool.directory.iterdir()) == []

@@ -1,0 +1,96 @@
+"""The dealer's worker processes where the machine gives out; the rest of it is tried end to end."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from support.programs import dies
+from taskpool.clock import SystemClock
+from taskpool.core.events import Exited, Spawned, SpawnFailed
+from taskpool.dealer.processes import Hire, Staff
+from taskpool.ids import Incarnation
+from taskpool.ipc.mqueue import KernelPost
+from taskpool.ipc.sizing import Shape
+from taskpool.ipc.spool import Spool
+
+ONE, TWO = Incarnation(1), Incarnation(2)
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    """The worker: it sleeps, whatever it is told."""
+    path = tmp_path / "tp-worker"
+    path.write_text("#!/bin/sh\nexec sleep 60\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def staff(pool: str, program: Path, tmp_path: Path) -> Iterator[Staff]:
+    spool = Spool(tmp_path / "spool")
+    spool.sweep()
+    hire = Hire(pool, "home", 1, [str(program)], [], str(spool.directory), 2, Shape(2, 256))
+    with closing(Staff(hire, KernelPost(), spool, SystemClock(), lambda incarnation: None)) as staff:
+        yield staff
+
+
+class NoDescriptors:
+    """As long as it lasts, this process gets no new descriptor."""
+
+    def __enter__(self) -> None:
+        self._before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, self._before[1]))
+
+    def __exit__(self, *_: object) -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, self._before)
+
+
+def test_without_descriptors_nobody_is_started_and_nobody_buried(staff: Staff) -> None:
+    started = staff.spawn(ONE)
+    assert isinstance(started, Spawned)
+    staff.kill(ONE, "KILL")
+    os.waitid(os.P_PID, started.pid, os.WEXITED | os.WNOWAIT)
+    with NoDescriptors():
+        assert isinstance(staff.spawn(TWO), SpawnFailed)
+        staff.look()
+        assert staff.bury() == []
+    (exited,) = staff.bury()
+    assert isinstance(exited, Exited)
+    assert exited.incarnation == ONE
+    assert staff.empty
+
+
+def test_a_worker_that_has_left_its_group_is_killed_all_the_same(staff: Staff, program: Path, tmp_path: Path) -> None:
+    """As a job does it: into the group of a child, which here ends by itself when the worker has."""
+    fifo = tmp_path / "moved"
+    os.mkfifo(fifo)
+    program.write_text(f"""#!{sys.executable}
+import os, time
+if os.fork() == 0:
+    time.sleep(60)  # stays in the group
+reader, writer = os.pipe()
+child = os.fork()
+if child == 0:
+    os.close(writer)
+    os.read(reader, 1)
+    os._exit(0)
+os.setpgid(child, child)
+os.setpgid(0, child)
+open({str(fifo)!r}, "w").close()
+time.sleep(60)
+""")
+    started = staff.spawn(ONE)
+    assert isinstance(started, Spawned)
+    assert fifo.read_bytes() == b""
+    worker = os.pidfd_open(started.pid)
+    staff.kill(ONE, "KILL")
+    died = dies(worker)
+    os.close(worker)
+    assert died

@@ -1,0 +1,278 @@
+"""Where jobs come from: durations, limits, job files, feeds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from taskpool import limits
+from taskpool.clock import SECOND
+from taskpool.codec import encode
+from taskpool.errors import UsageError
+from taskpool.generator.halt import parse_halt
+from taskpool.generator.input.feed import SUBMIT_HEADER_BYTES, encoded_bytes, open_feed, preview
+from taskpool.generator.input.jobs_file import parse_job, read_jobs
+from taskpool.generator.input.lines import Lines
+from taskpool.generator.job_limits import parse_limits
+from taskpool.messages import DEFAULT_LIMITS, JobSpec, Limits, Submit
+
+
+def option(key: str) -> str:
+    return f"--{key}"
+
+
+# --- limits -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "changes"),
+    [
+        ({}, {}),
+        ({"timeout": "1m30s"}, {"timeout_ns": 90 * SECOND}),
+        ({"timeout": 0.5}, {"timeout_ns": SECOND // 2}),
+        ({"retries": 3, "priority": -2}, {"retries": 3, "priority": -2}),
+        ({"backoff": "1s..60s"}, {"backoff_min_ns": SECOND, "backoff_max_ns": 60 * SECOND}),
+        ({"backoff": 2}, {"backoff_min_ns": 2 * SECOND, "backoff_max_ns": 2 * SECOND}),
+        ({"crash_limit": "unlimited"}, {"crash_limit": 0}),
+        (
+            {"retry_on": "exit:75,exit:4,signal:KILL,signal:11"},
+            {"retry_exit": (4, 75), "retry_signal": (9, 11), "retry_timeout": False, "retry_failed": False},
+        ),
+        ({"retry_on": ["timeout"]}, {"retry_timeout": True, "retry_failed": False}),
+    ],
+)
+def test_limits_as_written(fields: dict[str, object], changes: dict[str, Any]) -> None:
+    assert parse_limits(fields, option) == Limits(**changes)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"timeout": "10 parsecs"},
+        {"timeout": 0},
+        {"timeout": True},
+        {"timeout": "99999999999"},
+        {"retries": -1},
+        {"retries": "3"},
+        {"crash_limit": 0},
+        {"crash_limit": "never"},
+        {"backoff": "60s..1s"},
+        {"backoff": ".."},
+        {"retry_on": "exit:0"},
+        {"retry_on": "exit:256"},
+        {"retry_on": "signal:NOPE"},
+        {"retry_on": "signal:65"},
+        {"retry_on": ""},
+        {"retry_on": []},
+        {"retry_on": [1]},
+        {"priority": 2**40},
+    ],
+)
+def test_wrong_limits_name_the_option_and_the_value(fields: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match=f"^--{next(iter(fields))}: "):
+        parse_limits(fields, option)
+
+
+def test_a_jobs_limits_start_from_the_batchs() -> None:
+    base = Limits(retries=2, timeout_ns=SECOND)
+    assert parse_limits({"timeout": 9}, option, base) == Limits(retries=2, timeout_ns=9 * SECOND)
+
+
+@pytest.mark.parametrize(
+    ("spec", "failed", "finished", "reached"),
+    [
+        ("now,fail=1", 0, 5, False),
+        ("now,fail=1", 1, 1, True),
+        ("soon,fail=50%", 2, 2, False),  # fewer than three failures say nothing
+        ("soon,fail=50%", 3, 7, False),
+        ("soon,fail=50%", 3, 6, True),
+    ],
+)
+def test_halt(spec: str, failed: int, finished: int, reached: bool) -> None:
+    assert parse_halt(spec).reached(failed, finished) is reached
+
+
+@pytest.mark.parametrize("spec", ["never", "now", "now,fail=0", "now,fail=101%", "later,fail=1", "now,success=1"])
+def test_wrong_halt(spec: str) -> None:
+    with pytest.raises(UsageError, match="--halt"):
+        parse_halt(spec)
+
+
+# --- job files ----------------------------------------------------------------------------------------
+
+
+def test_a_job_line_with_generic_keys() -> None:
+    line = b'{"kind": "fib", "n": 5, "label": "five", "timeout": "10s", "priority": 3}'
+    job = parse_job(line, "f:1", Limits(retries=1))
+    assert (job.kind, job.label) == ("fib", "five")
+    assert job.limits == Limits(retries=1, timeout_ns=10 * SECOND, priority=3)
+
+
+def test_a_job_without_limits_of_its_own_has_the_batchs() -> None:
+    assert parse_job(b'{"kind": "fib", "n": 5}', "f:1", Limits(retries=1)).limits is None
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b"{", "not JSON"),
+        (b"[1]", "expected a JSON object, got list"),
+        (b'{"n": 5}', "field 'kind'"),
+        (b'{"kind": "sing"}', "unknown kind 'sing'"),
+        (b'{"kind": "fib", "n": 93}', "field 'n'"),
+        (b'{"kind": "fib", "n": 5, "colour": 1}', "colour"),
+        (b'{"kind": "fib", "n": 5, "timeout": "x"}', "field 'timeout'"),
+        (b'{"kind": "fib", "n": 5, "label": 3}', "field 'label'"),
+        (b'{"kind": "fib", "n": 5, "needs": [1]}', "field 'needs' is not supported"),
+        (b'{"kind": "fib", "n": 5, "after": 1}', "field 'after' is not supported"),
+        (b'{"kind": "fib", "n": 5, "mem_limit": 1}', "field 'mem_limit' is not supported"),
+        (b"[" * 100_000, "not JSON"),
+        (b'{"kind": "\xff"}', "not JSON"),
+    ],
+)
+def test_a_bad_line_is_named(line: bytes, words: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_job(line, "jobs.jsonl:7", DEFAULT_LIMITS)
+    assert str(caught.value).startswith("jobs.jsonl:7: ")
+    assert words in str(caught.value)
+
+
+# --- feeds --------------------------------------------------------------------------------------------
+
+
+def objects(lines: Iterator[bytes] | None) -> Iterator[JobSpec | None]:
+    assert lines is not None
+    return read_jobs(lines, "in", DEFAULT_LIMITS)
+
+
+def three(lines: Iterator[bytes] | None) -> Iterator[JobSpec]:
+    """A source that reads no lines."""
+    return iter([JobSpec(kind="fib", payload=bytes([n])) for n in range(3)])
+
+
+FIB = b'{"kind": "fib", "n": 5}\n'
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    reader, writer = os.pipe()
+    yield reader, writer
+    for fd in (reader, writer):
+        try:
+            os.close(fd)
+        except OSError:
+            pass
+
+
+def test_a_source_of_arguments_never_waits_for_input(pipe: tuple[int, int]) -> None:
+    feed = open_feed(three, pipe[0], "in")
+    assert feed.total == 3 and feed.waits_for is None
+    assert len(feed.take(4096)) == 3
+    assert feed.take(4096) == [] and feed.ended
+
+
+def test_a_pipe_gives_jobs_as_their_lines_end(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    feed = open_feed(objects, reader, "in")
+    assert feed.total is None and feed.waits_for == reader
+    os.write(writer, FIB + b"\n" + FIB[:5])
+    feed.fill()
+    assert len(feed.take(4096)) == 1
+    assert feed.take(4096) == [] and not feed.ended
+    os.write(writer, FIB[5:-1])  # the last line needs no newline
+    os.close(writer)
+    while feed.waits_for is not None:
+        feed.fill()
+    assert len(feed.take(4096)) == 1
+    assert feed.take(4096) == [] and feed.ended and feed.error is None
+
+
+def test_a_pipe_with_a_bad_line_keeps_what_came_before(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    os.write(writer, FIB + b"oops\n" + FIB)
+    feed = open_feed(objects, reader, "in")
+    feed.fill()
+    assert len(feed.take(4096)) == 1
+    assert feed.ended and "in:2" in str(feed.error)
+
+
+def test_a_file_is_checked_to_its_last_line_first(tmp_path: Path) -> None:
+    path = tmp_path / "jobs"
+    path.write_bytes(FIB * 1000 + b"oops")
+    with open(path, "rb") as file, pytest.raises(UsageError, match="in:1001"):
+        open_feed(objects, file.fileno(), "in")
+
+
+def test_a_file_is_counted_and_read_from_where_it_stood(tmp_path: Path) -> None:
+    path = tmp_path / "jobs"
+    path.write_bytes(b"skipped\n" + FIB * 5000)
+    with open(path, "rb", buffering=0) as file:
+        file.seek(len(b"skipped\n"))
+        feed = open_feed(objects, file.fileno(), "in")
+        assert feed.total == 5000 and feed.waits_for is None
+        taken = 0
+        while jobs := feed.take(4096):
+            taken += len(jobs)
+    assert taken == 5000 and feed.ended
+
+
+def test_a_file_that_spoils_after_the_check_ends_like_a_pipe(tmp_path: Path) -> None:
+    path = tmp_path / "jobs"
+    path.write_bytes(FIB * 2)
+    with open(path, "rb") as file:
+        feed = open_feed(objects, file.fileno(), "in")
+        path.write_bytes(FIB + b"x" * (len(FIB) - 1) + b"\n")
+        assert len(feed.take(4096)) == 1
+    assert feed.error is not None
+
+
+def test_frames_fit_their_messages(pipe: tuple[int, int]) -> None:
+    def source(lines: Iterator[bytes] | None) -> Iterator[JobSpec]:
+        for n in range(600):
+            limit = Limits(retries=n, retry_exit=(1, 2, 3)) if n % 3 else None
+            yield JobSpec(kind="command", payload=b"x" * (n % 300), label="ü" * (n % 9) or None, limits=limit)
+
+    feed = open_feed(source, pipe[0], "in")
+    sizes = []
+    while jobs := feed.take(1024):
+        message = Submit(client=2**63 - 1, batch="b" * 64, first_seq=limits.JOB_SEQ_MAX, jobs=jobs)
+        sizes.append(len(encode(message)))
+        assert len(jobs) <= limits.SUBMIT_JOBS_MAX
+    assert max(sizes) <= 1024
+    assert sum(sizes) / len(sizes) > 512
+
+
+def test_a_job_larger_than_its_message_goes_alone(pipe: tuple[int, int]) -> None:
+    big = JobSpec(kind="command", payload=b"x" * 5000)
+    feed = open_feed(lambda lines: iter([big, big]), pipe[0], "in")
+    assert [len(feed.take(1024)) for _ in range(3)] == [1, 1, 0]
+    assert encoded_bytes(big) + SUBMIT_HEADER_BYTES > 1024
+
+
+def test_a_job_larger_than_any_message_is_refused(pipe: tuple[int, int]) -> None:
+    huge = JobSpec(kind="command", payload=b"x" * (limits.PAYLOAD_BYTES_MAX + 1))
+    with pytest.raises(UsageError, match="job 1: its arguments take"):
+        open_feed(lambda lines: iter([huge]), pipe[0], "in")
+
+
+def test_stop_ends_a_feed(pipe: tuple[int, int]) -> None:
+    feed = open_feed(three, pipe[0], "in")
+    feed.stop()
+    assert feed.take(4096) == [] and feed.ended and feed.error is None
+
+
+def test_preview_reads_a_pipe_to_its_end(pipe: tuple[int, int]) -> None:
+    os.write(pipe[1], FIB * 3)
+    os.close(pipe[1])
+    assert len(list(preview(objects, pipe[0], "in"))) == 3
+
+
+def test_a_line_without_end_is_refused(monkeypatch: pytest.MonkeyPatch, pipe: tuple[int, int]) -> None:
+    monkeypatch.setattr("taskpool.generator.input.lines.LINE_BYTES_MAX", 10)
+    os.write(pipe[1], b"ok\n" + b"x" * 11)
+    with pytest.raises(UsageError, match="in:2: a line longer"):
+        Lines(pipe[0], "in").fill()

@@ -1,0 +1,129 @@
+"""Bit rot is found when a record is read, and the bytes of a record stay what they are (journal/encoding.py)."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from support.journals import Asked, accepted, attempted, open_store, opened, recorded
+from taskpool.journal import encoding as records
+from taskpool.journal import schema
+from taskpool.messages import JobSpec, Limits, State
+
+
+def every_flip(body: bytes) -> list[bytes]:
+    return [body[:at] + bytes([body[at] ^ 1 << bit]) + body[at + 1 :] for at in range(len(body)) for bit in range(8)]
+
+
+def test_every_flipped_bit_of_a_job_is_found() -> None:
+    row = accepted(1)
+    body, crc = records.pack_job(row)
+    head = (1, "b", 1, 1, 0, 0, 0, 0, 0, row.queued_wall_ns)
+    assert records.unpack_job(head, body, crc, limits_lost=False).spec == row.spec
+    for damaged in [*every_flip(body), None]:
+        job = records.unpack_job(head, damaged, crc, limits_lost=False)
+        assert job.corrupt
+        assert job.spec == JobSpec(records.CORRUPT, b"", Limits(priority=0))
+
+
+@pytest.mark.parametrize("column", [0, 2, 8, 9])
+def test_what_stands_beside_a_job_and_never_changes_is_covered_too(column: int) -> None:
+    row = accepted(1)
+    body, crc = records.pack_job(row)
+    head: list[object] = [1, "b", 1, 1, 0, 0, 0, 0, 0, row.queued_wall_ns]
+    head[column] = 12345
+    assert records.unpack_job(tuple(head), body, crc, limits_lost=False).corrupt  # type: ignore[arg-type]
+
+
+def test_a_job_that_needs_lost_limits_is_as_good_as_damaged() -> None:
+    row = accepted(1)
+    body, crc = records.pack_job(row)
+    assert records.unpack_job((1, "b", 1, 1, 0, 0, 0, 0, 0, row.queued_wall_ns), body, crc, limits_lost=True).corrupt
+
+
+def test_every_flipped_bit_of_an_outcome_is_found() -> None:
+    row = recorded(1)
+    body, crc = records.pack_outcome(row)
+    assert records.unpack_outcome(1, 1, 1, body, crc) == row.outcome
+    for damaged in every_flip(body):
+        outcome = records.unpack_outcome(1, 1, 1, damaged, crc)
+        assert (outcome.no, outcome.seq, outcome.run, outcome.state) == (1, 1, 1, State.FAILED)
+        assert outcome.error is not None
+        assert outcome.error.type == records.CORRUPT_ERROR
+    assert records.unpack_outcome(2, 1, 1, body, crc).kind == records.CORRUPT
+
+
+def test_the_bytes_are_those_written_down() -> None:
+    """If this fails, JobSpec, Limits or Outcome has another shape: raise schema.VERSION, and migrate."""
+    assert records.pack_job(accepted(1))[0].hex() == GOLDEN_JOB
+    assert records.pack_outcome(recorded(1))[0].hex() == GOLDEN_OUTCOME
+    assert records.pack_limits(Limits())[0].hex() == GOLDEN_LIMITS
+    assert schema.VERSION == 1
+
+
+GOLDEN_JOB = "9394a3666962c4077061796c6f6164c0c0c3a0"
+GOLDEN_OUTCOME = "dc0013010101a3666962c0a97375636365656465640100c4023535c0c0c0c0000000940000000094c0c0c0c0c0"
+GOLDEN_LIMITS = "9a000000009090c3c30300"
+
+
+# --- in a file ------------------------------------------------------------------------------------
+
+
+def flip(path: Path, statement: str) -> None:
+    connection = sqlite3.connect(path)
+    connection.execute(statement)
+    connection.commit()
+    connection.close()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Two jobs queued, one running, one finished; then the pool went down."""
+    store = open_store(path := tmp_path / "journal.db")
+    asked = Asked(store)
+    asked.commit(opened(), *(accepted(n) for n in range(1, 5)))
+    asked.commit(attempted(3), recorded(4, 1))
+    store.close(clean=True)
+    return path
+
+
+def test_a_damaged_job_does_not_come_back_as_one_to_run(path: Path) -> None:
+    flip(
+        path,
+        "UPDATE jobs SET spec = substr(spec, 1, length(spec) - 1) || x'00' WHERE ordinal <> 2",
+    )
+    store = open_store(path)
+    restored = store.restore()
+    assert restored is not None
+    assert [(each.job.seq, each.job.corrupt) for each in restored.in_flight] == [(3, True)]
+    assert [(job.seq, job.corrupt) for job in Asked(store).jobs()] == [(1, True), (2, False)]
+    store.close(clean=False)
+
+
+def test_a_blob_that_became_text_is_damage_like_any_other(path: Path) -> None:
+    flip(path, "UPDATE jobs SET spec = CAST(spec AS TEXT)")
+    flip(path, "UPDATE outcomes SET body = CAST(body AS TEXT)")
+    store = open_store(path)
+    asked = Asked(store)
+    assert len(asked.jobs()) == 2
+    assert len(asked.outcomes()) == 1
+    store.close(clean=False)
+
+
+def test_a_damaged_outcome_says_so(path: Path) -> None:
+    flip(path, "UPDATE outcomes SET body = substr(body, 1, length(body) - 1)")
+    store = open_store(path)
+    (outcome,) = Asked(store).outcomes()
+    assert (outcome.seq, outcome.state) == (4, State.FAILED)
+    assert outcome.error is not None
+    assert "what became of the job is not known" in outcome.error.message
+    store.close(clean=False)
+
+
+def test_without_their_limits_the_jobs_of_a_batch_do_not_run(path: Path) -> None:
+    flip(path, "UPDATE batches SET crc = crc + 1")
+    store = open_store(path)
+    assert all(job.corrupt for job in Asked(store).jobs())
+    store.close(clean=False)

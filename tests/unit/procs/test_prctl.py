@@ -1,0 +1,84 @@
+"""Ties between processes, tried by really cutting them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from support.programs import dies, run, start
+
+CHILD = """
+import signal, sys
+from taskpool.procs.prctl import die_with_parent
+die_with_parent(int(sys.argv[1]))
+print("armed", flush=True)
+signal.pause()
+"""
+
+PARENT = f"""
+import os, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", {CHILD!r}, str(os.getpid())], stdout=subprocess.PIPE)
+child.stdout.readline()
+print(child.pid, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_worker_dies_with_its_dealer() -> None:
+    with start(PARENT) as dealer:
+        assert dealer.stdout
+        worker = os.pidfd_open(int(dealer.stdout.readline()))
+        dealer.kill()
+        assert dies(worker)
+        os.close(worker)
+
+
+def test_a_parent_that_is_gone_before_the_arming() -> None:
+    """The kernel sends nothing any more, so the process ends itself, and in the same way."""
+    gone = os.posix_spawn("/bin/true", ["true"], {})
+    os.waitpid(gone, 0)
+    with start(CHILD, gone) as orphan:
+        printed, complaint = orphan.communicate(timeout=20)
+    assert (orphan.returncode, printed, complaint) == (-signal.SIGKILL, "", "")
+
+
+def test_a_parent_that_is_there_keeps_it_alive() -> None:
+    with start(CHILD, os.getpid()) as child:
+        assert child.stdout
+        assert child.stdout.readline() == "armed\n"
+        child.kill()
+
+
+def test_orphans_come_to_the_subreaper() -> None:
+    program = """
+import os, subprocess
+from taskpool.procs.prctl import become_subreaper
+become_subreaper()
+shell = subprocess.run(["sh", "-c", "sleep 60 >/dev/null & echo $!"], stdout=subprocess.PIPE)
+orphan = int(shell.stdout)
+stat = open(f"/proc/{orphan}/stat").read()
+print(int(stat.rpartition(")")[2].split()[1]) == os.getpid())
+os.kill(orphan, 9)
+print(os.waitpid(orphan, 0)[0] == orphan)
+"""
+    assert run(program).split() == ["True", "True"]
+
+
+def test_a_worker_goes_before_its_dealer_when_memory_runs_out() -> None:
+    program = """
+from taskpool.procs.prctl import lower_oom_protection
+lower_oom_protection()
+print(open("/proc/self/oom_score_adj").read())
+"""
+    assert int(run(program)) == max(500, int(Path("/proc/self/oom_score_adj").read_text()))
+
+
+def test_a_process_already_less_protected_stays_so() -> None:
+    program = """
+from taskpool.procs.prctl import lower_oom_protection
+open("/proc/self/oom_score_adj", "w").write("900")
+lower_oom_protection()
+print(open("/proc/self/oom_score_adj").read())
+"""
+    assert int(run(program)) == 900
