@@ -68,7 +68,7 @@ def test_every_event_has_a_handler() -> None:
         ast.unparse(key) for node in ast.walk(module.tree) if isinstance(node, ast.Dict) for key in node.keys if key
     }
     missing = {event.__name__ for event in get_args(Event)} - handled
-    assert not missing, f"Dispatcher handles no {missing}"
+    assert not missing, f"Reactor handles no {missing}"
 
 
 @pytest.mark.parametrize("marker", MARKERS)

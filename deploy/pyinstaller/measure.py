@@ -22,8 +22,8 @@ from typing import NamedTuple
 from taskpool.codec import decode
 from taskpool.ids import Epoch, Incarnation
 from taskpool.ipc import names
-from taskpool.ipc.mqueue import KernelPost
-from taskpool.ipc.queue import Mailbox
+from taskpool.ipc.mqueue import KernelNamespace
+from taskpool.ipc.queue import QueueEnd
 from taskpool.ipc.sizing import Shape
 from taskpool.messages import Ready
 from taskpool.procs import reap
@@ -48,7 +48,7 @@ class Start(NamedTuple):
 
 def start_worker(program: list[str]) -> Start:
     """Starts one, waits for its `ready`, kills it. Raises TimeoutError when it says nothing."""
-    post = KernelPost()
+    post = KernelNamespace()
     pool, epoch, incarnation = f"m{os.getpid()}", Epoch(1), Incarnation(1)
     queues = [post.create(name, QUEUE) for name in (names.events(pool), names.worker(pool, epoch, incarnation))]
     identity = ["--pool", pool, "--epoch", str(epoch), "--incarnation", str(incarnation)]
@@ -74,7 +74,7 @@ def start_worker(program: list[str]) -> Start:
     return Start(ready.pid, pid, ready_ms, rss_bytes, cpu_ms)
 
 
-def _await_ready(events: Mailbox) -> Ready:
+def _await_ready(events: QueueEnd) -> Ready:
     if not select.select([events], [], [], READY_SECONDS_MAX)[0]:
         raise TimeoutError(f"not ready after {READY_SECONDS_MAX} s")
     ready = decode(events.receive())

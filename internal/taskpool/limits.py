@@ -61,11 +61,11 @@ LOST_HEAD_MAX = 5  # deaths before `started` with the same job at the head that 
 RETAIN_NS = 7 * 24 * 3600 * SECOND  # how long a finished batch is kept
 RETAIN_BATCHES_MAX = 1000
 RETAIN_GRACE_NS = 600 * SECOND  # what was in use so lately stays: its generator may still be there, and ask once more
-HELD_SAID_NS = 240 * SECOND  # how often the journal is told that a batch is in a generator's hands
+HELD_NOTED_NS = 240 * SECOND  # how often the journal is told that a batch is in a generator's hands
 
 # After an unclean end
-CAREFUL_NS = 60 * SECOND  # so long every attempt is stored before it is sent
-UNCLEAN_ALONE_MIN = 3  # a job found running after so many unclean ends in a row runs alone in the pool
+WRITE_AHEAD_NS = 60 * SECOND  # so long every attempt is stored before it is sent
+UNCLEAN_EXITS_ALONE_MIN = 3  # a job found running after so many unclean ends in a row runs alone in the pool
 
 # Starting a program while the machine lacks processes, memory or files
 SHORTAGE_NS_MAX = 30 * SECOND  # so long an attempt waits for them
@@ -81,7 +81,7 @@ DRAIN_TIMEOUT_NS = 8 * SECOND  # container engines kill after 10
 BOOT_NS_MAX = 20 * SECOND  # from spawn to ready
 BOOT_DEATHS_MAX = 5  # deaths before ready ...
 BOOT_DEATHS_WINDOW_NS = 10 * SECOND  # ... within this: out of service
-BOOT_KILLS_EXCUSED_MAX = 50  # deaths by KILL or TERM before ready, in a row, that do not count
+BOOT_KILLS_TOLERATED_MAX = 50  # deaths by KILL or TERM before ready, in a row, that do not count
 BOOT_HANGS_MAX = 3  # ... or so many in a row, the last one killed because it hung
 OUT_OF_SERVICE_NS = 30 * SECOND
 RESPAWN_DELAY_NS_MIN = 50 * MILLISECOND
@@ -108,7 +108,7 @@ assert FRAME_TINY_JOB_NS_MAX < FRAME_SHORT_JOB_NS_MAX < FRAME_TAKE_BACK_NS < FRA
 assert FRAME_TARGET_NS < REPORT_HELD_NS_MAX < FRAME_SILENT_NS_MAX
 assert BACKLOG_REFILL_JOBS_MIN < BACKLOG_JOBS_MAX < PENDING_JOBS_MAX
 assert OUTCOMES_IN_FLIGHT_MAX < OUTCOMES_UNREAD_MAX
-assert HELD_SAID_NS * 2 < RETAIN_GRACE_NS
+assert HELD_NOTED_NS * 2 < RETAIN_GRACE_NS
 assert PING_NS < REPLY_OVERDUE_NS < LEASE_NS < RETURN_WELCOME_NS
 assert INLINE_OUTPUT_BYTES_MAX * 2 + VALUE_BYTES_MAX + ERROR_TEXT_BYTES_MAX * 3 < SPILL_BYTES_MAX
 assert PAYLOAD_BYTES_MAX < SPILL_BYTES_MAX

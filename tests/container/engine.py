@@ -95,7 +95,7 @@ class Container:
         return int(self.inspect()["State"]["ExitCode"])
 
 
-class Host:
+class LinuxPlatform:
     """Where the containers of one test are."""
 
     def __init__(self) -> None:
@@ -103,7 +103,7 @@ class Host:
         self._pods: list[str] = []
         self._volumes: list[str] = []
 
-    def __enter__(self) -> Host:
+    def __enter__(self) -> LinuxPlatform:
         return self
 
     def __exit__(
@@ -154,7 +154,7 @@ class Host:
         return dealer
 
 
-class Ledger:
+class Commits:
     """`<word> <job> <attempt>` a line, written by command jobs on the state volume."""
 
     PATH = f"{STATE}/ledger"

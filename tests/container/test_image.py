@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-from container.engine import IMAGE, LOCKED, NO_NETWORK, STATE, Host, podman
+from container.engine import IMAGE, LOCKED, NO_NETWORK, STATE, LinuxPlatform, podman
 
 SIZE_MAX = 150_000_000
 USER = "10001"
@@ -22,7 +22,7 @@ def shell(script: str) -> str:
     return podman("run", "--rm", *LOCKED, NO_NETWORK, "--entrypoint", "sh", IMAGE, "-ec", script).stdout
 
 
-def test_configuration(host: Host) -> None:
+def test_configuration(host: LinuxPlatform) -> None:
     found = image()
     config = found["Config"]
     assert config["User"] == f"{USER}:{USER}", "a number: Kubernetes' runAsNonRoot does not know names"
@@ -35,7 +35,7 @@ def test_configuration(host: Host) -> None:
     assert found["Size"] < SIZE_MAX
 
 
-def test_labels_say_what_it_is(host: Host) -> None:
+def test_labels_say_what_it_is(host: LinuxPlatform) -> None:
     labels = {key.removeprefix("org.opencontainers.image."): value for key, value in image()["Labels"].items()}
     assert labels["title"] == "taskpool"
     said = podman("run", "--rm", NO_NETWORK, IMAGE, "--version").stdout
@@ -44,7 +44,7 @@ def test_labels_say_what_it_is(host: Host) -> None:
     assert labels["created"].endswith("Z")
 
 
-def test_programs_on_path_papers_beside_them(host: Host) -> None:
+def test_programs_on_path_papers_beside_them(host: LinuxPlatform) -> None:
     assert shell("id -u; id -g; pwd").split() == [USER, USER, STATE]
     for program in PROGRAMS:
         assert shell(f"readlink -f $(command -v {program})") == f"/opt/taskpool/{program}\n"
@@ -54,7 +54,7 @@ def test_programs_on_path_papers_beside_them(host: Host) -> None:
     assert "msgspec" in shell("cat /opt/taskpool/THIRD-PARTY.txt")
 
 
-def test_nothing_is_writable_but_the_state(host: Host) -> None:
+def test_nothing_is_writable_but_the_state(host: LinuxPlatform) -> None:
     """Even where somebody forgets --read-only: no program or library can be replaced by what runs in it."""
     find = "find / -xdev -not -type l -writable 2>/dev/null || true"
     found = podman("run", "--rm", NO_NETWORK, "--entrypoint", "sh", IMAGE, "-c", find).stdout.split()
@@ -62,7 +62,7 @@ def test_nothing_is_writable_but_the_state(host: Host) -> None:
     assert [path for path in found if not kernel_and_tmp.match(path)] == [STATE]
 
 
-def test_no_trace_of_the_builders_network(host: Host) -> None:
+def test_no_trace_of_the_builders_network(host: LinuxPlatform) -> None:
     """Mirrors, proxies, certificates and package indexes of the host came as secrets and went with them."""
     places = "/run/secrets /etc/pip.conf /etc/xdg/pip /etc/apt/apt.conf /etc/apt/sources.list"
     assert shell(f"ls -A {places} 2>/dev/null || true") == ""

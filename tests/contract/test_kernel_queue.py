@@ -15,8 +15,8 @@ import pytest
 
 from taskpool.errors import ExitCode, QueueExists, QueueForeign, QueueInterrupted, QueueLimit
 from taskpool.ipc import names
-from taskpool.ipc.mqueue import KernelPost, kernel_limits
-from taskpool.ipc.queue import Post
+from taskpool.ipc.mqueue import KernelNamespace, kernel_limits
+from taskpool.ipc.queue import QueueNamespace
 from taskpool.ipc.sizing import LOCK, Shape
 
 SHAPE = Shape(maxmsg=2, msgsize=64)
@@ -44,7 +44,7 @@ def as_user(uid: int) -> Iterator[None]:
 def run_python(script: str, *args: str, under: tuple[str, ...] = ()) -> str:
     """What a process of its own prints, because limits cannot be raised again once lowered."""
     prelude = "import os, resource, sys\nfrom taskpool.errors import QueueLimit\n"
-    prelude += "from taskpool.ipc.sizing import Shape\nfrom taskpool.ipc.mqueue import KernelPost\n"
+    prelude += "from taskpool.ipc.sizing import Shape\nfrom taskpool.ipc.mqueue import KernelNamespace\n"
     command = [*under, sys.executable, "-c", prelude + script, *args]
     done = subprocess.run(command, env=python_env(), capture_output=True, text=True, timeout=WAIT_SECONDS)
     assert done.returncode == 0, done.stderr
@@ -71,7 +71,7 @@ def test_the_byte_limit_is_told_from_the_descriptor_limit(name: str) -> None:
         """
 resource.setrlimit(resource.RLIMIT_MSGQUEUE, (1000, 1000))
 try:
-    KernelPost().create(sys.argv[1], Shape(10, 1024))
+    KernelNamespace().create(sys.argv[1], Shape(10, 1024))
 except QueueLimit as error:
     print(error)
 """,
@@ -82,7 +82,7 @@ except QueueLimit as error:
 
 
 @pytest.mark.parametrize("call", ["create(sys.argv[1], Shape(1, 1))", "open(sys.argv[2], send=True, receive=True)"])
-def test_the_descriptor_limit_is_told_from_the_byte_limit(kernel: Post, pool: str, call: str) -> None:
+def test_the_descriptor_limit_is_told_from_the_byte_limit(kernel: QueueNamespace, pool: str, call: str) -> None:
     there = names.control(pool)
     kernel.create(there, SHAPE)
     text = run_python(
@@ -94,7 +94,7 @@ try:
 except OSError:
     pass
 try:
-    KernelPost().{call}
+    KernelNamespace().{call}
 except QueueLimit as error:
     print(error)
 """,
@@ -113,14 +113,14 @@ def test_a_queue_costs_what_the_budget_says(pool: str, shape: tuple[int, int]) -
 shape = Shape(int(sys.argv[2]), int(sys.argv[3]))
 os.setuid(int(sys.argv[4]))
 resource.setrlimit(resource.RLIMIT_MSGQUEUE, (3 * shape.bytes, 3 * shape.bytes))
-post, made = KernelPost(), []
+namespace, made = KernelNamespace(), []
 try:
     while True:
-        made.append(post.create(f"/tp.{sys.argv[1]}.reply.{len(made)}", shape))
+        made.append(namespace.create(f"/tp.{sys.argv[1]}.reply.{len(made)}", shape))
 except QueueLimit:
     print(len(made))
-for mailbox in made:
-    mailbox.unlink()
+for queue in made:
+    queue.unlink()
 """,
         pool,
         *map(str, (*shape, LONER)),
@@ -140,9 +140,9 @@ try:
 except OSError as error:
     print("SKIP", error)
     sys.exit()
-KernelPost().create(f"/tp.{sys.argv[1]}.intake", Shape(1, 1))
+KernelNamespace().create(f"/tp.{sys.argv[1]}.intake", Shape(1, 1))
 try:
-    KernelPost().create(f"/tp.{sys.argv[1]}.control", Shape(1, 1))
+    KernelNamespace().create(f"/tp.{sys.argv[1]}.control", Shape(1, 1))
 except QueueLimit as error:
     print(error)
 """,
@@ -155,7 +155,7 @@ except QueueLimit as error:
     assert "sysctl fs.mqueue.queues_max=2" in text
 
 
-def test_more_than_the_sysctls_allow(kernel: Post, name: str) -> None:
+def test_more_than_the_sysctls_allow(kernel: QueueNamespace, name: str) -> None:
     limits = kernel_limits()
     with pytest.raises(QueueLimit, match=rf"needs {limits.msg_max + 1}, and fs.mqueue.msg_max is {limits.msg_max}"):
         kernel.create(name, Shape(limits.msg_max + 1, 1))
@@ -170,21 +170,21 @@ def test_more_than_the_sysctls_allow(kernel: Post, name: str) -> None:
 def test_a_created_queue_is_private_whatever_the_umask(name: str) -> None:
     before = os.umask(0o777)
     try:
-        mailbox = KernelPost().create(name, SHAPE)
+        queue = KernelNamespace().create(name, SHAPE)
     finally:
         os.umask(before)
-    assert mailbox.status().st_mode & 0o777 == 0o600
-    mailbox.unlink()
-    mailbox.close()
+    assert queue.status().st_mode & 0o777 == 0o600
+    queue.unlink()
+    queue.close()
 
 
-def test_a_queue_open_to_others_is_not_opened(kernel: Post, name: str) -> None:
+def test_a_queue_open_to_others_is_not_opened(kernel: QueueNamespace, name: str) -> None:
     os.fchmod(kernel.create(name, SHAPE).fileno(), 0o620)
     with pytest.raises(QueueForeign, match="0600"):
         kernel.open(name, send=True, receive=False)
 
 
-def test_a_queue_open_to_others_is_replaced_when_adopted(kernel: Post, name: str) -> None:
+def test_a_queue_open_to_others_is_replaced_when_adopted(kernel: QueueNamespace, name: str) -> None:
     first = kernel.create(name, SHAPE)
     first.send(b"perhaps not from us")
     os.fchmod(first.fileno(), 0o666)
@@ -195,7 +195,7 @@ def test_a_queue_open_to_others_is_replaced_when_adopted(kernel: Post, name: str
 
 
 @needs_root
-def test_root_does_not_take_a_queue_of_somebody_else(kernel: Post, name: str) -> None:
+def test_root_does_not_take_a_queue_of_somebody_else(kernel: QueueNamespace, name: str) -> None:
     with as_user(STRANGER):
         theirs = kernel.create(name, SHAPE)
     with pytest.raises(QueueForeign, match=f"uid {STRANGER}.* runs as user root"):
@@ -208,7 +208,7 @@ def test_root_does_not_take_a_queue_of_somebody_else(kernel: Post, name: str) ->
 
 
 @needs_root
-def test_a_stranger_is_kept_out(kernel: Post, name: str) -> None:
+def test_a_stranger_is_kept_out(kernel: QueueNamespace, name: str) -> None:
     ours = kernel.create(name, SHAPE)
     with as_user(STRANGER):
         with pytest.raises(QueueForeign, match=f"another user .* runs as .*uid {STRANGER}"):
@@ -223,18 +223,18 @@ def test_a_stranger_is_kept_out(kernel: Post, name: str) -> None:
 # --- waiting --------------------------------------------------------------------------------------
 
 
-def test_a_signal_interrupts_both_waits(kernel: Post, name: str) -> None:
-    mailbox = kernel.create(name, Shape(1, 8))
+def test_a_signal_interrupts_both_waits(kernel: QueueNamespace, name: str) -> None:
+    queue = kernel.create(name, Shape(1, 8))
     before = signal.signal(signal.SIGUSR1, lambda _signum, _frame: None)
     try:
         with signals_until_done(), pytest.raises(QueueInterrupted):
-            mailbox.receive_blocking()
-        mailbox.send(b"full")
+            queue.receive_blocking()
+        queue.send(b"full")
         with signals_until_done(), pytest.raises(QueueInterrupted):
-            mailbox.send_blocking(b"waits")
+            queue.send_blocking(b"waits")
     finally:
         signal.signal(signal.SIGUSR1, before)
-    assert mailbox.depth() == 1
+    assert queue.depth() == 1
 
 
 @contextmanager
@@ -256,38 +256,38 @@ def signals_until_done() -> Iterator[None]:
         thread.join()
 
 
-def test_epoll_sees_what_can_be_done_now(kernel: Post, name: str) -> None:
-    mailbox = kernel.create(name, Shape(1, 8))
+def test_epoll_sees_what_can_be_done_now(kernel: QueueNamespace, name: str) -> None:
+    queue = kernel.create(name, Shape(1, 8))
     with select.epoll() as epoll:
-        epoll.register(mailbox.fileno(), select.EPOLLIN | select.EPOLLOUT)
-        assert epoll.poll(0) == [(mailbox.fileno(), select.EPOLLOUT)]
-        mailbox.send(b"x")
+        epoll.register(queue.fileno(), select.EPOLLIN | select.EPOLLOUT)
+        assert epoll.poll(0) == [(queue.fileno(), select.EPOLLOUT)]
+        queue.send(b"x")
         for _ in range(2):  # level-triggered: it says so as long as it is so
-            assert epoll.poll(0) == [(mailbox.fileno(), select.EPOLLIN)]
+            assert epoll.poll(0) == [(queue.fileno(), select.EPOLLIN)]
 
 
-def test_a_blocking_end_leaves_the_others_as_they_are(kernel: Post, name: str) -> None:
+def test_a_blocking_end_leaves_the_others_as_they_are(kernel: QueueNamespace, name: str) -> None:
     """The dealer and a worker share a queue, never its O_NONBLOCK."""
-    mailbox = kernel.create(name, SHAPE)
+    queue = kernel.create(name, SHAPE)
     other = kernel.open(name, send=True, receive=True)
-    mailbox.send_blocking(b"x")
-    assert os.get_blocking(mailbox.fileno())
+    queue.send_blocking(b"x")
+    assert os.get_blocking(queue.fileno())
     assert not os.get_blocking(other.fileno())
 
 
-def test_descriptors_do_not_cross_exec(kernel: Post, name: str) -> None:
+def test_descriptors_do_not_cross_exec(kernel: QueueNamespace, name: str) -> None:
     assert not os.get_inheritable(kernel.create(name, SHAPE).fileno())
 
 
 # --- the lock and SIGKILL -------------------------------------------------------------------------
 
 
-def test_the_lock_is_held_against_other_processes_and_freed_by_sigkill(kernel: Post, pool: str) -> None:
+def test_the_lock_is_held_against_other_processes_and_freed_by_sigkill(kernel: QueueNamespace, pool: str) -> None:
     script = """
 import sys, time
 from taskpool.ipc.sizing import LOCK
-from taskpool.ipc.mqueue import KernelPost
-lock, _ = KernelPost().adopt(sys.argv[1], LOCK)
+from taskpool.ipc.mqueue import KernelNamespace
+lock, _ = KernelNamespace().adopt(sys.argv[1], LOCK)
 lock.hold_notification_lock()
 print("held", flush=True)
 time.sleep(60)
@@ -306,16 +306,16 @@ time.sleep(60)
     lock.hold_notification_lock()
 
 
-def test_queue_and_messages_survive_the_sigkill_of_their_maker(kernel: Post, name: str) -> None:
+def test_queue_and_messages_survive_the_sigkill_of_their_maker(kernel: QueueNamespace, name: str) -> None:
     script = """
 import os, signal, sys
 from taskpool.ipc.sizing import Shape
-from taskpool.ipc.mqueue import KernelPost
-KernelPost().create(sys.argv[1], Shape(2, 64)).send(b"survivor")
+from taskpool.ipc.mqueue import KernelNamespace
+KernelNamespace().create(sys.argv[1], Shape(2, 64)).send(b"survivor")
 os.kill(os.getpid(), signal.SIGKILL)
 """
     done = subprocess.run([sys.executable, "-c", script, name], env=python_env(), timeout=WAIT_SECONDS)
     assert done.returncode == -signal.SIGKILL
-    mailbox, recovered = kernel.adopt(name, SHAPE)
+    queue, recovered = kernel.adopt(name, SHAPE)
     assert recovered
-    assert mailbox.receive() == b"survivor"
+    assert queue.receive() == b"survivor"

@@ -13,9 +13,9 @@ import pytest
 
 from taskpool.errors import QueueError
 from taskpool.ipc import names
-from taskpool.ipc.memory import MemoryPost
-from taskpool.ipc.mqueue import KernelPost
-from taskpool.ipc.queue import Mailbox, Post
+from taskpool.ipc.memory import MemoryNamespace
+from taskpool.ipc.mqueue import KernelNamespace
+from taskpool.ipc.queue import QueueEnd, QueueNamespace
 from taskpool.ipc.sizing import Shape
 
 OPERATIONS = 20_000
@@ -27,18 +27,18 @@ WEIGHTS = (40, 35, 10, 10, 2, 3)
 
 
 class Pair(NamedTuple):
-    """The same mailbox in both worlds."""
+    """The same queue in both worlds."""
 
-    model: Mailbox
-    kernel: Mailbox
+    model: QueueEnd
+    kernel: QueueEnd
 
 
 class Worlds:
-    """Does one thing in both, compares, and keeps the mailboxes that come of it."""
+    """Does one thing in both, compares, and keeps the queues that come of it."""
 
     def __init__(self, queue_names: list[str], dice: random.Random) -> None:
-        self.model: Post = MemoryPost()
-        self.kernel: Post = KernelPost()
+        self.model: QueueNamespace = MemoryNamespace()
+        self.kernel: QueueNamespace = KernelNamespace()
         self.names = queue_names
         self.dice = dice
         self.pairs: list[Pair] = []
@@ -74,29 +74,29 @@ class Worlds:
 
 
 def found(
-    post: Post, verb: str, name: str, shape: Shape, way: tuple[bool, bool]
-) -> tuple[Mailbox | None, tuple[object, ...]]:
-    """The mailbox that came of it, if any, and what can be compared: its shape, or the error's name."""
-    mailbox, recovered = None, False
+    namespace: QueueNamespace, verb: str, name: str, shape: Shape, way: tuple[bool, bool]
+) -> tuple[QueueEnd | None, tuple[object, ...]]:
+    """The queue that came of it, if any, and what can be compared: its shape, or the error's name."""
+    queue, recovered = None, False
     try:
         match verb:
             case "create":
-                mailbox = post.create(name, shape)
+                queue = namespace.create(name, shape)
             case "open":
-                mailbox = post.open(name, send=way[0], receive=way[1])
+                queue = namespace.open(name, send=way[0], receive=way[1])
             case "adopt":
-                mailbox, recovered = post.adopt(name, shape)
+                queue, recovered = namespace.adopt(name, shape)
             case _:
-                post.unlink(name)
+                namespace.unlink(name)
     except QueueError as error:
         return None, (type(error).__name__,)
-    return mailbox, (recovered, mailbox and (mailbox.maxmsg, mailbox.msgsize))
+    return queue, (recovered, queue and (queue.maxmsg, queue.msgsize))
 
 
-def used(mailbox: Mailbox, verb: str, data: bytes) -> object:
+def used(queue: QueueEnd, verb: str, data: bytes) -> object:
     """What came back, or the error's name."""
     try:
-        return getattr(mailbox, verb)(*([data] if verb == "send" else []))
+        return getattr(queue, verb)(*([data] if verb == "send" else []))
     except QueueError as error:
         return type(error).__name__
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from support.journals import FIRST, MANY, Asked, accepted, attempted, open_store, opened, recorded
-from taskpool.core.entries import Acknowledged, BatchCancelled, BatchForgotten, JobReturned, QuarantineDropped, Row
+from taskpool.core.entries import Acknowledged, BatchCancelled, BatchForgotten, Entry, JobReturned, QuarantineDropped
 from taskpool.core.events import Committed, DigestsLoaded, Loaded, OutcomesLoaded, StoredJob
 from taskpool.journal.memory import MemoryStore
 from taskpool.limits import OUTCOMES_IN_FLIGHT_BYTES_MAX
@@ -34,7 +34,7 @@ def test_jobs_come_back_as_they_were_accepted(asked: Asked) -> None:
     (job,) = asked.jobs()
     assert (job.ordinal, job.batch, job.seq, job.priority) == (7, "b", 3, 5)
     assert (job.spec, job.traits, job.queued_wall_ns) == (row.spec, row.traits, row.queued_wall_ns)
-    assert (job.run, job.tries, job.failures, job.crashes, job.unclean, job.corrupt) == (1, 0, 0, 0, 0, False)
+    assert (job.run, job.tries, job.failures, job.crashes, job.unclean_exits, job.corrupt) == (1, 0, 0, 0, 0, False)
 
 
 def test_jobs_come_by_priority_then_by_age(asked: Asked) -> None:
@@ -70,9 +70,9 @@ def test_a_running_job_is_not_queued(asked: Asked) -> None:
 def test_a_job_comes_back_with_its_counts(asked: Asked) -> None:
     asked.commit(opened(), accepted(1), accepted(2))
     asked.commit(attempted(1))
-    asked.commit(JobReturned(1, run=1, tries=4, failures=2, crashes=1, unclean=3))
+    asked.commit(JobReturned(1, run=1, tries=4, failures=2, crashes=1, unclean_exits=3))
     job = asked.jobs()[0]
-    assert (job.ordinal, job.run, job.tries, job.failures, job.crashes, job.unclean) == (1, 1, 4, 2, 1, 3)
+    assert (job.ordinal, job.run, job.tries, job.failures, job.crashes, job.unclean_exits) == (1, 1, 4, 2, 1, 3)
 
 
 def test_a_finished_job_is_not_queued(asked: Asked) -> None:
@@ -97,7 +97,7 @@ def test_a_quarantined_job_can_run_again(asked: Asked) -> None:
     asked.commit(attempted(1))
     asked.commit(recorded(1, state=State.QUARANTINED, crashes=3))
     assert asked.jobs() == []
-    asked.commit(JobReturned(1, run=2, tries=0, failures=0, crashes=0, unclean=0))
+    asked.commit(JobReturned(1, run=2, tries=0, failures=0, crashes=0, unclean_exits=0))
     assert [(job.run, job.crashes) for job in asked.jobs()] == [(2, 0)]
     asked.commit(attempted(1))
     asked.commit(recorded(1, 2, run=2))
@@ -119,7 +119,7 @@ def test_where_one_commit_ends_and_the_next_begins_makes_no_difference(asked: As
         assert asked.jobs() == []
 
 
-def _twice_in_quarantine(batch: str, one: int, other: int) -> list[Row]:
+def _twice_in_quarantine(batch: str, one: int, other: int) -> list[Entry]:
     parked = [recorded(one, run, batch=batch, seq=1, run=run, state=State.QUARANTINED, crashes=1) for run in (1, 2)]
     return [
         *(opened(batch), accepted(one, batch, 1), accepted(other, batch, 2)),

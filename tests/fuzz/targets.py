@@ -23,7 +23,7 @@ from taskpool.errors import MessageError, UsageError
 from taskpool.generator.input.jobs_file import parse_job
 from taskpool.generator.job_limits import KEYS, parse_limits
 from taskpool.ipc.spool import Spool
-from taskpool.journal import encoding as records
+from taskpool.journal import encoding
 from taskpool.kinds import KINDS
 from taskpool.messages import DEFAULT_LIMITS, Frame, JobSpec, Limits, Spilled
 from unit.test_codec import ONE_OF_EACH, OUTCOME, TASKS
@@ -150,21 +150,21 @@ def environment(data: bytes) -> None:
 def job_record(data: bytes) -> None:
     """A job's row whose bytes are not what was stored: it says so, whatever they are."""
     body, crc = _row(data)
-    job = records.unpack_job((1, "b", 1, 1, 0, 0, 0, 0, 0, 0), body, crc, limits_lost=False)
+    job = encoding.unpack_job((1, "b", 1, 1, 0, 0, 0, 0, 0, 0), body, crc, limits_lost=False)
     if not job.corrupt:
         raise AssertionError(f"taken for a good job: {job}")
 
 
 def outcome_record(data: bytes) -> None:
     body, crc = _row(data)
-    outcome = records.unpack_outcome(1, 1, 1, body, crc)
-    if outcome.error is None or outcome.error.type != records.CORRUPT_ERROR:
+    outcome = encoding.unpack_outcome(1, 1, 1, body, crc)
+    if outcome.error is None or outcome.error.type != encoding.CORRUPT_ERROR:
         raise AssertionError(f"taken for a good outcome: {outcome}")
 
 
 def limits_record(data: bytes) -> None:
     body, crc = _row(data)
-    if records.unpack_limits(body, crc) is not None:
+    if encoding.unpack_limits(body, crc) is not None:
         raise AssertionError(f"taken for good limits: {body!r}")
 
 

@@ -46,7 +46,7 @@ class Plan:
 
 
 @dataclass
-class Verdict:
+class Audit:
     """What the run comes to, in Jepsen's words."""
 
     attempted: int = 0
@@ -85,8 +85,8 @@ class Chaos:
 
     # --- the run ---
 
-    def run(self, deadline_seconds: float) -> Verdict:
-        """Everything, from the first start to the verdict."""
+    def run(self, deadline_seconds: float) -> Audit:
+        """Everything, from the first start to the audit."""
         began = time.monotonic()
         shares = self._write_jobs()
         threads = [threading.Thread(target=self._keep_dealer)]
@@ -98,12 +98,12 @@ class Chaos:
             for thread in threads[1:]:
                 thread.join(max(1.0, began + deadline_seconds - time.monotonic()))
             stuck = [n for n in range(GENERATORS) if n not in self._codes]
-            verdict = self._judge(shares)
-            verdict.problems += [f"generator {n} did not end in time" for n in stuck]
+            audit = self._judge(shares)
+            audit.problems += [f"generator {n} did not end in time" for n in stuck]
         finally:
             self._stop(threads)
-        verdict.seconds = round(time.monotonic() - began, 1)
-        return verdict
+        audit.seconds = round(time.monotonic() - began, 1)
+        return audit
 
     def _write_jobs(self) -> list[list[str]]:
         """Each generator's jobs; a job's name is unique over all of them."""
@@ -178,44 +178,42 @@ class Chaos:
 
     # --- the judgement ---
 
-    def _judge(self, shares: list[list[str]]) -> Verdict:
-        verdict = Verdict(kills=dict(self._kills))
+    def _judge(self, shares: list[list[str]]) -> Audit:
+        audit = Audit(kills=dict(self._kills))
         starts = self.ledger.jobs("start")
         ends = self.ledger.jobs("end")
-        verdict.attempted = sum(map(len, shares))
-        verdict.executions = sum(starts.values())
-        verdict.executed_more_than_once = sum(count > 1 for count in starts.values())
-        verdict.overlapping = self.ledger.count("overlap")
+        audit.attempted = sum(map(len, shares))
+        audit.executions = sum(starts.values())
+        audit.executed_more_than_once = sum(count > 1 for count in starts.values())
+        audit.overlapping = self.ledger.count("overlap")
         for n, names in enumerate(shares):
-            self._judge_batch(verdict, n, names, starts, ends)
-        return verdict
+            self._judge_batch(audit, n, names, starts, ends)
+        return audit
 
-    def _judge_batch(
-        self, verdict: Verdict, n: int, names: list[str], starts: Counter[str], ends: Counter[str]
-    ) -> None:
+    def _judge_batch(self, audit: Audit, n: int, names: list[str], starts: Counter[str], ends: Counter[str]) -> None:
         """The pool's record of one batch against what was submitted and what the jobs say."""
         if self._codes.get(n) != 0:
-            verdict.problems.append(f"generator {n} ended with {self._codes.get(n)}")
+            audit.problems.append(f"generator {n} ended with {self._codes.get(n)}")
         recorded = self._ask_for_results(n)
         states = Counter(outcome["label"] for outcome in recorded)
-        verdict.done += sum(outcome["state"] == "succeeded" for outcome in recorded)
-        verdict.recorded_twice += sum(count > 1 for count in states.values())
+        audit.done += sum(outcome["state"] == "succeeded" for outcome in recorded)
+        audit.recorded_twice += sum(count > 1 for count in states.values())
         missing = [name for name in names if name not in states]
         if self._codes.get(n) == 0:  # it leaves so only when all was accepted
-            verdict.accepted += len(names)
-            verdict.lost += len(missing)
-            verdict.problems += [f"lost: {name}" for name in missing[:5]]
+            audit.accepted += len(names)
+            audit.lost += len(missing)
+            audit.problems += [f"lost: {name}" for name in missing[:5]]
         else:
-            verdict.accepted += len(states)
-            verdict.unknown += len(missing)
+            audit.accepted += len(states)
+            audit.unknown += len(missing)
         for outcome in recorded:
             name = outcome["label"]
             if outcome["state"] != "succeeded":
-                verdict.problems.append(f"{name} is {outcome['state']}: {outcome['error']}")
+                audit.problems.append(f"{name} is {outcome['state']}: {outcome['error']}")
             elif not starts[name] or not ends[name]:
-                verdict.problems.append(f"{name} succeeded and never ran")
+                audit.problems.append(f"{name} succeeded and never ran")
             elif outcome["value"] != name:
-                verdict.problems.append(f"{name} has the value of {outcome['value']}")
+                audit.problems.append(f"{name} has the value of {outcome['value']}")
 
     def _ask_for_results(self, n: int) -> list[dict[str, Any]]:
         command = [program("tp-generator"), "results", f"chaos{n}", "--pool", self.pool, "--output", "json"]
@@ -245,15 +243,15 @@ def main() -> int:
     plan = Plan(args.jobs, args.dealer_kills, args.worker_kills, args.generator_kills, args.seed, args.job_seconds)
     directory = Path(tempfile.mkdtemp(prefix="tp-chaos-"))
     sys.stdout.write(f"seed {plan.seed}, in {directory}\n")
-    verdict = Chaos(plan, f"chaos-{os.getpid()}", directory).run(args.deadline)
+    audit = Chaos(plan, f"chaos-{os.getpid()}", directory).run(args.deadline)
     planned = {"dealer": args.dealer_kills, "worker": args.worker_kills, "generator": args.generator_kills}
     for sort, count in planned.items():
-        if verdict.kills.get(sort, 0) < count:
-            verdict.problems.append(f"{verdict.kills.get(sort, 0)} of {count} {sort} kills: the jobs were done before")
-    sys.stdout.write(verdict.text() + "\n")
-    for problem in verdict.problems[:20]:
+        if audit.kills.get(sort, 0) < count:
+            audit.problems.append(f"{audit.kills.get(sort, 0)} of {count} {sort} kills: the jobs were done before")
+    sys.stdout.write(audit.text() + "\n")
+    for problem in audit.problems[:20]:
         sys.stdout.write(f"PROBLEM {problem}\n")
-    good = not (verdict.problems or verdict.lost or verdict.recorded_twice or verdict.overlapping)
+    good = not (audit.problems or audit.lost or audit.recorded_twice or audit.overlapping)
     if good:
         shutil.rmtree(directory)
     return 0 if good else 1

@@ -73,7 +73,7 @@ class Sweep:
         began = time.monotonic()
         self._share_out(todo)
         self._read_on(todo, began)
-        return self._verdict(points)
+        return self._audit(points)
 
     def _chosen(self, points: list[Point]) -> list[Point]:
         if self.args.only:
@@ -138,7 +138,7 @@ class Sweep:
                     found[each["key"]] = each
         return found
 
-    def _verdict(self, points: list[Point]) -> int:
+    def _audit(self, points: list[Point]) -> int:
         results = self._read()
         mine = [results[point.key] for point in points if point.key in results]
         kills = Counter(each["key"].rpartition(" ")[2] == KILL for each in mine)

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from proof import sweep_judge as judge
+from proof import sweep_oracle as judge
 from proof.sweep_stage import Process, Traced, Warm, attach, family_of, threads_of, wait_for
 from proof.sweep_trace import KILL, Point, reference_options
 from support.harness import program

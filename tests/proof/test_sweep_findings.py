@@ -16,7 +16,7 @@ from taskpool.codec import decode, encode
 from taskpool.dealer import processes as staff
 from taskpool.dealer.dealer import Dealer
 from taskpool.errors import ConfigurationError, JournalError, QueueError, QueueMissing, system_refused
-from taskpool.ipc.mqueue import KernelPost
+from taskpool.ipc.mqueue import KernelNamespace
 from taskpool.ipc.sizing import Shape
 from taskpool.ipc.spool import Spool
 from taskpool.journal import schema
@@ -116,9 +116,9 @@ def test_a_queue_whose_mode_cannot_be_set_does_not_stay(pool: str, monkeypatch: 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fchmod", refusing(errno.EPERM, os.fchmod, lambda *_: True))
         with pytest.raises(QueueError, match="mode cannot be set"):
-            KernelPost().create(name, Shape(1, 64))
+            KernelNamespace().create(name, Shape(1, 64))
     with pytest.raises(QueueMissing):
-        KernelPost().open(name, send=True, receive=False)
+        KernelNamespace().open(name, send=True, receive=False)
 
 
 def test_a_refusal_says_what_and_where() -> None:

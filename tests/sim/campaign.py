@@ -78,10 +78,10 @@ def _run_chunk(seeds: range) -> Chunk:
     failures = []
     jobs = virtual_ns = 0
     for seed in seeds:
-        verdict = run(seed)
-        seen += verdict.seen
-        jobs += verdict.jobs
-        virtual_ns += verdict.virtual_ns
-        if verdict.violation is not None:
-            failures.append((seed, verdict.violation))
+        result = run(seed)
+        seen += result.seen
+        jobs += result.jobs
+        virtual_ns += result.virtual_ns
+        if result.violation is not None:
+            failures.append((seed, result.violation))
     return len(seeds), jobs, virtual_ns, seen, failures

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from sim.tables import Tables
+from sim.journal_model import JournalModel
 from sim.world import World
-from taskpool.core.entries import AttemptMade, OutcomeRecorded, Row
+from taskpool.core.entries import AttemptMade, Entry, OutcomeRecorded
 from taskpool.core.events import (
     BatchFound,
     CommitFailed,
@@ -26,7 +26,7 @@ from taskpool.journal.memory import MemoryStore
 from taskpool.journal.store import StoreEvent
 
 if TYPE_CHECKING:
-    from sim.platform import SimMachine
+    from sim.platform import SimPlatform
 
 STORE_FD = 900_001
 FULL = "the disk is full (simulated)"
@@ -37,13 +37,13 @@ class Disk:
 
     def __init__(self, world: World, on_outcome: Callable[[OutcomeRecorded], None]) -> None:
         self.world = world
-        self.tables = Tables(world, on_outcome)
+        self.journal_model = JournalModel(world, on_outcome)
         self.epoch = 0
         self.clean = True
-        self._unsynced: list[tuple[int, Sequence[Row]]] = []
+        self._unsynced: list[tuple[int, Sequence[Entry]]] = []
 
-    def write(self, epoch: int, rows: Sequence[Row]) -> None:
-        self.tables.apply(epoch, rows)
+    def write(self, epoch: int, rows: Sequence[Entry]) -> None:
+        self.journal_model.apply(epoch, rows)
         if all(isinstance(row, AttemptMade) for row in rows):
             self._unsynced.append((epoch, rows))
         else:
@@ -54,7 +54,7 @@ class Disk:
         while self._unsynced:
             epoch, rows = self._unsynced.pop()
             self.world.faults.seen["attempt_lost_by_power"] += 1
-            self.tables.forget_attempts(epoch, rows)
+            self.journal_model.forget_attempts(epoch, rows)
 
 
 class SimStore:
@@ -62,13 +62,13 @@ class SimStore:
 
     durable = True
 
-    def __init__(self, machine: SimMachine, disk: Disk, epoch: int) -> None:
-        self._machine = machine
-        self._world = machine.world
+    def __init__(self, platform: SimPlatform, disk: Disk, epoch: int) -> None:
+        self._platform = platform
+        self._world = platform.world
         self._disk = disk
         self._epoch = epoch
         self._answers: list[StoreEvent] = []
-        self._requests: list[tuple[str, tuple[object, ...], Sequence[Row]]] = []
+        self._requests: list[tuple[str, tuple[object, ...], Sequence[Entry]]] = []
         self._delay_ns = self._world.rng.choice((0, 0, 300_000))
         self._free_ns = 0  # when the writer has carried out what was asked for
         self._full_until_ns = 0
@@ -84,25 +84,25 @@ class SimStore:
     # --- requests ---
 
     def restore(self) -> Restored | None:
-        self._machine.step()
+        self._platform.step()
         disk = self._disk
         unclean, disk.clean = not disk.clean, False
-        restored = disk.tables.restored(unclean=unclean)
+        restored = disk.journal_model.restored(unclean_exit=unclean)
         if restored is not None and unclean:
-            self._machine.careful_from(self._world.now_ns)
+            self._platform.careful_from(self._world.now_ns)
         return restored
 
-    def commit(self, number: int, rows: Sequence[Row]) -> None:
+    def commit(self, number: int, rows: Sequence[Entry]) -> None:
         self._took_over = True
         self._ask("commit", (number,), rows)
-        self._machine.perhaps_dies("dealer_dies_after_commit")
+        self._platform.perhaps_dies("dealer_dies_after_commit")
 
     def load_jobs(self, after: tuple[int, int], limit: int, bytes_max: int) -> None:
         self._ask("load_jobs", (after, limit, bytes_max))
 
     def load_outcomes(self, batch: str, after: int, limit: int, reader: int) -> None:
         self._world.faults.seen["outcomes_read_back"] += 1
-        for generator in self._machine.host.generators:
+        for generator in self._platform.host.generators:
             if generator.serves(batch) and self._world.faults.fires("generator_calls_amid_read"):
                 generator.lose_touch()
                 self._free_ns = max(self._world.now_ns, self._free_ns) + self._world.faults.amount(1_000_000, 10**9)
@@ -122,19 +122,19 @@ class SimStore:
         return STORE_FD
 
     def check(self) -> None:
-        self._machine.step()
+        self._platform.step()
         if self._full_until_ns and self._world.now_ns >= self._full_until_ns:
             self._full_until_ns = 0
             self._answers.append(DiskFull(False, "there is room again"))
 
     def close(self, *, clean: bool, chosen: bool = False) -> None:
-        self._machine.step()
+        self._platform.step()
         self._world.faults.seen["left_amid_work"] += chosen and not clean
         while self._requests:
             self._carry_out()
         self.closed = True
         self._disk.clean = clean or (chosen and self._can_tell)
-        if clean and self._disk.tables.running:
+        if clean and self._disk.journal_model.running:
             self._world.fail("I11", "the journal is closed as if in good order, with attempts under way")
         self._world.note("journal closed, clean {}", clean)
 
@@ -158,8 +158,8 @@ class SimStore:
 
     # --- carried out ---
 
-    def _ask(self, what: str, arguments: tuple[object, ...], rows: Sequence[Row] = ()) -> None:
-        self._machine.step()
+    def _ask(self, what: str, arguments: tuple[object, ...], rows: Sequence[Entry] = ()) -> None:
+        self._platform.step()
         world, delay_ns = self._world, self._delay_ns
         if what == "commit" and world.faults.fires("commit_slow"):
             delay_ns = world.faults.amount(1_000_000, 20_000_000_000)
@@ -167,7 +167,7 @@ class SimStore:
             delay_ns = world.faults.amount(1_000_000, 10_000_000_000)
         self._requests.append((what, arguments, rows))
         if delay_ns and what == "commit" and world.faults.fires("dealer_dies_with_commit_under_way"):
-            self._machine.die()
+            self._platform.die()
         self._free_ns = max(world.now_ns, self._free_ns) + delay_ns
         if len(self._requests) > 1 or self._free_ns > world.now_ns:
             world.at(self._free_ns, self._catch_up)
@@ -186,7 +186,7 @@ class SimStore:
         self._world.note("the store answers " + what)
         self._answers.append(getattr(self, "_" + what)(*arguments))
 
-    def _commit(self, number: int, rows: Sequence[Row]) -> None:
+    def _commit(self, number: int, rows: Sequence[Entry]) -> None:
         faults = self._world.faults
         self._world.note("commit {} of {} rows", number, len(rows))
         if self._world.trace is not None:
@@ -206,39 +206,39 @@ class SimStore:
         self._answers.append(Committed(number))
 
     def _load_jobs(self, after: tuple[int, int], limit: int, bytes_max: int) -> StoreEvent:
-        jobs, more = self._disk.tables.queued_after(after, limit, bytes_max)
+        jobs, more = self._disk.journal_model.queued_after(after, limit, bytes_max)
         self._world.faults.seen["job_loaded_from_store"] += len(jobs)
         if self._world.trace is not None:
             self._world.say(f"    after {after}: {[job.ordinal for job in jobs]}, more {more}")
         return Loaded(jobs, more)
 
     def _load_outcomes(self, batch: str, after: int, limit: int, reader: int) -> StoreEvent:
-        return OutcomesLoaded(batch, self._disk.tables.outcomes.get(batch, [])[after : after + limit], reader)
+        return OutcomesLoaded(batch, self._disk.journal_model.outcomes.get(batch, [])[after : after + limit], reader)
 
     def _find_batch(self, name: str) -> StoreEvent:
-        return BatchFound(name, self._disk.tables.stored_batch(name))
+        return BatchFound(name, self._disk.journal_model.stored_batch(name))
 
     def _load_digests(self, batch: str, first_seq: int, count: int) -> StoreEvent:
-        known = self._disk.tables.digests.get(batch, [])
+        known = self._disk.journal_model.digests.get(batch, [])
         return DigestsLoaded(batch, first_seq, known[first_seq - 1 : first_seq - 1 + count])
 
 
-def _in_short(row: Row) -> str:
+def _in_short(row: Entry) -> str:
     return f"{type(row).__name__} {getattr(row, 'ordinal', '')}".strip()
 
 
 class WatchedMemoryStore(MemoryStore):
-    """The store of a pool without a journal, with the judge looking on."""
+    """The store of a pool without a journal, with the oracle looking on."""
 
-    def __init__(self, machine: SimMachine, disk: Disk, epoch: int) -> None:
+    def __init__(self, platform: SimPlatform, disk: Disk, epoch: int) -> None:
         super().__init__()
-        self._machine = machine
+        self._platform = platform
         self._disk = disk
         self._epoch = epoch
         self.ready = False
 
-    def commit(self, number: int, rows: Sequence[Row]) -> None:
-        self._machine.step()
+    def commit(self, number: int, rows: Sequence[Entry]) -> None:
+        self._platform.step()
         super().commit(number, rows)
         self._disk.write(self._epoch, rows)
 

@@ -1,4 +1,4 @@
-"""Generators: the real session and conversation over simulated queues. They die and come back, and read slowly."""
+"""Generators: the real session and connection over simulated queues. They die and come back, and read slowly."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from sim.jobs import Planned
 from sim.platform import LAYOUT
 from sim.process import Life, Process
-from sim.queues import SimMailbox
+from sim.queues import SimQueueEnd
 from taskpool import limits
-from taskpool.client.connection import Conversation
+from taskpool.client.connection import Connection
 from taskpool.client.session import JobsLost, Session
-from taskpool.client.transport import Link, Outlet
+from taskpool.client.transport import SendBuffer, Transport
 from taskpool.clock import MILLISECOND, SECOND
 from taskpool.codec import encode
 from taskpool.errors import TaskpoolError
@@ -38,20 +38,20 @@ class Silent:
     def warning(self, text: str, fields: object = None) -> None: ...
 
 
-class SimLink(Link):
-    """The real link, in a world where the spool is no directory."""
+class SimTransport(Transport):
+    """The real transport, in a world where the spool is no directory."""
 
     def __init__(self, host: SimHost, pool: str) -> None:
-        super().__init__(host.post, pool, LAYOUT.reply)
+        super().__init__(host.namespace, pool, LAYOUT.reply)
         self._host = host
         self.said_something_else = False  # a changed job: the dealer's refusal is not the session's business
 
-    def welcomed(self, spool: Path) -> None:
+    def on_welcome(self, spool: Path) -> None:
         if self.reply is not None:
             self.reply.unlink()
         self._spool = self._host.spool
         if self.intake is None:
-            self.intake = Outlet(self._post.open(names.intake(self._pool), send=True, receive=False))
+            self.intake = SendBuffer(self._namespace.open(names.intake(self._pool), send=True, receive=False))
 
     def submit(self, data: bytes) -> None:
         super().submit(data)
@@ -60,7 +60,7 @@ class SimLink(Link):
         if not self.intake.busy and faults.fires("generator_says_it_twice"):
             super().submit(data)
         elif not self.intake.busy and faults.fires("submission_stolen"):
-            self._host.post.steal(self.intake.mailbox.name)
+            self._host.namespace.steal(self.intake.queue.name)
 
     def messages(self, limit: int) -> Iterator[Message | MessageError]:
         for message in super().messages(limit):
@@ -84,7 +84,7 @@ class Batch:
         # Cut the same way in every life, and few enough to be in flight at once.
         self.frame_jobs = max(host.world.between(1, 4), -(-len(jobs) // limits.SUBMITS_IN_FLIGHT_MAX))
         self.process: Generator | None = None
-        host.judge.batch_limits[name] = wanted
+        host.oracle.batch_limits[name] = wanted
         for job in jobs:
             host.jobs[name, job.seq] = job
 
@@ -111,7 +111,7 @@ class Generator(Process):
         self.batch = batch
         self.client = 10**6 + pid
         self._host = batch.host
-        self._link = SimLink(batch.host, batch.pool)
+        self._transport = SimTransport(batch.host, batch.pool)
         self.session = Session(
             batch.pool,
             self.client,
@@ -123,63 +123,65 @@ class Generator(Process):
             resume=batch.lives > 1,
             cursor=len(batch.stored),
         )
-        self._conversation = Conversation(self.session, self._link, Silent())
+        self._connection = Connection(self.session, self._transport, Silent())
         self._frame_jobs = batch.frame_jobs
         self._slow = self.world.chance(0.2)
-        batch.host.judge.batch_of[self.client] = batch.name
+        batch.host.oracle.batch_of[self.client] = batch.name
 
     def life(self) -> Life:
-        world, session, conversation = self.world, self.session, self._conversation
+        world, session, connection = self.world, self.session, self._connection
         while True:
             now = world.now_ns
             try:
-                outcomes = conversation.receive(now)
+                outcomes = connection.receive(now)
                 self._store(outcomes)
                 self._submit(now)
-                conversation.send(now)
+                connection.send(now)
             except JobsLost as error:
                 world.fail("I1", str(error))
             except TaskpoolError as error:
                 world.say(f"generator {self.pid} gives up: {error}")
-                conversation.close()
+                connection.close()
                 self.batch.done = self._is_over()
                 return 4
-            if session.outbox.settled and session.told >= session.outbox.submitted:
+            if session.submissions.settled and session.told >= session.submissions.submitted:
                 break
             yield self._until_due(now)
         session.leave()
-        conversation.send(world.now_ns)
-        conversation.close()
-        self.batch.done = not session.outbox.abandoned
+        connection.send(world.now_ns)
+        connection.close()
+        self.batch.done = not session.submissions.abandoned
         return 0 if self.batch.done else 7
 
     def lose_touch(self) -> None:
         """Its reply queue goes with what is in it, and it has to call again."""
-        reply = self._link.reply
-        if isinstance(reply, SimMailbox) and reply._open_queue is not None:
+        reply = self._transport.reply
+        if isinstance(reply, SimQueueEnd) and reply._open_queue is not None:
             reply._open_queue.messages.clear()
-        self.session.call_again(self.world.now_ns)
+        self.session.reconnect(self.world.now_ns)
 
     def serves(self, batch: str) -> bool:
         return self.alive and not self.stopped and self.batch.name == batch
 
     def _is_over(self) -> bool:
         """Cancelled or closed, so that nobody gets the rest of the jobs in."""
-        kept = self._host.disk.tables.batches.get(self.batch.name)
+        kept = self._host.disk.journal_model.batches.get(self.batch.name)
         return kept is not None and (kept.cancelled or (kept.total is not None and kept.total < len(self.batch.jobs)))
 
     def _until_due(self, now: int) -> int:
-        reply = self._link.reply
-        storm = self.session.calling and self.session.greetings > 0  # it must not answer a welcome with a hello at once
-        if isinstance(reply, SimMailbox):
+        reply = self._transport.reply
+        storm = (
+            self.session.connecting and self.session.generation > 0
+        )  # it must not answer a welcome with a hello at once
+        if isinstance(reply, SimQueueEnd):
             reply.watch(None if storm else self)
-        due = self._conversation.next_deadline()
+        due = self._connection.next_deadline()
         if storm:
             return max(due - now, 20 * MILLISECOND)
-        if self._conversation.writable:
+        if self._connection.writable:
             due = min(due, now + 10 * MILLISECOND)
-        outbox = self.session.outbox
-        if not self.session.calling and outbox.room and outbox.submitted < len(self.batch.jobs):
+        submissions = self.session.submissions
+        if not self.session.connecting and submissions.room and submissions.submitted < len(self.batch.jobs):
             due = min(due, now + MILLISECOND)
         return max(1000, due - now)
 
@@ -195,35 +197,35 @@ class Generator(Process):
 
     def _submit(self, now: int) -> None:
         session, jobs, faults = self.session, self.batch.jobs, self.world.faults
-        if session.calling:
+        if session.connecting:
             return
-        outbox = session.outbox
-        while outbox.room and outbox.submitted < len(jobs) and outbox.refusal is None:
+        submissions = session.submissions
+        while submissions.room and submissions.submitted < len(jobs) and submissions.refusal is None:
             self._submit_frame()
             if self._frame_jobs * limits.SUBMITS_IN_FLIGHT_MAX < len(jobs) or self.world.chance(0.5):
                 break
-        if outbox.submitted >= len(jobs):
-            outbox.finish()
+        if submissions.submitted >= len(jobs):
+            submissions.finish()
         if faults.fires("generator_calls_again"):
-            session.call_again(now)
-        elif outbox.accepted and self._may_say_something_else and faults.fires("generator_changes_a_job"):
+            session.reconnect(now)
+        elif submissions.accepted and self._may_say_something_else and faults.fires("generator_changes_a_job"):
             self._say_something_else()
 
     def _submit_frame(self) -> None:
-        first = self.session.outbox.submitted
-        self.session.outbox.submit([job.spec for job in self.batch.jobs[first : first + self._frame_jobs]])
+        first = self.session.submissions.submitted
+        self.session.submissions.submit([job.spec for job in self.batch.jobs[first : first + self._frame_jobs]])
 
     @property
     def _may_say_something_else(self) -> bool:
-        intake = self._link.intake
-        return intake is not None and not intake.busy and not self._link.said_something_else
+        intake = self._transport.intake
+        return intake is not None and not intake.busy and not self._transport.said_something_else
 
     def _say_something_else(self) -> None:
         """A job that was accepted, under the same number, and not the same."""
-        seq = self.world.between(1, self.session.outbox.accepted)
+        seq = self.world.between(1, self.session.submissions.accepted)
         changed = self.batch.jobs[seq - 1].changed()
-        self._link.said_something_else = True
-        self._link.submit(encode(Submit(self.client, self.batch.name, seq, [changed])))
+        self._transport.said_something_else = True
+        self._transport.submit(encode(Submit(self.client, self.batch.name, seq, [changed])))
 
     def at_end(self) -> None:
         """Its queues stay as they are; the names are somebody else's trouble."""
@@ -235,26 +237,26 @@ class Commander(Process):
     def __init__(self, host: SimHost, pool: str, verb: str, batch: str | None = None, seq: int = 0, number: int = 0):
         super().__init__(host.world, host.new_pid(), "commander")
         self.session = Session(pool, 10**6 + self.pid, self.pid, "1", self.world.now_ns)
-        self._link = SimLink(host, pool)
-        self._conversation = Conversation(self.session, self._link, Silent())
+        self._transport = SimTransport(host, pool)
+        self._connection = Connection(self.session, self._transport, Silent())
         self.session.command(verb, batch, seq, number)
         host.commanders.append(self)
         self.ended = lambda: host.commanders.remove(self)
         self.run(self.life())
 
     def life(self) -> Life:
-        world, conversation = self.world, self._conversation
+        world, connection = self.world, self._connection
         until = world.now_ns + COMMAND_NS_MAX
         while not self.session.answers and world.now_ns < until:
             now = world.now_ns
             try:
-                conversation.receive(now)
-                conversation.send(now)
+                connection.receive(now)
+                connection.send(now)
             except TaskpoolError:
                 break
-            if isinstance(self._link.reply, SimMailbox):
-                self._link.reply.watch(self)
-            yield max(1000, min(conversation.next_deadline() - now, 50 * MILLISECOND))
+            if isinstance(self._transport.reply, SimQueueEnd):
+                self._transport.reply.watch(self)
+            yield max(1000, min(connection.next_deadline() - now, 50 * MILLISECOND))
         self.session.leave()
-        conversation.close()
+        connection.close()
         return 0

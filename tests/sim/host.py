@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 from sim.disk import Disk
 from sim.jobs import Planned
-from sim.judge import Judge
-from sim.queues import SimPost
+from sim.oracle import Oracle
+from sim.queues import SimNamespace
 from sim.spool import SimSpool
 from sim.worker import Descendant, WorkerProcess
 from sim.world import World
 
 if TYPE_CHECKING:
     from sim.generators import Generator
-    from sim.platform import SimMachine
+    from sim.platform import SimPlatform
     from sim.process import Process
 
 POOL = "sim"
@@ -27,16 +27,16 @@ class SimHost:
     def __init__(self, world: World, *, durable: bool) -> None:
         self.world = world
         self.durable = durable  # whether its pool keeps a journal
-        self.post = SimPost(world)
+        self.namespace = SimNamespace(world)
         self.spool = SimSpool()
-        self.judge = Judge(self)
-        self.disk = Disk(world, self.judge.recorded)
+        self.oracle = Oracle(self)
+        self.disk = Disk(world, self.oracle.recorded)
         self.jobs: dict[tuple[str, int], Planned] = {}
         self.workers: list[WorkerProcess] = []  # alive, of whatever epoch
         self.descendants: list[Descendant] = []
         self.generators: list[Generator] = []  # of whatever batch, dead ones included
         self.commanders: list[Process] = []  # alive
-        self.dealer: SimMachine | None = None
+        self.dealer: SimPlatform | None = None
         self._pid = 1000
 
     def job(self, batch: str, seq: int) -> Planned:
@@ -107,4 +107,4 @@ class SimHost:
             if isinstance(process, WorkerProcess):
                 process.killed_by_us = True
             process.end(signal=9)
-        self.post.wipe()
+        self.namespace.wipe()

@@ -37,7 +37,7 @@ class Script(NamedTuple):
 
 
 class Facts:
-    """What became of a job's executions, for the judge."""
+    """What became of a job's executions, for the oracle."""
 
     __slots__ = (
         "doubtful",
@@ -90,7 +90,7 @@ class Planned:
 
     @property
     def digest(self) -> bytes:
-        """As the dealer's door computes it."""
+        """As the dealer's ingress computes it."""
         return blake2b(self.spec.payload, digest_size=16, person=self.spec.kind.encode()[:16]).digest()
 
     def changed(self) -> JobSpec:

@@ -1,4 +1,4 @@
-"""One life of a dealer on the simulated host: what `dealer.machine` asks for.
+"""One life of a dealer on the simulated host: what `dealer.platform` asks for.
 
 Every call the dealer makes is a step: time passes, others run meanwhile, and the dealer may die before it.
 """
@@ -8,14 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sim.disk import FULL, STORE_FD, SimStore, WatchedMemoryStore
-from sim.processes import SimWorkforce
-from sim.queues import SimMailbox, SimPost, SimQueue
+from sim.processes import SimProcesses
+from sim.queues import SimNamespace, SimQueue, SimQueueEnd
 from sim.spool import SimSpool
 from taskpool import limits
 from taskpool.clock import MILLISECOND
-from taskpool.core.reactor import Dispatcher
+from taskpool.core.reactor import Reactor
 from taskpool.dealer.options import DealerOptions
-from taskpool.dealer.reply_queues import Line, Replies
+from taskpool.dealer.reply_queues import ReplyQueue, ReplyQueues
 from taskpool.errors import QueueEmpty, SpoolFull
 from taskpool.ids import Epoch
 from taskpool.ipc.memory import _Queue
@@ -43,77 +43,84 @@ class Killed(BaseException):
     """The dealer process is gone: nothing of it runs any more."""
 
 
-class DealerPost(SimPost):
+class DealerNamespace(SimNamespace):
     """The host's queues as the dealer sees them."""
 
-    def __init__(self, machine: SimMachine, shared: SimPost) -> None:
-        super().__init__(machine.world)
-        self._machine = machine
+    def __init__(self, platform: SimPlatform, shared: SimNamespace) -> None:
+        super().__init__(platform.world)
+        self._platform = platform
         self._queues = shared._queues
         self._filenos = shared._filenos
 
-    def mailbox(self, queue: _Queue, *, send: bool, receive: bool) -> DealerMailbox:
-        mailbox = DealerMailbox(self._machine, self, queue, next(self._filenos), send=send, receive=receive)
-        self._machine.mailboxes[mailbox.fileno()] = mailbox
-        return mailbox
+    def end(self, queue: _Queue, *, send: bool, receive: bool) -> DealerQueueEnd:
+        end = DealerQueueEnd(self._platform, self, queue, next(self._filenos), send=send, receive=receive)
+        self._platform.ends[end.fileno()] = end
+        return end
 
-    def create(self, name: str, shape: Shape) -> SimMailbox:
-        self._machine.step()
+    def create(self, name: str, shape: Shape) -> SimQueueEnd:
+        self._platform.step()
         return super().create(name, shape)
 
-    def adopt(self, name: str, shape: Shape) -> tuple[SimMailbox, bool]:
-        self._machine.step()
-        mailbox, recovered = super().adopt(name, shape)
-        assert isinstance(mailbox, SimMailbox)
-        return mailbox, recovered
+    def adopt(self, name: str, shape: Shape) -> tuple[SimQueueEnd, bool]:
+        self._platform.step()
+        end, recovered = super().adopt(name, shape)
+        assert isinstance(end, SimQueueEnd)
+        return end, recovered
 
     def unlink(self, name: str) -> None:
         if name in self._queues:
-            self._machine.step()
+            self._platform.step()
             super().unlink(name)
 
 
-class DealerMailbox(SimMailbox):
+class DealerQueueEnd(SimQueueEnd):
     """One of the dealer's ends."""
 
     def __init__(
-        self, machine: SimMachine, post: DealerPost, queue: _Queue, fileno: int, *, send: bool, receive: bool
+        self,
+        platform: SimPlatform,
+        namespace: DealerNamespace,
+        queue: _Queue,
+        fileno: int,
+        *,
+        send: bool,
+        receive: bool,
     ) -> None:
-        super().__init__(post, queue, fileno, send=send, receive=receive)
-        self._machine = machine
+        super().__init__(namespace, queue, fileno, send=send, receive=receive)
+        self._platform = platform
         self.role, self.mark = _role(queue.name)
 
     def send(self, data: bytes) -> None:
-        machine = self._machine
-        machine.step()
-        machine.perhaps_dies("dealer_dies_before_send")
+        platform = self._platform
+        platform.step()
+        platform.perhaps_dies("dealer_dies_before_send")
         super().send(data)
         if self.role == "worker":
-            machine.host.judge.frame_sent(machine, data, self.mark)
-            machine.frame_sent(self.mark)
+            platform.host.oracle.frame_sent(platform, data, self.mark)
+            platform.frame_sent(self.mark)
         elif self.role == "reply":
-            machine.host.judge.told(data)
-            machine.perhaps_dies("dealer_dies_after_told")
+            platform.host.oracle.told(data)
+            platform.perhaps_dies("dealer_dies_after_told")
 
     def receive(self) -> bytes:
-        machine = self._machine
-        machine.step()
+        platform = self._platform
+        platform.step()
         queue = self._open_queue
         if queue is not None and not queue.messages:
             raise QueueEmpty(self.name)
         data = super().receive()
         if self.role == "events":
-            machine.host.judge.events_read(machine, data)
+            platform.host.oracle.events_read(platform, data)
         elif self.role == "worker":
-            machine.host.judge.frame_taken_back(data, self.mark)
+            platform.host.oracle.frame_taken_back(data, self.mark)
         return data
 
     def unlink(self) -> None:
-        self._machine.step()
+        self._platform.step()
         super().unlink()
 
     def close(self) -> None:
-        self._machine.mailboxes.pop(self._fileno, None)
+        self._platform.ends.pop(self._fileno, None)
         super().close()
 
 
@@ -127,47 +134,47 @@ def _role(name: str) -> tuple[str, tuple[int, int]]:
 class SimPoller:
     """Level-triggered, as epoll is used."""
 
-    def __init__(self, machine: SimMachine) -> None:
-        self._machine = machine
+    def __init__(self, platform: SimPlatform) -> None:
+        self._platform = platform
         self._queues: dict[int, SimQueue] = {}
         self._writes: dict[int, SimQueue] = {}
 
     def read(self, fd: int) -> None:
         assert fd not in self._queues
         if fd not in (SIGNALS_FD, STORE_FD):
-            self._queues[fd] = self._machine.mailboxes[fd].queue
+            self._queues[fd] = self._platform.ends[fd].queue
 
     def forget(self, fd: int) -> None:
         del self._queues[fd]
 
     def write(self, fd: int, wanted: bool) -> None:
         if wanted:
-            self._writes[fd] = self._machine.mailboxes[fd].queue
+            self._writes[fd] = self._platform.ends[fd].queue
         else:
             self._writes.pop(fd, None)
 
     def wait(self, timeout_ns: int) -> set[int]:
-        machine, world = self._machine, self._machine.world
-        machine.turn_ends()
-        if timeout_ns > 0 and machine.overlooks_a_death():
+        platform, world = self._platform, self._platform.world
+        platform.turn_ends()
+        if timeout_ns > 0 and platform.overlooks_a_death():
             world.fail("R9", "the dealer goes to sleep over a death, and nothing will wake it")
         until = world.now_ns + max(0, timeout_ns)
         while True:
             ready = self._ready()
             if ready:
                 break
-            if machine.doomed or not world.step_until(until):
+            if platform.doomed or not world.step_until(until):
                 break
         world.pass_to(world.now_ns + world.between(1_000, 80_000))  # until the scheduler lets us run
-        machine.step()
-        machine.woke_ns = world.now_ns
+        platform.step()
+        platform.woke_ns = world.now_ns
         return self._ready()
 
     def _ready(self) -> set[int]:
         ready = {fd for fd, queue in self._queues.items() if queue.messages}
-        if self._machine.signalled:
+        if self._platform.signalled:
             ready.add(SIGNALS_FD)
-        if self._machine.store_ready:
+        if self._platform.store_ready:
             ready.add(STORE_FD)
         for fd, queue in self._writes.items():
             if len(queue.messages) < queue.shape.maxmsg:
@@ -178,17 +185,17 @@ class SimPoller:
         pass
 
 
-class SimMachine:
-    """See `dealer.machine.Machine`. One for each life."""
+class SimPlatform:
+    """See `dealer.platform.Platform`. One for each life."""
 
-    core: Dispatcher  # as soon as there is one
+    core: Reactor  # as soon as there is one
 
     def __init__(self, host: SimHost, *, durable: bool, lives_for: int) -> None:
         self.host = host
         self.world = host.world
         self.clock = host.world
-        self.mailboxes: dict[int, DealerMailbox] = {}
-        self.post = DealerPost(self, host.post)
+        self.ends: dict[int, DealerQueueEnd] = {}
+        self.namespace = DealerNamespace(self, host.namespace)
         self.epoch = 0
         self.dead = False
         self.doomed = False  # dies at its next call ...
@@ -197,13 +204,13 @@ class SimMachine:
         self.signalled = False  # something came through the signal descriptor
         self.woke_ns = host.world.now_ns
         self.late_successes: set[Planned] = set()  # of an earlier life, read by this one
-        self.replies: Replies | None = None
-        self._careful_until_ns = 0
+        self.reply_queues: ReplyQueues | None = None
+        self._write_ahead_until_ns = 0
         self._signals: list[str] = []
         self._durable = durable
         self._lives_for = lives_for  # calls
         self._store: SimStore | WatchedMemoryStore | None = None
-        self._staff: SimWorkforce | None = None
+        self._processes: SimProcesses | None = None
 
     # --- life and death ---
 
@@ -238,8 +245,8 @@ class SimMachine:
         self.world.note("the dealer of epoch {} is dead", self.epoch)
         if self._store is not None:
             self._store.die()
-        for mailbox in list(self.mailboxes.values()):
-            mailbox.close()
+        for end in list(self.ends.values()):
+            end.close()
         self.host.dealer_died()
         if self.rebooting:
             self.host.reboot()
@@ -250,7 +257,7 @@ class SimMachine:
         assert self._store is not None
         self._store.left()
 
-    # --- the machine ---
+    # --- the platform ---
 
     def layout(self, options: DealerOptions) -> Layout:
         return LAYOUT
@@ -283,10 +290,10 @@ class SimMachine:
 
     def sweep(self, pool: str, epoch: Epoch) -> None:
         self.step()
-        for name in self.host.post.names():
+        for name in self.host.namespace.names():
             role, mark = _role(name)
             if role == "worker" and mark[0] < epoch:
-                self.host.post.unlink(name)
+                self.host.namespace.unlink(name)
 
     def spool(self, pool: str) -> Spool:
         return DealerSpool(self)
@@ -301,10 +308,10 @@ class SimMachine:
     def poller(self) -> SimPoller:
         return SimPoller(self)
 
-    def workforce(self, options: DealerOptions, epoch: Epoch, spool: Spool, shape: Shape) -> SimWorkforce:
+    def processes(self, options: DealerOptions, epoch: Epoch, spool: Spool, shape: Shape) -> SimProcesses:
         self.perhaps_dies("dealer_dies_in_recovery")
-        self._staff = SimWorkforce(self, options.pool, spool, shape)
-        return self._staff
+        self._processes = SimProcesses(self, options.pool, spool, shape)
+        return self._processes
 
     def signals(self) -> list[str]:
         self.step()
@@ -329,36 +336,36 @@ class SimMachine:
         self.signalled = True
 
     def child_died(self, process: Process) -> None:
-        if self._staff is not None:
-            self._staff.zombies.append(process)
+        if self._processes is not None:
+            self._processes.zombies.append(process)
         self.wake_for_child()
 
     def overlooks_a_death(self) -> bool:
-        return not self.signalled and self._staff is not None and self._staff.overlooked
+        return not self.signalled and self._processes is not None and self._processes.overlooked
 
     def wake_for_child(self) -> None:
         self.world.faults.seen["deaths_coalesced"] += self.signalled
         self.signalled = True
 
-    # --- what the judge asks ---
+    # --- what the oracle asks ---
 
     @property
     def careful(self) -> bool:
-        return self.world.now_ns < self._careful_until_ns
+        return self.world.now_ns < self._write_ahead_until_ns
 
     def careful_from(self, now_ns: int) -> None:
         self.world.faults.seen["careful_life"] += 1
-        self._careful_until_ns = now_ns + limits.CAREFUL_NS - MILLISECOND
+        self._write_ahead_until_ns = now_ns + limits.WRITE_AHEAD_NS - MILLISECOND
 
     @property
     def store_ready(self) -> bool:
         return self._store is not None and self._store.ready
 
     def events_waiting(self) -> list[bytes]:
-        return [data for box in self.mailboxes.values() if box.role == "events" for data in box.queue.messages]
+        return [data for box in self.ends.values() if box.role == "events" for data in box.queue.messages]
 
-    def reply_lines(self) -> list[Line]:
-        return list(self.replies._lines.values()) if self.replies is not None else []
+    def reply_lines(self) -> list[ReplyQueue]:
+        return list(self.reply_queues._queues.values()) if self.reply_queues is not None else []
 
     def frame_sent(self, mark: tuple[int, int]) -> None:
         """Points where it hurts: right after a dispatch."""
@@ -370,41 +377,41 @@ class SimMachine:
 
     def turn_ends(self) -> None:
         self.step()
-        self.host.judge.look_at(self)
+        self.host.oracle.look_at(self)
 
     def inode(self, fileno: int) -> int:
         """What fstat says."""
-        return self.mailboxes[fileno].queue.inode
+        return self.ends[fileno].queue.inode
 
     def frames_waiting(self, incarnation: int) -> int:
         """Messages in the queue of a worker."""
         mark = (self.epoch, incarnation)
-        return sum(box.depth() for box in self.mailboxes.values() if box.role == "worker" and box.mark == mark)
+        return sum(box.depth() for box in self.ends.values() if box.role == "worker" and box.mark == mark)
 
 
 class DealerSpool(SimSpool):
     """The pool's spool as the dealer sees it."""
 
-    def __init__(self, machine: SimMachine) -> None:
+    def __init__(self, platform: SimPlatform) -> None:
         super().__init__()
-        self.files = machine.host.spool.files
-        self._shared = machine.host.spool
-        self._machine = machine
+        self.files = platform.host.spool.files
+        self._shared = platform.host.spool
+        self._platform = platform
 
     def sweep(self) -> None:
-        self._machine.step()
+        self._platform.step()
         super().sweep()
 
     def pack(self, data: bytes, msgsize: int) -> bytes:
         if len(data) > msgsize:
-            self._machine.step()
+            self._platform.step()
             if not self.has_room(len(data)):
-                self._machine.host.judge.frame_without_room(data)
+                self._platform.host.oracle.frame_without_room(data)
                 raise SpoolFull(FULL)
         return self._shared.pack(data, msgsize)
 
     def has_room(self, size: int) -> bool:
-        world, shared = self._machine.world, self._shared
+        world, shared = self._platform.world, self._shared
         if world.now_ns >= shared.full_until_ns and world.faults.fires("spool_full"):
             shared.full_until_ns = world.now_ns + world.faults.amount(10**8, 10**10)
         return world.now_ns >= shared.full_until_ns

@@ -1,147 +1,147 @@
-"""The dealer's workforce on the simulated host: the same promises as `dealer.staff`, kept by the same rules."""
+"""The dealer's processes on the simulated host: the same promises as `dealer.processes`, kept by the same rules."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sim.queues import SimMailbox
+from sim.queues import SimQueueEnd
 from sim.worker import WorkerProcess
 from taskpool.codec import decode
 from taskpool.core.events import Exited, Spawned, SpawnFailed
 from taskpool.errors import MessageError, QueueEmpty
 from taskpool.ids import Incarnation
 from taskpool.ipc import names
-from taskpool.ipc.queue import Mailbox
+from taskpool.ipc.queue import QueueEnd
 from taskpool.ipc.sizing import Shape
 from taskpool.ipc.spool import Spool
 
 if TYPE_CHECKING:
-    from sim.platform import SimMachine
+    from sim.platform import SimPlatform
     from sim.process import Process
 
 
-class Member:
+class Child:
     """One worker, until it is buried."""
 
-    def __init__(self, process: WorkerProcess, mailbox: SimMailbox) -> None:
+    def __init__(self, process: WorkerProcess, end: SimQueueEnd) -> None:
         self.process = process
-        self.mailbox = mailbox
+        self.end = end
         self.seen_ns = 0
 
 
-class SimWorkforce:
-    """See `dealer.machine.Workforce`."""
+class SimProcesses:
+    """See `dealer.platform.Processes`."""
 
-    def __init__(self, machine: SimMachine, pool: str, spool: Spool, shape: Shape) -> None:
-        self._machine = machine
-        self._world = machine.world
+    def __init__(self, platform: SimPlatform, pool: str, spool: Spool, shape: Shape) -> None:
+        self._platform = platform
+        self._world = platform.world
         self._pool = pool
         self._spool = spool
         self._shape = shape
-        self._members: dict[int, Member] = {}
-        self._dead: list[Member] = []
+        self._children: dict[int, Child] = {}
+        self._dead: list[Child] = []
         self.zombies: list[Process] = []  # dead and not waited for
 
     def spawn(self, incarnation: Incarnation) -> Spawned | SpawnFailed:
-        machine = self._machine
-        machine.step()
+        platform = self._platform
+        platform.step()
         if self._world.faults.fires("spawn_fails"):
             return SpawnFailed(incarnation, "no more processes (simulated)")
-        mailbox = machine.post.create(names.worker(self._pool, machine.epoch, incarnation), self._shape)
-        machine.perhaps_dies("dealer_dies_at_spawn")
-        process = machine.host.start_worker(self._pool, machine.epoch, incarnation)
-        machine.perhaps_dies("dealer_dies_at_spawn")
-        self._members[incarnation] = Member(process, mailbox)
+        end = platform.namespace.create(names.worker(self._pool, platform.epoch, incarnation), self._shape)
+        platform.perhaps_dies("dealer_dies_at_spawn")
+        process = platform.host.start_worker(self._pool, platform.epoch, incarnation)
+        platform.perhaps_dies("dealer_dies_at_spawn")
+        self._children[incarnation] = Child(process, end)
         return Spawned(incarnation, process.pid)
 
-    def settled(self, incarnation: int, pid: int) -> bool:
-        member = self._members.get(incarnation)
-        if member is None or member.process.pid != pid:
+    def confirm(self, incarnation: int, pid: int) -> bool:
+        child = self._children.get(incarnation)
+        if child is None or child.process.pid != pid:
             return False
-        member.mailbox.unlink()
+        child.end.unlink()
         return True
 
-    def mailbox(self, incarnation: Incarnation) -> Mailbox | None:
-        member = self._members.get(incarnation)
-        return member.mailbox if member is not None else None
+    def request_queue(self, incarnation: Incarnation) -> QueueEnd | None:
+        child = self._children.get(incarnation)
+        return child.end if child is not None else None
 
     def kill(self, incarnation: Incarnation, name: str) -> None:
-        self._machine.step()
-        member = self._members.get(incarnation)
-        if member is None or member in self._dead:
+        self._platform.step()
+        child = self._children.get(incarnation)
+        if child is None or child in self._dead:
             return
         self._world.note("the dealer signals worker {} (TERM: {})", incarnation, name == "TERM")
         if name == "TERM":
-            member.process.terminate()
+            child.process.terminate()
             return
-        member.process.killed_by_us = True
-        self._machine.host.kill_soon(member.process)
-        self._kill_group(member)
+        child.process.killed_by_us = True
+        self._platform.host.kill_soon(child.process)
+        self._kill_group(child)
 
-    def look(self) -> None:
-        self._machine.step()
+    def reap(self) -> None:
+        self._platform.step()
         zombies, self.zombies = self.zombies, []
         for process in zombies:
-            member = next((each for each in self._members.values() if each.process is process), None)
-            if member is not None:
-                member.seen_ns = self._world.now_ns
-                self._dead.append(member)
-                self._kill_group(member)
+            child = next((each for each in self._children.values() if each.process is process), None)
+            if child is not None:
+                child.seen_ns = self._world.now_ns
+                self._dead.append(child)
+                self._kill_group(child)
         if zombies:
             self._world.note("{} deaths seen", len(zombies))
-            self._machine.perhaps_dies("dealer_dies_between_reap_and_drain")
+            self._platform.perhaps_dies("dealer_dies_between_reap_and_drain")
 
-    def bury(self) -> list[Exited]:
-        self._machine.step()
+    def take_exited(self) -> list[Exited]:
+        self._platform.step()
         exits = []
-        for member in list(self._dead):
-            family = [each for each in self._machine.host.descendants if each.mark == member.process.mark]
+        for child in list(self._dead):
+            family = [each for each in self._platform.host.descendants if each.mark == child.process.mark]
             if family:
                 for each in family:
                     slow = self._world.faults.fires("death_of_descendant_slow")
                     each.kill(9, 300_000_000 if slow else 200_000)
                 continue
-            self._dead.remove(member)
-            exits.append(self._exited(member))
+            self._dead.remove(child)
+            exits.append(self._exited(child))
         return exits
 
     @property
     def overlooked(self) -> bool:
         """Somebody is dead and could be buried, if only the dealer looked."""
-        marks = {each.mark for each in self._machine.host.descendants}
-        return bool(self.zombies) or any(member.process.mark not in marks for member in self._dead)
+        marks = {each.mark for each in self._platform.host.descendants}
+        return bool(self.zombies) or any(child.process.mark not in marks for child in self._dead)
 
     @property
     def empty(self) -> bool:
-        return not self._members
+        return not self._children
 
     def close(self) -> None:
-        self._machine.step()
-        for member in list(self._members.values()):
-            if member not in self._dead:
-                self.kill(Incarnation(member.process.mark[1]), "KILL")
-        while self._members:
-            self.look()
-            self.bury()
+        self._platform.step()
+        for child in list(self._children.values()):
+            if child not in self._dead:
+                self.kill(Incarnation(child.process.mark[1]), "KILL")
+        while self._children:
+            self.reap()
+            self.take_exited()
             self._world.pass_to(self._world.now_ns + 500_000)
-            self._machine.perhaps_dies("dealer_dies_leaving")
+            self._platform.perhaps_dies("dealer_dies_leaving")
 
-    def _kill_group(self, member: Member) -> None:
-        for each in self._machine.host.descendants:
-            if each.mark == member.process.mark and each.in_group:
+    def _kill_group(self, child: Child) -> None:
+        for each in self._platform.host.descendants:
+            if each.mark == child.process.mark and each.in_group:
                 each.kill(9, 200_000)
 
-    def _exited(self, member: Member) -> Exited:
-        process = member.process
-        del self._members[process.mark[1]]
-        member.mailbox.unlink()
+    def _exited(self, child: Child) -> Exited:
+        process = child.process
+        del self._children[process.mark[1]]
+        child.end.unlink()
         while True:
             try:
-                self._spool.unpack(decode(member.mailbox.receive()))
+                self._spool.unpack(decode(child.end.receive()))
             except QueueEmpty:
                 break
             except MessageError:
                 continue
-        member.mailbox.close()
+        child.end.close()
         self._world.note("worker {} is buried", process.mark[1])
-        return Exited(Incarnation(process.mark[1]), process.status, process.signal, member.seen_ns)
+        return Exited(Incarnation(process.mark[1]), process.status, process.signal, child.seen_ns)

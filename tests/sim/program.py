@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from sim.campaign import JUDGED_FROM, Campaign, campaign
 from sim.faults import NAMES
-from sim.schedule import Verdict, run
+from sim.schedule import Result, run
 from sim.shrink import shrink
 
 TRACE_LINES = 120
@@ -48,21 +48,21 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _one(seed: int, lines: int, *, whole: bool) -> int:
-    verdict = run(seed, tracing=True)
-    if verdict.violation is not None and not whole:
-        verdict = shrink(seed)
-    _show(verdict, lines)
-    return 1 if verdict.violation else 0
+    result = run(seed, tracing=True)
+    if result.violation is not None and not whole:
+        result = shrink(seed)
+    _show(result, lines)
+    return 1 if result.violation else 0
 
 
-def _show(verdict: Verdict, lines: int) -> None:
-    trace = verdict.trace or []
+def _show(result: Result, lines: int) -> None:
+    trace = result.trace or []
     if len(trace) > lines:
         _say(f"... ({len(trace) - lines} lines before; --lines shows more)")
     for line in trace[-lines:]:
         _say(line[:240])
-    _say(f"faults: {', '.join(verdict.fired) or 'none'}")
-    _say(f"seed {verdict.seed}: {verdict.violation or 'every promise was kept'}")
+    _say(f"faults: {', '.join(result.fired) or 'none'}")
+    _say(f"seed {result.seed}: {result.violation or 'every promise was kept'}")
 
 
 def _report(result: Campaign) -> None:
@@ -77,17 +77,17 @@ def _report(result: Campaign) -> None:
 
 def _print_hashes(first: int, count: int) -> int:
     for seed in range(first, first + count):
-        verdict = run(seed)
-        _say(f"{seed} {verdict.hash & (2**64 - 1):016x} {verdict.violation or ''}")
+        result = run(seed)
+        _say(f"{seed} {result.hash & (2**64 - 1):016x} {result.violation or ''}")
     return 0
 
 
 def _hunt(first: int, count: int, seconds: float) -> int:
     until = time.monotonic() + seconds
     for number, seed in enumerate(range(first, first + count), 1):
-        verdict = run(seed)
-        if verdict.violation is not None:
-            lines = verdict.violation.strip().splitlines()
+        result = run(seed)
+        if result.violation is not None:
+            lines = result.violation.strip().splitlines()
             _say(f"FOUND after {number}: {lines[0] if len(lines) == 1 else lines[0][:20] + ' ' + lines[-1]}")
             return 1
         if time.monotonic() > until:

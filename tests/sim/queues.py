@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from sim.world import World
 from taskpool.errors import QueueEmpty, QueueExists, QueueFull, QueueMissing
-from taskpool.ipc.memory import MemoryMailbox, MemoryPost, _Queue
+from taskpool.ipc.memory import MemoryNamespace, MemoryQueueEnd, _Queue
 from taskpool.ipc.sizing import Shape
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class SimQueue(_Queue):
         self.watcher: Process | None = None
 
 
-class SimMailbox(MemoryMailbox):
+class SimQueueEnd(MemoryQueueEnd):
     """An open end of a modelled queue."""
 
     def send(self, data: bytes) -> None:
@@ -102,27 +102,27 @@ class SimMailbox(MemoryMailbox):
         return data
 
 
-class SimPost(MemoryPost):
+class SimNamespace(MemoryNamespace):
     """One IPC namespace, until the next reboot."""
 
     def __init__(self, world: World) -> None:
         super().__init__()
         self.world = world
 
-    def mailbox(self, queue: _Queue, *, send: bool, receive: bool) -> SimMailbox:
-        return SimMailbox(self, queue, next(self._filenos), send=send, receive=receive)
+    def end(self, queue: _Queue, *, send: bool, receive: bool) -> SimQueueEnd:
+        return SimQueueEnd(self, queue, next(self._filenos), send=send, receive=receive)
 
-    def create(self, name: str, shape: Shape) -> SimMailbox:
+    def create(self, name: str, shape: Shape) -> SimQueueEnd:
         if name in self._queues:
             raise QueueExists(name)
         self._queues[name] = SimQueue(name, shape, next(self._filenos))
         return self.open(name, send=True, receive=True)
 
-    def open(self, name: str, *, send: bool, receive: bool) -> SimMailbox:
+    def open(self, name: str, *, send: bool, receive: bool) -> SimQueueEnd:
         queue = self._queues.get(name)
         if queue is None:
             raise QueueMissing(name)
-        return self.mailbox(queue, send=send, receive=receive)
+        return self.end(queue, send=send, receive=receive)
 
     def names(self) -> list[str]:
         return list(self._queues)

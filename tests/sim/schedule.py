@@ -16,8 +16,8 @@ from sim.faults import Faults
 from sim.generators import Batch
 from sim.host import POOL, SimHost
 from sim.jobs import Planned, Style, draw_batch_limits, draw_script
-from sim.judge import Judge
-from sim.platform import Killed, SimMachine
+from sim.oracle import Oracle
+from sim.platform import Killed, SimPlatform
 from sim.trouble import Trouble
 from sim.world import START_NS, Violation, World
 from taskpool import limits
@@ -26,7 +26,7 @@ from taskpool.core import invariants
 from taskpool.core.effects import Effect, Exit, Note, Topic
 from taskpool.core.events import Event, Restored
 from taskpool.dealer import dealer as dealer_module
-from taskpool.dealer import reply_queues as replies
+from taskpool.dealer import reply_queues
 from taskpool.dealer.options import DealerOptions
 from taskpool.errors import ExitCode, TaskpoolError
 
@@ -35,7 +35,7 @@ LIVES_MAX = 300  # no schedule needs as many dealers
 LOOK_NS = 50 * MILLISECOND
 
 
-class Verdict(NamedTuple):
+class Result(NamedTuple):
     """How a schedule went."""
 
     seed: int
@@ -93,16 +93,16 @@ class Plan:
 class Watcher:
     """The transcript of a dealer that nobody reads, except for what must be seen to happen."""
 
-    def __init__(self, world: World, judge: Judge) -> None:
+    def __init__(self, world: World, oracle: Oracle) -> None:
         self._world = world
-        self._judge = judge
+        self._oracle = oracle
 
     def write(self, note: Note) -> None:
         if note.topic is Topic.CLIENT_LAPSED:
             self._world.faults.seen["lease_lapsed"] += 1
-            self._judge.lapsed(note.fields["pid"])
+            self._oracle.lapsed(note.fields["pid"])
         if note.topic is Topic.WORKER_STOPPED and note.fields["reason"] == "silent":
-            self._judge.called_silent(note.fields["pid"])
+            self._oracle.called_silent(note.fields["pid"])
         if self._world.trace is not None:
             self._world.say(f"    dealer: {note.topic.value} {note.fields}")
 
@@ -129,7 +129,7 @@ class Schedule:
         self._gave_up = False
         self._lives = 0
 
-    def run(self) -> Verdict:
+    def run(self) -> Result:
         world = self.world
         for batch in self.batches:
             world.at(world.now_ns + world.between(0, 20 * MILLISECOND), batch.start)
@@ -140,10 +140,10 @@ class Schedule:
                 while not self._over:
                     self._dealer_life()
                 if not self._gave_up:
-                    self.host.judge.final()
+                    self.host.oracle.final()
         except Violation:
             pass
-        return Verdict(
+        return Result(
             world.seed,
             str(world.violation) if world.violation is not None else None,
             world.hash,
@@ -164,10 +164,10 @@ class Schedule:
             world.fail("I10", f"{LIVES_MAX} dealers were not enough")
         plan = self.plan
         calls = int(world.rng.expovariate(1.0) * plan.calls_mean) if plan.kills_anywhere else 10**9
-        machine = SimMachine(self.host, durable=plan.durable, lives_for=calls)
+        platform = SimPlatform(self.host, durable=plan.durable, lives_for=calls)
         exit = None
         try:
-            exit = self._live(machine)
+            exit = self._live(platform)
         except Killed:
             pass
         except Violation:
@@ -179,12 +179,12 @@ class Schedule:
         if world.violation is not None:
             raise world.violation
         if not self.host.disk.clean:
-            self.host.judge.dealer_ended()
+            self.host.oracle.dealer_ended()
         self.host.dealer = None
         if exit is not None:
             self.faults.seen["pool_left_in_order"] += 1
-            self.host.judge.left_in_order()
-            machine.left()
+            self.host.oracle.left_in_order()
+            platform.left()
             self._left(exit)
         if not self._over:
             world.pass_to(world.now_ns + self.faults.amount(5 * MILLISECOND, 3 * SECOND))
@@ -198,7 +198,7 @@ class Schedule:
         else:
             self._over = plan.private or (self._ending and self._is_complete())
 
-    def _live(self, machine: SimMachine) -> Exit:
+    def _live(self, platform: SimPlatform) -> Exit:
         """Until the dealer leaves because it wants to. As `dealer.run`, with an eye on the core."""
         plan = self.plan
         options = DealerOptions(
@@ -206,8 +206,8 @@ class Schedule:
         )
         with ExitStack() as teardown:
             try:
-                dealer = dealer_module.Dealer(options, Watcher(self.world, self.host.judge), machine, teardown)  # type: ignore[arg-type]
-                self._watch(dealer, machine)
+                dealer = dealer_module.Dealer(options, Watcher(self.world, self.host.oracle), platform, teardown)  # type: ignore[arg-type]
+                self._watch(dealer, platform)
                 return dealer.loop.run()
             except (Killed, TaskpoolError, Violation):
                 raise
@@ -221,11 +221,11 @@ class Schedule:
         text = traceback.format_exc(limit=-4)
         self.world.fail("I5", f"the dealer crashes: {text}")
 
-    def _watch(self, dealer: dealer_module.Dealer, machine: SimMachine) -> None:
+    def _watch(self, dealer: dealer_module.Dealer, platform: SimPlatform) -> None:
         core, plan, world = dealer.core, self.plan, self.world
-        machine.core = core
+        platform.core = core
         assert dealer._performer is not None
-        machine.replies = dealer._performer._replies
+        platform.reply_queues = dealer._performer._reply_queues
         core.pool.backlog._jobs_max = plan.backlog_jobs
         core.pool.config = structs.replace(core.pool.config, pending_max=plan.pending_max)
         handle, trim = core.handle, core.pool.backlog.trim
@@ -281,16 +281,16 @@ class Schedule:
         world.at(world.now_ns + LOOK_NS * (20 if self._ending else 1), self._look)
 
     def _is_complete(self) -> bool:
-        tables = self.host.disk.tables.batches
+        journal_model = self.host.disk.journal_model.batches
         if self.host.commanders:
             return False
-        return all(batch.done for batch in self.batches) and not any(batch.open for batch in tables.values())
+        return all(batch.done for batch in self.batches) and not any(batch.open for batch in journal_model.values())
 
     def _not_over(self) -> None:
         waiting = [batch.name for batch in self.batches if not batch.done]
         jobs = {
             f"{kept.job.batch}/{kept.job.seq}": str(kept.state)
-            for kept in self.host.disk.tables.jobs.values()
+            for kept in self.host.disk.journal_model.jobs.values()
             if kept.state in ("queued", "running")
         }
         self.world.fail("I10", f"not over {CALM_NS_MAX // SECOND} s after the last fault: {waiting}, jobs {jobs}")
@@ -298,12 +298,12 @@ class Schedule:
 
 @contextmanager
 def machine_of_the_schedule(schedule: Schedule) -> Iterator[None]:
-    """What the dealer asks the operating system past its machine; and limits as small as the schedule."""
+    """What the dealer asks the operating system past its platform; and limits as small as the schedule."""
 
     def fstat(fileno: int) -> SimpleNamespace:
-        machine = schedule.host.dealer
-        assert machine is not None
-        return SimpleNamespace(st_ino=machine.inode(fileno))
+        platform = schedule.host.dealer
+        assert platform is not None
+        return SimpleNamespace(st_ino=platform.inode(fileno))
 
     def getpid() -> int:
         return 999
@@ -314,7 +314,7 @@ def machine_of_the_schedule(schedule: Schedule) -> Iterator[None]:
         undo.append((where, name, getattr(where, name)))
         setattr(where, name, what)
 
-    put(replies, "os", SimpleNamespace(fstat=fstat))
+    put(reply_queues, "os", SimpleNamespace(fstat=fstat))
     put(dealer_module, "os", SimpleNamespace(getpid=getpid))
     put(limits, "OUTCOMES_IN_FLIGHT_MAX", schedule.plan.outcomes_in_flight)
     try:
@@ -324,9 +324,9 @@ def machine_of_the_schedule(schedule: Schedule) -> Iterator[None]:
             setattr(where, name, what)
 
 
-def run(seed: int, deleted: Set[int] = frozenset(), *, tracing: bool = False) -> Verdict:
+def run(seed: int, deleted: Set[int] = frozenset(), *, tracing: bool = False) -> Result:
     """One schedule, from its seed."""
     return Schedule(seed, deleted, tracing=tracing).run()
 
 
-Runner = Callable[[int, Set[int]], Verdict]
+Runner = Callable[[int, Set[int]], Result]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 
-from sim.schedule import Verdict, run
+from sim.schedule import Result, run
 
 
-def shrink(seed: int, seconds: float = 30.0) -> Verdict:
+def shrink(seed: int, seconds: float = 30.0) -> Result:
     """The shortest list of faults found in that time, run with a trace."""
     until = time.monotonic() + seconds
     best = run(seed)
@@ -21,9 +21,9 @@ def shrink(seed: int, seconds: float = 30.0) -> Verdict:
             attempt = deleted | set(range(start, start + size))
             if attempt == deleted or time.monotonic() > until:
                 continue
-            verdict = run(seed, frozenset(attempt))
-            same = verdict.violation is not None and verdict.violation.partition(":")[0] == rule
-            if same and len(verdict.fired) < len(best.fired):  # another history may have more of them
-                best, deleted, shrunk = verdict, attempt, True
+            result = run(seed, frozenset(attempt))
+            same = result.violation is not None and result.violation.partition(":")[0] == rule
+            if same and len(result.fired) < len(best.fired):  # another history may have more of them
+                best, deleted, shrunk = result, attempt, True
         size = size // 2 if not shrunk or size > 1 else 0
     return run(seed, frozenset(deleted), tracing=True)

@@ -11,9 +11,9 @@ import pytest
 
 from sim.campaign import campaign
 from sim.faults import Faults
+from sim.journal_model import JournalModel
 from sim.schedule import run
 from sim.shrink import shrink
-from sim.tables import Tables
 
 SCHEDULES = 20_000
 SECONDS = 60.0  # the share of a normal run of the tests; `make sim` knows no such bound
@@ -61,7 +61,7 @@ def test_faults_can_be_left_out_one_by_one() -> None:
 @pytest.mark.slow
 def test_a_failing_schedule_shrinks_to_few_faults(monkeypatch: pytest.MonkeyPatch) -> None:
     """Planted here: a journal that has forgotten every batch."""
-    monkeypatch.setattr(Tables, "stored_batch", lambda tables, name: None)
+    monkeypatch.setattr(JournalModel, "stored_batch", lambda journal_model, name: None)
     whole = next(tried for tried in map(run, range(1, 200)) if tried.violation is not None and len(tried.fired) > 4)
     shrunk = shrink(whole.seed, seconds=10)
     assert shrunk.violation is not None and whole.violation is not None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sim.generators import Batch, Commander
 from sim.host import POOL, SimHost
 from sim.platform import LAYOUT
-from sim.queues import SimMailbox
+from sim.queues import SimQueueEnd
 from taskpool.clock import MILLISECOND, SECOND
 from taskpool.codec import encode
 from taskpool.errors import MessageTooLong, QueueExists, QueueFull, QueueMissing
@@ -141,31 +141,31 @@ class Trouble:
     def _steal(self) -> None:
         """A second reader of intake or control: the messages are gone, and nobody is told."""
         try:
-            mailbox = self._host.post.open(self._world.rng.choice(QUEUES[:2]), send=False, receive=True)
+            end = self._host.namespace.open(self._world.rng.choice(QUEUES[:2]), send=False, receive=True)
         except QueueMissing:
             return
-        if mailbox.depth():
-            mailbox.receive()
+        if end.depth():
+            end.receive()
 
     def _unlink(self) -> None:
         """Without a journal the events queue is spared: workers that find none end a private pool."""
         name = self._world.rng.choice(QUEUES)
         if self._durable or name != QUEUES[2]:
-            self._host.post.unlink(name)
+            self._host.namespace.unlink(name)
 
     def _throw_garbage(self) -> None:
         rng = self._world.rng
         try:
-            mailbox = self._host.post.open(rng.choice(QUEUES), send=True, receive=False)
+            end = self._host.namespace.open(rng.choice(QUEUES), send=True, receive=False)
         except QueueMissing:
             return
         for _ in range(self._world.between(1, 4)):
-            self._throw(mailbox)
+            self._throw(end)
 
-    def _throw(self, mailbox: SimMailbox) -> None:
+    def _throw(self, end: SimQueueEnd) -> None:
         data = self._garbage()
         try:
-            mailbox.send(data[: mailbox.msgsize])
+            end.send(data[: end.msgsize])
         except (QueueFull, MessageTooLong):
             return
 
@@ -174,8 +174,8 @@ class Trouble:
         client = batch.process.client if batch.process is not None else 7
         pid = self._host.workers[0].pid if self._host.workers else 1
         epoch = self._host.disk.epoch
-        incarnation, n = self._host.judge.some_attempt(epoch)
-        kept = self._host.disk.tables.batches.get(batch.name)
+        incarnation, n = self._host.oracle.some_attempt(epoch)
+        kept = self._host.disk.journal_model.batches.get(batch.name)
         accepted = kept.accepted if kept is not None else 0
         message: object = rng.choice(
             (
@@ -214,13 +214,13 @@ class Trouble:
         batch = self._world.rng.choice(self._batches)
         slot = self._world.between(20, 29)
         client = self._host.new_pid()
-        self._host.judge.batch_of[client] = batch.name
+        self._host.oracle.batch_of[client] = batch.name
         try:
-            control = self._host.post.open(names.control(POOL), send=True, receive=False)
-            self._host.post.create(names.reply(POOL, slot), LAYOUT.reply)
+            control = self._host.namespace.open(names.control(POOL), send=True, receive=False)
+            self._host.namespace.create(names.reply(POOL, slot), LAYOUT.reply)
             control.send(encode(Hello(client, slot, client, "1", batch.name, batch.limits)))
         except (QueueExists, QueueMissing, QueueFull):
-            self._host.post.unlink(names.reply(POOL, slot))
+            self._host.namespace.unlink(names.reply(POOL, slot))
 
     # --- generators, and people ---
 
@@ -253,7 +253,7 @@ class Trouble:
 
     def _parked(self, verb: str) -> None:
         """Somebody decides about a job in quarantine."""
-        parked = [kept.job for kept in self._host.disk.tables.jobs.values() if kept.state is State.QUARANTINED]
+        parked = [kept.job for kept in self._host.disk.journal_model.jobs.values() if kept.state is State.QUARANTINED]
         if parked:
             job = self._world.rng.choice(parked)
             self._host.job(job.batch, job.seq).requeue_asked = True

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sim.jobs import Act, Planned
 from sim.process import Life, Process
-from sim.queues import SimMailbox
+from sim.queues import SimQueueEnd
 from sim.world import World
 from taskpool import __version__, codec
 from taskpool.clock import MILLISECOND, SECOND
@@ -62,7 +62,7 @@ class WorkerProcess(Process):
         self.began_ns = 0
         self.timeout_ns = 0
         self.ran: list[Planned] = []  # what it has executed or executes
-        self.requests: SimMailbox | None = None
+        self.requests: SimQueueEnd | None = None
         self.job: Planned | None = None  # being executed
         self.descendants: list[Descendant] = []
 
@@ -77,11 +77,11 @@ class WorkerProcess(Process):
         self.armed = True
         if faults.fires("worker_exits_before_ready"):
             return 1
-        post = self.host.post
+        namespace = self.host.namespace
         try:
-            requests = post.open(names.worker(self.pool, *self.mark), send=False, receive=True)
+            requests = namespace.open(names.worker(self.pool, *self.mark), send=False, receive=True)
             yield world.between(1_000, 20_000)
-            events = post.open(names.events(self.pool), send=True, receive=False)
+            events = namespace.open(names.events(self.pool), send=True, receive=False)
         except QueueMissing:
             return 3
         ready = Ready(self.mark[1], self.mark[0], self.pid, __version__, list(KINDS), [])
@@ -104,7 +104,7 @@ class WorkerProcess(Process):
             self.end(signal=11)
             yield None
 
-    def _receive(self, requests: SimMailbox, events: SimMailbox) -> Generator[int | None, None, bytes]:
+    def _receive(self, requests: SimQueueEnd, events: SimQueueEnd) -> Generator[int | None, None, bytes]:
         if requests.depth() == 0 and self.received is None:
             yield from self._tell(events)
         return (yield from requests.block_receiving(self))
@@ -127,7 +127,7 @@ class WorkerProcess(Process):
 
     # --- a frame ---
 
-    def _serve(self, frame: Frame, events: SimMailbox) -> Steps:
+    def _serve(self, frame: Frame, events: SimQueueEnd) -> Steps:
         faults = self.world.faults
         tasks = codec.decode_tasks(frame.tasks)
         jobs = [self.host.job(frame.batch, task.seq) for task in tasks]
@@ -160,7 +160,7 @@ class WorkerProcess(Process):
         job.executions += 1
 
     def _begin(self, job: Planned, n: int, task: Task) -> Act:
-        self.host.judge.begins(self, job, n)
+        self.host.oracle.begins(self, job, n)
         if task.payload != job.spec.payload:
             self.world.fail("I2", f"job {job.number} runs with the payload of another")
         job.executions += 1
@@ -224,7 +224,7 @@ class WorkerProcess(Process):
 
     # --- words ---
 
-    def _tell(self, events: SimMailbox, started: int = 0) -> Steps:
+    def _tell(self, events: SimQueueEnd, started: int = 0) -> Steps:
         reports, self.held = self.held, []
         if not reports and not started:
             return
@@ -249,14 +249,14 @@ class WorkerProcess(Process):
         """What it was saying is in the queue."""
         (reports, started), self.saying = self.saying, ([], 0)
         for report in reports:
-            self.host.judge.reported(self, report)
+            self.host.oracle.reported(self, report)
         if started:
-            self.host.judge.started(self, started)
+            self.host.oracle.started(self, started)
             self.world.note("worker {} has started frame {}", self.pid, started)
 
-    def _talk_nonsense(self, events: SimMailbox) -> Steps:
+    def _talk_nonsense(self, events: SimQueueEnd) -> Steps:
         # After a restart a report is told by its number alone: there a lie like this would be believed.
-        others = [] if self.host.durable else self.host.judge.attempts_of_others(self)
+        others = [] if self.host.durable else self.host.oracle.attempts_of_others(self)
         n = self.world.rng.choice((0, 10**9, 10**15, *others))
         end = self.world.rng.choice((End.SUCCEEDED, End.LOST, End.CANCELLED))
         nonsense = Progress(self.mark[1], self.mark[0], [Report(n, end)], 0)
@@ -281,7 +281,7 @@ class WorkerProcess(Process):
     def at_end(self) -> None:
         if self.job is not None:
             self.job.live.remove(self)
-        self.host.judge.worker_died(self)
+        self.host.oracle.worker_died(self)
         for each in self.descendants:
             if each.alive:
                 self.world.faults.seen["descendant_outlived_worker"] += 1

@@ -36,7 +36,7 @@ from taskpool.core.effects import (
     TakeBack,
     Topic,
 )
-from taskpool.core.entries import JobAccepted, Row
+from taskpool.core.entries import Entry, JobAccepted
 from taskpool.core.events import (
     BatchFound,
     Event,
@@ -52,7 +52,7 @@ from taskpool.core.events import (
     Tick,
     Traits,
 )
-from taskpool.core.reactor import Dispatcher
+from taskpool.core.reactor import Reactor
 from taskpool.core.state import PoolConfig
 from taskpool.errors import ExitCode
 from taskpool.ids import Incarnation
@@ -140,7 +140,7 @@ class World:
         backlog: Backlog | None = None,
         **config: Any,
     ) -> None:
-        self.core = Dispatcher(PoolConfig("p", EPOCH, workers, spares, pid=7, **{"version": "1", **config}), SIGNALS)
+        self.core = Reactor(PoolConfig("p", EPOCH, workers, spares, pid=7, **{"version": "1", **config}), SIGNALS)
         if backlog is not None:
             self.core.pool.backlog = backlog
         self.store = store or MemoryStore()
@@ -150,7 +150,7 @@ class World:
         self.workers: dict[int, WorkerPlay] = {}
         self.spawn_error: str | None = None
         self.asked: list[Effect] = []
-        self.rows: list[Row] = []
+        self.rows: list[Entry] = []
         self.notes: list[Note] = []
         self.submitted: dict[str, int] = {}
         self.kept: dict[str, StoredBatch] = {}  # what FindBatch finds
@@ -191,7 +191,7 @@ class World:
                 self._events.extend(self._answers)
                 self._answers.clear()
             if not self._events:
-                left = self.core.leaving.left
+                left = self.core.shutdown.left
                 assert left or self.core.next_deadline_ns(self.now) > self.now.mono, "the loop would spin"
                 return
             while self._events:

@@ -300,7 +300,7 @@ def opened(name: str) -> Iterator[posix_ipc.MessageQueue]:
         queue.close()
 
 
-def post(name: str, messages: Sequence[bytes]) -> None:
+def namespace(name: str, messages: Sequence[bytes]) -> None:
     """Writes into a queue what nobody asked for."""
     with opened(name) as queue:
         for message in messages:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from support.programs import start
-from taskpool.core.entries import AttemptMade, BatchOpened, JobAccepted, OutcomeRecorded, Row
+from taskpool.core.entries import AttemptMade, BatchOpened, Entry, JobAccepted, OutcomeRecorded
 from taskpool.core.events import BatchFound, Committed, Loaded, OutcomesLoaded, StoredBatch, StoredJob, Traits
 from taskpool.journal.sqlite import SqliteStore
 from taskpool.journal.store import Store, StoreEvent
@@ -74,7 +74,7 @@ class Asked:
                 assert select.select([self.store.fileno()], [], [], DEADLINE_SECONDS)[0], "no answer in time"
         return self._heard.pop(0)
 
-    def commit(self, *rows: Row) -> None:
+    def commit(self, *rows: Entry) -> None:
         self._number += 1
         self.store.commit(self._number, rows)
         assert self.next() == Committed(self._number)

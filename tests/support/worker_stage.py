@@ -14,8 +14,8 @@ from typing import Self
 from support.source_tree import ROOT
 from taskpool import codec
 from taskpool.ipc import names
-from taskpool.ipc.mqueue import KernelPost
-from taskpool.ipc.queue import Mailbox
+from taskpool.ipc.mqueue import KernelNamespace
+from taskpool.ipc.queue import QueueEnd
 from taskpool.ipc.sizing import Shape
 from taskpool.ipc.spool import Spool
 from taskpool.kinds import kind
@@ -105,16 +105,16 @@ def environment(pool: str) -> dict[str, str]:
 
 
 @contextmanager
-def queues(pool: str, shape: Shape = EVENTS) -> Iterator[tuple[Mailbox, Mailbox]]:
+def queues(pool: str, shape: Shape = EVENTS) -> Iterator[tuple[QueueEnd, QueueEnd]]:
     """The events queue of a pool, and the request queue of its one worker."""
-    post = KernelPost()
+    namespace = KernelNamespace()
     with ExitStack() as stack:
         made = []
         for name, size in ((names.events(pool), shape), (names.worker(pool, EPOCH, INCARNATION), REQUESTS)):
-            mailbox = post.create(name, size)
-            stack.callback(mailbox.close)
-            stack.callback(post.unlink, name)
-            made.append(mailbox)
+            queue = namespace.create(name, size)
+            stack.callback(queue.close)
+            stack.callback(namespace.unlink, name)
+            made.append(queue)
         yield made[0], made[1]
 
 

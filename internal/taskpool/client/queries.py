@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
-from taskpool.client.connection import Conversation
+from taskpool.client.connection import Connection
 from taskpool.clock import Clock
 from taskpool.errors import DealerUnreachable
 from taskpool.messages import Outcome
@@ -47,12 +47,12 @@ class Dealer(Protocol):
         """Start it again, unless it chose to end; whether it lives."""
 
 
-class Inquiry:
-    """Asks over a conversation of its own, whose session collects outcomes."""
+class BatchQueries:
+    """Asks over a connection of its own, whose session collects outcomes."""
 
-    def __init__(self, conversation: Conversation, clock: Clock, wakeup: Wakeup, private: Dealer | None = None) -> None:
-        self._conversation = conversation
-        self._session = conversation.session
+    def __init__(self, connection: Connection, clock: Clock, wakeup: Wakeup, private: Dealer | None = None) -> None:
+        self._connection = connection
+        self._session = connection.session
         self._clock = clock
         self._wakeup = wakeup
         self._private = private
@@ -95,33 +95,33 @@ class Inquiry:
         return self._ask("outcomes", name, after, found)
 
     def rest(self, duration_ns: int) -> None:
-        """Lets time pass; the conversation goes on. Raises DealerUnreachable, Interrupted."""
+        """Lets time pass; the connection goes on. Raises DealerUnreachable, Interrupted."""
         until = self._clock.now().mono + duration_ns
         while (now := self._clock.now().mono) < until:
-            self._conversation.receive(now)
-            self._conversation.send(now)
-            self._wait(min(until, self._conversation.next_deadline()) - now)
+            self._connection.receive(now)
+            self._connection.send(now)
+            self._wait(min(until, self._connection.next_deadline()) - now)
 
     def close(self, *, goodbye: bool = True) -> None:
-        """Lets go of the queues; without a goodbye another conversation of the same client goes on."""
-        if goodbye and not self._session.calling:
+        """Lets go of the queues; without a goodbye another connection of the same client goes on."""
+        if goodbye and not self._session.connecting:
             self._session.leave()
-            self._conversation.send(self._clock.now().mono)
-        self._conversation.close()
+            self._connection.send(self._clock.now().mono)
+        self._connection.close()
 
     def _ask(self, verb: str, name: str, seq: int, found: Callable[[], _T | None]) -> _T:
-        asked_in = 0  # which conversation: in a new one the question is new
+        asked_in = 0  # which connection: in a new one the question is new
         while True:
             now = self._clock.now().mono
             self._look_after_private(now)
-            self._conversation.receive(now)
+            self._connection.receive(now)
             if (answer := found()) is not None:
                 return answer
-            if not self._session.calling and self._session.greetings != asked_in:
-                asked_in = self._session.greetings
+            if not self._session.connecting and self._session.generation != asked_in:
+                asked_in = self._session.generation
                 self._session.command(verb, name, seq)
-            self._conversation.send(now)
-            self._wait(self._conversation.next_deadline() - now)
+            self._connection.send(now)
+            self._wait(self._connection.next_deadline() - now)
 
     def _look_after_private(self, now: int) -> None:
         private = self._private
@@ -129,12 +129,12 @@ class Inquiry:
             return
         if not private.revive():
             raise PrivateEnded("the private dealer ended before it was asked")
-        self._session.call_again(now)
+        self._session.reconnect(now)
 
     def _wait(self, duration_ns: int) -> None:
         private = self._private
         also = [] if private is None or private.look() is not None else [private.pidfd]
-        self._conversation.wait(self._wakeup, duration_ns, *also)
+        self._connection.wait(self._wakeup, duration_ns, *also)
 
 
 class PrivateEnded(DealerUnreachable):

@@ -1,11 +1,11 @@
-"""The generator's side of the conversation with a dealer. Decisions only: no queue, no clock, no file.
+"""The generator's side of the connection with a dealer. Decisions only: no queue, no clock, no file.
 
 Rules of this file:
 1. Messages come in through `receive`, time through `tick`; what is to be sent is pulled, one message at a
    time, by `next_control` and `next_intake`. Whoever pulls a message sends it.
 2. Nothing is believed to have arrived. Submissions are kept until accepted and sent again from the first
    one that is not; outcomes are numbered, and a gap means asking again from the last one held.
-3. Whenever the dealer is in doubt (silent, restarted, its queues gone) there is one cure: `call_again`, a
+3. Whenever the dealer is in doubt (silent, restarted, its queues gone) there is one cure: `reconnect`, a
    new hello over new queues with the cursor of what is held.
 """
 
@@ -15,7 +15,7 @@ from collections import deque
 from typing import NamedTuple
 
 from taskpool import limits
-from taskpool.client.submissions import Outbox
+from taskpool.client.submissions import Submissions
 from taskpool.clock import MILLISECOND
 from taskpool.codec import encode
 from taskpool.durations import human
@@ -47,7 +47,7 @@ GAPS_MAX = 8  # hellos because of missing outcomes, without one outcome in betwe
 REFUSED_FOR_NOW = frozenset({"full", "draining"})
 
 
-class Patience(NamedTuple):
+class DealerTimeouts(NamedTuple):
     """How long to wait for a dealer that does not answer: for its first welcome, and for it to come back."""
 
     first_ns: int = limits.FIRST_WELCOME_NS
@@ -66,7 +66,7 @@ class JobsLost(DealerUnreachable):
 
 
 class Session:
-    """One conversation, for one batch or (`batch` None) just for commands."""
+    """One connection, for one batch or (`batch` None) just for commands."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class Session:
         wanted: Limits = DEFAULT_LIMITS,
         detached: bool = False,
         waits: bool = True,
-        patience: Patience = Patience(),
+        dealer_timeouts: DealerTimeouts = DealerTimeouts(),
         private: bool = False,
         resume: bool = False,
         cursor: int = 0,
@@ -97,23 +97,23 @@ class Session:
         self._limits = wanted
         self._detached = detached
         self._waits = waits  # for room in a full pool
-        self._patience = patience
+        self._dealer_timeouts = dealer_timeouts
         self._private = private
         self._resume = resume
 
-        self.calling = True
+        self.connecting = True
         self.hello_due = now
         self._hello_delay = HELLO_DELAY_NS_MIN
         self._called_since = now
-        self._deadline = now + patience.first_ns
+        self._deadline = now + dealer_timeouts.first_ns
         self._heard_at = now
         self._ping_due = now
         self._ping_wanted = False
         self.welcome: Welcome | None = None  # the latest
-        self.greetings = 0  # welcomes that began a new conversation, not repeated ones
+        self.generation = 0  # welcomes that began a new connection, not repeated ones
         self.held = ""  # why a batch that is to be resumed cannot be had yet
 
-        self.outbox = Outbox(client, batch or "", now)
+        self.submissions = Submissions(client, batch or "", now)
         self.cursor = cursor  # the last outcome received, without a gap
         self._early: deque[Outcome] = deque()  # of jobs not yet compared, and those behind them
         self._stored = self._acked = max(0, cursor - 1)  # the last acknowledgement lets a private dealer go
@@ -144,7 +144,7 @@ class Session:
             )
         )
 
-    def nobody_home(self, now: int) -> None:
+    def dealer_missing(self, now: int) -> None:
         """The dealer's queue is not there (yet), or a hello went into one that lost its name."""
         self.hello_due = now + self._hello_delay
         self._hello_delay = min(self._hello_delay * 2, HELLO_DELAY_NS_MAX)
@@ -152,7 +152,7 @@ class Session:
     def next_control(self) -> bytes | None:
         """The next message for the control queue. Commands come before acknowledgements: the last
         acknowledgement lets a private dealer go, and it should answer first."""
-        if self.calling:
+        if self.connecting:
             return None
         if self._commands:
             return encode(self._commands.popleft())
@@ -169,7 +169,7 @@ class Session:
 
     def next_intake(self, now: int) -> bytes | None:
         """The next message for the intake queue."""
-        return None if self.calling or self.batch is None else self.outbox.next_message(now)
+        return None if self.connecting or self.batch is None else self.submissions.next_message(now)
 
     # --- what the program wants -------------------------------------------------------------------
 
@@ -190,31 +190,31 @@ class Session:
         """Says goodbye after everything else."""
         self._bye = True
 
-    def excuse(self, now: int) -> None:
+    def pause_liveness(self, now: int) -> None:
         """The dealer may have spoken, but nobody here listened."""
         self._heard_at = now
 
-    def call_again(self, now: int) -> None:
-        """The dealer is in doubt: say hello again, as a new conversation about the same batch."""
-        if self.calling:
+    def reconnect(self, now: int) -> None:
+        """The dealer is in doubt: say hello again, as a new connection about the same batch."""
+        if self.connecting:
             return
-        self.calling = True
+        self.connecting = True
         self.hello_due = self._called_since = now
         self._hello_delay = HELLO_DELAY_NS_MIN
-        self._deadline = now + self._patience.return_ns
+        self._deadline = now + self._dealer_timeouts.return_ns
 
     # --- time -------------------------------------------------------------------------------------
 
     def next_deadline(self) -> int:
         """When `tick` has something to do, at the latest."""
-        if self.calling:
+        if self.connecting:
             return min(self.hello_due, self._deadline)
         due = min(self._ping_due, self._heard_at + limits.REPLY_OVERDUE_NS)
-        return min(due, self.outbox.next_deadline() or due)
+        return min(due, self.submissions.next_deadline() or due)
 
     def tick(self, now: int) -> None:
-        """Judges what is overdue. Raises DealerUnreachable when patience ends, UsageError when the batch stays held."""
-        if self.calling:
+        """Judge what is overdue. Raises DealerUnreachable after the time-out, UsageError when the batch stays held."""
+        if self.connecting:
             if now >= self._deadline:
                 if self.held:
                     raise UsageError(f"pool {self.pool!r} refuses: {self.held}")
@@ -225,9 +225,9 @@ class Session:
             self._ping_wanted = True
             self._ack_due = self._stored > 0  # the last one may be lost; it says the same twice
         if now >= self._heard_at + limits.REPLY_OVERDUE_NS:
-            self.call_again(now)
+            self.reconnect(now)
         else:
-            self.outbox.tick(now)
+            self.submissions.tick(now)
 
     def _unanswered(self, now: int) -> str:
         waited = human(now - self._called_since)
@@ -241,7 +241,7 @@ class Session:
             )
         return (
             f"the dealer of pool {self.pool!r} (pid {self.welcome.pid}) was lost and none came back within {waited}; "
-            f"{self.outbox.accepted} jobs were accepted and {self.cursor} outcomes received"
+            f"{self.submissions.accepted} jobs were accepted and {self.cursor} outcomes received"
         )
 
     # --- what comes in ----------------------------------------------------------------------------
@@ -249,7 +249,7 @@ class Session:
     def receive(self, message: Message, now: int) -> list[Outcome]:
         """Takes one message and returns the outcomes that are new in it.
 
-        Raises UsageError, PoolRefuses and DealerUnreachable for what ends the conversation. What is not for
+        Raises UsageError, PoolRefuses and DealerUnreachable for what ends the session. What is not for
         this generator, or has come before, is dropped.
         """
         if getattr(message, "client", None) != self.client:
@@ -276,34 +276,36 @@ class Session:
     def _on_welcome(self, welcome: Welcome, now: int) -> None:
         known = self.welcome
         self._heard_at = now
-        if not self.calling:
+        if not self.connecting:
             return  # the answer to a hello said twice
         self.welcome = welcome
-        self.calling = False  # before the batch is looked at: who does not want it must be able to say goodbye
-        self.greetings += 1
+        self.connecting = False  # before the batch is looked at: who does not want it must be able to say goodbye
+        self.generation += 1
         if self.batch is not None:
             try:
                 self._check_batch(welcome, known)
             except TaskpoolError:
-                self.outbox = Outbox(self.client, self.batch, now)  # nothing of ours goes into it with the goodbye
+                self.submissions = Submissions(
+                    self.client, self.batch, now
+                )  # nothing of ours goes into it with the goodbye
                 raise
         self._ping_due = now + limits.PING_NS
         self._ack_due = self._stored > 0
-        if not self.outbox.comparing:
-            self.outbox.accept(welcome.accepted, now, closed=welcome.total is not None)
-        self.outbox.rewind(now)
+        if not self.submissions.comparing:
+            self.submissions.accept(welcome.accepted, now, closed=welcome.total is not None)
+        self.submissions.rewind(now)
 
     def _check_batch(self, welcome: Welcome, known: Welcome | None) -> None:
         if known is None and self._resume:
-            self.outbox.known = welcome.accepted
+            self.submissions.known = welcome.accepted
         elif known is None:
             if welcome.accepted or welcome.last_no or welcome.total is not None:
                 raise UsageError(
                     f"batch {self.batch!r} exists already in pool {self.pool!r} ({welcome.accepted} jobs accepted, "
                     f"{welcome.last_no} outcomes): add --resume to go on with it, or choose another --batch"
                 )
-        elif welcome.accepted < self.outbox.accepted or welcome.last_no < self.cursor:
-            gone = max(0, self.outbox.accepted - self.cursor)
+        elif welcome.accepted < self.submissions.accepted or welcome.last_no < self.cursor:
+            gone = max(0, self.submissions.accepted - self.cursor)
             raise JobsLost(
                 f"the dealer of pool {self.pool!r} was replaced (epoch {known.epoch}, then {welcome.epoch}) by one "
                 f"without its journal: {gone} accepted jobs without an outcome are gone, {self.cursor} had finished"
@@ -312,7 +314,7 @@ class Session:
     def _on_accepted(self, accepted: Accepted, now: int) -> None:
         self._heard_at = now
         if accepted.batch == self.batch:
-            self.outbox.accept(accepted.upto, now, closed=accepted.closed)
+            self.submissions.accept(accepted.upto, now, closed=accepted.closed)
 
     def _on_refused(self, refused: Refused, now: int) -> None:
         self._heard_at = now
@@ -320,26 +322,26 @@ class Session:
             return
         match refused.reason:
             case "full" if self._waits:
-                self.outbox.hold_back(now)
+                self.submissions.hold_back(now)
             case "gap":
-                self.outbox.rewind_once(now)
+                self.submissions.rewind_once(now)
             case "unknown_batch":
-                self.call_again(now)
+                self.reconnect(now)
             case "gone":
                 raise JobsLost(f"pool {self.pool!r}: {refused.text}; {self.cursor} were received")
             case _:
-                self._give_in(refused, now)
+                self._refuse(refused, now)
 
-    def _give_in(self, refused: Refused, now: int) -> None:
-        if self.calling and self._resume and refused.reason == "conflict":
+    def _refuse(self, refused: Refused, now: int) -> None:
+        if self.connecting and self._resume and refused.reason == "conflict":
             self._wait_for_holder(refused, now)
             return
-        if self._resume and not self.calling and refused.reason in ("conflict", "closed"):
+        if self._resume and not self.connecting and refused.reason in ("conflict", "closed"):
             raise UsageError(self._changed(refused))
-        if self.calling:
+        if self.connecting:
             kind = PoolRefuses if refused.reason in REFUSED_FOR_NOW else UsageError
             raise kind(f"pool {self.pool!r} refuses: {refused.text}")
-        self.outbox.give_in(refused, for_now=refused.reason in REFUSED_FOR_NOW)
+        self.submissions.refuse(refused, for_now=refused.reason in REFUSED_FOR_NOW)
 
     def _wait_for_holder(self, refused: Refused, now: int) -> None:
         """The generator that was killed holds its batch until the dealer believes that it is dead."""
@@ -365,7 +367,7 @@ class Session:
             return
         if outcomes.batch != self.batch or self._detached:
             return
-        if self.calling:
+        if self.connecting:
             return  # they come again after the welcome; without it nothing says which of them are ours
         for outcome in outcomes.items:
             if outcome.no <= self.cursor:
@@ -375,12 +377,12 @@ class Session:
                 break
             self.cursor = outcome.no
             self._gaps = 0
-            if outcome.seq <= max(self.outbox.submitted, self.outbox.known):  # nobody makes us count others
+            if outcome.seq <= max(self.submissions.submitted, self.submissions.known):  # nobody makes us count others
                 self._early.append(outcome)
 
     def _due_outcomes(self) -> list[Outcome]:
         """Those whose turn has come. What may be another job's is not told before it was compared."""
-        upto = self.outbox.accepted if self.outbox.comparing else self.outbox.submitted
+        upto = self.submissions.accepted if self.submissions.comparing else self.submissions.submitted
         due: list[Outcome] = []
         while self._early and self._early[0].seq <= upto:
             due.append(self._early.popleft())
@@ -393,4 +395,4 @@ class Session:
                 f"the dealer of pool {self.pool!r} does not tell outcome {self.cursor + 1}: it goes on with {got}, "
                 f"asked {GAPS_MAX} times"
             )
-        self.call_again(now)
+        self.reconnect(now)

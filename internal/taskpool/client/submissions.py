@@ -29,7 +29,7 @@ class _Frame(NamedTuple):
     data: bytes
 
 
-class Outbox:
+class Submissions:
     """Counts jobs, so `submitted`, `accepted` and totals are numbers of jobs, from the batch's first."""
 
     def __init__(self, client: int, batch: str, now: int) -> None:
@@ -151,7 +151,7 @@ class Outbox:
             self._rewound_at = self.accepted
             self.rewind(now)
 
-    def give_in(self, refusal: Refused, *, for_now: bool) -> None:
+    def refuse(self, refusal: Refused, *, for_now: bool) -> None:
         """No more is sent, from this frame on. Those before it are accepted: the dealer takes them in order.
         `for_now`: another run may get in what did not, so the batch is left open."""
         if not any(frame.first == refusal.first_seq for frame in self._frames):

@@ -22,17 +22,17 @@ from taskpool.errors import (
     UsageError,
 )
 from taskpool.ipc import names
-from taskpool.ipc.queue import Mailbox, Post
+from taskpool.ipc.queue import QueueEnd, QueueNamespace
 from taskpool.ipc.sizing import Shape
 from taskpool.ipc.spool import Spool
 from taskpool.messages import Message
 
 
-class Outlet:
+class SendBuffer:
     """A queue to send to, with room for the one message that did not fit."""
 
-    def __init__(self, mailbox: Mailbox) -> None:
-        self.mailbox = mailbox
+    def __init__(self, queue: QueueEnd) -> None:
+        self.queue = queue
         self._waiting: bytes | None = None
 
     @property
@@ -49,33 +49,33 @@ class Outlet:
         if self._waiting is None:
             return
         with suppress(QueueFull):
-            self.mailbox.send(self._waiting)
+            self.queue.send(self._waiting)
             self._waiting = None
 
 
-class Link:
+class Transport:
     """The three queues of one generator, and the pool's spool once it is known."""
 
-    def __init__(self, post: Post, pool: str, reply_shape: Shape) -> None:
-        self._post = post
+    def __init__(self, namespace: QueueNamespace, pool: str, reply_shape: Shape) -> None:
+        self._namespace = namespace
         self._pool = pool
         self._reply_shape = reply_shape
-        self.control: Outlet | None = None
-        self.intake: Outlet | None = None
-        self.reply: Mailbox | None = None
+        self.control: SendBuffer | None = None
+        self.intake: SendBuffer | None = None
+        self.reply: QueueEnd | None = None
         self.slot = 0
         self._spool: Spool | None = None
 
-    def dial(self) -> bool:
+    def connect(self) -> bool:
         """Gets ready for a hello: the dealer's control queue and a reply queue. Whether a dealer may be there.
 
         Raises QueueForeign, QueueLimit, and ConfigurationError when every reply slot is taken.
         """
-        if self.control is not None and not self.control.mailbox.linked():
+        if self.control is not None and not self.control.queue.linked():
             self._drop_control()
         if self.control is None:
             try:
-                self.control = Outlet(self._post.open(names.control(self._pool), send=True, receive=False))
+                self.control = SendBuffer(self._namespace.open(names.control(self._pool), send=True, receive=False))
             except QueueMissing:
                 return False
         if self.reply is None or not self.reply.linked():
@@ -83,19 +83,19 @@ class Link:
             self.slot, self.reply = self._create_reply()
         return True
 
-    def say(self, hello: bytes) -> None:
+    def send_hello(self, hello: bytes) -> None:
         """Sends a hello, unless an earlier one still waits for room."""
         assert self.control is not None
-        if len(hello) > self.control.mailbox.msgsize:
+        if len(hello) > self.control.queue.msgsize:
             raise UsageError(
-                f"the batch's limits take {len(hello)} bytes and the control queue {self.control.mailbox.msgsize}: "
+                f"the batch's limits take {len(hello)} bytes and the control queue {self.control.queue.msgsize}: "
                 "name fewer exit statuses and signals in --retry-on"
             )
         self.control.flush()
         if not self.control.busy:
             self.control.send(hello)
 
-    def welcomed(self, spool: Path) -> None:
+    def on_welcome(self, spool: Path) -> None:
         """The dealer holds the reply queue: its name can go, so that nothing stays after a crash.
 
         Raises ConfigurationError when the pool's spool is not visible here, QueueMissing when the dealer
@@ -110,12 +110,12 @@ class Link:
             )
         self._spool = Spool(spool)
         if self.intake is None:
-            self.intake = Outlet(self._post.open(names.intake(self._pool), send=True, receive=False))
+            self.intake = SendBuffer(self._namespace.open(names.intake(self._pool), send=True, receive=False))
 
     def submit(self, data: bytes) -> None:
         """Sends to intake, through the spool if it must be."""
         assert self.intake is not None and self._spool is not None
-        self.intake.send(self._spool.pack(data, self.intake.mailbox.msgsize))
+        self.intake.send(self._spool.pack(data, self.intake.queue.msgsize))
 
     def messages(self, limit: int) -> Iterator[Message | MessageError]:
         """What waits in the reply queue, at most `limit`. What is no message comes as its error."""
@@ -133,24 +133,24 @@ class Link:
 
     def stale(self) -> bool:
         """Whether one of the dealer's queues has lost its name: nobody reads it any more."""
-        return any(outlet is not None and not outlet.mailbox.linked() for outlet in (self.control, self.intake))
+        return any(outlet is not None and not outlet.queue.linked() for outlet in (self.control, self.intake))
 
-    def hang_up(self) -> None:
-        """Lets go of everything; `dial` starts anew. May be called twice."""
+    def close(self) -> None:
+        """Lets go of everything; `connect` starts anew. May be called twice."""
         self._drop_control()
         self._drop_reply()
         if self.intake is not None:
-            self.intake.mailbox.close()
+            self.intake.queue.close()
             self.intake = None
 
     def _unpack(self, data: bytes) -> Message:
         message = decode(data)
         return message if self._spool is None else self._spool.unpack(message)
 
-    def _create_reply(self) -> tuple[int, Mailbox]:
+    def _create_reply(self) -> tuple[int, QueueEnd]:
         for slot in range(limits.REPLY_SLOTS_MAX):
             try:
-                return slot, self._post.create(names.reply(self._pool, slot), self._reply_shape)
+                return slot, self._namespace.create(names.reply(self._pool, slot), self._reply_shape)
             except QueueExists:
                 continue
         raise ConfigurationError(
@@ -160,7 +160,7 @@ class Link:
 
     def _drop_control(self) -> None:
         if self.control is not None:
-            self.control.mailbox.close()
+            self.control.queue.close()
             self.control = None
 
     def _drop_reply(self) -> None:

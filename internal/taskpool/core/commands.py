@@ -10,15 +10,15 @@ from typing import Any
 import msgspec
 
 from taskpool.clock import Instant, rfc3339
-from taskpool.core.completion import Endings
+from taskpool.core.completion import Completion
 from taskpool.core.effects import Level, LoadOutcomes, Reply, Topic
 from taskpool.core.entries import BatchCancelled, QuarantineDropped
-from taskpool.core.intake import Desk
+from taskpool.core.intake import Intake
 from taskpool.core.job import JOB_TABLE, Job, JobAction, JobEvent
-from taskpool.core.shutdown import Leaving
-from taskpool.core.state import Pool
-from taskpool.core.supervisor import Crew
-from taskpool.core.worker import Attempt, Verdict, Worker
+from taskpool.core.shutdown import Shutdown
+from taskpool.core.state import PoolState
+from taskpool.core.supervisor import Supervisor
+from taskpool.core.worker import Attempt, StopReason, Worker
 from taskpool.messages import Answer, Command, State
 
 Body = dict[str, Any]
@@ -33,12 +33,14 @@ class CommandError(Exception):
 class Commands:
     """The verbs, one small method each."""
 
-    def __init__(self, pool: Pool, crew: Crew, desk: Desk, endings: Endings, leaving: Leaving) -> None:
-        self._desk = desk
+    def __init__(
+        self, pool: PoolState, supervisor: Supervisor, intake: Intake, completion: Completion, shutdown: Shutdown
+    ) -> None:
+        self._intake = intake
         self._pool = pool
-        self._crew = crew
-        self._endings = endings
-        self._leaving = leaving
+        self._supervisor = supervisor
+        self._completion = completion
+        self._shutdown = shutdown
         self._verbs: dict[str, Callable[[Command, Instant], Body]] = {
             "status": self._status,
             "show": self._show,
@@ -56,7 +58,7 @@ class Commands:
 
     def perform(self, command: Command, now: Instant) -> None:
         if command.verb == "batch":
-            self._desk.describe_batch(command)
+            self._intake.describe_batch(command)
             return
         if command.verb == "outcomes":  # answered by the store, page by page
             limit = OUTCOMES_PAGE if command.client in self._pool.clients else 0
@@ -76,7 +78,7 @@ class Commands:
 
     def status(self, now: Instant) -> Body:
         """The pool at a glance."""
-        pool, crew = self._pool, self._crew
+        pool, supervisor = self._pool, self._supervisor
         delayed = sum(job.state is State.DELAYED for _, _, job in pool.delayed)
         waiting = pool.pending - len(pool.attempts) - delayed
         return {
@@ -86,21 +88,21 @@ class Commands:
             "version": pool.config.version,
             "state": "draining" if pool.draining else "paused" if pool.paused else "running",
             "journal": pool.config.journaled,
-            "workers_wanted": crew.wanted,
+            "workers_wanted": supervisor.wanted,
             "spares": pool.config.spares,
-            "workers": dict(Counter(worker.state.value for worker in crew.workers.values())),
-            "worker_spawns": pool.tally.worker_spawns,
-            "worker_respawns": pool.tally.worker_respawns,
-            "out_of_service": crew.respawn.out_of_service,
+            "workers": dict(Counter(worker.state.value for worker in supervisor.workers.values())),
+            "worker_spawns": pool.counters.worker_spawns,
+            "worker_respawns": pool.counters.worker_respawns,
+            "out_of_service": supervisor.respawn.out_of_service,
             "jobs": {"queued": waiting, "delayed": delayed, "running": len(pool.attempts)},
             "finished": _by_state(pool),
-            "attempts": dict(pool.tally.attempts),
+            "attempts": dict(pool.counters.attempts),
             "quarantined": len(pool.quarantine),
             "batches": [
                 {"batch": batch.name, "accepted": batch.accepted, "total": batch.total, "open": batch.open}
                 for batch in islice(pool.batches.values(), LISTED_MAX)
             ],
-            "running": [self._worker_line(worker, now) for worker in crew.workers.values() if worker.frames],
+            "running": [self._worker_line(worker, now) for worker in supervisor.workers.values() if worker.frames],
         }
 
     def _worker_line(self, worker: Worker, now: Instant) -> Body:
@@ -146,16 +148,16 @@ class Commands:
 
     def _cancel_one(self, job: Job, now: Instant) -> None:
         self._pool.backlog.discard(job)
-        self._endings.cancel_waiting(job, now)
+        self._completion.cancel_waiting(job, now)
 
     def _stop_attempt(self, job: Job) -> None:
         """Its worker goes with it. What waits behind it in the same worker goes back, uncounted."""
         job.cancelled = True
         attempt = self._pool.attempts[job.attempt_n]
         if attempt.worker.head is attempt.frame:
-            self._crew.stop(attempt.worker, Verdict.CANCELLED)
+            self._supervisor.stop(attempt.worker, StopReason.CANCELLED)
         elif not attempt.frame.taking_back:  # a frame asked for and not returned is stopped when it starts
-            self._crew.take_back(attempt.worker)
+            self._supervisor.take_back(attempt.worker)
 
     def _whole_batch(self, command: Command) -> list[Job]:
         batch = self._pool.batches.get(command.batch or "")
@@ -163,14 +165,14 @@ class Commands:
             raise CommandError(f"no batch {command.batch!r} here")
         if not batch.cancelled:
             batch.cancelled = True  # what lies in the store is cancelled as it comes in
-            self._pool.ledger.add(BatchCancelled(batch.name))
+            self._pool.commits.add(BatchCancelled(batch.name))
         return [job for job in self._pool.jobs.values() if job.batch is batch]
 
     def _requeue(self, command: Command, now: Instant) -> Body:
         """Give quarantined jobs a new run: one, or all of a batch."""
         jobs = self._parked(command)
         for job in jobs:
-            self._endings.requeue(job)
+            self._completion.requeue(job)
         return {"requeued": len(jobs)}
 
     def _quarantine_list(self, command: Command, now: Instant) -> Body:
@@ -181,9 +183,9 @@ class Commands:
         jobs = self._parked(command)
         for job in jobs:
             del self._pool.quarantine[job.batch.name, job.seq]
-            self._pool.ledger.add(QuarantineDropped(job.ordinal))
+            self._pool.commits.add(QuarantineDropped(job.ordinal))
         for batch in {job.batch.name: job.batch for job in jobs}.values():
-            self._desk.forget_if_done(batch)
+            self._intake.forget_if_done(batch)
         return {"dropped": len(jobs)}
 
     def _pause(self, command: Command, now: Instant) -> Body:
@@ -201,8 +203,8 @@ class Commands:
 
     def scale(self, by: int) -> Body:
         """As far as there is room: a worker that cannot have its descriptors or its queue would only be missed."""
-        asked = self._crew.wanted + by
-        wanted = self._crew.scale(asked)
+        asked = self._supervisor.wanted + by
+        wanted = self._supervisor.scale(asked)
         if wanted >= asked:
             self._pool.note(Level.INFO, Topic.SCALED, wanted=wanted, limit="")
             return {"workers_wanted": wanted}
@@ -211,7 +213,7 @@ class Commands:
         return {"workers_wanted": wanted, "limit": limit}
 
     def _drain(self, command: Command, now: Instant) -> Body:
-        self._leaving.drain(now)
+        self._shutdown.drain(now)
         return {"state": "draining"}
 
     def _one_job(self, command: Command) -> Job:
@@ -237,9 +239,9 @@ class Commands:
         return jobs
 
 
-def _by_state(pool: Pool) -> dict[str, int]:
+def _by_state(pool: PoolState) -> dict[str, int]:
     totals: Counter[str] = Counter()
-    for (_, state), count in pool.tally.jobs_finished.items():
+    for (_, state), count in pool.counters.jobs_finished.items():
         totals[state] += count
     return dict(totals)
 

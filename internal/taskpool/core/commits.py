@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from taskpool.core.batch import Batch
 from taskpool.core.effects import Commit, Effect, SendFrame
-from taskpool.core.entries import Row
+from taskpool.core.entries import Entry
 from taskpool.core.job import Job
 from taskpool.messages import Outcome
 
@@ -37,11 +37,11 @@ class FrameStored(NamedTuple):
 Told = JobsStored | CloseStored | OutcomeStored | FrameStored
 
 
-class Ledger:
+class Commits:
     """Rows on their way to the store, and what waits for them."""
 
     def __init__(self) -> None:
-        self._rows: list[Row] = []
+        self._rows: list[Entry] = []
         self._told: list[Told] = []
         self._under_way: list[Told] | None = None
         self._number = 0
@@ -55,7 +55,7 @@ class Ledger:
     def idle(self) -> bool:
         return not self._rows and self._under_way is None
 
-    def add(self, row: Row, then: Told | None = None) -> None:
+    def add(self, row: Entry, then: Told | None = None) -> None:
         """Store the row; tell `then` once it is stored."""
         self._rows.append(row)
         if then is not None:

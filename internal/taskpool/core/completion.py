@@ -27,18 +27,18 @@ from taskpool.core.job import (
     quarantines,
     retry_delay_ns,
 )
-from taskpool.core.state import Pool
-from taskpool.core.worker import Attempt, FrameRecord, Verdict, Worker
+from taskpool.core.state import PoolState
+from taskpool.core.worker import Attempt, FrameRecord, StopReason, Worker
 from taskpool.messages import NO_OUTPUT, End, JobError, Outcome, Report, State, Usage
 
 REPORTABLE = frozenset({End.SUCCEEDED, End.FAILED, End.CRASHED, End.TIMED_OUT})  # what a worker can say
 SIGNAL_HINTS = {"SIGKILL": " Perhaps out of memory, or somebody's kill."}
 
 
-class Endings:
+class Completion:
     """Turns reports and deaths into outcomes, retries and further tries."""
 
-    def __init__(self, pool: Pool, signal_names: dict[int, str]) -> None:
+    def __init__(self, pool: PoolState, signal_names: dict[int, str]) -> None:
         self._pool = pool
         self._signal_names = signal_names
         self._actions: dict[JobAction, Callable[[Attempt, Report, Instant], None]] = {
@@ -87,24 +87,24 @@ class Endings:
             first = True
             for attempt in list(frame.attempts.values()):
                 attempt.fresh = attempt.fresh and len(frames) == 1  # else the frame behind may be to blame
-                end = self._verdict(worker, frame, attempt, head=index == 0, first=first)
+                end = self._stop_reason(worker, frame, attempt, head=index == 0, first=first)
                 first = False
                 attempt.job.recovering = (worker.pid, exit.seen_mono_ns)
                 attempt.job.took_worker |= end is End.CRASHED
                 self._leave_frame(attempt, now)
                 self.settle(attempt, self._death_report(attempt, end, exit, now), now)
 
-    def _verdict(self, worker: Worker, frame: FrameRecord, attempt: Attempt, *, head: bool, first: bool) -> End:
+    def _stop_reason(self, worker: Worker, frame: FrameRecord, attempt: Attempt, *, head: bool, first: bool) -> End:
         job = attempt.job
-        nobodys = worker.verdict in (Verdict.UNWANTED, Verdict.PROTOCOL, Verdict.CANCELLED)
+        nobodys = worker.stop_reason in (StopReason.UNWANTED, StopReason.PROTOCOL, StopReason.CANCELLED)
         if nobodys or not head or not frame.sent:
             return End.LOST
         if not frame.started:
-            return self._lost_at_head(job) if first and worker.verdict is None else End.LOST
-        if frame.shared or worker.verdict is Verdict.SILENT:
+            return self._lost_at_head(job) if first and worker.stop_reason is None else End.LOST
+        if frame.shared or worker.stop_reason is StopReason.SILENT:
             job.alone = True
             return End.LOST
-        return End.TIMED_OUT if worker.verdict is Verdict.TIMED_OUT else End.CRASHED
+        return End.TIMED_OUT if worker.stop_reason is StopReason.TIMED_OUT else End.CRASHED
 
     @staticmethod
     def _lost_at_head(job: Job) -> End:
@@ -160,11 +160,11 @@ class Endings:
         job = attempt.job
         action = JOB_TABLE[job.state, END_EVENT[report.end]]
         end = End.CANCELLED if report.end is End.LOST and job.given_up else report.end
-        self._pool.tally.attempts[end.value] += 1
+        self._pool.counters.attempts[end.value] += 1
         if report.end is not End.LOST:
-            self._pool.tally.ran(job.spec.kind, report.usage.run_ns, report.usage.cpu_ns)
+            self._pool.counters.ran(job.spec.kind, report.usage.run_ns, report.usage.cpu_ns)
         job.attempt_n = 0
-        job.unclean = 0  # it ran, and this dealer lived to tell
+        job.unclean_exits = 0  # it ran, and this dealer lived to tell
         self._actions[action](attempt, report, now)
 
     def take_back(self, attempt: Attempt, now: Instant) -> None:
@@ -183,17 +183,20 @@ class Endings:
         """A job that cannot be run at all."""
         self._finish(job, State.FAILED, None, Report(n=0, end=End.FAILED, error=error), now)
 
-    def restore(self, attempt: Attempt, report: Report | None, *, unclean: bool, now: Instant) -> None:
+    def restore(self, attempt: Attempt, report: Report | None, *, unclean_exit: bool, now: Instant) -> None:
         """What becomes of an attempt that an earlier life of the dealer left without a report."""
         job = attempt.job
         if report is not None:
             self.settle(attempt, report, now)
             return
         job.tries -= 1
-        job.unclean += unclean
-        self._pool.tally.attempts[End.LOST.value] += 1
-        if job.unclean > limits.UNCLEAN_ALONE_MIN and job.limits.crash_limit != limits.CRASH_LIMIT_UNLIMITED:
-            text = f"{job.unclean} times in a row the dealer or its host went down while this job ran, at last alone"
+        job.unclean_exits += unclean_exit
+        self._pool.counters.attempts[End.LOST.value] += 1
+        unlimited = job.limits.crash_limit == limits.CRASH_LIMIT_UNLIMITED
+        if job.unclean_exits > limits.UNCLEAN_EXITS_ALONE_MIN and not unlimited:
+            text = (
+                f"{job.unclean_exits} times in a row the dealer or its host went down while this job ran, at last alone"
+            )
             self._quarantine(attempt, Report(n=attempt.n, end=End.LOST, error=JobError("DealerLost", text)), now)
         else:
             self._return(job)
@@ -217,7 +220,7 @@ class Endings:
         if job.given_up or not may_retry(job, report):
             self._finish(job, state, attempt, report, now)
             return
-        self._pool.tally.retries[report.end.value] += 1
+        self._pool.counters.retries[report.end.value] += 1
         delay_ns = retry_delay_ns(job)
         self._pool.note(
             Level.DEBUG, Topic.JOB_RETRIED, job=f"{job.batch.name}/{job.seq}", end=report.end.value, delay_ns=delay_ns
@@ -242,7 +245,7 @@ class Endings:
         elif quarantines(job, blamed_alone=blamed_alone):
             self._quarantine(attempt, report, now)
         else:
-            self._pool.tally.retries[report.end.value] += 1
+            self._pool.counters.retries[report.end.value] += 1
             self._return(job)
 
     def _quarantine(self, attempt: Attempt, report: Report, now: Instant) -> None:
@@ -257,7 +260,7 @@ class Endings:
         if job.given_up:  # what became of its worker is our doing, and no error of the job's
             self._finish(job, State.CANCELLED, attempt, structs.replace(report, error=None), now)
         else:
-            self._pool.tally.retries[report.end.value] += 1
+            self._pool.counters.retries[report.end.value] += 1
             self._return(job)
 
     def due(self, job: Job) -> None:
@@ -288,7 +291,9 @@ class Endings:
             del self._pool.jobs[job.ordinal]
 
     def _store_counts(self, job: Job) -> None:
-        self._pool.ledger.add(JobReturned(job.ordinal, job.run, job.tries, job.failures, job.crashes, job.unclean))
+        self._pool.commits.add(
+            JobReturned(job.ordinal, job.run, job.tries, job.failures, job.crashes, job.unclean_exits)
+        )
 
     def _finish(self, job: Job, state: State, attempt: Attempt | None, report: Report | None, now: Instant) -> None:
         """The run has its one outcome. It is told once it is stored."""
@@ -299,10 +304,10 @@ class Endings:
         pool.pending -= 1
         del pool.jobs[job.ordinal]
         pool.backlog.finished(job)
-        pool.tally.jobs_finished[job.spec.kind, state.value] += 1
+        pool.counters.jobs_finished[job.spec.kind, state.value] += 1
         pool.last_finished_wall_ns = now.wall
         outcome = _outcome(job, state, attempt, report, now)
-        pool.ledger.add(OutcomeRecorded(job.ordinal, batch.name, outcome), OutcomeStored(batch, outcome))
+        pool.commits.add(OutcomeRecorded(job.ordinal, batch.name, outcome), OutcomeStored(batch, outcome))
 
 
 def _outcome(job: Job, state: State, attempt: Attempt | None, report: Report | None, now: Instant) -> Outcome:

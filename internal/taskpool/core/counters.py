@@ -40,7 +40,7 @@ class Histogram:
         self.total += value_ns
 
 
-class Tally:
+class Counters:
     """Everything the core counts, since this epoch began."""
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ class Tally:
         return histogram
 
 
-class JournalTally:
+class JournalCounters:
     """What the thread that writes the journal counts; nobody else adds."""
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ class JournalTally:
         self.commits.add(took_ns)
 
 
-class LoopTally:
+class LoopCounters:
     """What the dealer's loop counts of itself."""
 
     def __init__(self) -> None:

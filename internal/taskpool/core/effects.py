@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from taskpool.core.entries import Row
+from taskpool.core.entries import Entry
 from taskpool.errors import ExitCode
 from taskpool.ids import Incarnation
 from taskpool.messages import Accepted, Answer, Frame, Outcomes, Pong, Refused, Welcome
@@ -17,7 +17,7 @@ class Commit(Struct, frozen=True):
     """Store these rows; `Committed(number)` follows."""
 
     number: int
-    rows: list[Row]
+    rows: list[Entry]
 
 
 class LoadJobs(Struct, frozen=True):
@@ -132,7 +132,7 @@ class Topic(Enum):
     SCALED = "scaled"
     STATUS = "status"
     STALLED = "stalled"
-    LEAVING = "leaving"
+    LEAVING = "shutdown"
 
 
 class Note(Struct, frozen=True):

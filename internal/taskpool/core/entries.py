@@ -56,7 +56,7 @@ class JobReturned(Struct, frozen=True):
     tries: int
     failures: int
     crashes: int
-    unclean: int
+    unclean_exits: int
 
 
 class QuarantineDropped(Struct, frozen=True):
@@ -76,7 +76,7 @@ class Acknowledged(Struct, frozen=True):
     upto: int
 
 
-Row = (
+Entry = (
     BatchOpened
     | BatchClosed
     | BatchCancelled

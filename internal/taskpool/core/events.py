@@ -92,7 +92,7 @@ class InFlight(Struct, frozen=True):
 class Restored(Struct, frozen=True):
     """What an earlier life of the dealer left in the store. The first event of a life, if any."""
 
-    unclean: bool  # that life did not end by its own choice
+    unclean_exit: bool  # that life did not end by its own choice
     ordinal: int  # of the last job accepted
     batches: list[StoredBatch]  # with open jobs, or with jobs in quarantine
     in_flight: list[InFlight]
@@ -129,7 +129,7 @@ class StoredJob(Struct, frozen=True):
     tries: int
     failures: int
     crashes: int
-    unclean: int  # how many unclean ends of a dealer in a row found it running
+    unclean_exits: int  # how many unclean_exits ends of a dealer in a row found it running
     priority: int
     spec: JobSpec
     traits: Traits

@@ -1,4 +1,4 @@
-"""The front desk: conversations with generators.
+"""Requests of generators: hello, submissions, outcomes.
 
 A generator says hello with the last outcome it holds, submits jobs in order, acknowledges outcomes in order and
 pings when it has nothing else to say. One that goes silent loses its reply queue, not its outcomes: it says
@@ -19,7 +19,7 @@ from taskpool.core.effects import FindBatch, Level, LoadDigests, LoadOutcomes, R
 from taskpool.core.entries import Acknowledged, BatchClosed, BatchForgotten, BatchOpened, JobAccepted
 from taskpool.core.events import BatchFound, DigestsLoaded, OutcomesLoaded, Submitted
 from taskpool.core.job import Job
-from taskpool.core.state import Pool
+from taskpool.core.state import PoolState
 from taskpool.messages import (
     Accepted,
     Ack,
@@ -36,10 +36,10 @@ from taskpool.messages import (
 )
 
 
-class Desk:
+class Intake:
     """Talks to generators on the pool's behalf."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: PoolState) -> None:
         self._pool = pool
         self._asking: dict[str, dict[tuple[int, type], Hello | Command]] = {}  # until the store has looked
         self._comparing: deque[Submitted] = deque()  # said again: until the store has given the digests
@@ -122,7 +122,7 @@ class Desk:
             if client.batch is not None and client.batch is not batch:
                 client.batch.detach()  # it moves on; whoever asks next may have that one
             if batch.attach(client, hello.cursor):
-                pool.ledger.add(Acknowledged(batch.name, batch.acknowledged))
+                pool.commits.add(Acknowledged(batch.name, batch.acknowledged))
         self._welcome(client, batch, fresh=fresh)
         if batch is not None:
             self.deliver(batch)
@@ -139,7 +139,7 @@ class Desk:
         assert hello.batch is not None
         batch = Batch(hello.batch, hello.limits)
         self._pool.batches[batch.name] = batch
-        self._pool.ledger.add(BatchOpened(batch.name, batch.limits))
+        self._pool.commits.add(BatchOpened(batch.name, batch.limits))
         self._pool.note(Level.DEBUG, Topic.BATCH_OPENED, batch=batch.name, pid=hello.pid)
         return batch
 
@@ -192,13 +192,13 @@ class Desk:
         if not self._pool.config.journaled:
             self._expire(now)
         elif now.mono >= self._vouch_mono_ns:
-            self._vouch_mono_ns = now.mono + limits.HELD_SAID_NS
+            self._vouch_mono_ns = now.mono + limits.HELD_NOTED_NS
             self._vouch()
 
     def _vouch(self) -> None:
         """Whoever reads slowly says nothing new for long; the store must not take the batch for one out of use."""
         for batch in filter(None, [client.batch for client in self._pool.clients.values()]):
-            self._pool.ledger.add(Acknowledged(batch.name, batch.acknowledged))
+            self._pool.commits.add(Acknowledged(batch.name, batch.acknowledged))
 
     def _expire(self, now: Instant) -> None:
         """Outcomes in memory that nobody has come for: whoever should have read them is gone for good."""
@@ -209,9 +209,9 @@ class Desk:
                 batch.expires_mono_ns = now.mono + limits.UNREAD_KEPT_NS
             elif batch.expires_mono_ns <= now.mono:
                 del self._pool.batches[batch.name]
-                self._pool.ledger.add(BatchForgotten(batch.name))
+                self._pool.commits.add(BatchForgotten(batch.name))
 
-    def forgive(self, gap_ns: int) -> None:
+    def extend_deadlines(self, gap_ns: int) -> None:
         for client in self._pool.clients.values():
             client.lease_mono_ns += gap_ns
 
@@ -285,8 +285,8 @@ class Desk:
             jobs.append(job)
             priority = job.limits.priority
             row = JobAccepted(job.ordinal, batch.name, job.seq, priority, spec, traits, digest, job.queued_wall_ns)
-            pool.ledger.add(row, JobsStored(batch, jobs) if len(jobs) == 1 else None)
-            pool.tally.jobs_accepted[spec.kind] += 1
+            pool.commits.add(row, JobsStored(batch, jobs) if len(jobs) == 1 else None)
+            pool.counters.jobs_accepted[spec.kind] += 1
         batch.open += len(jobs)
         pool.pending += len(jobs)
 
@@ -306,7 +306,7 @@ class Desk:
             self._refuse(close.client, batch.name, 0, batch.received + 1, "gap", text)
         else:
             batch.total = close.total
-            self._pool.ledger.add(BatchClosed(batch.name, close.total), CloseStored(batch))
+            self._pool.commits.add(BatchClosed(batch.name, close.total), CloseStored(batch))
 
     def accepted(self, batch: Batch, jobs: list[Job]) -> None:
         """These jobs are stored: from here on they will get an outcome."""
@@ -329,7 +329,7 @@ class Desk:
         return batch if batch is not None and batch.client is not None and batch.client.id == client_id else None
 
     def _refuse(self, client: int, batch: str | None, first_seq: int, seq: int, reason: str, text: str) -> None:
-        self._pool.tally.refusals[reason] += 1
+        self._pool.counters.refusals[reason] += 1
         self._pool.emit(Reply(client, Refused(client, batch, first_seq, seq, reason, text)))
         if reason not in ("full", "gap"):  # those two are the ordinary course of things
             self._pool.note(Level.WARNING, Topic.SUBMISSION_REFUSED, batch=batch, reason=reason, text=text)
@@ -342,7 +342,7 @@ class Desk:
             return
         batch.confirmed = batch.confirmed or ack.upto >= batch.recorded
         if batch.acknowledge(ack.upto):
-            self._pool.ledger.add(Acknowledged(batch.name, ack.upto))
+            self._pool.commits.add(Acknowledged(batch.name, ack.upto))
             self.deliver(batch)
 
     def deliver(self, batch: Batch) -> None:
@@ -390,7 +390,7 @@ class Desk:
             return
         del self._pool.batches[batch.name]
         if not journaled:
-            self._pool.ledger.add(BatchForgotten(batch.name))
+            self._pool.commits.add(BatchForgotten(batch.name))
 
     def _is_parked(self, batch: Batch) -> bool:
         return any(job.batch is batch for job in self._pool.quarantine.values())

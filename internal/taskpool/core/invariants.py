@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from taskpool.core.reactor import Dispatcher
+from taskpool.core.reactor import Reactor
 from taskpool.core.worker import WorkerState
 from taskpool.messages import TERMINAL, State
 
 
-def check(dispatcher: Dispatcher) -> None:
+def check(reactor: Reactor) -> None:
     """Raises AssertionError naming the first thing that does not add up."""
-    _jobs(dispatcher)
-    _attempts(dispatcher)
-    _workers(dispatcher)
-    _batches(dispatcher)
+    _jobs(reactor)
+    _attempts(reactor)
+    _workers(reactor)
+    _batches(reactor)
 
 
-def _jobs(dispatcher: Dispatcher) -> None:
-    pool = dispatcher.pool
+def _jobs(reactor: Reactor) -> None:
+    pool = reactor.pool
     waiting = {job.ordinal for job in pool.backlog}
     delayed = {job.ordinal for _, _, job in pool.delayed}
     for ordinal, job in pool.jobs.items():
@@ -31,11 +31,11 @@ def _jobs(dispatcher: Dispatcher) -> None:
         assert job.state is State.QUARANTINED
 
 
-def _attempts(dispatcher: Dispatcher) -> None:
-    pool = dispatcher.pool
+def _attempts(reactor: Reactor) -> None:
+    pool = reactor.pool
     held = {
         n: attempt
-        for worker in dispatcher.crew.workers.values()
+        for worker in reactor.supervisor.workers.values()
         for frame in worker.frames
         for n, attempt in frame.attempts.items()
     }
@@ -47,12 +47,12 @@ def _attempts(dispatcher: Dispatcher) -> None:
         assert n <= pool.attempt_n
 
 
-def _workers(dispatcher: Dispatcher) -> None:
-    crew = dispatcher.crew
-    slots = [worker.slot for worker in crew.workers.values() if worker.slot is not None]
+def _workers(reactor: Reactor) -> None:
+    supervisor = reactor.supervisor
+    slots = [worker.slot for worker in supervisor.workers.values() if worker.slot is not None]
     assert len(slots) == len(set(slots)), "two workers in one slot"
-    assert not crew.free_slots & set(slots), "a slot that is held is free as well"
-    for worker in crew.workers.values():
+    assert not supervisor.free_slots & set(slots), "a slot that is held is free as well"
+    for worker in supervisor.workers.values():
         if worker.state is WorkerState.BUSY:
             assert worker.frames, f"worker {worker.incarnation} is busy with nothing"
         elif worker.state is not WorkerState.STOPPING:
@@ -61,8 +61,8 @@ def _workers(dispatcher: Dispatcher) -> None:
         assert all(frame.attempts for frame in worker.frames), "an empty frame is held"
 
 
-def _batches(dispatcher: Dispatcher) -> None:
-    pool = dispatcher.pool
+def _batches(reactor: Reactor) -> None:
+    pool = reactor.pool
     for batch in pool.batches.values():
         assert batch.accepted <= batch.received
         assert batch.acknowledged <= batch.sent <= batch.recorded <= batch.numbered

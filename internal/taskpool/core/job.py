@@ -111,7 +111,7 @@ class Job:
         "took_worker",
         "traits",
         "tries",
-        "unclean",
+        "unclean_exits",
     )
 
     def __init__(self, ordinal: int, batch: Batch, seq: int, spec: JobSpec, traits: Traits, queued_wall_ns: int):
@@ -129,7 +129,7 @@ class Job:
         self.crashes = 0
         self.took_worker = False  # its last crash was a worker's death, not what a worker reported
         self.lost_at_head = 0
-        self.unclean = 0
+        self.unclean_exits = 0
         self.alone = False  # its frame went silent or died: never again in company
         self.cancelled = False
         self.attempt_n = 0  # the number of the attempt under way
@@ -140,7 +140,7 @@ class Job:
         job = cls(stored.ordinal, batch, stored.seq, stored.spec, stored.traits, stored.queued_wall_ns)
         job.state = state
         job.run, job.tries = stored.run, stored.tries
-        job.failures, job.crashes, job.unclean = stored.failures, stored.crashes, stored.unclean
+        job.failures, job.crashes, job.unclean_exits = stored.failures, stored.crashes, stored.unclean_exits
         return job
 
     @property
@@ -157,7 +157,7 @@ class Job:
     @property
     def shares_frames(self) -> bool:
         """May travel with others: nothing about it calls for a frame, or for blame, of its own."""
-        return not (self.limits.timeout_ns or self.crashes or self.lost_at_head or self.unclean or self.alone)
+        return not (self.limits.timeout_ns or self.crashes or self.lost_at_head or self.unclean_exits or self.alone)
 
     @property
     def wants_fresh_worker(self) -> bool:
@@ -169,7 +169,7 @@ class Job:
     def wants_pool_alone(self) -> bool:
         """Dealer after dealer, or host after host, went down while it ran. It may be the cause: when it runs
         next, nothing else does, so that the next such end speaks of nobody else."""
-        return self.unclean >= limits.UNCLEAN_ALONE_MIN
+        return self.unclean_exits >= limits.UNCLEAN_EXITS_ALONE_MIN
 
     def move(self, state: State) -> None:
         assert (self.state, state) in _MOVES, f"{self.batch.name}/{self.seq}: {self.state} -> {state}"
@@ -179,7 +179,7 @@ class Job:
         """A person asks for the job again: clean counts, the history stays in the outcomes."""
         self.move(State.QUEUED)
         self.run += 1
-        self.tries = self.failures = self.crashes = self.lost_at_head = self.unclean = 0
+        self.tries = self.failures = self.crashes = self.lost_at_head = self.unclean_exits = 0
         self.alone = self.cancelled = self.took_worker = False
         self.recovering = None
 

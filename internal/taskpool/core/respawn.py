@@ -48,10 +48,10 @@ class Respawn:
         else:
             self._allowed_from_ns = now_ns + self._delay_ns()
 
-    def excuses_kill(self) -> bool:
+    def tolerates_kill(self) -> bool:
         """A worker was killed before it was ready; whether that may be somebody's will."""
         self._kills += 1
-        return self._kills <= limits.BOOT_KILLS_EXCUSED_MAX
+        return self._kills <= limits.BOOT_KILLS_TOLERATED_MAX
 
     def may_spawn(self, now_ns: int, booting: int) -> bool:
         """Out of service, and after a failure, one worker at a time is tried."""

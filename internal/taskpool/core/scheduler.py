@@ -1,4 +1,4 @@
-"""Dealing: which jobs go to which worker, and in which company.
+"""Which jobs go to which worker, and in which company.
 
 A frame carries several jobs when they are tiny, and a worker holds a second frame while jobs are short. Never in
 company: jobs with a time-out, with a crash behind them, or of another batch, kind or user code.
@@ -12,8 +12,8 @@ from taskpool.core.commits import FrameStored
 from taskpool.core.effects import Level, SendFrame, Topic
 from taskpool.core.entries import AttemptMade
 from taskpool.core.job import JOB_TABLE, Job, JobAction, JobEvent
-from taskpool.core.state import Pool
-from taskpool.core.supervisor import Crew
+from taskpool.core.state import PoolState
+from taskpool.core.supervisor import Supervisor
 from taskpool.core.worker import Attempt, FrameRecord, Worker
 from taskpool.limits import COMMAND_BACKSTOP_NS, TERM_GRACE_NS
 from taskpool.messages import Frame, State, Task
@@ -22,13 +22,13 @@ TASK_OVERHEAD_BYTES = 24  # what a task takes in a frame beside its payload
 FRAME_OVERHEAD_BYTES = 112
 
 
-class Dealing:
+class Scheduler:
     """Hands out jobs."""
 
-    def __init__(self, pool: Pool, crew: Crew) -> None:
+    def __init__(self, pool: PoolState, supervisor: Supervisor) -> None:
         self._pool = pool
-        self._crew = crew
-        self.careful_until_ns = 0  # until then every attempt is stored before it is sent
+        self._supervisor = supervisor
+        self.write_ahead_until_ns = 0  # until then every attempt is stored before it is sent
         self._alone: Job | None = None  # the last job sent that wanted the pool for itself
 
     def deal(self, now: Instant) -> None:
@@ -36,18 +36,18 @@ class Dealing:
         is passed over, and room is made for a fresh one."""
         backlog = self._pool.backlog
         passed_over: list[Job] = []
-        while self._crew.has_capacity() and len(passed_over) <= len(self._crew.workers):
+        while self._supervisor.has_capacity() and len(passed_over) <= len(self._supervisor.workers):
             job = backlog.peek()
             if job is None or self._must_wait(job):
                 break
-            worker = self._crew.pick(job, now)
+            worker = self._supervisor.pick(job, now)
             if worker is not None:
                 self._send(worker, self._frame_from(backlog.pop()), now)
             elif not (job.wants_fresh_worker or job.traits.affinity or self._tainted()):
                 break  # whoever has capacity left has it for shorter jobs only
             else:
                 passed_over.append(backlog.pop())
-                self._crew.make_room(len(passed_over))
+                self._supervisor.make_room(len(passed_over))
         for job in reversed(passed_over):  # the last first: should that fill the front, the others are not beyond it
             backlog.push(job)
 
@@ -58,7 +58,7 @@ class Dealing:
         return job.wants_pool_alone and bool(self._pool.attempts)
 
     def _tainted(self) -> bool:
-        return any(worker.affinity for worker in self._crew.workers.values())
+        return any(worker.affinity for worker in self._supervisor.workers.values())
 
     def _frame_from(self, first: Job) -> list[Job]:
         """The job, and as many of its like as may travel with it."""
@@ -66,7 +66,7 @@ class Dealing:
         if not first.shares_frames:
             return jobs
         backlog = self._pool.backlog
-        fair_share = len(backlog) // (2 * self._crew.wanted) + 1
+        fair_share = len(backlog) // (2 * self._supervisor.wanted) + 1
         most = min(first.batch.frame_jobs(first.spec.kind), fair_share)
         room = self._pool.config.frame_bytes - FRAME_OVERHEAD_BYTES - len(first.spec.payload) - TASK_OVERHEAD_BYTES
         while len(jobs) < most:
@@ -82,11 +82,11 @@ class Dealing:
     def _send(self, worker: Worker, jobs: list[Job], now: Instant) -> None:
         """Ownership is decided here: these jobs are this worker's from now on."""
         pool, first_n = self._pool, self._pool.attempt_n + 1
-        self._crew.assign(worker)
+        self._supervisor.assign(worker)
         frame = FrameRecord(first_n, now.mono)
         frame.shared = len(jobs) > 1
         frame.timeout_ns = _backstop_ns(jobs[0])
-        frame.sent = now.mono >= self.careful_until_ns
+        frame.sent = now.mono >= self.write_ahead_until_ns
         tasks = []
         for job in jobs:
             assert JOB_TABLE[job.state, JobEvent.DISPATCH] is JobAction.RUN
@@ -115,26 +115,26 @@ class Dealing:
         for attempt in attempts:
             row = AttemptMade(attempt.n, attempt.job.ordinal, attempt.job.tries, effect.incarnation)
             stored = FrameStored(effect) if not frame.sent and attempt is attempts[-1] else None
-            self._pool.ledger.add(row, stored)
+            self._pool.commits.add(row, stored)
         if frame.sent:
             self._pool.emit(effect)
 
     def _count_sent(self, job: Job, worker: Worker, now: Instant) -> None:
         pool = self._pool
         if job.tries == 1:
-            pool.tally.waited(job.spec.kind, max(0, now.wall - job.queued_wall_ns))
+            pool.counters.waited(job.spec.kind, max(0, now.wall - job.queued_wall_ns))
         recovering, job.recovering = job.recovering, None
         if recovering is not None:
             pid, seen = recovering
             took_ns = max(0, now.mono - seen)
-            pool.tally.recovery.add(took_ns)
+            pool.counters.recovery.add(took_ns)
             pool.note(Level.INFO, Topic.JOB_RESENT, job=job, crashed_pid=pid, pid=worker.pid, took_ns=took_ns)
         elif pool.config.verbose:
             pool.note(Level.DEBUG, Topic.JOB_SENT, job=job, pid=worker.pid)
 
     def send_stored(self, effect: SendFrame, now: Instant) -> None:
         """A careful dealer's frame is stored: send it, if its worker still lives. One asked back goes back."""
-        worker = self._crew.workers.get(effect.incarnation)
+        worker = self._supervisor.workers.get(effect.incarnation)
         frame = worker.find(effect.frame.first_n) if worker is not None else None
         if worker is not None and frame is not None and not frame.taking_back:
             frame.sent = True

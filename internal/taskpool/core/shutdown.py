@@ -9,20 +9,20 @@ from __future__ import annotations
 from taskpool.clock import NEVER, SECOND, Instant
 from taskpool.core.batch import Batch
 from taskpool.core.effects import Exit, Level, Topic
-from taskpool.core.state import Pool
-from taskpool.core.supervisor import Crew
-from taskpool.core.worker import Verdict, WorkerState
+from taskpool.core.state import PoolState
+from taskpool.core.supervisor import Supervisor
+from taskpool.core.worker import StopReason, WorkerState
 from taskpool.errors import ExitCode
 
-LAST_WORDS_NS = 1 * SECOND  # how long a leaving dealer waits for readers that acknowledge nothing
+LAST_WORDS_NS = 1 * SECOND  # how long a stopping dealer waits for readers that acknowledge nothing
 
 
-class Leaving:
+class Shutdown:
     """Knows whether, why and by when the dealer leaves."""
 
-    def __init__(self, pool: Pool, crew: Crew) -> None:
+    def __init__(self, pool: PoolState, supervisor: Supervisor) -> None:
         self._pool = pool
-        self._crew = crew
+        self._supervisor = supervisor
         self._interrupts = 0
         self._code = ExitCode.OK
         self._force_at_ns = NEVER
@@ -55,7 +55,7 @@ class Leaving:
         if self.left:
             return
         # Not before the last acknowledgement is stored: a batch that is kept would be told again what was told.
-        if self._pool.config.private and self._pool.ledger.idle and any(map(_is_over, self._pool.batches.values())):
+        if self._pool.config.private and self._pool.commits.idle and any(map(_is_over, self._pool.batches.values())):
             self._leave(ExitCode.OK, "All jobs completed. Shutting down workers...")
             return
         if not self._pool.draining:
@@ -80,14 +80,14 @@ class Leaving:
         self._pool.draining = True
         running = len(self._pool.attempts)
         self._pool.note(Level.INFO, Topic.DRAINING, running=running, queued=self._pool.pending - running)
-        for worker in self._crew.workers.values():
+        for worker in self._supervisor.workers.values():
             if any(not frame.started for frame in worker.frames):
-                self._crew.take_back(worker)
+                self._supervisor.take_back(worker)
 
     def _stop_running(self) -> None:
-        for worker in list(self._crew.workers.values()):
+        for worker in list(self._supervisor.workers.values()):
             if worker.state is WorkerState.BUSY:
-                self._crew.stop(worker, Verdict.UNWANTED)
+                self._supervisor.stop(worker, StopReason.UNWANTED)
 
     def _set_patience(self, now: Instant) -> None:
         """Nothing runs any more. Readers get a moment, since what they miss is kept. The store gets as long as
@@ -95,18 +95,20 @@ class Leaving:
         pool = self._pool
         if self._give_up_at_ns == NEVER:
             self._give_up_at_ns = now.mono + max(LAST_WORDS_NS, pool.drain_timeout_ns)
-        if pool.ledger.idle or pool.disk_full:
+        if pool.commits.idle or pool.disk_full:
             self._leave_at_ns = min(self._leave_at_ns, self._give_up_at_ns, now.mono + LAST_WORDS_NS)
         else:
             self._leave_at_ns = self._give_up_at_ns
 
     def _everything_told(self) -> bool:
         pool = self._pool
-        return pool.ledger.idle and not any(batch.unread for batch in pool.batches.values() if batch.client is not None)
+        return pool.commits.idle and not any(
+            batch.unread for batch in pool.batches.values() if batch.client is not None
+        )
 
     def _leave_drained(self) -> None:
         pending = self._pool.pending
-        if not self._pool.ledger.idle:
+        if not self._pool.commits.idle:
             text = "drained, but the journal's disk did not take all there was to store: what is missing runs again"
             self._leave(ExitCode.ENVIRONMENT, text)
         elif not pending:

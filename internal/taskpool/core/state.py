@@ -9,8 +9,8 @@ from msgspec import Struct
 from taskpool import limits
 from taskpool.core.backlog import Backlog
 from taskpool.core.batch import Batch, Client
-from taskpool.core.commits import Ledger
-from taskpool.core.counters import Tally
+from taskpool.core.commits import Commits
+from taskpool.core.counters import Counters
 from taskpool.core.effects import Effect, Level, Note, Topic
 from taskpool.core.job import Job
 from taskpool.core.worker import Attempt
@@ -38,14 +38,14 @@ class PoolConfig(Struct, frozen=True):
     seed: int = 0
 
 
-class Pool:
-    """Everything the dealer knows about jobs and their readers. Workers are the crew's."""
+class PoolState:
+    """Everything the dealer knows about jobs and their readers. Workers are the supervisor's."""
 
     def __init__(self, config: PoolConfig) -> None:
         self.config = config
         self.out: list[Effect] = []
-        self.tally = Tally()
-        self.ledger = Ledger()
+        self.counters = Counters()
+        self.commits = Commits()
         self.backlog = Backlog()
         self.batches: dict[str, Batch] = {}
         self.clients: dict[int, Client] = {}

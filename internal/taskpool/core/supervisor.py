@@ -11,11 +11,11 @@ from taskpool.clock import NEVER, Instant
 from taskpool.core.effects import Exit, Kill, Level, Spawn, TakeBack, Topic
 from taskpool.core.job import Job
 from taskpool.core.respawn import Respawn
-from taskpool.core.state import Pool
+from taskpool.core.state import PoolState
 from taskpool.core.worker import (
     WORKER_TABLE,
     FrameRecord,
-    Verdict,
+    StopReason,
     Worker,
     WorkerAction,
     WorkerEvent,
@@ -28,10 +28,10 @@ from taskpool.messages import Ready
 EXIT_CANNOT_BOOT = frozenset({int(ExitCode.ENVIRONMENT), int(ExitCode.UNREACHABLE)})
 
 
-class Crew:
+class Supervisor:
     """All workers of the pool, by incarnation."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: PoolState) -> None:
         self._pool = pool
         self.wanted = pool.config.workers
         self.workers: dict[Incarnation, Worker] = {}
@@ -49,7 +49,7 @@ class Crew:
     def ready(self, message: Ready, now: Instant) -> None:
         worker = self.workers.get(Incarnation(message.incarnation))
         if worker is None or message.epoch != self._pool.config.epoch:
-            self._pool.tally.stale_reports += 1
+            self._pool.counters.stale_reports += 1
             return
         action = WORKER_TABLE[worker.state, WorkerEvent.READY]
         if action is WorkerAction.STALE:
@@ -68,7 +68,7 @@ class Crew:
 
     def _refuse(self, worker: Worker, message: Ready, missing: set[str], now: Instant) -> None:
         """As if it had exited because it cannot load them: its jobs would all fail."""
-        self.stop(worker, Verdict.UNWANTED)
+        self.stop(worker, StopReason.UNWANTED)
         text = (
             f"worker PID {worker.pid} does not know the kind {', '.join(sorted(missing))}: it is of version "
             f"{message.version}, this dealer of version {self._pool.config.version}; see --worker-exec"
@@ -99,19 +99,21 @@ class Crew:
         if WORKER_TABLE[worker.state, WorkerEvent.DONE] is WorkerAction.REST:
             worker.move(WorkerState.IDLE)
             if worker.retiring:
-                self.stop(worker, Verdict.UNWANTED)
+                self.stop(worker, StopReason.UNWANTED)
 
-    def stop(self, worker: Worker, verdict: Verdict, signal: str = "KILL", kill_at_ns: int = NEVER) -> None:
-        """We want this worker gone. The first verdict stands."""
+    def stop(self, worker: Worker, stop_reason: StopReason, signal: str = "KILL", kill_at_ns: int = NEVER) -> None:
+        """We want this worker gone. The first reason stands."""
         if WORKER_TABLE[worker.state, WorkerEvent.STOP] is not WorkerAction.STOP:
             return
         worker.move(WorkerState.STOPPING)
-        worker.verdict = verdict
+        worker.stop_reason = stop_reason
         worker.deadline_ns = NEVER
         worker.kill_at_ns = kill_at_ns
         self._pool.emit(Kill(worker.incarnation, signal))
-        if verdict is not Verdict.UNWANTED:
-            self._pool.note(Level.WARNING, Topic.WORKER_STOPPED, pid=worker.pid, reason=verdict.value, signal=signal)
+        if stop_reason is not StopReason.UNWANTED:
+            self._pool.note(
+                Level.WARNING, Topic.WORKER_STOPPED, pid=worker.pid, reason=stop_reason.value, signal=signal
+            )
 
     def bury(self, worker: Worker) -> None:
         """The worker's process is gone."""
@@ -176,7 +178,7 @@ class Crew:
             return
         for worker in self.workers.values():
             if worker.state is WorkerState.IDLE:
-                self.stop(worker, Verdict.UNWANTED)
+                self.stop(worker, StopReason.UNWANTED)
                 return
 
     @staticmethod
@@ -204,7 +206,7 @@ class Crew:
         surplus = self._actual() - (wanted + self._pool.config.spares)
         for worker in list(self.workers.values()):
             if surplus > 0 and worker.state in (WorkerState.SPARE, WorkerState.STARTING):
-                self.stop(worker, Verdict.UNWANTED)
+                self.stop(worker, StopReason.UNWANTED)
                 surplus -= 1
         return wanted
 
@@ -212,7 +214,7 @@ class Crew:
         """Let the worker finish what it has, then go."""
         worker.retiring = True
         if worker.state is not WorkerState.BUSY:
-            self.stop(worker, Verdict.UNWANTED)
+            self.stop(worker, StopReason.UNWANTED)
 
     def reconcile(self, now: Instant) -> None:
         """Start what is missing, as far as the breaker lets us."""
@@ -223,8 +225,8 @@ class Crew:
             self._incarnation += 1
             incarnation = Incarnation(self._incarnation)
             self.workers[incarnation] = Worker(incarnation, now.mono)
-            self._pool.tally.worker_spawns += 1
-            self._pool.tally.worker_respawns += self._incarnation > self.wanted + self._pool.config.spares
+            self._pool.counters.worker_spawns += 1
+            self._pool.counters.worker_respawns += self._incarnation > self.wanted + self._pool.config.spares
             self._pool.emit(Spawn(incarnation))
 
     def _actual(self) -> int:
@@ -260,21 +262,21 @@ class Crew:
             deadlines.append(self.respawn.next_ns(now.mono) or NEVER)
         return min(deadlines)
 
-    def forgive(self, gap_ns: int) -> None:
+    def extend_deadlines(self, gap_ns: int) -> None:
         for worker in self.workers.values():
-            worker.forgive(gap_ns)
+            worker.extend_deadlines(gap_ns)
 
     def _past_deadline(self, worker: Worker, now: Instant) -> None:
         head = worker.head
         worker.overdue_mono_ns = now.mono
         if head is None:
-            self.stop(worker, Verdict.BOOT)
+            self.stop(worker, StopReason.BOOT)
         elif not head.started or head.shared:
-            self.stop(worker, Verdict.SILENT)
+            self.stop(worker, StopReason.SILENT)
         elif _runs_in_process(head):
-            self.stop(worker, Verdict.TIMED_OUT, "TERM", now.mono + limits.TERM_GRACE_NS)
+            self.stop(worker, StopReason.TIMED_OUT, "TERM", now.mono + limits.TERM_GRACE_NS)
         else:
-            self.stop(worker, Verdict.TIMED_OUT)
+            self.stop(worker, StopReason.TIMED_OUT)
 
     @staticmethod
     def _could_block(worker: Worker) -> bool:

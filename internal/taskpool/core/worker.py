@@ -74,7 +74,7 @@ _MOVES: frozenset[tuple[WorkerState, WorkerState]] = frozenset(
 )
 
 
-class Verdict(Enum):
+class StopReason(Enum):
     """Why the dealer stops a worker, hence how its running attempt ends."""
 
     TIMED_OUT = "timed-out"
@@ -152,7 +152,7 @@ class Worker:
         "slot",
         "spawned_mono_ns",
         "state",
-        "verdict",
+        "stop_reason",
     )
 
     def __init__(self, incarnation: Incarnation, now_ns: int) -> None:
@@ -165,7 +165,7 @@ class Worker:
         self.affinity = ""
         self.errors = 0
         self.retiring = False
-        self.verdict: Verdict | None = None
+        self.stop_reason: StopReason | None = None
         self.spawned_mono_ns = now_ns
         self.deadline_ns = now_ns + limits.BOOT_NS_MAX
         self.kill_at_ns = NEVER  # after TERM, when KILL follows
@@ -208,7 +208,7 @@ class Worker:
             self.frames[0].heard_mono_ns = now_ns
         self.watch()
 
-    def forgive(self, gap_ns: int) -> None:
+    def extend_deadlines(self, gap_ns: int) -> None:
         """The dealer itself stood still: push every deadline on by that much."""
         for frame in self.frames:
             frame.heard_mono_ns += gap_ns

@@ -16,19 +16,19 @@ from msgspec import structs
 from taskpool import __version__, codec, limits
 from taskpool.core.effects import Exit, Level
 from taskpool.core.events import Reconfigured, Restored
-from taskpool.core.reactor import Dispatcher
+from taskpool.core.reactor import Reactor
 from taskpool.core.state import PoolConfig
 from taskpool.dealer import options as dealer_options
-from taskpool.dealer.herald import Herald
-from taskpool.dealer.ingress import Door
-from taskpool.dealer.input_queues import Queues
-from taskpool.dealer.log import Transcript
+from taskpool.dealer.herald import ServiceReporter
+from taskpool.dealer.ingress import Ingress
+from taskpool.dealer.input_queues import InputQueues
+from taskpool.dealer.log import DealerLog
 from taskpool.dealer.loop import Loop
 from taskpool.dealer.options import DealerOptions
 from taskpool.dealer.performer import Performer
-from taskpool.dealer.platform import Machine
-from taskpool.dealer.reply_queues import Replies
-from taskpool.dealer.sparing import Sparing
+from taskpool.dealer.platform import Platform
+from taskpool.dealer.reply_queues import ReplyQueues
+from taskpool.dealer.sparing import WarningLimit
 from taskpool.dealer.systemd import Notifier
 from taskpool.errors import (
     MessageError,
@@ -40,9 +40,8 @@ from taskpool.errors import (
     UsageError,
 )
 from taskpool.ids import Epoch
-from taskpool.ipc import names
-from taskpool.ipc import sizing as budget
-from taskpool.ipc.queue import Mailbox, Post
+from taskpool.ipc import names, sizing
+from taskpool.ipc.queue import QueueEnd, QueueNamespace
 from taskpool.ipc.spool import Spool
 from taskpool.journal.store import Store
 from taskpool.kinds import KINDS
@@ -51,10 +50,10 @@ from taskpool.messages import Progress, Report
 SIGNAL_NAMES = {int(number): number.name for number in Signals}
 
 
-def run(options: DealerOptions, transcript: Transcript, machine: Machine, notifier: Notifier | None = None) -> Exit:
+def run(options: DealerOptions, log: DealerLog, platform: Platform, notifier: Notifier | None = None) -> Exit:
     """A dealer's whole life. Raises TaskpoolError when it cannot begin."""
     with ExitStack() as teardown:
-        dealer = Dealer(options, transcript, machine, teardown, notifier)
+        dealer = Dealer(options, log, platform, teardown, notifier)
         return dealer.loop.run()
 
 
@@ -64,68 +63,70 @@ class Dealer:
     def __init__(
         self,
         options: DealerOptions,
-        transcript: Transcript,
-        machine: Machine,
+        log: DealerLog,
+        platform: Platform,
         teardown: ExitStack,
         notifier: Notifier | None = None,
     ) -> None:
         self._options = options
-        self._machine = machine
+        self._platform = platform
         self._performer: Performer | None = None  # the teardown asks for it, also when we get no further
-        layout = machine.layout(options)
-        teardown.callback(machine.close)
-        epoch = machine.lock(options.pool)
-        post = machine.post
-        _hold_namespace(post, options.pool, teardown)  # before anything is ended: who is refused here does no harm
-        self._end_earlier_life(options, epoch, transcript)
-        store = machine.store(options, epoch)
+        layout = platform.layout(options)
+        teardown.callback(platform.close)
+        epoch = platform.lock(options.pool)
+        namespace = platform.namespace
+        _hold_namespace(namespace, options.pool, teardown)  # before anything is ended: who is refused here does no harm
+        self._end_earlier_life(options, epoch, log)
+        store = platform.store(options, epoch)
         teardown.push(lambda kind, error, trace: self._close(store, error))
-        spool = machine.spool(options.pool)
-        poller = machine.poller()
+        spool = platform.spool(options.pool)
+        poller = platform.poller()
         teardown.callback(poller.close)
-        queues = Queues(post, options.pool, layout, poller.read, poller.forget, transcript.warn)
+        queues = InputQueues(namespace, options.pool, layout, poller.read, poller.forget, log.warn)
         teardown.callback(queues.close)
         restored = _restored(store, queues, spool)
         spool.sweep()
-        staff = machine.workforce(options, epoch, spool, layout.worker)
-        teardown.callback(staff.close)
-        warn = Sparing(transcript.warn, machine.clock)  # of what strangers can cause as often as they like
-        replies = Replies(post, options.pool, spool, poller.write, warn)
-        teardown.callback(replies.close_all)
-        self.core = Dispatcher(_config(options, epoch, layout, machine, spool, durable=store.durable), SIGNAL_NAMES)
-        performer = self._performer = Performer(store, staff, replies, spool, transcript)
-        door = Door(spool, self.core.pool.tally, lambda refused: replies.send(refused.client, refused), warn)
-        for fd in (machine.signals_fd, store.fileno(), options.lifeline_fd):
+        processes = platform.processes(options, epoch, spool, layout.worker)
+        teardown.callback(processes.close)
+        warn = WarningLimit(log.warn, platform.clock)  # of what strangers can cause as often as they like
+        reply_queues = ReplyQueues(namespace, options.pool, spool, poller.write, warn)
+        teardown.callback(reply_queues.close_all)
+        self.core = Reactor(_config(options, epoch, layout, platform, spool, durable=store.durable), SIGNAL_NAMES)
+        performer = self._performer = Performer(store, processes, reply_queues, spool, log)
+        ingress = Ingress(
+            spool, self.core.pool.counters, lambda refused: reply_queues.send(refused.client, refused), warn
+        )
+        for fd in (platform.signals_fd, store.fileno(), options.lifeline_fd):
             if fd >= 0:
                 poller.read(fd)
         self.loop = Loop(
             core=self.core,
-            clock=machine.clock,
+            clock=platform.clock,
             poller=poller,
             queues=queues,
-            door=door,
-            staff=staff,
-            replies=replies,
+            ingress=ingress,
+            processes=processes,
+            reply_queues=reply_queues,
             store=store,
             performer=performer,
-            signals=machine.signals,
+            signals=platform.signals,
             lifeline_fd=options.lifeline_fd,
             restored=restored,
-            reload=lambda: _reload(options, transcript),
-            after_turn=Herald(notifier, self.core).turn if notifier is not None else None,
+            reload=lambda: _reload(options, log),
+            after_turn=ServiceReporter(notifier, self.core).turn if notifier is not None else None,
         )
-        pages = self._serve(queues, replies, store, teardown)
-        transcript.say(Level.DEBUG if options.private else Level.INFO, _greeting(options, epoch, store, pages))
+        pages = self._serve(queues, reply_queues, store, teardown)
+        log.say(Level.DEBUG if options.private else Level.INFO, _greeting(options, epoch, store, pages))
 
-    def _end_earlier_life(self, options: DealerOptions, epoch: Epoch, transcript: Transcript) -> None:
-        machine, post = self._machine, self._machine.post
-        orphans = machine.end_orphans(options.pool, epoch)
+    def _end_earlier_life(self, options: DealerOptions, epoch: Epoch, log: DealerLog) -> None:
+        platform, namespace = self._platform, self._platform.namespace
+        orphans = platform.end_orphans(options.pool, epoch)
         if orphans:
-            transcript.say(Level.WARNING, f"ended {orphans} processes of an earlier life of pool {options.pool}")
-        machine.sweep(options.pool, epoch)
+            log.say(Level.WARNING, f"ended {orphans} processes of an earlier life of pool {options.pool}")
+        platform.sweep(options.pool, epoch)
         for slot in range(limits.REPLY_SLOTS_MAX):  # a generator that waits makes its queue again with its next hello
-            post.unlink(names.reply(options.pool, slot))
-        post.unlink(names.control(options.pool))  # so that generators see that this is another dealer
+            namespace.unlink(names.reply(options.pool, slot))
+        namespace.unlink(names.control(options.pool))  # so that generators see that this is another dealer
 
     def _close(self, store: Store, error: BaseException | None) -> None:
         store.close(clean=self._left_cleanly(), chosen=self._left_by_choice(error))
@@ -134,7 +135,7 @@ class Dealer:
         """Whether the loop ended because the core wanted it to, with nothing under way."""
         if self._performer is None or self._performer.exit is None:
             return False
-        return self.core.pool.ledger.idle and not self.core.pool.attempts
+        return self.core.pool.commits.idle and not self.core.pool.attempts
 
     def _left_by_choice(self, error: BaseException | None) -> bool:
         """Whether the core wanted to leave, or the system refused what the dealer needs: no doing of the jobs'. What
@@ -143,31 +144,31 @@ class Dealer:
             return isinstance(error, TaskpoolError | OSError)
         return self._performer is not None and self._performer.exit is not None
 
-    def _serve(self, queues: Queues, replies: Replies, store: Store, teardown: ExitStack) -> str:
+    def _serve(self, queues: InputQueues, reply_queues: ReplyQueues, store: Store, teardown: ExitStack) -> str:
         """Start the pages, if wanted; returns where they are."""
         if self._options.metrics is None:
             return "no metrics"
         from taskpool.dealer.http import serve  # a private dealer starts faster without
 
-        clock = self._machine.clock
-        return serve(self._options, self.core, self.loop, queues, replies, store, clock, teardown)
+        clock = self._platform.clock
+        return serve(self._options, self.core, self.loop, queues, reply_queues, store, clock, teardown)
 
 
-def _reload(options: DealerOptions, transcript: Transcript) -> Reconfigured | None:
+def _reload(options: DealerOptions, log: DealerLog) -> Reconfigured | None:
     """The configuration as it is now. One that is wrong changes nothing."""
     try:
         now = dealer_options.parse(options.argv)
     except UsageError as error:
-        transcript.warn(f"the configuration is not read again: {error}")
+        log.warn(f"the configuration is not read again: {error}")
         return None
-    transcript.say(Level.INFO, "Configuration read again: workers and drain time-out apply, the rest needs a restart")
+    log.say(Level.INFO, "Configuration read again: workers and drain time-out apply, the rest needs a restart")
     return Reconfigured(now.workers, now.drain_timeout_ns)
 
 
 def _config(
-    options: DealerOptions, epoch: Epoch, layout: budget.Layout, machine: Machine, spool: Spool, *, durable: bool
+    options: DealerOptions, epoch: Epoch, layout: sizing.Layout, platform: Platform, spool: Spool, *, durable: bool
 ) -> PoolConfig:
-    room = machine.room(options, layout)
+    room = platform.room(options, layout)
     return PoolConfig(
         name=options.pool,
         epoch=epoch,
@@ -189,31 +190,31 @@ def _config(
     )
 
 
-def _hold_namespace(post: Post, pool: str, teardown: ExitStack) -> None:
+def _hold_namespace(namespace: QueueNamespace, pool: str, teardown: ExitStack) -> None:
     """One dealer per pool and IPC namespace, even where state directories are not shared.
 
     Raises PoolInUse.
     """
-    mailbox = _held(post, pool)
+    queue = _held(namespace, pool)
 
     def leave() -> None:
-        mailbox.unlink()
-        mailbox.close()
+        queue.unlink()
+        queue.close()
 
     teardown.callback(leave)
 
 
-def _held(post: Post, pool: str) -> Mailbox:
+def _held(namespace: QueueNamespace, pool: str) -> QueueEnd:
     name = names.lock(pool)
     for _ in range(3):
-        mailbox, _ = post.adopt(name, budget.LOCK)
+        queue, _ = namespace.adopt(name, sizing.LOCK)
         try:
-            mailbox.hold_notification_lock()
-            return mailbox
+            queue.hold_notification_lock()
+            return queue
         except QueueMissing:  # its last holder left between the two calls
-            mailbox.close()
+            queue.close()
         except QueueExists:
-            mailbox.close()
+            queue.close()
             raise PoolInUse(
                 f"pool {pool} is in use by a dealer of this IPC namespace whose state directory is another one: "
                 "stop it, or use another --pool"
@@ -221,7 +222,7 @@ def _held(post: Post, pool: str) -> Mailbox:
     raise PoolInUse(f"pool {pool}: {name} comes and goes; another dealer is starting or leaving, try again")
 
 
-def _restored(store: Store, queues: Queues, spool: Spool) -> Restored | None:
+def _restored(store: Store, queues: InputQueues, spool: Spool) -> Restored | None:
     """What an earlier life left, and what its workers still reported: they are dead, so all of it is there."""
     restored = store.restore()
     late: list[tuple[int, Report]] = []
@@ -237,10 +238,10 @@ def _reports(message: object) -> list[tuple[int, Report]]:
     return [(message.epoch, report) for report in message.reports]
 
 
-def _drain(mailbox: Mailbox, spool: Spool, take: Callable[[object], None]) -> None:
-    for _ in range(mailbox.maxmsg):
+def _drain(queue: QueueEnd, spool: Spool, take: Callable[[object], None]) -> None:
+    for _ in range(queue.maxmsg):
         try:
-            take(spool.unpack(codec.decode(mailbox.receive())))
+            take(spool.unpack(codec.decode(queue.receive())))
         except QueueEmpty:
             return
         except MessageError:

@@ -11,8 +11,8 @@ from taskpool.clock import MILLISECOND, SECOND, SystemClock
 from taskpool.codec import decode, encode
 from taskpool.errors import DealerUnreachable, ExitCode, MessageError, QueueEmpty, QueueExists, QueueFull, QueueMissing
 from taskpool.ipc import names
-from taskpool.ipc.mqueue import KernelPost
-from taskpool.ipc.queue import Mailbox
+from taskpool.ipc.mqueue import KernelNamespace
+from taskpool.ipc.queue import QueueEnd
 from taskpool.ipc.sizing import Shape
 from taskpool.messages import Bye, Hello, Welcome
 
@@ -22,12 +22,12 @@ REPLY = Shape(2, 512)
 
 def ask(pool: str) -> int:
     """Say hello and wait for the welcome. Raises DealerUnreachable when there is none in time."""
-    post = KernelPost()
+    namespace = KernelNamespace()
     try:
-        control = post.open(names.control(pool), send=True, receive=False)
+        control = namespace.open(names.control(pool), send=True, receive=False)
     except QueueMissing:
         raise DealerUnreachable(f"no dealer for pool {pool} in this IPC namespace") from None
-    slot, reply = _reply_queue(post, pool)
+    slot, reply = _reply_queue(namespace, pool)
     client = int.from_bytes(os.urandom(7), "big")
     try:
         control.send(encode(Hello(client, slot, os.getpid(), __version__)))
@@ -46,16 +46,16 @@ def ask(pool: str) -> int:
     return ExitCode.OK
 
 
-def _reply_queue(post: KernelPost, pool: str) -> tuple[int, Mailbox]:
+def _reply_queue(namespace: KernelNamespace, pool: str) -> tuple[int, QueueEnd]:
     for slot in range(limits.REPLY_SLOTS_MAX):
         try:
-            return slot, post.create(names.reply(pool, slot), REPLY)
+            return slot, namespace.create(names.reply(pool, slot), REPLY)
         except QueueExists:
             continue
     raise DealerUnreachable(f"all {limits.REPLY_SLOTS_MAX} reply queues of pool {pool} are taken")
 
 
-def _wait(reply: Mailbox, deadline_ns: int) -> Welcome | None:
+def _wait(reply: QueueEnd, deadline_ns: int) -> Welcome | None:
     poll = select.poll()
     poll.register(reply.fileno(), select.POLLIN)
     while (rest := deadline_ns - SystemClock().now().mono) > 0:

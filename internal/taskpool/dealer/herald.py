@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from taskpool.core.reactor import Dispatcher
+from taskpool.core.reactor import Reactor
 from taskpool.dealer.systemd import Notifier
 
 
-class Herald:
+class ServiceReporter:
     """Says ready once the first worker is up, stopping once the pool drains, and in between that it lives."""
 
-    def __init__(self, notifier: Notifier, core: Dispatcher) -> None:
+    def __init__(self, notifier: Notifier, core: Reactor) -> None:
         self._notifier = notifier
         self._core = core
         self._said_ready = False
@@ -20,10 +20,10 @@ class Herald:
         """After each turn of the loop."""
         if not self._notifier.listening:
             return
-        if not self._said_ready and self._core.crew.respawn.ever_ready:
+        if not self._said_ready and self._core.supervisor.respawn.ever_ready:
             self._said_ready = True
-            self._notifier.ready(f"{self._core.crew.wanted} workers")
-        if not self._said_stopping and (self._core.pool.draining or self._core.leaving.left):
+            self._notifier.ready(f"{self._core.supervisor.wanted} workers")
+        if not self._said_stopping and (self._core.pool.draining or self._core.shutdown.left):
             self._said_stopping = True
             self._notifier.stopping()
         every_ns = self._notifier.watchdog_every_ns

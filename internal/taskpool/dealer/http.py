@@ -9,18 +9,18 @@ import logging
 from contextlib import ExitStack
 
 from taskpool.clock import SECOND, Clock
-from taskpool.core.reactor import Dispatcher
+from taskpool.core.reactor import Reactor
 from taskpool.core.worker import WorkerState
-from taskpool.dealer.input_queues import Queues
+from taskpool.dealer.input_queues import InputQueues
 from taskpool.dealer.log import LOGGER
 from taskpool.dealer.loop import Loop
 from taskpool.dealer.options import DealerOptions
-from taskpool.dealer.reply_queues import Replies
+from taskpool.dealer.reply_queues import ReplyQueues
 from taskpool.errors import QueueError
 from taskpool.journal.store import Store
 from taskpool.kinds import KINDS
-from taskpool.metrics import auth as access
-from taskpool.metrics.app import Pages, Probe, Status
+from taskpool.metrics import auth
+from taskpool.metrics.app import App, Probe, Status
 from taskpool.metrics.exporter import Queue, Sources, registry
 from taskpool.metrics.journal import Journal
 from taskpool.metrics.logcounts import LogCounts
@@ -32,7 +32,7 @@ HEALTHY_NS_MAX = 10 * SECOND  # the loop turns once a second when nothing happen
 class View:
     """The dealer as somebody sees it who stands beside its loop."""
 
-    def __init__(self, core: Dispatcher, loop: Loop, queues: Queues, clock: Clock) -> None:
+    def __init__(self, core: Reactor, loop: Loop, queues: InputQueues, clock: Clock) -> None:
         self._core = core
         self._loop = loop
         self._queues = queues
@@ -48,34 +48,33 @@ class View:
         return False, f"the loop has stood still for {still_ns // SECOND} s"
 
     def ready(self) -> Probe:
-        if not self._loop.tally.turns:  # before its first turn is over it has not taken in what the journal had
+        if not self._loop.counters.turns:  # before its first turn is over it has not taken in what the journal had
             return False, "starting"
         if self._core.pool.draining:
             return False, "draining"
-        workers = list(self._core.crew.workers.values())
+        workers = list(self._core.supervisor.workers.values())
         if all(worker.state in (WorkerState.STARTING, WorkerState.STOPPING) for worker in workers):
             return False, "no worker is ready"
         return True, "ready"
 
     def queues(self) -> list[Queue]:
-        queues = self._queues
-        mailboxes = {"intake": queues.intake, "control": queues.control, "events": queues.events[-1]}
+        ours = self._queues
         found = []
-        for name, mailbox in mailboxes.items():
+        for name, queue in (("intake", ours.intake), ("control", ours.control), ("events", ours.events[-1])):
             try:
-                depth = mailbox.depth()
+                depth = queue.depth()
             except QueueError:  # the loop is just replacing it
                 depth = 0
-            found.append(Queue(name, depth, mailbox.maxmsg))
+            found.append(Queue(name, depth, queue.maxmsg))
         return found
 
 
 def serve(
     options: DealerOptions,
-    core: Dispatcher,
+    core: Reactor,
     loop: Loop,
-    queues: Queues,
-    replies: Replies,
+    queues: InputQueues,
+    reply_queues: ReplyQueues,
     store: Store,
     clock: Clock,
     teardown: ExitStack,
@@ -85,19 +84,19 @@ def serve(
     view = View(core, loop, queues, clock)
     sources = Sources(
         core=core,
-        loop=loop.tally,
+        loop=loop.counters,
         kinds=tuple(KINDS),
         queues=view.queues,
         queues_remade=lambda: queues.remade,
-        replies_full=lambda: replies.full,
+        replies_full=lambda: reply_queues.full,
         journal=_journal(store),
         logs=_count_logs(teardown),
         ready=lambda: view.ready()[0],
         clock=clock,
     )
-    who = None if options.metrics_auth_file is None else access.from_file(options.metrics_auth_file)
+    who = None if options.metrics_auth_file is None else auth.from_file(options.metrics_auth_file)
     tls = None if options.metrics_tls is None else tls_adapter(*options.metrics_tls)
-    pages = Pages(registry(sources), view.status, view.healthy, view.ready, who)
+    pages = App(registry(sources), view.status, view.healthy, view.ready, who)
     server = Server(options.metrics, pages, tls, logging.getLogger(LOGGER))
     teardown.callback(server.close)
     return f"metrics on {server.url}/metrics"
@@ -109,7 +108,7 @@ def _journal(store: Store) -> Journal | None:
     from taskpool.journal.sqlite import SqliteStore  # a pool without a journal starts faster without
 
     assert isinstance(store, SqliteStore)
-    return Journal(store.tally, store.path)
+    return Journal(store.counters, store.path)
 
 
 def _count_logs(teardown: ExitStack) -> LogCounts:

@@ -1,4 +1,4 @@
-"""The door: what comes off a queue is a message for this queue, or it is counted and dropped.
+"""The ingress: what comes off a queue is a message for this queue, or it is counted and dropped.
 
 Whoever may open our queues may write anything into them, so nothing here trusts a byte.  # R8
 """
@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from taskpool import limits
 from taskpool.codec import decode
-from taskpool.core.counters import Tally
+from taskpool.core.counters import Counters
 from taskpool.core.events import Event, Submitted, Traits
 from taskpool.errors import MessageError
 from taskpool.ipc.spool import Spool
@@ -24,12 +24,14 @@ EVENTS = (Ready, Progress)
 _PLAIN: dict[str, Traits] = {name: Traits(kind.IN_PROCESS, "") for name, kind in KINDS.items()}
 
 
-class Door:
+class Ingress:
     """Lets in what belongs here."""
 
-    def __init__(self, spool: Spool, tally: Tally, refuse: Callable[[Refused], None], warn: Callable[[str], None]):
+    def __init__(
+        self, spool: Spool, counters: Counters, refuse: Callable[[Refused], None], warn: Callable[[str], None]
+    ):
         self._spool = spool
-        self._tally = tally
+        self._counters = counters
         self._refuse = refuse
         self._warn = warn
 
@@ -69,13 +71,13 @@ class Door:
 
     def _refused(self, submit: Submit, offset: int, reason: str, text: str) -> None:
         """A text may quote the payload, which may be megabytes of what is longer still when quoted."""
-        self._tally.refusals[reason] += 1
+        self._counters.refusals[reason] += 1
         seq = submit.first_seq + offset
         text = text[: limits.ERROR_TEXT_BYTES_MAX]
         self._refuse(Refused(submit.client, submit.batch, submit.first_seq, seq, reason, text))
 
     def _drop(self, queue: str, text: str) -> None:
-        self._tally.refusals["malformed"] += 1
+        self._counters.refusals["malformed"] += 1
         self._warn(f"dropped a message on {queue}: {text}")
 
 

@@ -6,25 +6,25 @@ from collections.abc import Callable
 
 from taskpool.errors import QueueError
 from taskpool.ipc import names
-from taskpool.ipc.queue import Mailbox, Post
+from taskpool.ipc.queue import QueueEnd, QueueNamespace
 from taskpool.ipc.sizing import Layout, Shape
 
 RETIRED_EVENTS_MAX = 8  # queues that lost their names and that workers may still write to
 
 
-class Queues:
+class InputQueues:
     """Intake, control and events. Somebody may unlink a queue under us; nobody is told, so we look."""
 
     def __init__(
         self,
-        post: Post,
+        namespace: QueueNamespace,
         pool: str,
         layout: Layout,
         watch: Callable[[int], None],
         forget: Callable[[int], None],
         warn: Callable[[str], None],
     ) -> None:
-        self._post = post
+        self._namespace = namespace
         self._pool = pool
         self._layout = layout
         self._watch = watch
@@ -32,7 +32,7 @@ class Queues:
         self._warn = warn
         self.intake = self._adopt(names.intake(pool), layout.intake)
         self.control = self._adopt(names.control(pool), layout.control)
-        self.events: list[Mailbox] = [self._adopt(names.events(pool), layout.events)]  # the newest is last
+        self.events: list[QueueEnd] = [self._adopt(names.events(pool), layout.events)]  # the newest is last
         self.remade = 0
 
     def mend(self, *, keep_old_events: bool) -> None:
@@ -48,16 +48,16 @@ class Queues:
 
     def close(self) -> None:
         """Leave nothing behind."""
-        for mailbox in (self.intake, self.control, *self.events):
-            mailbox.unlink()
-            self._drop(mailbox)
+        for queue in (self.intake, self.control, *self.events):
+            queue.unlink()
+            self._drop(queue)
 
-    def _adopt(self, name: str, shape: Shape) -> Mailbox:
-        mailbox, _ = self._post.adopt(name, shape)
-        self._watch(mailbox.fileno())
-        return mailbox
+    def _adopt(self, name: str, shape: Shape) -> QueueEnd:
+        queue, _ = self._namespace.adopt(name, shape)
+        self._watch(queue.fileno())
+        return queue
 
-    def _replace(self, old: Mailbox, name: str, shape: Shape) -> Mailbox:
+    def _replace(self, old: QueueEnd, name: str, shape: Shape) -> QueueEnd:
         """A new queue of this name. What generators sent to the old one they send again."""
         try:
             new = self._adopt(name, shape)
@@ -81,6 +81,6 @@ class Queues:
         self.remade += 1
         self._warn(f"somebody removed {name}; it is made again")
 
-    def _drop(self, mailbox: Mailbox) -> None:
-        self._forget(mailbox.fileno())
-        mailbox.close()
+    def _drop(self, queue: QueueEnd) -> None:
+        self._forget(queue.fileno())
+        queue.close()

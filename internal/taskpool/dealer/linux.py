@@ -1,4 +1,4 @@
-"""The real machine: kernel queues, processes, a state directory, a journal."""
+"""The real platform: kernel queues, processes, a state directory, a journal."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from signal import Signals
 from taskpool import limits
 from taskpool.clock import MILLISECOND, SECOND, SystemClock
 from taskpool.dealer.options import DealerOptions
-from taskpool.dealer.processes import Hire, Staff
+from taskpool.dealer.processes import LaunchSpec, WorkerProcesses
 from taskpool.errors import ConfigurationError
 from taskpool.ids import Epoch
-from taskpool.ipc.mqueue import KernelPost, kernel_limits
+from taskpool.ipc.mqueue import KernelNamespace, kernel_limits
 from taskpool.ipc.sizing import Layout, Room, Shape, choose, room
 from taskpool.ipc.spool import Spool
-from taskpool.ipc.stale_queues import Leftovers
+from taskpool.ipc.stale_queues import StaleQueues
 from taskpool.journal.memory import MemoryStore
 from taskpool.journal.store import Store
 from taskpool.procs.prctl import become_subreaper
@@ -45,7 +45,7 @@ WATCHED = (
 
 
 class EpollPoller:
-    """See `machine.Poller`."""
+    """See `platform.Poller`."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
@@ -73,16 +73,16 @@ class EpollPoller:
         self._epoll.close()
 
 
-class Host:
-    """See `machine.Machine`."""
+class LinuxPlatform:
+    """See `platform.Platform`."""
 
     def __init__(self) -> None:
         self.clock = SystemClock()
-        self.post = KernelPost()
+        self.namespace = KernelNamespace()
         self._wakeup = Wakeup(WATCHED)
         self._lock: PoolLock | None = None
         self._spool: Spool | None = None
-        self._leftovers: Leftovers | None = None
+        self._stale_queues: StaleQueues | None = None
 
     def layout(self, options: DealerOptions) -> Layout:
         find_worker(options.worker_exec)
@@ -107,8 +107,8 @@ class Host:
         return end_orphans(pool, identity(state_directory(pool)), epoch, self.clock.now().mono + ORPHANS_NS_MAX)
 
     def sweep(self, pool: str, epoch: Epoch) -> None:
-        self._leftovers = Leftovers(state_directory(pool), epoch)
-        self._leftovers.sweep(self.post, pool)
+        self._stale_queues = StaleQueues(state_directory(pool), epoch)
+        self._stale_queues.sweep(self.namespace, pool)
 
     def spool(self, pool: str) -> Spool:
         self._spool = Spool(state_directory(pool) / "spool")
@@ -131,12 +131,12 @@ class Host:
     def poller(self) -> EpollPoller:
         return EpollPoller()
 
-    def workforce(self, options: DealerOptions, epoch: Epoch, spool: Spool, shape: Shape) -> Staff:
-        assert self._leftovers is not None
+    def processes(self, options: DealerOptions, epoch: Epoch, spool: Spool, shape: Shape) -> WorkerProcesses:
+        assert self._stale_queues is not None
         program = find_worker(options.worker_exec)
         home = identity(state_directory(options.pool))
-        hire = Hire(options.pool, home, epoch, program, _arguments(options), str(spool.directory), LOG_FD, shape)
-        return Staff(hire, self.post, spool, self.clock, self._leftovers.note)
+        spec = LaunchSpec(options.pool, home, epoch, program, _arguments(options), str(spool.directory), LOG_FD, shape)
+        return WorkerProcesses(spec, self.namespace, spool, self.clock, self._stale_queues.note)
 
     def signals(self) -> list[str]:
         return [number.name[3:] for number in sorted(self._wakeup.pending()) if number is not Signals.SIGCHLD]

@@ -20,7 +20,7 @@ Fields = dict[str, Any]
 LOGGER = "taskpool.dealer"
 
 
-class Transcript:
+class DealerLog:
     """Writes lines to stderr through `logging`, which survives a stderr that is closed or full."""
 
     def __init__(self, fmt: Format, level: int) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import closing
 
 from taskpool.dealer import options as dealer_options
-from taskpool.dealer.log import Transcript
+from taskpool.dealer.log import DealerLog
 from taskpool.dealer.options import DealerOptions
 from taskpool.dealer.systemd import Notifier
 from taskpool.errors import ExitCode, TaskpoolError, UsageError, system_refused
@@ -28,22 +28,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         sys.stderr.write(f"tp-dealer: {error}\n")
         return ExitCode.USAGE
-    transcript = Transcript(options.log_format, _level(options))  # type: ignore[arg-type]
+    log = DealerLog(options.log_format, _level(options))  # type: ignore[arg-type]
     try:
-        return _act(options, transcript)
+        return _act(options, log)
     except TaskpoolError as error:
-        transcript.say(logging.ERROR, str(error))
+        log.say(logging.ERROR, str(error))
         return error.exit_code
     except OSError as error:
-        transcript.say(logging.ERROR, system_refused(error))
+        log.say(logging.ERROR, system_refused(error))
         return ExitCode.ENVIRONMENT
 
 
 def _journal(words: Sequence[str]) -> int:
-    from taskpool.dealer import journal_cli as journal
+    from taskpool.dealer import journal_cli
 
     try:
-        code = journal.run(words)
+        code = journal_cli.run(words)
         sys.stdout.flush()
         return code
     except BrokenPipeError:
@@ -64,23 +64,23 @@ def _drop_output() -> None:
     os.close(null)
 
 
-def _act(options: DealerOptions, transcript: Transcript) -> int:
+def _act(options: DealerOptions, log: DealerLog) -> int:
     if options.health:
         from taskpool.dealer.health import ask
 
         return ask(options.pool)
     from taskpool.dealer import dealer  # after the options: --help need not load a dealer
-    from taskpool.dealer.linux import Host
+    from taskpool.dealer.linux import LinuxPlatform
 
     sys.setswitchinterval(0.0005)  # a scrape holds the interpreter; the loop must not wait 5 ms for it
     if options.check_config:
-        Host().layout(options)
+        LinuxPlatform().layout(options)
         sys.stderr.write(f"tp-dealer: pool {options.pool}: options and limits allow {options.workers} workers\n")
         return ExitCode.OK
     with closing(Notifier.take()) as notifier:
-        leave = dealer.run(options, transcript, Host(), notifier)
+        leave = dealer.run(options, log, LinuxPlatform(), notifier)
     if leave.code is not ExitCode.OK:
-        transcript.say(logging.ERROR, leave.text)
+        log.say(logging.ERROR, leave.text)
     return leave.code
 
 

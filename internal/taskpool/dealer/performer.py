@@ -23,9 +23,9 @@ from taskpool.core.effects import (
     TakeBack,
 )
 from taskpool.core.events import ClientLost, DiskFull, Event, TakenBack
-from taskpool.dealer.log import Transcript
-from taskpool.dealer.platform import Workforce
-from taskpool.dealer.reply_queues import Replies
+from taskpool.dealer.log import DealerLog
+from taskpool.dealer.platform import Processes
+from taskpool.dealer.reply_queues import ReplyQueues
 from taskpool.errors import MessageError, QueueEmpty, QueueFull, SpoolFull
 from taskpool.ipc.spool import Spool
 from taskpool.journal.store import Store
@@ -37,12 +37,14 @@ SPOOL = "spool"  # the place without room
 class Performer:
     """Performs effects in the order given; what they give rise to waits for `take_events`."""
 
-    def __init__(self, store: Store, staff: Workforce, replies: Replies, spool: Spool, transcript: Transcript) -> None:
+    def __init__(
+        self, store: Store, processes: Processes, reply_queues: ReplyQueues, spool: Spool, log: DealerLog
+    ) -> None:
         self._store = store
-        self._staff = staff
-        self._replies = replies
+        self._processes = processes
+        self._reply_queues = reply_queues
         self._spool = spool
-        self._transcript = transcript
+        self._log = log
         self._events: list[Event] = []
         self._unwritten = 0  # bytes of the largest frame that found no room in the spool
         self.exit: Exit | None = None
@@ -69,7 +71,7 @@ class Performer:
     def take_events(self) -> list[Event]:
         """What performing gave rise to since the last call."""
         events, self._events = self._events, []
-        return [*events, *map(ClientLost, self._replies.take_lost())]
+        return [*events, *map(ClientLost, self._reply_queues.take_lost())]
 
     def look_for_room(self) -> bool:
         """Whether the spool has room again where it had none: then there is an event."""
@@ -97,19 +99,19 @@ class Performer:
     def send_frame(self, effect: SendFrame) -> None:
         """A worker that has died keeps its queue until it is buried, so a send can't miss it. The core sends
         no more frames than the queue holds: a full one is somebody else's doing, and kills the worker."""
-        mailbox = self._staff.mailbox(effect.incarnation)
-        assert mailbox is not None
+        queue = self._processes.request_queue(effect.incarnation)
+        assert queue is not None
         data = encode(effect.frame)
         try:
-            packed = self._spool.pack(data, mailbox.msgsize)
+            packed = self._spool.pack(data, queue.msgsize)
         except SpoolFull as error:
             self._not_sent(effect, len(data), str(error))
             return
         try:
-            mailbox.send(packed)  # R7
+            queue.send(packed)  # R7
         except QueueFull:
             self._spool.discard(packed)
-            self._staff.kill(effect.incarnation, "KILL")
+            self._processes.kill(effect.incarnation, "KILL")
 
     def _not_sent(self, effect: SendFrame, size: int, text: str) -> None:
         """The worker never had the frame, so nothing is held against its jobs. First the reason, then the frame:
@@ -121,11 +123,11 @@ class Performer:
 
     def take_back(self, effect: TakeBack) -> None:
         """Receive from the worker's own queue: what we get there, it never will."""
-        mailbox = self._staff.mailbox(effect.incarnation)
+        queue = self._processes.request_queue(effect.incarnation)
         taken: list[int] = []
-        while mailbox is not None:
+        while queue is not None:
             try:
-                message = self._spool.unpack(decode(mailbox.receive()))
+                message = self._spool.unpack(decode(queue.receive()))
             except QueueEmpty:
                 break
             except MessageError:
@@ -135,19 +137,19 @@ class Performer:
         self._events.append(TakenBack(effect.incarnation, tuple(taken)))
 
     def spawn(self, effect: Spawn) -> None:
-        self._events.append(self._staff.spawn(effect.incarnation))
+        self._events.append(self._processes.spawn(effect.incarnation))
 
     def kill(self, effect: Kill) -> None:
-        self._staff.kill(effect.incarnation, effect.signal)
+        self._processes.kill(effect.incarnation, effect.signal)
 
     def reply(self, effect: Reply) -> None:
-        self._replies.send(effect.client, effect.message, whole=effect.whole)
+        self._reply_queues.send(effect.client, effect.message, whole=effect.whole)
 
     def release(self, effect: Release) -> None:
-        self._replies.close(effect.client)
+        self._reply_queues.close(effect.client)
 
     def note(self, effect: Note) -> None:
-        self._transcript.write(effect)
+        self._log.write(effect)
 
     def leave(self, effect: Exit) -> None:
         """The first reason to leave stands."""

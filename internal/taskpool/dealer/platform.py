@@ -1,6 +1,6 @@
-"""What a dealer needs of the machine it runs on.
+"""What a dealer needs of the platform it runs on.
 
-Everything else of the dealer, its start-up and its loop included, is the same on the real machine (`host`) and
+Everything else of the dealer, its start-up and its loop included, is the same on the real platform (`host`) and
 on a simulated one: this is all that the simulator in the tests replaces.
 """
 
@@ -12,7 +12,7 @@ from taskpool.clock import Clock
 from taskpool.core.events import Exited, Spawned, SpawnFailed
 from taskpool.dealer.options import DealerOptions
 from taskpool.ids import Epoch, Incarnation
-from taskpool.ipc.queue import Mailbox, Post
+from taskpool.ipc.queue import QueueEnd, QueueNamespace
 from taskpool.ipc.sizing import Layout, Room, Shape
 from taskpool.ipc.spool import Spool
 from taskpool.journal.store import Store
@@ -35,22 +35,22 @@ class Poller(Protocol):
     def close(self) -> None: ...
 
 
-class Workforce(Protocol):
+class Processes(Protocol):
     """Worker processes."""
 
     def spawn(self, incarnation: Incarnation) -> Spawned | SpawnFailed: ...
 
-    def settled(self, incarnation: int, pid: int) -> bool:
+    def confirm(self, incarnation: int, pid: int) -> bool:
         """The worker holds its queue: take the name away. False: another process says it is this worker."""
 
-    def mailbox(self, incarnation: Incarnation) -> Mailbox | None: ...
+    def request_queue(self, incarnation: Incarnation) -> QueueEnd | None: ...
 
     def kill(self, incarnation: Incarnation, name: str) -> None: ...
 
-    def look(self) -> None:
+    def reap(self) -> None:
         """Reap who has died."""
 
-    def bury(self) -> list[Exited]:
+    def take_exited(self) -> list[Exited]:
         """Those of the dead that no descendant survives."""
 
     @property
@@ -60,17 +60,17 @@ class Workforce(Protocol):
         """Kill every worker and wait until nothing of them is left."""
 
 
-class Machine(Protocol):
+class Platform(Protocol):
     """In the order in which a start uses it."""
 
     @property
     def clock(self) -> Clock: ...
 
     @property
-    def post(self) -> Post: ...
+    def namespace(self) -> QueueNamespace: ...
 
     def layout(self, options: DealerOptions) -> Layout:
-        """The shapes of the pool's queues. Raises ConfigurationError, WorkerCannotBoot when this machine does
+        """The shapes of the pool's queues. Raises ConfigurationError, WorkerCannotBoot when this platform does
         not let such a pool work."""
 
     def room(self, options: DealerOptions, layout: Layout) -> Room:
@@ -92,7 +92,7 @@ class Machine(Protocol):
 
     def poller(self) -> Poller: ...
 
-    def workforce(self, options: DealerOptions, epoch: Epoch, spool: Spool, shape: Shape) -> Workforce: ...
+    def processes(self, options: DealerOptions, epoch: Epoch, spool: Spool, shape: Shape) -> Processes: ...
 
     def signals(self) -> list[str]:
         """Names, without SIG, of the signals that came since the last call; SIGCHLD only wakes."""

@@ -21,18 +21,17 @@ from taskpool.core.events import Exited, Spawned, SpawnFailed
 from taskpool.errors import ConfigurationError, MessageError, QueueEmpty, QueueError, WorkerCannotBoot
 from taskpool.ids import Incarnation
 from taskpool.ipc import names
-from taskpool.ipc.queue import Mailbox, Post
+from taskpool.ipc.queue import QueueEnd, QueueNamespace
 from taskpool.ipc.sizing import Shape
 from taskpool.ipc.spool import Spool
-from taskpool.procs import process_tree as family
-from taskpool.procs import reap
+from taskpool.procs import process_tree, reap
 from taskpool.procs.environment import scrubbed
 from taskpool.procs.spawn import spawn_worker
 
-BURIAL_NS_MAX = 5 * SECOND
+EXIT_WAIT_NS_MAX = 5 * SECOND
 
 
-class Hire(NamedTuple):
+class LaunchSpec(NamedTuple):
     """What every worker of this dealer is started with."""
 
     pool: str
@@ -45,128 +44,133 @@ class Hire(NamedTuple):
     shape: Shape  # of its request queue
 
 
-class Member:
+class WorkerProcess:
     """One worker process, until it is buried."""
 
-    def __init__(self, incarnation: Incarnation, mailbox: Mailbox, capture_fd: int) -> None:
+    def __init__(self, incarnation: Incarnation, queue: QueueEnd, capture_fd: int) -> None:
         self.incarnation = incarnation
-        self.mailbox = mailbox
+        self.queue = queue
         self.capture_fd = capture_fd
         self.pid = 0
         self.exit: reap.Exit | None = None
         self.seen_mono_ns = 0
 
 
-class Staff:
+class WorkerProcesses:
     """All worker processes, by incarnation."""
 
     def __init__(
-        self, hire: Hire, post: Post, spool: Spool, clock: Clock, record: Callable[[Incarnation], None]
+        self,
+        spec: LaunchSpec,
+        namespace: QueueNamespace,
+        spool: Spool,
+        clock: Clock,
+        record: Callable[[Incarnation], None],
     ) -> None:
-        self._hire = hire
-        self._post = post
+        self._spec = spec
+        self._namespace = namespace
         self._spool = spool
         self._clock = clock
         self._record = record  # remembers, before its queue is made, that this incarnation may leave one behind
-        self._members: dict[Incarnation, Member] = {}
-        self._by_pid: dict[int, Member] = {}
-        self._dead: list[Member] = []  # reaped, and perhaps survived by descendants
+        self._processes: dict[Incarnation, WorkerProcess] = {}
+        self._by_pid: dict[int, WorkerProcess] = {}
+        self._dead: list[WorkerProcess] = []  # reaped, and perhaps survived by descendants
 
     # --- started ---
 
     def spawn(self, incarnation: Incarnation) -> Spawned | SpawnFailed:
         """Start a worker with a queue of its own."""
         try:
-            member = self._prepare(incarnation)
+            process = self._prepare(incarnation)
         except (QueueError, OSError) as error:
             return SpawnFailed(incarnation, str(error))
         try:
-            member.pid = spawn_worker(
+            process.pid = spawn_worker(
                 self._command_line(incarnation),
                 self._environment(incarnation),
-                capture_fd=member.capture_fd,
-                log_fd=self._hire.log_fd,
+                capture_fd=process.capture_fd,
+                log_fd=self._spec.log_fd,
             )
         except WorkerCannotBoot as error:
-            self._discard(member)
+            self._discard(process)
             return SpawnFailed(incarnation, str(error))
-        self._members[incarnation] = member
-        self._by_pid[member.pid] = member
-        return Spawned(incarnation, member.pid)
+        self._processes[incarnation] = process
+        self._by_pid[process.pid] = process
+        return Spawned(incarnation, process.pid)
 
-    def _prepare(self, incarnation: Incarnation) -> Member:
-        hire = self._hire
+    def _prepare(self, incarnation: Incarnation) -> WorkerProcess:
+        spec = self._spec
         self._record(incarnation)
-        mailbox = self._post.create(names.worker(hire.pool, hire.epoch, incarnation), hire.shape)
+        queue = self._namespace.create(names.worker(spec.pool, spec.epoch, incarnation), spec.shape)
         try:
-            return Member(incarnation, mailbox, _unnamed_file(hire.spool))
+            return WorkerProcess(incarnation, queue, _unnamed_file(spec.spool))
         except OSError:
-            mailbox.unlink()
-            mailbox.close()
+            queue.unlink()
+            queue.close()
             raise
 
     def _command_line(self, incarnation: Incarnation) -> list[str]:
-        hire = self._hire
-        identity = ["--pool", hire.pool, "--epoch", str(hire.epoch), "--incarnation", str(incarnation)]
-        return [*hire.program, *identity, "--dealer-pid", str(os.getpid()), "--spool", hire.spool, *hire.arguments]
+        spec = self._spec
+        identity = ["--pool", spec.pool, "--epoch", str(spec.epoch), "--incarnation", str(incarnation)]
+        return [*spec.program, *identity, "--dealer-pid", str(os.getpid()), "--spool", spec.spool, *spec.arguments]
 
     def _environment(self, incarnation: Incarnation) -> Mapping[str, str]:
-        return {**scrubbed(os.environ), family.MARK_VARIABLE: self._mark(incarnation)}
+        return {**scrubbed(os.environ), process_tree.MARK_VARIABLE: self._mark(incarnation)}
 
     def _mark(self, incarnation: Incarnation) -> str:
-        return family.worker_mark(self._hire.pool, self._hire.home, self._hire.epoch, incarnation)
+        return process_tree.worker_mark(self._spec.pool, self._spec.home, self._spec.epoch, incarnation)
 
-    def settled(self, incarnation: int, pid: int) -> bool:
+    def confirm(self, incarnation: int, pid: int) -> bool:
         """The worker holds its queue: take the name away. False: another process says it is this worker."""
-        member = self._members.get(Incarnation(incarnation))
-        if member is None or member.pid != pid:
+        process = self._processes.get(Incarnation(incarnation))
+        if process is None or process.pid != pid:
             return False
-        member.mailbox.unlink()
+        process.queue.unlink()
         return True
 
     # --- spoken to ---
 
-    def mailbox(self, incarnation: Incarnation) -> Mailbox | None:
-        member = self._members.get(incarnation)
-        return member.mailbox if member is not None else None
+    def request_queue(self, incarnation: Incarnation) -> QueueEnd | None:
+        process = self._processes.get(incarnation)
+        return process.queue if process is not None else None
 
     def kill(self, incarnation: Incarnation, name: str) -> None:
         """Signal the worker and its group. It is not reaped yet, so nobody else can have its number."""
-        member = self._members.get(incarnation)
-        if member is None or member.exit is not None:
+        process = self._processes.get(incarnation)
+        if process is None or process.exit is not None:
             return
         number = signal.Signals[f"SIG{name}"]
         with suppress(ProcessLookupError, PermissionError):  # nobody is in it, or another user's processes only
-            os.killpg(member.pid, number)
-        if os.getpgid(member.pid) != member.pid:  # a job has moved its worker, or it is not there yet
-            os.kill(member.pid, number)
+            os.killpg(process.pid, number)
+        if os.getpgid(process.pid) != process.pid:  # a job has moved its worker, or it is not there yet
+            os.kill(process.pid, number)
 
     # --- buried ---
 
-    def look(self) -> None:
+    def reap(self) -> None:
         """Reap who has died, strangers included."""
         while (pid := reap.peek()) is not None:
-            member = self._by_pid.pop(pid, None)
-            if member is not None:
+            process = self._by_pid.pop(pid, None)
+            if process is not None:
                 reap.kill_group(pid)
-                member.seen_mono_ns = self._clock.now().mono
+                process.seen_mono_ns = self._clock.now().mono
             ended = reap.reap(pid)
-            if member is not None:
-                member.exit = ended
-                self._dead.append(member)
+            if process is not None:
+                process.exit = ended
+                self._dead.append(process)
 
-    def bury(self) -> list[Exited]:
+    def take_exited(self) -> list[Exited]:
         """Those of the dead that nobody survives. The others' descendants are killed; look again when they die."""
         if not self._dead:
             return []
         exits: list[Exited] = []
         try:
-            strangers = [pid for pid in family.children_of() if pid not in self._by_pid]
-            for member in list(self._dead):
-                if strangers and family.kill_marked(strangers, self._mark(member.incarnation)):
+            strangers = [pid for pid in process_tree.children_of() if pid not in self._by_pid]
+            for process in list(self._dead):
+                if strangers and process_tree.kill_marked(strangers, self._mark(process.incarnation)):
                     continue
-                self._dead.remove(member)
-                exits.append(self._exited(member))
+                self._dead.remove(process)
+                exits.append(self._exited(process))
         except OSError as error:
             # Nothing is known of who is left without a descriptor to look with; the next turn looks again.
             if error.errno not in (errno.EMFILE, errno.ENFILE):
@@ -179,44 +183,44 @@ class Staff:
 
     def close(self) -> None:
         """Kill every worker, and wait until nothing of them is left."""
-        for member in list(self._members.values()):
-            self.kill(member.incarnation, "KILL")
-        deadline = self._clock.now().mono + BURIAL_NS_MAX
+        for process in list(self._processes.values()):
+            self.kill(process.incarnation, "KILL")
+        deadline = self._clock.now().mono + EXIT_WAIT_NS_MAX
         while not self.empty and self._clock.now().mono < deadline:
-            self.look()
-            self.bury()
+            self.reap()
+            self.take_exited()
             if not self.empty:
                 signal.sigtimedwait([], 0.001)  # SIGCHLD has its handler: a death meanwhile costs a millisecond
-        for member in list(self._members.values()):
-            self._discard(member)
+        for process in list(self._processes.values()):
+            self._discard(process)
 
-    def _exited(self, member: Member) -> Exited:
-        ended = member.exit
+    def _exited(self, process: WorkerProcess) -> Exited:
+        ended = process.exit
         assert ended is not None
-        words = _last_words(member.capture_fd)
-        self._discard(member)
+        words = _last_words(process.capture_fd)
+        self._discard(process)
         return Exited(
-            member.incarnation,
+            process.incarnation,
             ended.status,
             ended.signal,
-            member.seen_mono_ns,
+            process.seen_mono_ns,
             ended.cpu_ns,
             ended.max_rss_bytes,
             words,
         )
 
-    def _discard(self, member: Member) -> None:
-        self._members.pop(member.incarnation, None)
-        member.mailbox.unlink()
-        self._empty(member.mailbox)
-        member.mailbox.close()
-        os.close(member.capture_fd)
+    def _discard(self, process: WorkerProcess) -> None:
+        self._processes.pop(process.incarnation, None)
+        process.queue.unlink()
+        self._empty(process.queue)
+        process.queue.close()
+        os.close(process.capture_fd)
 
-    def _empty(self, mailbox: Mailbox) -> None:
+    def _empty(self, queue: QueueEnd) -> None:
         """Nobody will read these frames: their spool files, if any, must not stay."""
         while True:
             try:
-                self._spool.unpack(decode(mailbox.receive()))
+                self._spool.unpack(decode(queue.receive()))
             except QueueEmpty:
                 return
             except (MessageError, ConfigurationError):

@@ -15,7 +15,7 @@ from taskpool.clock import SECOND, Instant
 from taskpool.codec import encode
 from taskpool.errors import MessageError, MessageTooLong, QueueError, QueueFull, QueueMissing, SpoolFull
 from taskpool.ipc import names
-from taskpool.ipc.queue import Mailbox, Post
+from taskpool.ipc.queue import QueueEnd, QueueNamespace
 from taskpool.ipc.spool import Spool
 from taskpool.messages import Answer, Hello, Outcome, Outcomes
 
@@ -23,14 +23,14 @@ UNCLAIMED_NS = 30 * SECOND  # a reply queue that nobody said hello for is somebo
 APOLOGY_CHARS_MAX = 250  # the smallest layout's reply queue takes 512 bytes
 
 
-class Line:
+class ReplyQueue:
     """One generator's queue, and what waits for room in it. The core bounds what outcomes can wait."""
 
-    def __init__(self, mailbox: Mailbox) -> None:
-        self.mailbox = mailbox
+    def __init__(self, end: QueueEnd) -> None:
+        self.end = end
         self.waiting: deque[bytes] = deque()
         self.replies: deque[bytes] = deque()  # of those, the ones that are no outcomes, in the same order
-        self.sent: deque[bytes] = deque(maxlen=mailbox.maxmsg)  # what may lie in the queue; older ones were received
+        self.sent: deque[bytes] = deque(maxlen=end.maxmsg)  # what may lie in the queue; older ones were received
 
     def took(self) -> None:
         """The first message that waits is in the queue."""
@@ -40,47 +40,52 @@ class Line:
         self.sent.append(data)
 
 
-class Replies:
-    """All lines to generators, by client."""
+class ReplyQueues:
+    """All queues to generators, by client."""
 
     def __init__(
-        self, post: Post, pool: str, spool: Spool, watch: Callable[[int, bool], None], warn: Callable[[str], None]
+        self,
+        namespace: QueueNamespace,
+        pool: str,
+        spool: Spool,
+        watch: Callable[[int, bool], None],
+        warn: Callable[[str], None],
     ) -> None:
-        self._post = post
+        self._namespace = namespace
         self._pool = pool
         self._spool = spool
         self._watch = watch  # (descriptor, wanted): tell me when there is room
         self._warn = warn
-        self._lines: dict[int, Line] = {}
+        self._queues: dict[int, ReplyQueue] = {}
         self._lost: list[int] = []
         self.full = 0  # how often a queue had no room
         self._unclaimed: dict[int, tuple[int, int]] = {}  # slot -> (inode, first seen)
 
     def open(self, hello: Hello) -> bool:
-        """Take up the line a hello offers. False: there is no queue of ours in that slot."""
+        """Take up the queue a hello offers. False: there is no queue of ours in that slot."""
         try:
-            mailbox = self._post.open(names.reply(self._pool, hello.slot), send=True, receive=False)
+            end = self._namespace.open(names.reply(self._pool, hello.slot), send=True, receive=False)
         except QueueMissing:
-            return hello.client in self._lines  # said again; the line stands, and its name is gone already
+            return hello.client in self._queues  # said again; the queue stands, and its name is gone already
         except QueueError as error:
             self._warn(f"a generator's reply queue was refused: {error}")
             return False
-        mailbox.unlink()
+        end.unlink()
         self.close(hello.client)
-        self._lines[hello.client] = Line(mailbox)
+        self._queues[hello.client] = ReplyQueue(end)
         return True
 
     def send(self, client: int, message: object, *, whole: bool = False) -> None:
         """Send, or keep for when there is room. Outcomes may be cut into several messages; of a page, which is
         asked for and sent `whole`, what does not fit into one message is left out."""
-        line = self._lines.get(client)
-        if line is None:
+        queue = self._queues.get(client)
+        if queue is None:
             return
         try:
-            for data in self._packed(message, line.mailbox.msgsize, whole):
-                line.waiting.append(data)
+            for data in self._packed(message, queue.end.msgsize, whole):
+                queue.waiting.append(data)
                 if whole or not isinstance(message, Outcomes):
-                    line.replies.append(data)
+                    queue.replies.append(data)
         except (MessageError, SpoolFull) as error:
             self._warn(f"a reply was dropped: {error}")
             if isinstance(message, Answer) and message.ok:
@@ -88,66 +93,66 @@ class Replies:
             else:
                 self._lose(client)
             return
-        self._flush(line)
-        if len(line.replies) > limits.REPLIES_WAITING_MAX:
-            self._warn(f"a generator asks and does not read: {len(line.replies)} replies wait, its line is closed")
+        self._flush(queue)
+        if len(queue.replies) > limits.REPLIES_WAITING_MAX:
+            self._warn(f"a generator asks and does not read: {len(queue.replies)} replies wait, its queue is closed")
             self._lose(client)
 
     def take_lost(self) -> list[int]:
-        """Clients whose lines were given up since the last call, and who have not said hello again."""
+        """Clients whose queues were given up since the last call, and who have not said hello again."""
         lost, self._lost = self._lost, []
-        return [client for client in lost if client not in self._lines]
+        return [client for client in lost if client not in self._queues]
 
     def _lose(self, client: int) -> None:
-        """Nobody would notice that one message is missing. A line that falls silent is noticed within seconds, and
+        """Nobody would notice that one message is missing. A queue that falls silent is noticed within seconds, and
         its generator says hello again and how far it has come."""
         self.close(client)
         self._lost.append(client)
 
     def flush(self, fd: int) -> None:
         """There is room in the queue with this descriptor."""
-        for line in self._lines.values():
-            if line.mailbox.fileno() == fd:
-                self._flush(line)
+        for queue in self._queues.values():
+            if queue.end.fileno() == fd:
+                self._flush(queue)
                 return
 
     def close(self, client: int) -> None:
         """The conversation is over, and its generator reads this queue no more."""
-        line = self._lines.pop(client, None)
-        if line is not None:
-            self._hang_up(line)
-            for data in (*line.sent, *line.waiting):
+        queue = self._queues.pop(client, None)
+        if queue is not None:
+            self._close_end(queue)
+            for data in (*queue.sent, *queue.waiting):
                 self._spool.discard(data)
 
-    def _hang_up(self, line: Line) -> None:
-        self._watch(line.mailbox.fileno(), False)
-        line.mailbox.close()
+    def _close_end(self, queue: ReplyQueue) -> None:
+        self._watch(queue.end.fileno(), False)
+        queue.end.close()
 
     def close_all(self) -> None:
-        """Leave nothing behind: neither lines, nor names of generators that died before they were welcomed. One that
+        """Leave nothing behind: neither queues, nor names of generators that died before they were welcomed. One that
         lives makes its queue again with its next hello. Spool files stay: what was told may still be read."""
-        while self._lines:
-            self._hang_up(self._lines.popitem()[1])
+        while self._queues:
+            self._close_end(self._queues.popitem()[1])
         for slot in range(limits.REPLY_SLOTS_MAX):
             with suppress(QueueError):
-                self._post.unlink(names.reply(self._pool, slot))
+                self._namespace.unlink(names.reply(self._pool, slot))
 
     def sweep(self, now: Instant) -> None:
         """Take away names that generators left behind when they died before they were welcomed."""
         seen: dict[int, tuple[int, int]] = {}
         for slot in range(limits.REPLY_SLOTS_MAX):
             try:
-                mailbox = self._post.open(names.reply(self._pool, slot), send=True, receive=False)
+                end = self._namespace.open(names.reply(self._pool, slot), send=True, receive=False)
             except QueueError:
                 continue
-            inode = os.fstat(mailbox.fileno()).st_ino
+            inode = os.fstat(end.fileno()).st_ino
             known = self._unclaimed.get(slot)
             first = known[1] if known is not None and known[0] == inode else now.mono
             if now.mono - first >= UNCLAIMED_NS:
-                mailbox.unlink()
+                end.unlink()
             else:
                 seen[slot] = (inode, first)
-            mailbox.close()
+            end.close()
         self._unclaimed = seen
 
     def _packed(self, message: object, msgsize: int, whole: bool) -> Iterator[bytes]:
@@ -160,17 +165,17 @@ class Replies:
             pieces = _cut(message, message.items, msgsize)
         return (self._spool.pack(data, msgsize) for data in pieces)
 
-    def _flush(self, line: Line) -> None:
+    def _flush(self, queue: ReplyQueue) -> None:
         try:
-            while line.waiting:
-                line.mailbox.send(line.waiting[0])  # R7
-                line.took()
+            while queue.waiting:
+                queue.end.send(queue.waiting[0])  # R7
+                queue.took()
         except QueueFull:
             self.full += 1
         except MessageTooLong as error:
-            line.took()
+            queue.took()
             self._warn(f"a reply was dropped: {error}")
-        self._watch(line.mailbox.fileno(), bool(line.waiting))
+        self._watch(queue.end.fileno(), bool(queue.waiting))
 
 
 def _page(message: Outcomes) -> bytes:

@@ -10,7 +10,7 @@ PERIOD_NS = 10 * SECOND
 WARNINGS_PER_PERIOD_MAX = 10
 
 
-class Sparing:
+class WarningLimit:
     """Passes on the first warnings of a period; the others are counted, and told with the next one passed on."""
 
     def __init__(self, warn: Callable[[str], None], clock: Clock) -> None:

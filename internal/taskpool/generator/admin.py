@@ -9,11 +9,11 @@ from typing import NamedTuple
 import msgspec
 
 from taskpool import limits
-from taskpool.client.connection import Conversation
+from taskpool.client.connection import Connection
 from taskpool.clock import Clock
 from taskpool.durations import human
 from taskpool.errors import DealerUnreachable, UsageError
-from taskpool.generator.output.stream import Outflow
+from taskpool.generator.output.stream import OutputStream
 from taskpool.generator.present import present
 from taskpool.messages import Answer
 from taskpool.procs.signals import Wakeup
@@ -31,27 +31,27 @@ class Wish(NamedTuple):
     number: int = 0
 
 
-def ask(conversation: Conversation, wish: Wish, clock: Clock, wakeup: Wakeup, patience_ns: int) -> Answer:
+def ask(connection: Connection, wish: Wish, clock: Clock, wakeup: Wakeup, patience_ns: int) -> Answer:
     """The dealer's answer. Raises DealerUnreachable when none comes in time, and Interrupted."""
-    session = conversation.session
+    session = connection.session
     session.command(*wish)
     give_up_at: int | None = None
     while not session.answers:
         now = clock.now().mono
-        conversation.receive(now)
-        conversation.send(now)
+        connection.receive(now)
+        connection.send(now)
         if give_up_at is None and session.welcome is not None:
             give_up_at = now + patience_ns
-        if give_up_at is not None and not session.answers and (session.calling or now >= give_up_at):
+        if give_up_at is not None and not session.answers and (session.connecting or now >= give_up_at):
             # Not asked again: a `scale +1` that was heard and not answered would count twice.
             raise DealerUnreachable(
                 f"the dealer of pool {session.pool!r} did not answer {wish.verb!r} within {human(patience_ns)}"
             )
         if not session.answers:
-            deadline = conversation.next_deadline()
-            conversation.wait(wakeup, (min(deadline, give_up_at) if give_up_at else deadline) - now)
+            deadline = connection.next_deadline()
+            connection.wait(wakeup, (min(deadline, give_up_at) if give_up_at else deadline) - now)
     session.leave()
-    conversation.send(clock.now().mono)
+    connection.send(clock.now().mono)
     return session.answers.popleft()
 
 
@@ -86,7 +86,7 @@ def tell(answer: Answer, *, as_json: bool) -> tuple[bytes, str | None]:
 
 def write_all(data: bytes) -> None:
     """To standard output. Raises OutputClosed, ConfigurationError."""
-    flow = Outflow(1)
+    flow = OutputStream(1)
     flow.put(data)
     poll = select.poll()
     poll.register(flow.fd, select.POLLOUT)

@@ -7,21 +7,20 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 
-from taskpool.client.queries import Inquiry
+from taskpool.client.queries import BatchQueries
 from taskpool.clock import SystemClock
 from taskpool.errors import ExitCode, TaskpoolError, UsageError, system_refused
-from taskpool.generator import admin as remote
-from taskpool.generator import queries as reading
+from taskpool.generator import admin, queries
 from taskpool.generator.input.feed import Source, open_feed, preview
 from taskpool.generator.input.jobs_file import read_jobs
-from taskpool.generator.options import batch_limits, log_format, patience, submit_options, verbosity
+from taskpool.generator.options import batch_limits, dealer_timeouts, log_format, submit_options, verbosity
 from taskpool.generator.output.console import Console
 from taskpool.generator.output.stream import OutputClosed
 from taskpool.generator.parser import READERS, VERBS, build_parser
 from taskpool.generator.resuming import resume_command
 from taskpool.generator.signals import signals_to_hear
-from taskpool.generator.submit import asking_session, open_conversation, run_batch
-from taskpool.ipc.mqueue import KernelPost
+from taskpool.generator.submit import open_connection, query_session, run_batch
+from taskpool.ipc.mqueue import KernelNamespace
 from taskpool.ipc.names import check_pool_name
 from taskpool.kinds import KINDS
 from taskpool.messages import JobSpec
@@ -64,24 +63,24 @@ def submit(args: Namespace, console: Console, argv: Sequence[str]) -> ExitCode:
 
 def command(args: Namespace, console: Console) -> ExitCode:
     """One question to a running pool."""
-    reader = reading.parse(args) if args.subcommand in READERS else None
+    reader = queries.parse(args) if args.subcommand in READERS else None
     wish = wish_of(args) if reader is None else None
-    waits = patience(args)
+    waits = dealer_timeouts(args)
     clock = SystemClock()
     pool = check_pool_name(args.pool)
-    session = asking_session(pool, clock, waits)
+    session = query_session(pool, clock, waits)
     wakeup = signals.Wakeup(signals_to_hear())
-    conversation = open_conversation(session, KernelPost(), console)
+    connection = open_connection(session, KernelNamespace(), console)
     try:
         if reader is not None:
-            return reader(reading.Tools(Inquiry(conversation, clock, wakeup), console, clock, wakeup))
+            return reader(queries.QueryContext(BatchQueries(connection, clock, wakeup), console, clock, wakeup))
         assert wish is not None
-        answer = remote.ask(conversation, wish, clock, wakeup, waits.first_ns)
+        answer = admin.ask(connection, wish, clock, wakeup, waits.first_ns)
     finally:
-        conversation.close()
+        connection.close()
         wakeup.close()
-    text, error = remote.tell(answer, as_json=args.json)
-    remote.write_all(text)
+    text, error = admin.tell(answer, as_json=args.json)
+    admin.write_all(text)
     if error is not None:
         console.error(error)
         return ExitCode.USAGE
@@ -117,22 +116,22 @@ def _open(name: str) -> int:
 def _print_jobs(jobs: Iterator[JobSpec]) -> ExitCode:
     for job in jobs:
         line = KINDS[job.kind].command_line(job.payload)
-        remote.write_all(os.fsencode(line) + b"\n")
+        admin.write_all(os.fsencode(line) + b"\n")
     return ExitCode.OK
 
 
-def wish_of(args: Namespace) -> remote.Wish:
+def wish_of(args: Namespace) -> admin.Wish:
     """What the command line asks of a pool. Raises UsageError."""
     if args.subcommand == "scale":
-        return remote.Wish("scale", number=remote.parse_scale(args.change))
+        return admin.Wish("scale", number=admin.parse_scale(args.change))
     if args.subcommand == "quarantine":
         if args.action == "list" or args.target == "all":
-            return remote.Wish(f"quarantine-{args.action}")
-        return remote.Wish(f"quarantine-{args.action}", *remote.parse_target(args.target, whole_batch=True))
+            return admin.Wish(f"quarantine-{args.action}")
+        return admin.Wish(f"quarantine-{args.action}", *admin.parse_target(args.target, whole_batch=True))
     _, target_name, whole_batch = VERBS[args.subcommand]
     if target_name is None:
-        return remote.Wish(args.subcommand)
-    return remote.Wish(args.subcommand, *remote.parse_target(args.target, whole_batch=whole_batch))
+        return admin.Wish(args.subcommand)
+    return admin.Wish(args.subcommand, *admin.parse_target(args.target, whole_batch=whole_batch))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from argparse import Namespace
 from msgspec import Struct
 
 from taskpool import chaos, limits
-from taskpool.client.session import Patience
+from taskpool.client.session import DealerTimeouts
 from taskpool.durations import parse_duration
 from taskpool.errors import UsageError
 from taskpool.generator.halt import Halt, parse_halt
@@ -54,7 +54,7 @@ class SubmitOptions(Struct, frozen=True):
     joblog: str | None
     detach: bool
     waits: bool
-    patience: Patience
+    dealer_timeouts: DealerTimeouts
     dry_run: bool
     progress: Mode
 
@@ -86,7 +86,7 @@ def submit_options(args: Namespace) -> SubmitOptions:
         joblog=args.joblog,
         detach=args.detach,
         waits=not args.no_wait,
-        patience=patience(args),
+        dealer_timeouts=dealer_timeouts(args),
         dry_run=args.dry_run,
         progress=choose_mode(args.progress, quiet=args.quiet, verbose=args.verbose),
     )
@@ -116,14 +116,14 @@ def dealer_options(args: Namespace) -> list[str]:
     return [*words, f"--log-format={args.log_format}"]
 
 
-def patience(args: Namespace) -> Patience:
+def dealer_timeouts(args: Namespace) -> DealerTimeouts:
     """How long to wait for a dealer."""
     if args.dealer_timeout is not None:
         given_ns = parse_duration(args.dealer_timeout, "--dealer-timeout")
-        return Patience(given_ns, given_ns)
+        return DealerTimeouts(given_ns, given_ns)
     if args.pool is None:  # our own: it is coming, however loaded the machine is, and its death is seen at once
-        return Patience(first_ns=limits.BOOT_NS_MAX)
-    return Patience()
+        return DealerTimeouts(first_ns=limits.BOOT_NS_MAX)
+    return DealerTimeouts()
 
 
 def verbosity(args: Namespace) -> int:

@@ -10,18 +10,18 @@ from argparse import Namespace
 from collections.abc import Callable
 from typing import NamedTuple
 
-from taskpool.client.queries import BatchFacts, Inquiry
+from taskpool.client.queries import BatchFacts, BatchQueries
 from taskpool.clock import MILLISECOND, Clock
 from taskpool.durations import human, parse_duration
 from taskpool.errors import ExitCode, UsageError
-from taskpool.generator import admin as remote
+from taskpool.generator import admin
 from taskpool.generator.output.console import Console
 from taskpool.generator.output.formats import to_json
 from taskpool.generator.output.printer import ERR, OUT, Form, Printer, stream_pieces
-from taskpool.generator.output.stream import Outflow, Piece
+from taskpool.generator.output.stream import OutputStream, Piece
 from taskpool.generator.signals import first_that_applies, raise_if_stopped
-from taskpool.generator.summary import Pool, summary
-from taskpool.generator.tally import Tally
+from taskpool.generator.summary import PoolFacts, summary
+from taskpool.generator.totals import Totals
 from taskpool.messages import Outcome
 from taskpool.procs.signals import Wakeup
 
@@ -29,83 +29,83 @@ LOOK_NS_MIN = 20 * MILLISECOND
 LOOK_NS_MAX = 500 * MILLISECOND
 
 
-class Tools(NamedTuple):
+class QueryContext(NamedTuple):
     """What a reader works with."""
 
-    inquiry: Inquiry
+    queries: BatchQueries
     console: Console
     clock: Clock
     wakeup: Wakeup
 
 
-Reader = Callable[[Tools], ExitCode]
+Reader = Callable[[QueryContext], ExitCode]
 
 
 def parse(args: Namespace) -> Reader:
     """The reader that a command line asks for. Raises UsageError."""
-    batch, seq = remote.parse_target(args.target, whole_batch=args.subcommand != "logs")
+    batch, seq = admin.parse_target(args.target, whole_batch=args.subcommand != "logs")
     if args.subcommand == "logs":
-        return lambda tools: logs(tools, batch, seq, as_json=args.json)
+        return lambda context: logs(context, batch, seq, as_json=args.json)
     if seq:
         raise UsageError(f"{args.subcommand}: expected a batch, got the job {args.target!r}")
     if args.subcommand == "results":
         form: Form = "json" if args.json else args.output
-        return lambda tools: results(tools, batch, form, args.results)
+        return lambda context: results(context, batch, form, args.results)
     timeout_ns = None if args.timeout is None else parse_duration(args.timeout, "--timeout")
-    return lambda tools: wait(tools, batch, timeout_ns, as_json=args.json)
+    return lambda context: wait(context, batch, timeout_ns, as_json=args.json)
 
 
-def wait(tools: Tools, batch: str, timeout_ns: int | None, *, as_json: bool = False) -> ExitCode:
+def wait(context: QueryContext, batch: str, timeout_ns: int | None, *, as_json: bool = False) -> ExitCode:
     """Until every job of the batch has its outcome. Raises UsageError when there is no such batch."""
-    started = tools.clock.now().mono
+    started = context.clock.now().mono
     deadline = None if timeout_ns is None else started + timeout_ns
     pause_ns = LOOK_NS_MIN
-    while not (facts := _facts(tools.inquiry, batch)).finished:
-        rest_ns = LOOK_NS_MAX if deadline is None else deadline - tools.clock.now().mono
+    while not (facts := _facts(context.queries, batch)).finished:
+        rest_ns = LOOK_NS_MAX if deadline is None else deadline - context.clock.now().mono
         if rest_ns <= 0:
-            tools.console.error(f"batch {batch!r} has not ended within {human(timeout_ns or 0)}: {_so_far(facts)}")
+            context.console.error(f"batch {batch!r} has not ended within {human(timeout_ns or 0)}: {_so_far(facts)}")
             return ExitCode.WAIT_TIMED_OUT
-        tools.inquiry.rest(min(pause_ns, rest_ns))
+        context.queries.rest(min(pause_ns, rest_ns))
         pause_ns = min(pause_ns * 2, LOOK_NS_MAX)
-    tally = Tally()
-    for outcome in tools.inquiry.outcomes(batch, 0, facts.recorded):
-        tally.add(outcome)
+    totals = Totals()
+    for outcome in context.queries.outcomes(batch, 0, facts.recorded):
+        totals.add(outcome)
     if as_json:
-        _write_pieces([Piece(OUT, tools.inquiry.body + b"\n")], tools.wakeup)
+        _write_pieces([Piece(OUT, context.queries.body + b"\n")], context.wakeup)
     total = facts.total or 0
-    if tally.finished < total:
+    if totals.finished < total:
         raise UsageError(
-            f"batch {batch!r} has ended, and the pool has kept {tally.finished} of its {total} outcomes: without a "
+            f"batch {batch!r} has ended, and the pool has kept {totals.finished} of its {total} outcomes: without a "
             "journal those that were told are gone"
         )
-    tools.console.info(*summary(tally, total, tools.clock.now().mono - started, Pool()))
-    return first_that_applies(tally.codes)
+    context.console.info(*summary(totals, total, context.clock.now().mono - started, PoolFacts()))
+    return first_that_applies(totals.codes)
 
 
-def results(tools: Tools, batch: str, form: Form, file: str | None) -> ExitCode:
+def results(context: QueryContext, batch: str, form: Form, file: str | None) -> ExitCode:
     """Prints what is recorded so far, as the batch's own run prints it. Raises UsageError."""
-    facts = _facts(tools.inquiry, batch)
+    facts = _facts(context.queries, batch)
     printer = Printer(batch, form, results=file)
     try:
         printer.begin()
-        for outcome in tools.inquiry.outcomes(batch, 0, facts.recorded):
+        for outcome in context.queries.outcomes(batch, 0, facts.recorded):
             printer.take(outcome)
             printer.pump()
             if printer.congested:
-                _write_out(printer, tools.wakeup)
-        _write_out(printer, tools.wakeup)
+                _write_out(printer, context.wakeup)
+        _write_out(printer, context.wakeup)
     finally:
         printer.close()
     if not facts.finished:
-        tools.console.info(f"Batch {batch} has not ended: {_so_far(facts)}")
+        context.console.info(f"Batch {batch} has not ended: {_so_far(facts)}")
     return ExitCode.OK
 
 
-def logs(tools: Tools, batch: str, seq: int, *, as_json: bool = False) -> ExitCode:
+def logs(context: QueryContext, batch: str, seq: int, *, as_json: bool = False) -> ExitCode:
     """Prints the two streams of a job's last run, each on ours. Raises UsageError when it has no outcome yet."""
-    facts = _facts(tools.inquiry, batch)
+    facts = _facts(context.queries, batch)
     found: Outcome | None = None
-    for outcome in tools.inquiry.outcomes(batch, 0, facts.recorded):
+    for outcome in context.queries.outcomes(batch, 0, facts.recorded):
         if outcome.seq == seq:
             found = outcome
     if found is None:
@@ -116,12 +116,12 @@ def logs(tools: Tools, batch: str, seq: int, *, as_json: bool = False) -> ExitCo
         output = found.output
         pieces = stream_pieces(OUT, output.stdout, output.stdout_file)
         pieces += stream_pieces(ERR, output.stderr, output.stderr_file)
-    _write_pieces(pieces, tools.wakeup)
+    _write_pieces(pieces, context.wakeup)
     return ExitCode.OK
 
 
-def _facts(inquiry: Inquiry, batch: str) -> BatchFacts:
-    facts = inquiry.batch(batch)
+def _facts(queries: BatchQueries, batch: str) -> BatchFacts:
+    facts = queries.batch(batch)
     if facts is None:
         raise UsageError(f"the pool knows no batch {batch!r}: it never came, or it ended and is not kept any more")
     return facts
@@ -134,7 +134,7 @@ def _so_far(facts: BatchFacts) -> str:
 
 def _write_pieces(pieces: list[Piece], wakeup: Wakeup) -> None:
     for stream, content in pieces:
-        flow = Outflow(stream)
+        flow = OutputStream(stream)
         flow.put(content)
         flow.pump()
         while not flow.idle:

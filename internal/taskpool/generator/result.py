@@ -14,18 +14,18 @@ from taskpool.generator.output.printer import Printer
 from taskpool.generator.output.progress import Progress
 from taskpool.generator.output.stream import OutputClosed
 from taskpool.generator.private.process import LEAVE_NS_MAX, Exit, PrivateDealer
-from taskpool.generator.run import Submission
+from taskpool.generator.run import BatchRun
 from taskpool.generator.signals import STOP_SIGNALS, first_that_applies
-from taskpool.generator.summary import Pool, summary
-from taskpool.generator.tally import Tally
+from taskpool.generator.summary import PoolFacts, summary
+from taskpool.generator.totals import Totals
 from taskpool.procs.cpus import usable_cpus
 
 _ORDERED = frozenset({None, *map(int, STOP_SIGNALS)})  # the signals by which a dealer may end that was told to leave
 _SAID_WHY = frozenset({ExitCode.USAGE, ExitCode.ENVIRONMENT, ExitCode.UNREACHABLE})
 
 
-class Ending:
-    """Sees a submission to its end, and says what became of it."""
+class BatchResult:
+    """Sees a batch's run to its end, and says what became of it."""
 
     def __init__(
         self,
@@ -34,34 +34,34 @@ class Ending:
         console: Console,
         clock: Clock,
         private: PrivateDealer | None,
-        again: str,
+        resume_command: str,
     ) -> None:
         self._options = options
-        self._again = again
+        self._resume_command = resume_command
         self.printer = printer
         self._console = console
         self._clock = clock
         self._private = private
         self._started = clock.now().mono
-        self.tally = Tally()
-        self.progress = Progress(options.progress, console, self.tally, self._started)
+        self.totals = Totals()
+        self.progress = Progress(options.progress, console, self.totals, self._started)
 
-    def see_through(self, submission: Submission, session: Session) -> ExitCode:
-        """Runs it, takes leave of the dealer and judges. Raises what `Submission.run` raises."""
+    def run_to_end(self, batch_run: BatchRun, session: Session) -> ExitCode:
+        """Runs it, takes leave of the dealer and judges. Raises what `BatchRun.run` raises."""
         status = None
         self._session = session
         try:
-            submission.run()
+            batch_run.run()
             wall_ns = self._clock.now().mono - self._started
-            if submission.complete and not self._options.detach:
-                status = submission.settle()
-            self._take_leave(submission)
+            if batch_run.complete and not self._options.detach:
+                status = batch_run.settle()
+            self._take_leave(batch_run)
         except OutputClosed:
-            submission.say_goodbye()
+            batch_run.send_bye()
             raise
         except TaskpoolError as error:
-            submission.say_goodbye()
-            submission.finish_writing()
+            batch_run.send_bye()
+            batch_run.finish_writing()
             self._say_how_to_resume(error)
             raise
         finally:
@@ -69,61 +69,61 @@ class Ending:
             if self._private is not None:
                 self._private.began = session.welcome is not None
                 self._private.keep(self.printer.referred)
-        if submission.complete and self._options.detach:
+        if batch_run.complete and self._options.detach:
             self.printer.announce(self._options.batch)
-        submission.finish_writing()
-        self.progress.show(submission.total, self._clock.now().mono, last=True)
-        codes = submission.codes | self._verdict(submission)
+        batch_run.finish_writing()
+        self.progress.show(batch_run.total, self._clock.now().mono, last=True)
+        codes = batch_run.codes | self._exit_codes(batch_run)
         if self._private is not None:
-            self._private.succeeded = submission.complete and not codes
-        if submission.complete or (self._private is not None and self._session.welcome is not None):
-            self._summarise(submission.total, wall_ns, status)
+            self._private.succeeded = batch_run.complete and not codes
+        if batch_run.complete or (self._private is not None and self._session.welcome is not None):
+            self._summarise(batch_run.total, wall_ns, status)
         return first_that_applies(codes)
 
-    def _take_leave(self, submission: Submission) -> None:
+    def _take_leave(self, batch_run: BatchRun) -> None:
         if self._private is None:
-            submission.say_goodbye()
-        elif submission.complete:
+            batch_run.send_bye()
+        elif batch_run.complete:
             self._private.wait(LEAVE_NS_MAX)
 
-    def _verdict(self, submission: Submission) -> set[ExitCode]:
+    def _exit_codes(self, batch_run: BatchRun) -> set[ExitCode]:
         """What the outcomes, and those that are missing, add to the exit codes."""
-        codes = self.tally.codes
-        if submission.complete:
+        codes = self.totals.codes
+        if batch_run.complete:
             return codes
         if self._private is None:
-            self._say_lives_on(submission.total)
+            self._say_lives_on(batch_run.total)
         else:
-            codes |= self._missing(submission, self._private.exit)
+            codes |= self._missing(batch_run, self._private.exit)
         return codes
 
     def _say_lives_on(self, total: int) -> None:
         """A named pool goes on without us."""
-        pool, batch, outbox = self._session.pool, self._session.batch, self._session.outbox
-        accepted = max(outbox.accepted, outbox.known)
+        pool, batch, submissions = self._session.pool, self._session.batch, self._session.submissions
+        accepted = max(submissions.accepted, submissions.known)
         if not accepted:
             self._console.info("Interrupted before a job was accepted")
             return
         self._console.info(
             f"Interrupted: {accepted} of {total} jobs were accepted and live on in pool {pool!r}, "
-            f"{self.tally.finished} outcomes were received; `tp-generator cancel --pool {pool} {batch}` ends them. "
-            f"To resume: {self._again}"
+            f"{self.totals.finished} outcomes were received; `tp-generator cancel --pool {pool} {batch}` ends them. "
+            f"To resume: {self._resume_command}"
         )
 
     def _say_how_to_resume(self, error: TaskpoolError) -> None:
         """The batch may live on although we end."""
         if self._private is not None:
-            self._private.again = "" if isinstance(error, UsageError) else self._private.again
+            self._private.resume_command = "" if isinstance(error, UsageError) else self._private.resume_command
         elif isinstance(error, DealerUnreachable) and not isinstance(error, JobsLost) and self._session.welcome:
-            self._console.notice(f"To resume, once pool {self._session.pool!r} has a dealer: {self._again}")
+            self._console.notice(f"To resume, once pool {self._session.pool!r} has a dealer: {self._resume_command}")
 
-    def _missing(self, submission: Submission, ended: Exit | None) -> set[ExitCode]:
+    def _missing(self, batch_run: BatchRun, ended: Exit | None) -> set[ExitCode]:
         """The private dealer ended before its batch did."""
-        missing = submission.total - self.tally.finished
+        missing = batch_run.total - self.totals.finished
         given_up = self._private is not None and self._private.given_up
-        if ended is not None and submission.stopped and (given_up or ended.signal in _ORDERED):
-            word = "Interrupted" if submission.interrupted else "Halted"
-            self._console.info(f"{word}: {missing} of {submission.total} jobs did not run")
+        if ended is not None and batch_run.stopped and (given_up or ended.signal in _ORDERED):
+            word = "Interrupted" if batch_run.interrupted else "Halted"
+            self._console.info(f"{word}: {missing} of {batch_run.total} jobs did not run")
             return set()
         if ended is not None and ended.status in _SAID_WHY and self._session.welcome is None:
             return {ExitCode(ended.status)}
@@ -138,7 +138,7 @@ class Ending:
     def _summarise(self, total: int, wall_ns: int, status: bytes | None) -> None:
         if self._options.detach:
             return
-        text, fields = summary(self.tally, total, wall_ns, _pool(status, private=self._private is not None))
+        text, fields = summary(self.totals, total, wall_ns, _pool(status, private=self._private is not None))
         self._console.info(text, fields)
 
 
@@ -156,11 +156,11 @@ class _Status(msgspec.Struct):
     workers_wanted: int | None = None
 
 
-def _pool(status: bytes | None, *, private: bool) -> Pool:
+def _pool(status: bytes | None, *, private: bool) -> PoolFacts:
     """Respawns are told of a private pool only: in a shared one they may be anybody's."""
     try:
         facts = msgspec.json.decode(status or b"{}", type=_Status)
     except msgspec.MsgspecError:
-        return Pool()
+        return PoolFacts()
     cpus = None if facts.workers_wanted is None else min(facts.workers_wanted, usable_cpus())
-    return Pool(facts.worker_respawns if private else None, cpus)
+    return PoolFacts(facts.worker_respawns if private else None, cpus)

@@ -7,27 +7,27 @@ import shlex
 import shutil
 from collections.abc import Sequence
 
-from taskpool.client.queries import Inquiry
+from taskpool.client.queries import BatchQueries
 from taskpool.errors import UsageError
 from taskpool.generator.output.console import Console
 from taskpool.generator.output.printer import Printer
-from taskpool.generator.tally import Tally
+from taskpool.generator.totals import Totals
 
 _COMMAND_CHARS_MAX = 16 * 1024  # a longer one is no use on a terminal
 
 
-def recall(inquiry: Inquiry, batch: str, tally: Tally, printer: Printer, console: Console) -> int:
+def recall(queries: BatchQueries, batch: str, totals: Totals, printer: Printer, console: Console) -> int:
     """Counts the outcomes that an earlier run has acknowledged, which nobody tells again; returns the last's number.
 
     Raises DealerUnreachable, Interrupted, and UsageError when the pool has not kept them.
     """
-    facts = inquiry.batch(batch)
+    facts = queries.batch(batch)
     if facts is None or not facts.accepted:
         console.info(f"There is nothing to resume: batch {batch} begins")
         return 0
     last = 0
-    for outcome in inquiry.outcomes(batch, 0, facts.acknowledged):
-        tally.add(outcome)
+    for outcome in queries.outcomes(batch, 0, facts.acknowledged):
+        totals.add(outcome)
         printer.skip(outcome.seq)
         last = outcome.no
     if last != facts.acknowledged:

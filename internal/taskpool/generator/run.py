@@ -10,7 +10,7 @@ import select
 from collections.abc import Iterable
 from signal import Signals
 
-from taskpool.client.connection import Conversation
+from taskpool.client.connection import Connection
 from taskpool.client.session import REFUSED_FOR_NOW
 from taskpool.clock import MILLISECOND, SECOND, Clock
 from taskpool.errors import ExitCode, UsageError
@@ -22,7 +22,7 @@ from taskpool.generator.output.printer import Printer
 from taskpool.generator.output.progress import Progress
 from taskpool.generator.private.process import PrivateDealer
 from taskpool.generator.signals import STOP_SIGNALS
-from taskpool.generator.tally import Tally
+from taskpool.generator.totals import Totals
 from taskpool.log import Fact
 from taskpool.messages import Outcome, Refused, State
 from taskpool.procs.signals import Wakeup
@@ -32,15 +32,15 @@ BYE_NS_MAX = 200 * MILLISECOND
 _UNREMARKABLE = frozenset({State.SUCCEEDED, State.CANCELLED})
 
 
-class Submission:
+class BatchRun:
     """Feeds a batch to a dealer and takes its outcomes. `run` returns when there is no more to wait for."""
 
     def __init__(
         self,
-        conversation: Conversation,
+        connection: Connection,
         feed: Feed,
         printer: Printer,
-        tally: Tally,
+        totals: Totals,
         progress: Progress,
         console: Console,
         clock: Clock,
@@ -50,11 +50,11 @@ class Submission:
         halt: Halt | None = None,
         detach: bool = False,
     ) -> None:
-        self._conversation = conversation
-        self._session = conversation.session
+        self._connection = connection
+        self._session = connection.session
         self._feed = feed
         self._printer = printer
-        self._tally = tally
+        self._totals = totals
         self._progress = progress
         self._console = console
         self._clock = clock
@@ -67,17 +67,19 @@ class Submission:
         self._begun = False  # the batch is ours: the dealer has said so
         self._stopping = False  # no more jobs: a signal, --halt, or the pool refused them
         self._halting = False
-        self._halted_in = 0  # the conversation in which the dealer was told of --halt
+        self._halted_in = 0  # the connection in which the dealer was told of --halt
 
     @property
     def total(self) -> int:
         """How many jobs the batch has, as far as is known."""
-        return max(self._feed.total or 0, self._session.outbox.submitted)
+        return max(self._feed.total or 0, self._session.submissions.submitted)
 
     @property
     def complete(self) -> bool:
         """Every job has its outcome, or (detached) its acceptance."""
-        return self._session.outbox.settled and (self._detach or self._tally.finished >= self._session.outbox.submitted)
+        return self._session.submissions.settled and (
+            self._detach or self._totals.finished >= self._session.submissions.submitted
+        )
 
     @property
     def stopped(self) -> bool:
@@ -128,7 +130,7 @@ class Submission:
             self._wait_for_room(self._now() + SECOND)
             self._write()
 
-    def say_goodbye(self) -> None:
+    def send_bye(self) -> None:
         """Tells a dealer that stays. Best effort: it would find out by itself."""
         self._session.leave()
         self._flush(self._now() + BYE_NS_MAX)
@@ -136,14 +138,14 @@ class Submission:
     def _flush(self, deadline: int) -> None:
         """Gets what is to be said into the queues, if they have room in time."""
         while self._dealer_listens:
-            self._conversation.send(self._now())
-            if not self._conversation.writable or self._now() >= deadline:
+            self._connection.send(self._now())
+            if not self._connection.writable or self._now() >= deadline:
                 return
             self._wait_for_room(deadline)
 
     @property
     def _dealer_listens(self) -> bool:
-        return not self._session.calling and (self._private is None or self._private.exit is None)
+        return not self._session.connecting and (self._private is None or self._private.exit is None)
 
     # --- a turn -----------------------------------------------------------------------------------
 
@@ -165,14 +167,14 @@ class Submission:
         if gone or not self._printer.congested:
             self._take_outcomes(now)
         else:
-            self._session.excuse(now)
+            self._session.pause_liveness(now)
         self._write()
         if gone and not self._revive(now):
             return
         self._acknowledge()
         self._submit(ready)
-        self._halt_again()
-        self._conversation.send(now)
+        self._repeat_halt()
+        self._connection.send(now)
         self._progress.show(self._known_total(), now)
 
     def _wait(self, until: int | None) -> set[int]:
@@ -182,20 +184,20 @@ class Submission:
         if self._private is not None:
             poll.register(self._private.pidfd, select.POLLIN)
             until = self._private.leave_by if until is None else min(until, self._private.leave_by)
-        if self._conversation.readable is not None and not self._printer.congested:
-            poll.register(self._conversation.readable, select.POLLIN)
+        if self._connection.readable is not None and not self._printer.congested:
+            poll.register(self._connection.readable, select.POLLIN)
         if self._may_submit and self._feed.waits_for is not None:
             poll.register(self._feed.waits_for, select.POLLIN)
-        for fd in (*self._conversation.writable, *self._printer.writable):
+        for fd in (*self._connection.writable, *self._printer.writable):
             poll.register(fd, select.POLLOUT)
-        deadlines = (self._conversation.next_deadline(), self._progress.due, until)
+        deadlines = (self._connection.next_deadline(), self._progress.due, until)
         return self._poll(poll, min(due for due in deadlines if due is not None))
 
     def _wait_for_room(self, until: int) -> None:
         """Until something can be written, or a signal comes."""
         poll = select.poll()
         poll.register(self._wakeup, select.POLLIN)
-        for fd in (*self._conversation.writable, *self._printer.writable):
+        for fd in (*self._connection.writable, *self._printer.writable):
             poll.register(fd, select.POLLOUT)
         self._poll(poll, until)
 
@@ -215,29 +217,29 @@ class Submission:
             if self._private is not None:
                 self._private.tell(number, now)
         if self._private is not None:
-            self._private.insist(now)
+            self._private.kill_if_overdue(now)
 
     def _revive(self, now: int) -> bool:
         """A private dealer that was killed is started again, unless it was about to leave anyway."""
         if self._private is None or self.stopped or self.complete or not self._private.revive():
             return False
-        self._session.call_again(now)
+        self._session.reconnect(now)
         return True
 
     def _take_outcomes(self, now: int) -> None:
-        outcomes = self._conversation.receive(now)
+        outcomes = self._connection.receive(now)
         if self._session.welcome is not None and not self._begun:
             self._begun = True
             self._printer.begin()
         for outcome in outcomes:
-            self._tally.add(outcome)
+            self._totals.add(outcome)
             if outcome.state not in _UNREMARKABLE:
-                self._lament(outcome)
+                self._report_failure(outcome)
             self._printer.take(outcome)
-        if self._session.outbox.refusal is not None:
-            self._give_in(self._session.outbox.refusal)
+        if self._session.submissions.refusal is not None:
+            self._refuse(self._session.submissions.refusal)
         if self._halt is not None and outcomes and not self._stopping:
-            self._judge_halt(self._halt)
+            self._check_halt(self._halt)
 
     def _write(self) -> None:
         if self._printer.on_terminal:
@@ -254,16 +256,18 @@ class Submission:
     def _submit(self, ready: set[int]) -> None:
         if self._feed.waits_for in ready:
             self._feed.fill()
-        bytes_max = self._conversation.intake_bytes
-        while bytes_max is not None and self._session.outbox.room and (jobs := self._feed.take(bytes_max)):
-            self._printer.remember(self._session.outbox.submitted + 1, jobs)
-            self._session.outbox.submit(jobs)
+        bytes_max = self._connection.intake_bytes
+        while bytes_max is not None and self._session.submissions.room and (jobs := self._feed.take(bytes_max)):
+            self._printer.remember(self._session.submissions.submitted + 1, jobs)
+            self._session.submissions.submit(jobs)
         if not self._feed.ended:
             return
         if self._feed.error is not None and ExitCode.USAGE not in self.codes:
             self.codes.add(ExitCode.USAGE)
             before = (
-                f"; the {self._session.outbox.submitted} jobs before it run" if self._session.outbox.submitted else ""
+                f"; the {self._session.submissions.submitted} jobs before it run"
+                if self._session.submissions.submitted
+                else ""
             )
             self._console.error(f"{self._feed.error}{before}")
         if not self._stopping and self._session.welcome is not None:
@@ -271,21 +275,22 @@ class Submission:
 
     def _finish(self) -> None:
         """The input has ended. Raises UsageError when it is shorter than what an earlier run has submitted."""
-        outbox = self._session.outbox
-        if outbox.submitted >= outbox.known:
-            outbox.finish()
-        elif outbox.accepted == outbox.submitted:  # all there is was compared
+        submissions = self._session.submissions
+        if submissions.submitted >= submissions.known:
+            submissions.finish()
+        elif submissions.accepted == submissions.submitted:  # all there is was compared
             raise UsageError(
-                f"--resume: the input has changed: it ends after {outbox.submitted} jobs; job {outbox.submitted + 1} "
-                f"of the {outbox.known} that batch {self._session.batch} has accepted is missing"
+                f"--resume: the input has changed: it ends after {submissions.submitted} jobs; "
+                f"job {submissions.submitted + 1} of the {submissions.known} that batch {self._session.batch} has "
+                "accepted is missing"
             )
 
     @property
     def _may_submit(self) -> bool:
-        return self._session.outbox.room and self._conversation.intake_bytes is not None
+        return self._session.submissions.room and self._connection.intake_bytes is not None
 
     def _known_total(self) -> int | None:
-        return self._session.outbox.submitted if self._feed.ended else self._feed.total
+        return self._session.submissions.submitted if self._feed.ended else self._feed.total
 
     # --- stopping ---------------------------------------------------------------------------------
 
@@ -296,14 +301,14 @@ class Submission:
         self._stopping = True
         self._feed.stop()
         if for_good:
-            self._session.outbox.cut()
+            self._session.submissions.cut()
         else:
-            self._session.outbox.abandon()
+            self._session.submissions.abandon()
 
-    def _judge_halt(self, halt: Halt) -> None:
-        if not halt.reached(self._tally.failed, self._tally.finished):
+    def _check_halt(self, halt: Halt) -> None:
+        if not halt.reached(self._totals.failed, self._totals.finished):
             return
-        self._console.info(f"Halting: {self._tally.failed} of {self._tally.finished} finished jobs failed")
+        self._console.info(f"Halting: {self._totals.failed} of {self._totals.finished} finished jobs failed")
         if self._private is not None and self._private.journaled:
             # Not cancelled, which would be an outcome: what does not run now is there for another run.
             self._stop(ExitCode.HALTED, for_good=False)
@@ -311,15 +316,15 @@ class Submission:
         else:
             self._stop(ExitCode.HALTED, for_good=True)
             self._halting = True
-            self._halt_again()
+            self._repeat_halt()
 
-    def _halt_again(self) -> None:
+    def _repeat_halt(self) -> None:
         """Once to each dealer: one that was killed may have been told and have told nobody."""
-        if self._halting and self._halt is not None and self._halted_in != self._session.greetings:
-            self._halted_in = self._session.greetings
+        if self._halting and self._halt is not None and self._halted_in != self._session.generation:
+            self._halted_in = self._session.generation
             self._session.command("cancel" if self._halt.now else "cancel-waiting", self._session.batch)
 
-    def _give_in(self, refusal: Refused) -> None:
+    def _refuse(self, refusal: Refused) -> None:
         """The dealer takes no more. After a stop of our own that is no news."""
         if self._stopping:
             return
@@ -328,10 +333,10 @@ class Submission:
         later = f"; --batch {self._session.batch} --resume adds the others later" if for_now else ""
         self._console.error(
             f"job {refusal.seq} and those after it were refused ({refusal.reason}): {refusal.text}; "
-            f"{self._session.outbox.submitted} jobs are accepted{later}"
+            f"{self._session.submissions.submitted} jobs are accepted{later}"
         )
 
-    def _lament(self, outcome: Outcome) -> None:
+    def _report_failure(self, outcome: Outcome) -> None:
         name = f"{outcome.kind}, {outcome.label}" if outcome.label else outcome.kind
         fields: dict[str, Fact] = {"job": f"{self._session.batch}/{outcome.seq}", "state": str(outcome.state)}
         self._console.warning(f"Job {outcome.seq} ({name}) {why(outcome)}", fields)

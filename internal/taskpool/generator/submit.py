@@ -7,10 +7,10 @@ from contextlib import ExitStack
 
 import taskpool
 from taskpool import limits
-from taskpool.client.connection import Conversation
-from taskpool.client.queries import Inquiry, PrivateEnded
-from taskpool.client.session import Patience, Session
-from taskpool.client.transport import Link
+from taskpool.client.connection import Connection
+from taskpool.client.queries import BatchQueries, PrivateEnded
+from taskpool.client.session import DealerTimeouts, Session
+from taskpool.client.transport import Transport
 from taskpool.clock import Clock, SystemClock
 from taskpool.errors import ExitCode, TaskpoolError, UsageError
 from taskpool.generator.input.feed import Feed
@@ -18,33 +18,35 @@ from taskpool.generator.options import SubmitOptions
 from taskpool.generator.output.console import Console
 from taskpool.generator.output.printer import Printer
 from taskpool.generator.private.process import PrivateDealer, wait_for_predecessor
-from taskpool.generator.private.state import Home
-from taskpool.generator.result import Ending
+from taskpool.generator.private.state import PrivateState
+from taskpool.generator.result import BatchResult
 from taskpool.generator.resuming import recall
-from taskpool.generator.run import Submission
+from taskpool.generator.run import BatchRun
 from taskpool.generator.signals import raise_if_stopped, signals_to_hear
-from taskpool.ipc.mqueue import KernelPost, kernel_limits
-from taskpool.ipc.queue import Post
+from taskpool.ipc.mqueue import KernelNamespace, kernel_limits
+from taskpool.ipc.queue import QueueNamespace
 from taskpool.ipc.sizing import choose
 from taskpool.procs.signals import Wakeup
 
 
-def open_conversation(session: Session, post: Post, console: Console) -> Conversation:
+def open_connection(session: Session, namespace: QueueNamespace, console: Console) -> Connection:
     """Over a reply queue as large as this machine's limits leave for it."""
     shape = choose(limits.WORKER_QUEUES_BUDGETED_MIN, kernel_limits()).reply
-    return Conversation(session, Link(post, session.pool, shape), console, raise_if_stopped)
+    return Connection(session, Transport(namespace, session.pool, shape), console, raise_if_stopped)
 
 
-def asking_session(pool: str, clock: Clock, patience: Patience) -> Session:
-    """A conversation that is about no batch: it only asks."""
+def query_session(pool: str, clock: Clock, dealer_timeouts: DealerTimeouts) -> Session:
+    """A connection that is about no batch: it only asks."""
     now = clock.now().mono
-    return Session(pool, new_client_id(), os.getpid(), taskpool.__version__, now, patience=patience, collects=True)
+    return Session(
+        pool, new_client_id(), os.getpid(), taskpool.__version__, now, dealer_timeouts=dealer_timeouts, collects=True
+    )
 
 
 def batch_session(
     options: SubmitOptions, pool: str, clock: Clock, client: int, *, cursor: int = 0, collects: bool = False
 ) -> Session:
-    """A conversation that holds the batch."""
+    """A connection that holds the batch."""
     return Session(
         pool,
         client,
@@ -55,7 +57,7 @@ def batch_session(
         wanted=options.limits,
         detached=options.detach,
         waits=options.waits,
-        patience=options.patience,
+        dealer_timeouts=options.dealer_timeouts,
         private=options.pool is None,
         resume=options.resume,
         cursor=cursor,
@@ -68,42 +70,44 @@ def new_client_id() -> int:
     return int.from_bytes(os.urandom(8), "big") >> 1
 
 
-def run_batch(options: SubmitOptions, feed: Feed, console: Console, again: str) -> ExitCode:
-    """Submits the feed's jobs and sees them through. `again`: the command that resumes it.
+def run_batch(options: SubmitOptions, feed: Feed, console: Console, resume_command: str) -> ExitCode:
+    """Submits the feed's jobs and sees them through. `resume_command`: the command that resumes it.
 
     Raises TaskpoolError for what ends it early.
     """
-    post = KernelPost()
+    namespace = KernelNamespace()
     clock = SystemClock()
     with ExitStack() as cleanup:
         wakeup = Wakeup(signals_to_hear())
         cleanup.callback(wakeup.close)
-        home = None
+        private_state = None
         if options.pool is None:
-            home = Home(options.batch, options.journal, resume=options.resume)
-            wait_for_predecessor(home, wakeup, console)
-        printer = _printer(options, home)
+            private_state = PrivateState(options.batch, options.journal, resume=options.resume)
+            wait_for_predecessor(private_state, wakeup, console)
+        printer = _printer(options, private_state)
         cleanup.callback(printer.close)
         private = None
-        if home is not None:
-            dealer = PrivateDealer(home, options.dealer_options, post, console, again, options.drain_ns)
+        if private_state is not None:
+            dealer = PrivateDealer(
+                private_state, options.dealer_options, namespace, console, resume_command, options.drain_ns
+            )
             private = cleanup.enter_context(dealer)
-        pool = home.pool if home is not None else options.pool or ""
-        ending = Ending(options, printer, console, clock, private, again)
+        pool = private_state.pool if private_state is not None else options.pool or ""
+        result = BatchResult(options, printer, console, clock, private, resume_command)
         client, cursor = new_client_id(), 0
         if options.resume and not options.detach:
             session = batch_session(options, pool, clock, client, collects=True)
-            asking = open_conversation(session, post, console)
-            cursor = _recall(Inquiry(asking, clock, wakeup, private), options.batch, ending, console)
+            asking = open_connection(session, namespace, console)
+            cursor = _recall(BatchQueries(asking, clock, wakeup, private), options.batch, result, console)
         session = batch_session(options, pool, clock, client, cursor=cursor)
-        conversation = open_conversation(session, post, console)
-        cleanup.callback(conversation.close)
-        submission = Submission(
-            conversation,
+        connection = open_connection(session, namespace, console)
+        cleanup.callback(connection.close)
+        batch_run = BatchRun(
+            connection,
             feed,
             printer,
-            ending.tally,
-            ending.progress,
+            result.totals,
+            result.progress,
             console,
             clock,
             wakeup,
@@ -111,10 +115,10 @@ def run_batch(options: SubmitOptions, feed: Feed, console: Console, again: str) 
             halt=options.halt,
             detach=options.detach,
         )
-        return ending.see_through(submission, session)
+        return result.run_to_end(batch_run, session)
 
 
-def _printer(options: SubmitOptions, home: Home | None) -> Printer:
+def _printer(options: SubmitOptions, private_state: PrivateState | None) -> Printer:
     try:
         return Printer(
             options.batch,
@@ -125,20 +129,20 @@ def _printer(options: SubmitOptions, home: Home | None) -> Printer:
             append=options.resume,
         )
     except UsageError:
-        if home is not None and not home.resumed:
-            home.remove(frozenset())
+        if private_state is not None and not private_state.resumed:
+            private_state.remove(frozenset())
         raise
 
 
-def _recall(inquiry: Inquiry, batch: str, ending: Ending, console: Console) -> int:
+def _recall(queries: BatchQueries, batch: str, result: BatchResult, console: Console) -> int:
     """What earlier runs know of the batch, which is ours from here on, so that it cannot change any more."""
     try:
-        last = recall(inquiry, batch, ending.tally, ending.printer, console)
+        last = recall(queries, batch, result.totals, result.printer, console)
     except PrivateEnded:
-        inquiry.close(goodbye=False)
+        queries.close(goodbye=False)
         return 0  # it is noticed again, where it is told
     except TaskpoolError:
-        inquiry.close()
+        queries.close()
         raise
-    inquiry.close(goodbye=False)
+    queries.close(goodbye=False)
     return last

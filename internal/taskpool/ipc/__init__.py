@@ -2,7 +2,7 @@
 
 - names: what the queues of a pool are called
 - budget: how large they may be under the kernel's limits
-- mailbox: what a queue promises, whoever implements it
+- queue: what a queue promises, whoever implements it
 - mqueue: the kernel's queues (the only importer of posix_ipc)
 - memory: the same promises without a kernel, for tests and simulation
 - spool: files for messages larger than their queue

@@ -23,10 +23,10 @@ class _Queue:
         self.shape = shape
         self.messages: deque[bytes] = deque()
         self.linked = True
-        self.holder: MemoryMailbox | None = None
+        self.holder: MemoryQueueEnd | None = None
 
 
-class MemoryPost:
+class MemoryNamespace:
     """One IPC namespace. Everybody who shall meet uses the same object."""
 
     def __init__(self) -> None:
@@ -34,18 +34,18 @@ class MemoryPost:
         self._filenos = itertools.count(_FIRST_FILENO)
         self.changed = Condition()
 
-    def create(self, name: str, shape: Shape) -> MemoryMailbox:
+    def create(self, name: str, shape: Shape) -> MemoryQueueEnd:
         if name in self._queues:
             raise QueueExists(f"a queue {name} is there already")
         self._queues[name] = _Queue(name, shape)
         return self.open(name, send=True, receive=True)
 
-    def open(self, name: str, *, send: bool, receive: bool) -> MemoryMailbox:
+    def open(self, name: str, *, send: bool, receive: bool) -> MemoryQueueEnd:
         if name not in self._queues:
             raise QueueMissing(f"no queue {name}")
-        return MemoryMailbox(self, self._queues[name], next(self._filenos), send=send, receive=receive)
+        return MemoryQueueEnd(self, self._queues[name], next(self._filenos), send=send, receive=receive)
 
-    def adopt(self, name: str, shape: Shape) -> tuple[MemoryMailbox, bool]:
+    def adopt(self, name: str, shape: Shape) -> tuple[MemoryQueueEnd, bool]:
         found = self._queues.get(name)
         if found is not None and found.shape == shape:
             return self.open(name, send=True, receive=True), True
@@ -58,38 +58,38 @@ class MemoryPost:
             queue.linked = False
 
 
-class MemoryMailbox:
-    """One open end of a modelled queue; see `mailbox.Mailbox`."""
+class MemoryQueueEnd:
+    """One open end of a modelled queue; see `queue.QueueEnd`."""
 
-    def __init__(self, post: MemoryPost, queue: _Queue, fileno: int, *, send: bool, receive: bool) -> None:
+    def __init__(self, namespace: MemoryNamespace, queue: _Queue, fileno: int, *, send: bool, receive: bool) -> None:
         self.name = queue.name
         self.maxmsg, self.msgsize = queue.shape
-        self._post = post
+        self._namespace = namespace
         self._open_queue: _Queue | None = queue
         self._fileno = fileno
         self._may_send = send
         self._may_receive = receive
 
     def send(self, data: bytes) -> None:
-        with self._post.changed:
+        with self._namespace.changed:
             if not self._has_room(data):
                 raise QueueFull(f"queue {self.name} is full: {self.maxmsg} messages")
             self._put(data)
 
     def send_blocking(self, data: bytes) -> None:
-        with self._post.changed:
-            self._post.changed.wait_for(lambda: self._has_room(data))
+        with self._namespace.changed:
+            self._namespace.changed.wait_for(lambda: self._has_room(data))
             self._put(data)
 
     def receive(self) -> bytes:
-        with self._post.changed:
+        with self._namespace.changed:
             if not self._has_mail():
                 raise QueueEmpty(f"queue {self.name} is empty")
             return self._take()
 
     def receive_blocking(self) -> bytes:
-        with self._post.changed:
-            self._post.changed.wait_for(self._has_mail)
+        with self._namespace.changed:
+            self._namespace.changed.wait_for(self._has_mail)
             return self._take()
 
     def fileno(self) -> int:
@@ -104,7 +104,7 @@ class MemoryMailbox:
 
     def unlink(self) -> None:
         if self.linked():
-            self._post.unlink(self.name)
+            self._namespace.unlink(self.name)
 
     def hold_notification_lock(self) -> None:
         queue = self._queue
@@ -135,7 +135,7 @@ class MemoryMailbox:
 
     def _put(self, data: bytes) -> None:
         self._queue.messages.append(data)
-        self._post.changed.notify_all()
+        self._namespace.changed.notify_all()
 
     def _has_mail(self) -> bool:
         if not self._may_receive:
@@ -144,5 +144,5 @@ class MemoryMailbox:
 
     def _take(self) -> bytes:
         data = self._queue.messages.popleft()
-        self._post.changed.notify_all()
+        self._namespace.changed.notify_all()
         return data

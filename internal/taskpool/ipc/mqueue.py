@@ -50,12 +50,12 @@ def kernel_limits() -> KernelLimits:
     )
 
 
-class KernelPost:
-    """The queues of this process's IPC namespace; see `mailbox.Post`."""
+class KernelNamespace:
+    """The queues of this process's IPC namespace; see `queue.QueueNamespace`."""
 
-    def create(self, name: str, shape: Shape) -> KernelMailbox:
+    def create(self, name: str, shape: Shape) -> KernelQueueEnd:
         try:
-            queue = posix_ipc.MessageQueue(
+            handle = posix_ipc.MessageQueue(
                 name,
                 posix_ipc.O_CREX | posix_ipc.O_NONBLOCK,
                 mode=_MODE,
@@ -66,26 +66,26 @@ class KernelPost:
             raise QueueExists(f"a queue {name} is there already") from None
         except (ValueError, OSError, MemoryError, posix_ipc.PermissionsError) as error:
             raise _not_created(name, shape, error) from error
-        mailbox = KernelMailbox(name, queue)
+        queue = KernelQueueEnd(name, handle)
         try:
-            os.fchmod(queue.mqd, _MODE)  # the umask may have taken bits from it
+            os.fchmod(handle.mqd, _MODE)  # the umask may have taken bits from it
         except OSError as error:
-            mailbox.unlink()
-            mailbox.close()
+            queue.unlink()
+            queue.close()
             raise QueueError(f"queue {name}: its mode cannot be set: {error}") from error
-        return mailbox
+        return queue
 
-    def open(self, name: str, *, send: bool, receive: bool) -> KernelMailbox:
-        mailbox = _open_own(name, send=send, receive=receive)
-        if not _is_private(mailbox):
-            mailbox.close()
+    def open(self, name: str, *, send: bool, receive: bool) -> KernelQueueEnd:
+        queue = _open_own(name, send=send, receive=receive)
+        if not _is_private(queue):
+            queue.close()
             raise QueueForeign(
                 f"queue {name} is open to other users, a queue of a pool has mode 0600: "
                 "restart the pool's dealer, which makes it anew"
             )
-        return mailbox
+        return queue
 
-    def adopt(self, name: str, shape: Shape) -> tuple[KernelMailbox, bool]:
+    def adopt(self, name: str, shape: Shape) -> tuple[KernelQueueEnd, bool]:
         try:
             return self.create(name, shape), False
         except QueueExists:
@@ -105,8 +105,8 @@ class KernelPost:
             raise QueueForeign(f"queue {name} belongs to another user: only he or root can remove it") from None
 
 
-class KernelMailbox:
-    """One descriptor of a kernel queue; see `mailbox.Mailbox`.
+class KernelQueueEnd:
+    """One descriptor of a kernel queue; see `queue.QueueEnd`.
 
     The descriptor is O_NONBLOCK, so that nothing the dealer does can wait. The first `*_blocking` call turns
     that off for this descriptor alone; `send` and `receive` then use a time-out of zero, to the same effect.
@@ -154,7 +154,7 @@ class KernelMailbox:
 
     def unlink(self) -> None:
         if self.linked():
-            KernelPost().unlink(self.name)
+            KernelNamespace().unlink(self.name)
 
     def hold_notification_lock(self) -> None:
         # SIGURG is ignored by default, should anybody send to the queue after all.
@@ -207,11 +207,11 @@ class KernelMailbox:
         return QueueGone(f"queue {self.name} is closed here, or not open for this: {error}")
 
 
-def _open_own(name: str, *, send: bool, receive: bool) -> KernelMailbox:
+def _open_own(name: str, *, send: bool, receive: bool) -> KernelQueueEnd:
     """Opens a queue of this user. Never with O_CREAT: on a queue that is there it would silently return
     whatever owner and shape that one has."""
     try:
-        mailbox = KernelMailbox(name, posix_ipc.MessageQueue(name, posix_ipc.O_NONBLOCK, read=receive, write=send))
+        queue = KernelQueueEnd(name, posix_ipc.MessageQueue(name, posix_ipc.O_NONBLOCK, read=receive, write=send))
     except posix_ipc.ExistentialError:
         raise QueueMissing(
             f"no queue {name} in this IPC namespace ({_ipc_namespace()}): the pool's dealer is not running, or runs in "
@@ -221,16 +221,16 @@ def _open_own(name: str, *, send: bool, receive: bool) -> KernelMailbox:
         raise _foreign(name, "another user") from None
     except (OSError, MemoryError) as error:
         raise _out_of_descriptors(name, error) from error
-    owner = mailbox.status().st_uid
+    owner = queue.status().st_uid
     if owner != os.geteuid():
         # Root gets this far with anybody's queue.
-        mailbox.close()
+        queue.close()
         raise _foreign(name, _user(owner))
-    return mailbox
+    return queue
 
 
-def _is_private(mailbox: KernelMailbox) -> bool:
-    return not mailbox.status().st_mode & (stat.S_IRWXG | stat.S_IRWXO)
+def _is_private(queue: KernelQueueEnd) -> bool:
+    return not queue.status().st_mode & (stat.S_IRWXG | stat.S_IRWXO)
 
 
 def _foreign(name: str, owner: str) -> QueueForeign:

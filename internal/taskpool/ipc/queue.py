@@ -11,10 +11,10 @@ from typing import Protocol
 from taskpool.ipc.sizing import Shape
 
 
-class Mailbox(Protocol):
+class QueueEnd(Protocol):
     """One open end of a queue. Close it yourself: nothing else gives its descriptor back.
 
-    Every method but `close` and `fileno` raises QueueGone on a closed mailbox.
+    Every method but `close` and `fileno` raises QueueGone on a closed queue.
     """
 
     @property
@@ -67,16 +67,16 @@ class Mailbox(Protocol):
         """May be called twice."""
 
 
-class Post(Protocol):
+class QueueNamespace(Protocol):
     """Where queues are made and found."""
 
-    def create(self, name: str, shape: Shape) -> Mailbox:
+    def create(self, name: str, shape: Shape) -> QueueEnd:
         """A new queue, private to this user, open both ways. Raises QueueExists, QueueLimit."""
 
-    def open(self, name: str, *, send: bool, receive: bool) -> Mailbox:
+    def open(self, name: str, *, send: bool, receive: bool) -> QueueEnd:
         """A queue that is there. Raises QueueMissing, QueueForeign, QueueLimit. Never creates."""
 
-    def adopt(self, name: str, shape: Shape) -> tuple[Mailbox, bool]:
+    def adopt(self, name: str, shape: Shape) -> tuple[QueueEnd, bool]:
         """The queue of that name, open both ways, and whether it was recovered from an earlier life.
 
         A recovered queue still holds its messages. One of ours with another shape or mode is replaced and

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from taskpool.ids import Epoch, Incarnation
 from taskpool.ipc import names
-from taskpool.ipc.queue import Post
+from taskpool.ipc.queue import QueueNamespace
 
 NO_EPOCH = Epoch(0)  # for whoever only sweeps
 _NAME = "worker-queues"
@@ -20,7 +20,7 @@ _STEP = 64  # written once for so many incarnations
 _STARTING_MAX = 2048  # of the incarnations noted, how many of the last may have been starting
 
 
-class Leftovers:
+class StaleQueues:
     """The note of one epoch, and the sweep of the one before."""
 
     def __init__(self, directory: Path, epoch: Epoch = NO_EPOCH) -> None:
@@ -28,14 +28,14 @@ class Leftovers:
         self._epoch = epoch
         self._noted = 0
 
-    def sweep(self, post: Post, pool: str) -> None:
+    def sweep(self, namespace: QueueNamespace, pool: str) -> None:
         """Take away the names that the last epoch's workers may have left. Missing ones are fine."""
         try:
             epoch, highest = (int(word) for word in self._path.read_text(encoding="ascii").split())
         except (OSError, ValueError):
             return
         for incarnation in range(max(1, highest - _STARTING_MAX), highest + 1):
-            post.unlink(names.worker(pool, epoch, incarnation))
+            namespace.unlink(names.worker(pool, epoch, incarnation))
 
     def note(self, incarnation: Incarnation) -> None:
         """A queue for this incarnation is about to be made."""

@@ -9,9 +9,8 @@ from typing import Any
 from msgspec import Struct
 
 from taskpool.core.events import StoredBatch
-from taskpool.journal import encoding as records
-from taskpool.journal import schema
-from taskpool.journal.statements import Tables
+from taskpool.journal import encoding, schema
+from taskpool.journal.statements import Statements
 
 _STATES = ("queued", "running", "quarantined", "finished")
 _PROBLEMS_MAX = 100
@@ -56,34 +55,34 @@ def audit(connection: sqlite3.Connection, path: Path, *, had_wal: bool) -> tuple
 
 
 def _look(connection: sqlite3.Connection, problems: list[str], counts: Counts) -> None:
-    tables = Tables(connection, 0)
-    for batch in tables.batches():
+    statements = Statements(connection, 0)
+    for batch in statements.batches():
         counts.batches += 1
-        _look_at_outcomes(tables, batch, problems, counts)
+        _look_at_outcomes(statements, batch, problems, counts)
     problems += [
         f"batch {name}: its limits are damaged; its jobs without limits of their own will be failed"
-        for name in tables.batches_without_limits()
+        for name in statements.batches_without_limits()
     ]
     states = connection.execute("SELECT state, count(*) FROM jobs GROUP BY state")
     counts.jobs = {_STATES[state]: count for state, count in states}
     problems += [
         f"job {job.batch}/{job.seq}: its record is damaged; it will be failed, not run"
-        for _, job in tables.waiting()
+        for _, job in statements.waiting()
         if job.corrupt
     ]
     for statement, what in ((_UNBALANCED, "open jobs"), (_GAPS, "jobs or outcomes")):
         problems += [f"batch {name}: its count of {what} is wrong" for (name,) in connection.execute(statement)]
 
 
-def _look_at_outcomes(tables: Tables, batch: StoredBatch, problems: list[str], counts: Counts) -> None:
+def _look_at_outcomes(statements: Statements, batch: StoredBatch, problems: list[str], counts: Counts) -> None:
     after = 0
-    while items := tables.outcomes(batch.name, after, 500, 8 * 1024 * 1024):
+    while items := statements.outcomes(batch.name, after, 500, 8 * 1024 * 1024):
         after = items[-1].no
         counts.outcomes += len(items)
         problems += [
             f"outcome {outcome.no} of job {batch.name}/{outcome.seq}: its record is damaged"
             for outcome in items
-            if outcome.kind == records.CORRUPT
+            if outcome.kind == encoding.CORRUPT
         ]
 
 

@@ -14,11 +14,11 @@ from taskpool.core.entries import (
     BatchClosed,
     BatchForgotten,
     BatchOpened,
+    Entry,
     JobAccepted,
     JobReturned,
     OutcomeRecorded,
     QuarantineDropped,
-    Row,
 )
 from taskpool.errors import JournalError
 from taskpool.messages import State
@@ -105,7 +105,7 @@ class Changes:
             change.quarantined += 1
 
 
-def fold(rows: Iterable[Row]) -> Iterator[Changes]:
+def fold(rows: Iterable[Entry]) -> Iterator[Changes]:
     """The rows as runs to be stored one after the other."""
     changes = Changes()
     for row in rows:

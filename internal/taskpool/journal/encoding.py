@@ -47,9 +47,9 @@ def pack_job(row: JobAccepted) -> tuple[bytes, int]:
 def unpack_job(
     job: tuple[int, str, int, int, int, int, int, int, int, int], body: bytes | None, crc: int, *, limits_lost: bool
 ) -> StoredJob:
-    """The job of these columns: ordinal, batch, seq, run, tries, failures, crashes, unclean, priority and
+    """The job of these columns: ordinal, batch, seq, run, tries, failures, crashes, unclean_exits, priority and
     queued_wall_ns. `limits_lost`: those of its batch are damaged, so it cannot run unless it has its own."""
-    ordinal, batch, seq, run, tries, failures, crashes, unclean, priority, queued_wall_ns = job
+    ordinal, batch, seq, run, tries, failures, crashes, unclean_exits, priority, queued_wall_ns = job
     spec, traits, corrupt = JobSpec(CORRUPT, b"", Limits(priority=priority)), Traits(False, ""), True
     head = _job_head(ordinal, seq, priority, queued_wall_ns)
     if body is not None and zlib.crc32(body, zlib.crc32(head)) == crc:
@@ -57,7 +57,19 @@ def unpack_job(
         if stored.spec.limits is not None or not limits_lost:
             spec, traits, corrupt = stored.spec, Traits(stored.in_process, stored.affinity), False
     return StoredJob(
-        ordinal, batch, seq, run, tries, failures, crashes, unclean, priority, spec, traits, queued_wall_ns, corrupt
+        ordinal,
+        batch,
+        seq,
+        run,
+        tries,
+        failures,
+        crashes,
+        unclean_exits,
+        priority,
+        spec,
+        traits,
+        queued_wall_ns,
+        corrupt,
     )
 
 

@@ -19,11 +19,11 @@ from taskpool.core.entries import (
     Acknowledged,
     AttemptMade,
     BatchForgotten,
+    Entry,
     JobAccepted,
     JobReturned,
     OutcomeRecorded,
     QuarantineDropped,
-    Row,
 )
 from taskpool.core.events import (
     BatchFound,
@@ -78,7 +78,7 @@ class MemoryStore:
     def restore(self) -> Restored | None:
         return None
 
-    def commit(self, number: int, rows: Sequence[Row]) -> None:
+    def commit(self, number: int, rows: Sequence[Entry]) -> None:
         for row in rows:
             if isinstance(row, JobAccepted):
                 self._accept(row)
@@ -156,7 +156,7 @@ class MemoryStore:
             tries=0,
             failures=0,
             crashes=0,
-            unclean=0,
+            unclean_exits=0,
             priority=row.priority,
             spec=row.spec,
             traits=row.traits,
@@ -175,7 +175,7 @@ class MemoryStore:
             tries=row.tries,
             failures=row.failures,
             crashes=row.crashes,
-            unclean=row.unclean,
+            unclean_exits=row.unclean_exits,
         )
         self._lines[job.priority].add(job.ordinal)
 

@@ -14,8 +14,7 @@ import time
 from collections.abc import Callable
 
 from taskpool import limits
-from taskpool.clock import seconds
-from taskpool.journal.calendar import Calendar
+from taskpool.clock import Clock, SystemClock, seconds
 
 STEP_ROWS = 500
 LOOK_SECONDS = 10.0  # how often it looks for batches to let go of
@@ -37,6 +36,36 @@ _DROP_OUTCOMES = (
 _DROP_JOBS = "DELETE FROM jobs WHERE ordinal IN (SELECT ordinal FROM jobs WHERE batch = ? ORDER BY seq LIMIT ?)"
 
 
+class AgeClock:
+    """The time by which the journal ages, which no step of the wall clock makes run backwards.
+
+    Ages outlive the process, so only the wall clock tells them, and that may be wrong and then be put right. Within a
+    life of the dealer no step of it makes anything look older than it is: what is used is dated by the later of the
+    wall clock and the time since this life began, and what is old is judged by the earlier of the two.
+    """
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
+        self._begin = self._clock.now()
+
+    @property
+    def begin_wall_ns(self) -> int:
+        """What carries an earlier date was not used in this life."""
+        return self._begin.wall
+
+    def date_ns(self) -> int:
+        """The date of what is used now."""
+        return max(self._both())
+
+    def past_ns(self) -> int:
+        """A date before this one, by so much as it is before, is surely that old."""
+        return min(self._both())
+
+    def _both(self) -> tuple[int, int]:
+        now = self._clock.now()
+        return now.wall, self._begin.wall + now.mono - self._begin.mono
+
+
 class Retention:
     """Begins to choose when a period of grace is over: whoever was there before this life may come back first."""
 
@@ -47,7 +76,7 @@ class Retention:
         retain_batches: int,
         *,
         grace_ns: int = limits.RETAIN_GRACE_NS,
-        calendar: Calendar | None = None,
+        age_clock: AgeClock | None = None,
         condemned: Callable[[], None] = lambda: None,
     ) -> None:
         self._connection = connection
@@ -55,7 +84,7 @@ class Retention:
         self._retain_ns = retain_ns
         self._retain_batches = retain_batches
         self._grace_ns = grace_ns
-        self._calendar = calendar or Calendar()
+        self._age_clock = age_clock or AgeClock()
         self._more = False  # the last look found as many as it takes
         self._step_from = 0.0  # monotonic seconds
         self._look_from = time.monotonic() + seconds(grace_ns)
@@ -77,7 +106,7 @@ class Retention:
 
     def condemn(self, *, most: int = BATCHES_PER_LOOK_MAX) -> bool:
         """Chooses batches to let go of: from here on nobody finds them. Whether there may be more."""
-        now, begin = self._calendar.past_ns(), self._calendar.begin_wall_ns
+        now, begin = self._age_clock.past_ns(), self._age_clock.begin_wall_ns
         unused_ns = max(self._retain_ns, self._grace_ns)
         found = self._connection.execute(_OLD, (now - unused_ns, begin, most)).fetchall()
         (kept,) = self._connection.execute(_COUNT).fetchone()

@@ -340,8 +340,8 @@ def _check_content(connection: sqlite3.Connection, path: Path, *, had_wal: bool)
         raise JournalError(_newer(path, version))
     if version < 1:
         raise JournalError(_damaged(path, f"its schema version is {version}"))
-    tables = connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'meta'").fetchone()
-    meta = dict(connection.execute("SELECT key, value FROM meta")) if tables == (1,) else {}
+    statements = connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'meta'").fetchone()
+    meta = dict(connection.execute("SELECT key, value FROM meta")) if statements == (1,) else {}
     if meta.get("wal") and not had_wal:
         raise JournalError(
             f"the journal {path} was in use when its dealer ended, but {wal_of(path).name} is missing, and with it the "

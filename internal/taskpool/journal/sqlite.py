@@ -17,8 +17,8 @@ from pathlib import Path
 
 from taskpool import limits
 from taskpool.clock import Clock, SystemClock
-from taskpool.core.counters import JournalTally
-from taskpool.core.entries import Row
+from taskpool.core.counters import JournalCounters
+from taskpool.core.entries import Entry
 from taskpool.core.events import (
     BatchFound,
     CommitFailed,
@@ -32,11 +32,10 @@ from taskpool.core.events import (
 from taskpool.errors import JournalError
 from taskpool.journal import schema
 from taskpool.journal.ballast import BALLAST_BYTES, Ballast
-from taskpool.journal.calendar import Calendar
-from taskpool.journal.retention import Retention
-from taskpool.journal.statements import Tables
+from taskpool.journal.retention import AgeClock, Retention
+from taskpool.journal.statements import Statements
 from taskpool.journal.store import StoreEvent
-from taskpool.journal.thread import Answers, Request, Writer
+from taskpool.journal.thread import Answers, JournalThread, Request
 
 _ROWS_TOGETHER_MAX = 20_000  # in one transaction
 _FULL_RETRY_SECONDS = 0.25
@@ -49,7 +48,7 @@ Observer = Callable[[int, int], None]
 class _Commit:
     __slots__ = ("number", "rows")
 
-    def __init__(self, number: int, rows: Sequence[Row]) -> None:
+    def __init__(self, number: int, rows: Sequence[Entry]) -> None:
         self.number = number
         self.rows = rows
 
@@ -58,7 +57,7 @@ class _Check:
     pass
 
 
-_Read = Callable[[Tables], StoreEvent]
+_Read = Callable[[Statements], StoreEvent]
 
 
 class SqliteStore:
@@ -68,7 +67,7 @@ class SqliteStore:
     long as the disk does. It raises JournalError for whatever is wrong with the file. `epoch` is this life's;
     `sync` is full (what is committed survives a loss of power) or normal (it survives any kill of the process, but
     the last moments before a loss of power may be gone). `observe` is called on the writer's thread after each
-    transaction with its number of rows and its duration in nanoseconds; without it, `tally` counts them.
+    transaction with its number of rows and its duration in nanoseconds; without it, `counters` counts them.
     """
 
     durable = True
@@ -87,31 +86,33 @@ class SqliteStore:
         observe: Observer | None = None,
     ) -> None:
         self.path = path
-        self.tally = JournalTally()
+        self.counters = JournalCounters()
         if not os.path.lexists(path):
             schema.create(path, SystemClock().now().wall)
         connection = schema.connect(path, _SYNCHRONOUS[sync])
         try:
-            tables = Tables(connection, epoch)
+            statements = Statements(connection, epoch)
             # Read before this life begins: then the journal no longer tells how the last one ended.
-            self._restored = tables.restore()
-            self._innocent = self._restored is None or not self._restored.unclean
+            self._restored = statements.restore()
+            self._innocent = self._restored is None or not self._restored.unclean_exit
             self._took_over = False
-            calendar = self._calendar = Calendar(clock)
+            age_clock = self._age_clock = AgeClock(clock)
             retention = Retention(
                 connection,
                 retain_ns,
                 retain_batches,
                 grace_ns=retain_grace_ns,
-                calendar=calendar,
-                condemned=tables.forget_ids,
+                age_clock=age_clock,
+                condemned=statements.forget_ids,
             )
             ballast = Ballast(Path(f"{path}.ballast"), ballast_bytes)
             _begin(connection, path, epoch, ballast)
             self._answers = Answers()
-            observe = observe or self.tally.observe
-            self._journal = _Journal(path, connection, tables, retention, calendar, ballast, self._answers, observe)
-            self._writer = Writer(self._journal, self._answers)
+            observe = observe or self.counters.observe
+            self._journal = _Journal(
+                path, connection, statements, retention, age_clock, ballast, self._answers, observe
+            )
+            self._writer = JournalThread(self._journal, self._answers)
         except sqlite3.Error as error:
             schema.close(connection, path)
             raise JournalError(schema.explain(path, error)) from error
@@ -125,22 +126,22 @@ class SqliteStore:
         restored, self._restored = self._restored, None
         return restored
 
-    def commit(self, number: int, rows: Sequence[Row]) -> None:
+    def commit(self, number: int, rows: Sequence[Entry]) -> None:
         self._took_over = True
         self._writer.ask(_Commit(number, rows))
 
     def load_jobs(self, after: tuple[int, int], limit: int, bytes_max: int) -> None:
-        self._read(lambda tables: Loaded(*tables.queued(after, limit, bytes_max)))
+        self._read(lambda statements: Loaded(*statements.queued(after, limit, bytes_max)))
 
     def load_outcomes(self, batch: str, after: int, limit: int, reader: int) -> None:
         most = limits.OUTCOMES_IN_FLIGHT_BYTES_MAX
-        self._read(lambda tables: OutcomesLoaded(batch, tables.outcomes(batch, after, limit, most), reader))
+        self._read(lambda statements: OutcomesLoaded(batch, statements.outcomes(batch, after, limit, most), reader))
 
     def find_batch(self, name: str) -> None:
-        self._read(lambda tables: BatchFound(name, tables.find(name, self._calendar.date_ns())))
+        self._read(lambda statements: BatchFound(name, statements.find(name, self._age_clock.date_ns())))
 
     def load_digests(self, batch: str, first_seq: int, count: int) -> None:
-        self._read(lambda tables: DigestsLoaded(batch, first_seq, tables.digests(batch, first_seq, count)))
+        self._read(lambda statements: DigestsLoaded(batch, first_seq, statements.digests(batch, first_seq, count)))
 
     def answers(self) -> list[StoreEvent]:
         return self._answers.take()
@@ -169,24 +170,24 @@ class SqliteStore:
 
 
 class _Journal:
-    """What the thread does. See `writer.Server`."""
+    """What the thread does. See `writer.RequestHandler`."""
 
     def __init__(
         self,
         path: Path,
         connection: sqlite3.Connection,
-        tables: Tables,
+        statements: Statements,
         retention: Retention,
-        calendar: Calendar,
+        age_clock: AgeClock,
         ballast: Ballast,
         answers: Answers,
         observe: Observer | None,
     ) -> None:
         self._path = path
         self._connection = connection
-        self._tables = tables
+        self._statements = statements
         self._retention = retention
-        self._calendar = calendar
+        self._age_clock = age_clock
         self._ballast = ballast
         self._answers = answers
         self._observe = observe
@@ -264,7 +265,7 @@ class _Journal:
                 self._look()
         elif not self._failed and callable(request):
             try:
-                self._answers.put(request(self._tables))
+                self._answers.put(request(self._statements))
             except sqlite3.Error as error:
                 self._fail(0, schema.explain(self._path, error))
 
@@ -275,7 +276,7 @@ class _Journal:
         while commits and not self._failed:
             started = self._clock.now()
             try:
-                self._store(commits, self._calendar.date_ns())
+                self._store(commits, self._age_clock.date_ns())
             except sqlite3.Error as error:
                 self._roll_back()
                 if not schema.is_full(error) or not self._make_room():
@@ -292,11 +293,11 @@ class _Journal:
 
     def _store(self, commits: list[_Commit], now_wall_ns: int) -> None:
         self._connection.execute("BEGIN IMMEDIATE")
-        self._tables.store((row for commit in commits for row in commit.rows), now_wall_ns)
+        self._statements.store((row for commit in commits for row in commit.rows), now_wall_ns)
         self._connection.execute("COMMIT")
 
     def _roll_back(self) -> None:
-        self._tables.forget_ids()
+        self._statements.forget_ids()
         if self._connection.in_transaction:
             with suppress(sqlite3.Error):  # what could not be written cannot always be taken back in good order
                 self._connection.execute("ROLLBACK")

@@ -12,10 +12,10 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from taskpool.core.entries import AttemptMade, JobAccepted, OutcomeRecorded, Row
+from taskpool.core.entries import AttemptMade, Entry, JobAccepted, OutcomeRecorded
 from taskpool.core.events import InFlight, Restored, StoredBatch, StoredJob
 from taskpool.errors import JournalError
-from taskpool.journal import encoding as records
+from taskpool.journal import encoding
 from taskpool.journal.coalesce import BatchChange, Changes, fold
 from taskpool.journal.schema import tolerating_full
 from taskpool.messages import DEFAULT_LIMITS, Outcome, State
@@ -78,7 +78,7 @@ _BATCH = (
 )
 
 
-class Tables:
+class Statements:
     """The journal's content, over the one connection."""
 
     def __init__(self, connection: sqlite3.Connection, epoch: int) -> None:
@@ -89,7 +89,7 @@ class Tables:
 
     # --- writing ---
 
-    def store(self, rows: Iterable[Row], now_wall_ns: int) -> None:
+    def store(self, rows: Iterable[Entry], now_wall_ns: int) -> None:
         """Raises sqlite3.Error, or JournalError for rows that contradict what is stored."""
         for changes in fold(rows):
             self._apply(changes, now_wall_ns)
@@ -104,7 +104,7 @@ class Tables:
     def _apply(self, changes: Changes, now_wall_ns: int) -> None:
         many = self._connection.executemany
         for row in changes.opened:
-            limits = (row.batch, *records.pack_limits(row.limits), now_wall_ns)
+            limits = (row.batch, *encoding.pack_limits(row.limits), now_wall_ns)
             self._connection.execute(
                 "INSERT INTO batches (name, limits, crc, changed_wall_ns) VALUES (?, ?, ?, ?)", limits
             )
@@ -114,7 +114,7 @@ class Tables:
             many(_LEAVE_QUARANTINE, [(*leaving, now_wall_ns) for leaving in changes.leaving_quarantine])
         if changes.returned:
             returned = changes.returned.values()
-            many(_RETURN_JOB, [(r.run, r.tries, r.failures, r.crashes, r.unclean, r.ordinal) for r in returned])
+            many(_RETURN_JOB, [(r.run, r.tries, r.failures, r.crashes, r.unclean_exits, r.ordinal) for r in returned])
         sent = [row for row in changes.last.values() if isinstance(row, AttemptMade)]
         if sent:
             many(_SEND_JOB, [(self._epoch, row.n, row.try_, row.ordinal) for row in sent])
@@ -163,11 +163,11 @@ class Tables:
         self._connection.execute(_FINISH_BATCH, (now_wall_ns, batch_id))
 
     def _job_values(self, row: JobAccepted) -> tuple[Any, ...]:
-        spec, crc = records.pack_job(row)
+        spec, crc = encoding.pack_job(row)
         return row.ordinal, self._id(row.batch), row.seq, -row.priority, row.queued_wall_ns, row.digest, crc, spec
 
     def _outcome_values(self, row: OutcomeRecorded) -> tuple[Any, ...]:
-        body, crc = records.pack_outcome(row)
+        body, crc = encoding.pack_outcome(row)
         return self._id(row.batch), row.outcome.no, row.outcome.seq, row.outcome.run, crc, body
 
     def _id(self, name: str) -> int:
@@ -225,7 +225,7 @@ class Tables:
             bytes_max -= len(row[3])
             if items and bytes_max < 0:
                 break
-            items.append(records.unpack_outcome(*row))
+            items.append(encoding.unpack_outcome(*row))
         return items
 
     def batch(self, name: str) -> StoredBatch | None:
@@ -248,7 +248,7 @@ class Tables:
     def batches_without_limits(self) -> list[str]:
         """Those whose limits are damaged."""
         rows = self._connection.execute("SELECT name, CAST(limits AS BLOB), crc FROM batches WHERE name IS NOT NULL")
-        return [name for name, body, crc in rows if records.unpack_limits(body, crc) is None]
+        return [name for name, body, crc in rows if encoding.unpack_limits(body, crc) is None]
 
     def waiting(self) -> Iterator[tuple[State, StoredJob]]:
         """Every job without an outcome of its present run, and those in quarantine."""
@@ -265,13 +265,13 @@ class Tables:
         return [digest for (digest,) in rows]
 
     def _job(self, row: Any) -> StoredJob:
-        return records.unpack_job(row[:10], row[10], row[11], limits_lost=self._are_lost(row[12], row[13]))
+        return encoding.unpack_job(row[:10], row[10], row[11], limits_lost=self._are_lost(row[12], row[13]))
 
     def _are_lost(self, limits: bytes, crc: int) -> bool:
         """Jobs of one batch come in a row, so their batch's limits are looked at once."""
         known, known_crc, lost = self._limits
         if limits != known or crc != known_crc:
-            lost = records.unpack_limits(limits, crc) is None
+            lost = encoding.unpack_limits(limits, crc) is None
             self._limits = limits, crc, lost
         return lost
 
@@ -279,5 +279,5 @@ class Tables:
     def _stored_batch(row: Any) -> StoredBatch:
         """Jobs that need limits which are lost come back as corrupt, so that nothing runs without its own."""
         name, limits, crc, accepted, total, recorded, acknowledged, open_jobs, cancelled = row
-        known = records.unpack_limits(limits, crc) or DEFAULT_LIMITS
+        known = encoding.unpack_limits(limits, crc) or DEFAULT_LIMITS
         return StoredBatch(name, known, accepted, total, recorded, acknowledged, open_jobs, cancelled == 1)

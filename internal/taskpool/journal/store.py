@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from taskpool.core.entries import Row
+from taskpool.core.entries import Entry
 from taskpool.core.events import (
     BatchFound,
     CommitFailed,
@@ -34,7 +34,7 @@ class Store(Protocol):
         """What an earlier life left; None: nothing. Once, before any request. The late reports are the caller's
         to add. Does not change what it finds: the core says by rows what becomes of it."""
 
-    def commit(self, number: int, rows: Sequence[Row]) -> None: ...
+    def commit(self, number: int, rows: Sequence[Entry]) -> None: ...
 
     def load_jobs(self, after: tuple[int, int], limit: int, bytes_max: int) -> None:
         """Queued jobs with a key (-priority, ordinal) above `after`, in that order: up to `limit` of them, or

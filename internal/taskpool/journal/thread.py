@@ -26,7 +26,7 @@ class Request(Protocol):
     """Anything the server understands."""
 
 
-class Server(Protocol):
+class RequestHandler(Protocol):
     """What the thread runs. Everything here is called on the thread and nowhere else."""
 
     def serve(self, requests: Sequence[Request]) -> None: ...
@@ -70,10 +70,10 @@ class Answers:
             os.close(fd)
 
 
-class Writer:
+class JournalThread:
     """Runs a server on a thread of its own."""
 
-    def __init__(self, server: Server, answers: Answers) -> None:
+    def __init__(self, server: RequestHandler, answers: Answers) -> None:
         self._server = server
         self._answers = answers
         self._requests: SimpleQueue[Request | None] = SimpleQueue()

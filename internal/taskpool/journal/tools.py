@@ -21,7 +21,7 @@ from taskpool.clock import rfc3339
 from taskpool.errors import JournalError
 from taskpool.journal import audit, schema
 from taskpool.journal.retention import Retention
-from taskpool.journal.statements import Tables
+from taskpool.journal.statements import Statements
 from taskpool.messages import Outcome
 
 _OUTCOMES_AT_ONCE = 500
@@ -69,13 +69,13 @@ def export(path: Path, write: Callable[[bytes], object], lock: Path | None = Non
     """Everything as JSON Lines: each batch, then its outcomes; at the end the jobs that wait, run or are in
     quarantine. Bytes are base64. Of a damaged journal, what can be read; then JournalError."""
     with _reading(path, lock) as connection:
-        tables = Tables(connection, 0)
+        statements = Statements(connection, 0)
         try:
-            for batch in tables.batches():
+            for batch in statements.batches():
                 write(_line("batch", _plain(batch)))
-                for outcome in _outcomes(tables, batch.name):
+                for outcome in _outcomes(statements, batch.name):
                     write(_line("outcome", _presented(outcome), batch=batch.name))
-            for state, job in tables.waiting():
+            for state, job in statements.waiting():
                 write(_line("job", _plain(job), state=state.value))
         except sqlite3.Error as error:
             raise JournalError(f"the export is not complete: {schema.explain(path, error)}") from error
@@ -156,12 +156,12 @@ def _take(fd: int, path: Path, lock: Path) -> None:
 
 
 def _batches(connection: sqlite3.Connection) -> int:
-    return sum(1 for _ in Tables(connection, 0).batches())
+    return sum(1 for _ in Statements(connection, 0).batches())
 
 
-def _outcomes(tables: Tables, batch: str) -> Iterator[Outcome]:
+def _outcomes(statements: Statements, batch: str) -> Iterator[Outcome]:
     after = 0
-    while items := tables.outcomes(batch, after, _OUTCOMES_AT_ONCE, _BYTES_AT_ONCE):
+    while items := statements.outcomes(batch, after, _OUTCOMES_AT_ONCE, _BYTES_AT_ONCE):
         yield from items
         after = items[-1].no
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
-from taskpool.metrics.auth import Access
+from taskpool.metrics.auth import Auth
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
@@ -36,7 +36,7 @@ class Response(NamedTuple):
     body: bytes
 
 
-class Pages:
+class App:
     """The application. The dealer's loop goes on meanwhile."""
 
     def __init__(
@@ -45,7 +45,7 @@ class Pages:
         status: Callable[[], Status],
         healthy: Callable[[], Probe],
         ready: Callable[[], Probe],
-        access: Access | None = None,
+        access: Auth | None = None,
     ) -> None:
         self._exposition = make_wsgi_app(registry)
         self._status = status

@@ -18,7 +18,7 @@ from taskpool.errors import ConfigurationError
 FILE_BYTES_MAX = 64 * 1024
 
 
-class Access:
+class Auth:
     """Knows the Authorization headers that are good."""
 
     def __init__(self, headers: Iterable[bytes]) -> None:
@@ -31,7 +31,7 @@ class Access:
         return any(found)
 
 
-def from_file(path: Path) -> Access:
+def from_file(path: Path) -> Auth:
     """Raises ConfigurationError when the file cannot be read, is not ours alone, or holds something else."""
     headers = []
     for number, line in enumerate(_read(path).splitlines(), 1):
@@ -49,7 +49,7 @@ def from_file(path: Path) -> Access:
             )
     if not headers:
         raise ConfigurationError(f"--metrics-auth-file {path}: nothing in it, so nobody could see the pages")
-    return Access(headers)
+    return Auth(headers)
 
 
 def _read(path: Path) -> str:

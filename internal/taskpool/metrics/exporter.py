@@ -18,11 +18,11 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from taskpool.clock import SECOND, Clock
-from taskpool.core.counters import HEARD_QUEUES, LoopTally
-from taskpool.core.reactor import Dispatcher
-from taskpool.core.state import Pool
+from taskpool.core.counters import HEARD_QUEUES, LoopCounters
+from taskpool.core.reactor import Reactor
+from taskpool.core.state import PoolState
 from taskpool.metrics import jobs, journal, workers
-from taskpool.metrics.families import counter, counters, gauge, gauges, histogram
+from taskpool.metrics.families import counter, counter_by, gauge, gauge_by, histogram
 from taskpool.metrics.journal import Journal
 from taskpool.metrics.logcounts import LogCounts
 
@@ -38,8 +38,8 @@ class Queue(NamedTuple):
 class Sources(NamedTuple):
     """Where the numbers are."""
 
-    core: Dispatcher
-    loop: LoopTally
+    core: Reactor
+    loop: LoopCounters
     kinds: tuple[str, ...]
     queues: Callable[[], list[Queue]]
     queues_remade: Callable[[], int]
@@ -77,12 +77,12 @@ class DealerCollector(Collector):
         found = [
             *_identity(pool, sources.journal is not None),
             *jobs.families(pool, sources.kinds),
-            *workers.families(sources.core.crew, pool.tally),
+            *workers.families(sources.core.supervisor, pool.counters),
             *_condition(pool, ready=sources.ready()),
             *_loop(sources.loop),
             *_queues(sources),
-            *journal.families(sources.journal, pool.tally),
-            counters(
+            *journal.families(sources.journal, pool.counters),
+            counter_by(
                 "taskpool_log_messages_total",
                 "Log messages written, by level.",
                 ["level"],
@@ -94,9 +94,9 @@ class DealerCollector(Collector):
         yield gauge("taskpool_collector_duration_seconds", "How long collecting this page took.", took_ns / SECOND)
 
 
-def _identity(pool: Pool, journaled: bool) -> Iterator[Metric]:
-    yield gauges("taskpool_build_info", "Build of this program; always 1.", ["version"], [([pool.config.version], 1)])
-    yield gauges(
+def _identity(pool: PoolState, journaled: bool) -> Iterator[Metric]:
+    yield gauge_by("taskpool_build_info", "Build of this program; always 1.", ["version"], [([pool.config.version], 1)])
+    yield gauge_by(
         "taskpool_pool_info",
         "The pool, and whether what it accepts outlives its dealer; always 1.",
         ["pool", "journal"],
@@ -105,14 +105,14 @@ def _identity(pool: Pool, journaled: bool) -> Iterator[Metric]:
     yield gauge("taskpool_dealer_epoch", "Lives of this pool's dealers so far, this one included.", pool.config.epoch)
 
 
-def _condition(pool: Pool, *, ready: bool) -> Iterator[Metric]:
+def _condition(pool: PoolState, *, ready: bool) -> Iterator[Metric]:
     yield gauge("taskpool_dealer_ready", "1 while a worker is ready and the dealer does not drain.", ready)
     yield gauge("taskpool_dealer_draining", "1 while the dealer takes and sends no more jobs.", pool.draining)
     yield gauge("taskpool_dealer_paused", "1 while a person wants no job to be sent.", pool.paused)
     yield gauge("taskpool_disk_full", "1 while journal or spool have no room for more jobs.", bool(pool.disk_full))
 
 
-def _loop(loop: LoopTally) -> Iterator[Metric]:
+def _loop(loop: LoopCounters) -> Iterator[Metric]:
     yield counter("taskpool_loop_turns_total", "Turns of the dealer's loop; at least one a second.", loop.turns)
     yield counter("taskpool_loop_busy_seconds_total", "Time the loop worked rather than waited.", loop.busy_ns / SECOND)
     yield counter(
@@ -132,25 +132,25 @@ def _loop(loop: LoopTally) -> Iterator[Metric]:
 
 def _queues(sources: Sources) -> Iterator[Metric]:
     queues, loop = sources.queues(), sources.loop
-    yield gauges(
+    yield gauge_by(
         "taskpool_queue_messages",
         "Messages in a queue now.",
         ["queue"],
         [([queue.name], queue.messages) for queue in queues],
     )
-    yield gauges(
+    yield gauge_by(
         "taskpool_queue_capacity_messages",
         "Messages a queue can hold.",
         ["queue"],
         [([queue.name], queue.capacity) for queue in queues],
     )
-    yield counters(
+    yield counter_by(
         "taskpool_queue_received_messages_total",
         "Messages taken off a queue.",
         ["queue"],
         [([name], loop.received[name]) for name in HEARD_QUEUES],
     )
-    yield counters(
+    yield counter_by(
         "taskpool_queue_full_total",
         "Turns in which a queue gave as much as it holds, so that senders may have waited; reply: sends put off.",
         ["queue"],

@@ -21,19 +21,19 @@ def gauge(name: str, text: str, value: float | None) -> Metric:
     return GaugeMetricFamily(name, text) if value is None else GaugeMetricFamily(name, text, value=value)
 
 
-def counters(name: str, text: str, labels: Sequence[str], samples: Samples) -> Metric:
+def counter_by(name: str, text: str, labels: Sequence[str], samples: Samples) -> Metric:
     return _filled(CounterMetricFamily(name, text, labels=labels), samples)
 
 
-def gauges(name: str, text: str, labels: Sequence[str], samples: Samples) -> Metric:
+def gauge_by(name: str, text: str, labels: Sequence[str], samples: Samples) -> Metric:
     return _filled(GaugeMetricFamily(name, text, labels=labels), samples)
 
 
 def histogram(name: str, text: str, counted: Histogram) -> Metric:
-    return histograms(name, text, (), [((), counted)])
+    return histogram_by(name, text, (), [((), counted)])
 
 
-def histograms(
+def histogram_by(
     name: str, text: str, labels: Sequence[str], counted: Iterable[tuple[Sequence[str], Histogram]]
 ) -> Metric:
     """Durations, from nanoseconds to seconds and from counts by bucket to cumulative ones."""

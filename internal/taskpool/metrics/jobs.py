@@ -8,14 +8,14 @@ from prometheus_client.core import Metric
 
 from taskpool.clock import SECOND
 from taskpool.core.counters import LONG_BUCKETS_NS, REFUSALS, Histogram
-from taskpool.core.state import Pool
+from taskpool.core.state import PoolState
 from taskpool.messages import TERMINAL, End, State
-from taskpool.metrics.families import counter, counters, gauge, gauges, histogram, histograms, label, timestamp
+from taskpool.metrics.families import counter, counter_by, gauge, gauge_by, histogram, histogram_by, label, timestamp
 
 _NONE_YET = Histogram(LONG_BUCKETS_NS)  # of a kind that nobody has used yet; never added to
 
 
-def families(pool: Pool, kinds: Sequence[str]) -> Iterator[Metric]:
+def families(pool: PoolState, kinds: Sequence[str]) -> Iterator[Metric]:
     yield from _in_and_out(pool, kinds)
     yield from _now(pool)
     yield from _attempts(pool, kinds)
@@ -23,20 +23,20 @@ def families(pool: Pool, kinds: Sequence[str]) -> Iterator[Metric]:
     yield from _readers(pool)
 
 
-def _in_and_out(pool: Pool, kinds: Sequence[str]) -> Iterator[Metric]:
-    tally = pool.tally
-    yield counters(
+def _in_and_out(pool: PoolState, kinds: Sequence[str]) -> Iterator[Metric]:
+    counters = pool.counters
+    yield counter_by(
         "taskpool_jobs_accepted_total",
         "Jobs taken in, by kind.",
         ["kind"],
-        [([kind], tally.jobs_accepted[kind]) for kind in kinds],
+        [([kind], counters.jobs_accepted[kind]) for kind in kinds],
     )
-    yield counters(
+    yield counter_by(
         "taskpool_jobs_finished_total",
         "Runs of jobs that got their one outcome, by kind and outcome.",
         ["kind", "outcome"],
         [
-            ([kind, label(state)], tally.jobs_finished[kind, state.value])
+            ([kind, label(state)], counters.jobs_finished[kind, state.value])
             for kind in kinds
             for state in State
             if state in TERMINAL
@@ -45,17 +45,17 @@ def _in_and_out(pool: Pool, kinds: Sequence[str]) -> Iterator[Metric]:
     yield counter(
         "taskpool_jobs_restored_total",
         "Unfinished jobs that the journal had when this dealer started.",
-        tally.jobs_restored,
+        counters.jobs_restored,
     )
-    yield counters(
+    yield counter_by(
         "taskpool_submissions_refused_total",
         "Messages of generators refused or dropped, by reason.",
         ["reason"],
-        [([reason], tally.refusals[reason]) for reason in REFUSALS],
+        [([reason], counters.refusals[reason]) for reason in REFUSALS],
     )
 
 
-def _now(pool: Pool) -> Iterator[Metric]:
+def _now(pool: PoolState) -> Iterator[Metric]:
     running = list(pool.attempts.values())  # copies: the loop goes on meanwhile
     delayed = sum(job.state is State.DELAYED for _, _, job in list(pool.delayed))
     counts = {
@@ -63,7 +63,7 @@ def _now(pool: Pool) -> Iterator[Metric]:
         State.DELAYED: delayed,
         State.RUNNING: len(running),
     }
-    yield gauges(
+    yield gauge_by(
         "taskpool_jobs",
         "Jobs without an outcome, by state.",
         ["state"],
@@ -92,66 +92,66 @@ def _now(pool: Pool) -> Iterator[Metric]:
     )
 
 
-def oldest_queued_wall_ns(pool: Pool) -> int | None:
+def oldest_queued_wall_ns(pool: PoolState) -> int | None:
     """What lies beyond the backlog's horizon is in the store, and with one priority it is younger."""
     queued = (job.queued_wall_ns for job in list(pool.jobs.values()) if job.state is State.QUEUED)
     return min(queued, default=None)
 
 
-def _attempts(pool: Pool, kinds: Sequence[str]) -> Iterator[Metric]:
-    tally = pool.tally
-    yield counters(
+def _attempts(pool: PoolState, kinds: Sequence[str]) -> Iterator[Metric]:
+    counters = pool.counters
+    yield counter_by(
         "taskpool_attempts_total",
         "Attempts that ended, by how.",
         ["end"],
-        [([label(end)], tally.attempts[end.value]) for end in End],
+        [([label(end)], counters.attempts[end.value]) for end in End],
     )
-    yield counters(
+    yield counter_by(
         "taskpool_retries_total",
         "Jobs that went back for another attempt, by how the last one ended.",
         ["end"],
-        [([label(end)], tally.retries[end.value]) for end in End],
+        [([label(end)], counters.retries[end.value]) for end in End],
     )
-    yield counters(
+    yield counter_by(
         "taskpool_job_cpu_seconds_total",
         "CPU time, user and system, of attempts that ended, by kind.",
         ["kind"],
-        [([kind], tally.cpu_ns[kind] / SECOND) for kind in kinds],
+        [([kind], counters.cpu_ns[kind] / SECOND) for kind in kinds],
     )
     yield counter(
         "taskpool_stale_reports_total",
         "Reports of attempts that were over already.",
-        tally.stale_reports,
+        counters.stale_reports,
     )
     yield counter(
         "taskpool_protocol_errors_total",
         "Messages of workers that made no sense.",
-        tally.protocol_errors,
+        counters.protocol_errors,
     )
 
 
-def _durations(pool: Pool, kinds: Sequence[str]) -> Iterator[Metric]:
-    tally = pool.tally
-    yield histograms(
+def _durations(pool: PoolState, kinds: Sequence[str]) -> Iterator[Metric]:
+    counters = pool.counters
+    yield histogram_by(
         "taskpool_job_wait_seconds",
         "From a job's acceptance until it is first sent, by kind.",
         ["kind"],
-        [([kind], tally.wait.get(kind, _NONE_YET)) for kind in kinds],
+        [([kind], counters.wait.get(kind, _NONE_YET)) for kind in kinds],
     )
-    yield histograms(
+    yield histogram_by(
         "taskpool_job_run_seconds",
         "How long attempts ran, by kind.",
         ["kind"],
-        [([kind], tally.run.get(kind, _NONE_YET)) for kind in kinds],
+        [([kind], counters.run.get(kind, _NONE_YET)) for kind in kinds],
     )
     yield histogram(
         "taskpool_recovery_seconds",
         "From a worker's death seen until its job is sent again.",
-        tally.recovery,
+        counters.recovery,
     )
 
 
-def _readers(pool: Pool) -> Iterator[Metric]:
+def _readers(pool: PoolState) -> Iterator[Metric]:
     batches = list(pool.batches.values())
     yield gauge("taskpool_generators", "Generators in conversation with the dealer.", len(pool.clients))
     yield gauge("taskpool_batches", "Batches the dealer holds in memory.", len(batches))

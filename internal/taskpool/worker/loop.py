@@ -17,7 +17,7 @@ from typing import NamedTuple
 import taskpool
 from taskpool import codec, limits
 from taskpool.errors import ConfigurationError, MessageError, QueueEmpty, QueueInterrupted
-from taskpool.ipc.queue import Mailbox
+from taskpool.ipc.queue import QueueEnd
 from taskpool.ipc.spool import Spool
 from taskpool.kinds import KINDS
 from taskpool.messages import End, Frame, JobError, Progress, Ready, Report, Task
@@ -38,7 +38,7 @@ class Loop:
     """Serves one dealer, until the runner says that this process must not run another job."""
 
     def __init__(
-        self, me: Identity, requests: Mailbox, events: Mailbox, spool: Spool, runner: Runner, log: Log
+        self, me: Identity, requests: QueueEnd, events: QueueEnd, spool: Spool, runner: Runner, log: Log
     ) -> None:
         self._me = me
         self._requests = requests

@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn, cast
 from taskpool import __version__
 from taskpool.errors import ConfigurationError, ExitCode, TaskpoolError, UsageError
 from taskpool.ipc import names
-from taskpool.ipc.mqueue import KernelPost
+from taskpool.ipc.mqueue import KernelNamespace
 from taskpool.ipc.spool import Spool
 from taskpool.log import Format
-from taskpool.procs import prctl as lifeline
-from taskpool.procs import signals
+from taskpool.procs import prctl, signals
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -112,9 +111,9 @@ def start(options: Options) -> Loop:
     _keep_from_children()
     signals.ensure_low_fds()
     signals.reset_inherited()
-    lifeline.die_with_parent(options.dealer_pid)
-    lifeline.become_subreaper()
-    lifeline.lower_oom_protection()
+    prctl.die_with_parent(options.dealer_pid)
+    prctl.become_subreaper()
+    prctl.lower_oom_protection()
     _load_kinds()
 
     import faulthandler
@@ -123,17 +122,17 @@ def start(options: Options) -> Loop:
     from taskpool.worker.log import Log
     from taskpool.worker.loop import Identity, Loop
     from taskpool.worker.runner import Runner
-    from taskpool.worker.timeout import Alarm
+    from taskpool.worker.timeout import TimeoutSignal
 
     faulthandler.enable(_STDERR_FD)  # the dealer quotes what it writes: where in the job's code it crashed
     log = Log(log_fd, options.log_format, verbose=options.verbose)
     log.info("Starting up")
-    alarm = Alarm()
-    alarm.install()
-    post = KernelPost()
-    requests = post.open(names.worker(options.pool, options.epoch, options.incarnation), send=False, receive=True)
-    events = post.open(names.events(options.pool), send=True, receive=False)
-    runner = Runner(options.spool, alarm, Capture(options.spool), log, _faults(options.chaos, log))
+    timeout_signal = TimeoutSignal()
+    timeout_signal.install()
+    namespace = KernelNamespace()
+    requests = namespace.open(names.worker(options.pool, options.epoch, options.incarnation), send=False, receive=True)
+    events = namespace.open(names.events(options.pool), send=True, receive=False)
+    runner = Runner(options.spool, timeout_signal, Capture(options.spool), log, _faults(options.chaos, log))
     me = Identity(options.epoch, options.incarnation)
     spool = Spool(cast("Path", options.spool))  # a str does, and pathlib would add 8 ms to each start
     loop = Loop(me, requests, events, spool, runner, log)

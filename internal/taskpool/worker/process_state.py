@@ -32,7 +32,7 @@ _SIGNALS = sorted(catchable())
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 
 
-class Surroundings:
+class ProcessState:
     """The process as it is now: make one when all is in its place. Main thread only."""
 
     def __init__(self) -> None:

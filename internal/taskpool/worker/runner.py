@@ -20,8 +20,8 @@ from taskpool.messages import End, Frame, JobError, Output, Report, Task, Usage
 from taskpool.procs.process_tree import kill_descendants
 from taskpool.worker.capture import Capture
 from taskpool.worker.log import Log
-from taskpool.worker.process_state import Surroundings
-from taskpool.worker.timeout import Alarm
+from taskpool.worker.process_state import ProcessState
+from taskpool.worker.timeout import TimeoutSignal
 from taskpool.worker.usage import take_peak_bytes
 
 if TYPE_CHECKING:
@@ -31,16 +31,18 @@ if TYPE_CHECKING:
 class Runner:
     """One for a worker's life. `spent` says that this process must not run another job."""
 
-    def __init__(self, spool: str, alarm: Alarm, capture: Capture, log: Log, faults: Faults | None = None) -> None:
+    def __init__(
+        self, spool: str, timeout_signal: TimeoutSignal, capture: Capture, log: Log, faults: Faults | None = None
+    ) -> None:
         self.spent = False
         self._spool = spool
-        self._alarm = alarm
+        self._timeout_signal = timeout_signal
         self._capture = capture
         self._log = log
         self._faults = faults
         self._clock = SystemClock()
         self._pid = os.getpid()
-        self._surroundings = Surroundings()
+        self._process_state = ProcessState()
 
     def run(self, frame: Frame, n: int, task: Task) -> Report:
         """One attempt, from the fault that `--chaos` may have in store to the last descendant's end."""
@@ -74,17 +76,17 @@ class Runner:
         deadline_ns = context.deadline_ns if kind.IN_PROCESS else None
         try:
             try:  # two, because the signal may still come in the `finally`
-                self._alarm.arm(deadline_ns)
+                self._timeout_signal.arm(deadline_ns)
                 result = kind.run(payload, context)
             finally:
-                self._alarm.disarm()
+                self._timeout_signal.disarm()
         except JobTimedOut:
             return self._timed_out(context)
         except (OSError, TaskpoolError) as error:  # the machine under the job fails, or its payload is damaged
             return Result(End.FAILED, error=JobError(type(error).__name__, str(error)))
-        if self._alarm.fired and result.end is End.FAILED:
+        if self._timeout_signal.fired and result.end is End.FAILED:
             return self._timed_out(context)  # its code caught the interruption and failed of it
-        self.spent = self.spent or self._alarm.fired
+        self.spent = self.spent or self._timeout_signal.fired
         return result
 
     def _timed_out(self, context: Context) -> Result:
@@ -94,7 +96,7 @@ class Runner:
 
     def _put_back(self, context: Context) -> None:
         """Undoes what the job has changed about this process, or makes it the process's last."""
-        left = self._surroundings.put_back()
+        left = self._process_state.put_back()
         if left is not None:
             self.spent = True
             self._log.warning(f"Job {context.batch}/{context.seq} leaves {left}: another worker takes over")

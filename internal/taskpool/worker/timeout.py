@@ -13,7 +13,7 @@ from types import FrameType
 from taskpool.kinds.base import JobTimedOut
 
 
-class Alarm:
+class TimeoutSignal:
     """Raises JobTimedOut in the main thread, at most once for each job, and only past its deadline."""
 
     def __init__(self) -> None:

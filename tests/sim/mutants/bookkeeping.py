@@ -1,4 +1,4 @@
-"""Planted bugs in the backlog and at the desk: what is in memory, what is on disk, what is told to whom."""
+"""Planted bugs in the backlog and at the intake: what is in memory, what is on disk, what is told to whom."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ BOOKKEEPING = (
         "the store is read before it knows everything",
         "I1",
         DISPATCHER,
-        "        if pool.backlog.wants_more() and pool.ledger.blank:\n",
+        "        if pool.backlog.wants_more() and pool.commits.blank:\n",
         "        if pool.backlog.wants_more():\n",
     ),
     mutant(
@@ -109,7 +109,7 @@ BOOKKEEPING = (
         "jobs of a cancelled batch are lost on their way in",
         "I1",
         DISPATCHER,
-        "        if job.batch.cancelled:\n            self.endings.cancel_waiting(job, now)\n",
+        "        if job.batch.cancelled:\n            self.completion.cancel_waiting(job, now)\n",
         "        if job.batch.cancelled:\n            del pool.jobs[job.ordinal]\n",
     ),
     mutant(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from sim.mutants.plan import Edit, mutant
 
 _TAKE = "            self._take(batch, event, skip, now)\n"
-_RECORD = "        pool.ledger.add(OutcomeRecorded(job.ordinal, batch.name, outcome), OutcomeStored(batch, outcome))\n"
+_RECORD = "        pool.commits.add(OutcomeRecorded(job.ordinal, batch.name, outcome), OutcomeStored(batch, outcome))\n"
 _DRAIN = (
     "        for events in self._queues.events:\n"
-    '            self._hear(events, door.EVENTS, "events", events.maxmsg + waiting)'
+    '            self._hear(events, ingress.EVENTS, "events", events.maxmsg + waiting)'
 )
-_BURY = "        for exited in self._staff.bury():\n            self._handle(exited)\n"
+_BURY = "        for exited in self._processes.take_exited():\n            self._handle(exited)\n"
 
 ORDERING = (
     mutant(
@@ -24,29 +24,29 @@ ORDERING = (
         "the end of a batch is told before the commit",
         "R1",
         "core/intake.py",
-        "            batch.total = close.total\n            self._pool.ledger",
-        "            batch.total = close.total\n            self.closed(batch)\n            self._pool.ledger",
+        "            batch.total = close.total\n            self._pool.commits",
+        "            batch.total = close.total\n            self.closed(batch)\n            self._pool.commits",
     ),
     mutant(
         "a careful start is not careful",
         "R2",
         "core/reactor.py",
-        "        if event.unclean:\n",
-        "        if not event.unclean:\n",
+        "        if event.unclean_exit:\n",
+        "        if not event.unclean_exit:\n",
     ),
     mutant(
         "a careful dealer sends before its attempt is stored",
         "R2",
         "core/scheduler.py",
-        "        frame.sent = now.mono >= self.careful_until_ns\n",
+        "        frame.sent = now.mono >= self.write_ahead_until_ns\n",
         "        frame.sent = True\n",
     ),
     mutant(
         "attempts are not stored",
         "R2",
         "core/scheduler.py",
-        "            self._pool.ledger.add(row, stored)\n",
-        "            if stored:\n                self._pool.ledger.add(row, stored)\n",
+        "            self._pool.commits.add(row, stored)\n",
+        "            if stored:\n                self._pool.commits.add(row, stored)\n",
     ),
     mutant(
         "an outcome is told before the commit",
@@ -70,7 +70,7 @@ ORDERING = (
         "R4",
         "dealer/loop.py",
         _BURY,
-        "        self._staff.look()\n" + _BURY,
+        "        self._processes.reap()\n" + _BURY,
     ),
     mutant(
         "the wake-up is emptied after looking who died",
@@ -83,26 +83,26 @@ ORDERING = (
         "one message is read before a death is judged",
         "R4",
         "dealer/loop.py",
-        'door.EVENTS, "events", events.maxmsg + waiting)',
-        'door.EVENTS, "events", 1)',
+        'ingress.EVENTS, "events", events.maxmsg + waiting)',
+        'ingress.EVENTS, "events", 1)',
     ),
     mutant(
         "orphans are not ended",
         "R5",
         "dealer/dealer.py",
-        "        orphans = machine.end_orphans(options.pool, epoch)\n",
+        "        orphans = platform.end_orphans(options.pool, epoch)\n",
         "        orphans = 0\n",
     ),
     mutant(
         "orphans are ended after the queues are read",
         "R5",
         "dealer/dealer.py",
-        "        orphans = machine.end_orphans(options.pool, epoch)\n",
+        "        orphans = platform.end_orphans(options.pool, epoch)\n",
         "        orphans = 0\n",
         Edit(
             "dealer/dealer.py",
             "        spool.sweep()\n",
-            "        spool.sweep()\n        machine.end_orphans(options.pool, epoch)\n",
+            "        spool.sweep()\n        platform.end_orphans(options.pool, epoch)\n",
         ),
     ),
     mutant(
@@ -170,7 +170,7 @@ ORDERING = (
         "a journal with work under way is closed as clean",
         "I11",
         "dealer/dealer.py",
-        "        return self.core.pool.ledger.idle and not self.core.pool.attempts\n",
+        "        return self.core.pool.commits.idle and not self.core.pool.attempts\n",
         "        return True\n",
     ),
     mutant(

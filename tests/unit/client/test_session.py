@@ -1,11 +1,11 @@
-"""The generator's side of the conversation: go-back-N, cursors, deadlines. No queue, no clock."""
+"""The generator's side of the connection: go-back-N, cursors, deadlines. No queue, no clock."""
 
 from __future__ import annotations
 
 import pytest
 
 from taskpool import limits
-from taskpool.client.session import GAPS_MAX, HELD_NS_MAX, JobsLost, Patience, PoolRefuses, Session
+from taskpool.client.session import GAPS_MAX, HELD_NS_MAX, DealerTimeouts, JobsLost, PoolRefuses, Session
 from taskpool.client.submissions import FULL_DELAY_NS_MIN
 from taskpool.clock import SECOND
 from taskpool.codec import decode
@@ -58,7 +58,7 @@ def connected(jobs: int = 0, **options: object) -> Session:
     talk = session(**options)
     talk.receive(welcome(), 0)
     for _ in range(jobs):
-        talk.outbox.submit([JOB])
+        talk.submissions.submit([JOB])
     intake(talk)
     return talk
 
@@ -86,7 +86,7 @@ def first_seqs(messages: list[Message]) -> list[int]:
 
 def test_says_nothing_before_the_welcome() -> None:
     talk = session()
-    talk.outbox.submit([JOB])
+    talk.submissions.submit([JOB])
     talk.command("status")
     assert control(talk) == [] and intake(talk) == []
     talk.receive(welcome(), 5)
@@ -98,7 +98,7 @@ def test_hello_carries_the_cursor_and_is_said_again_after_a_while() -> None:
     talk = connected(jobs=2)
     talk.receive(Outcomes(ME, "b", [outcome(1), outcome(2)]), 0)
     talk.store(1)  # the second one is not safe here yet, and the dealer takes a cursor for an acknowledgement
-    talk.call_again(100)
+    talk.reconnect(100)
     hello = decode(talk.hello(3, 100))
     assert isinstance(hello, Hello)
     assert (hello.slot, hello.cursor, hello.batch) == (3, 1, "b")
@@ -109,7 +109,7 @@ def test_waits_longer_and_longer_while_nobody_is_home_then_gives_up() -> None:
     talk = session()
     due = []
     for _ in range(4):
-        talk.nobody_home(0)
+        talk.dealer_missing(0)
         due.append(talk.hello_due)
     assert due == sorted(set(due))
     talk.tick(limits.FIRST_WELCOME_NS - 1)
@@ -124,8 +124,8 @@ def test_a_batch_that_is_there_already_is_not_added_to() -> None:
 
 def test_who_does_not_want_the_batch_lets_go_of_it_and_leaves_nothing_in_it() -> None:
     talk = session()
-    talk.outbox.submit([JOB])
-    talk.outbox.finish()
+    talk.submissions.submit([JOB])
+    talk.submissions.finish()
     with pytest.raises(UsageError):
         talk.receive(welcome(accepted=3, last_no=1, fresh=False), 0)
     talk.leave()
@@ -136,7 +136,7 @@ def test_who_does_not_want_the_batch_lets_go_of_it_and_leaves_nothing_in_it() ->
 def test_a_hello_answered_twice_is_no_news() -> None:
     talk = connected(jobs=1)
     talk.receive(welcome(fresh=False), 1)
-    assert talk.greetings == 1
+    assert talk.generation == 1
     assert intake(talk) == []
 
 
@@ -144,7 +144,7 @@ def test_messages_for_others_mean_nothing() -> None:
     talk = session()
     talk.receive(welcome(client=ME + 1), 0)
     talk.receive(Hello(client=ME, slot=0, pid=1, version="0"), 0)
-    assert talk.calling
+    assert talk.connecting
 
 
 @pytest.mark.parametrize(
@@ -163,26 +163,26 @@ def test_a_refused_hello_ends_it(reason: str, error: type[Exception], code: Exit
 def test_room_for_so_many_frames_and_no_more() -> None:
     talk = connected()
     frames = 0
-    while talk.outbox.room:
-        talk.outbox.submit([JOB, JOB])
+    while talk.submissions.room:
+        talk.submissions.submit([JOB, JOB])
         frames += 1
     assert frames == limits.SUBMITS_IN_FLIGHT_MAX
     intake(talk)
     talk.receive(Accepted(ME, "b", 4), 0)
-    assert talk.outbox.room
+    assert talk.submissions.room
 
 
 def test_close_goes_behind_the_last_frame_and_is_over_when_told() -> None:
     talk = connected()
-    talk.outbox.submit([JOB, JOB])
-    talk.outbox.finish()
+    talk.submissions.submit([JOB, JOB])
+    talk.submissions.finish()
     submit, close = intake(talk)
     assert isinstance(submit, Submit) and isinstance(close, Close)
     assert (submit.first_seq, len(submit.jobs), close.total) == (1, 2, 2)
     talk.receive(Accepted(ME, "b", 2), 0)
-    assert not talk.outbox.closed
+    assert not talk.submissions.closed
     talk.receive(Accepted(ME, "b", 2, closed=True), 0)
-    assert talk.outbox.closed
+    assert talk.submissions.closed
 
 
 def test_what_is_not_accepted_in_time_is_sent_again_from_there() -> None:
@@ -222,7 +222,7 @@ def test_outcomes_before_the_welcome_are_left_to_come_again() -> None:
     talk.receive(Outcomes(ME, "b", [outcome(1)]), 0)
     assert talk.told == 0
     talk.receive(welcome(), 0)
-    talk.outbox.submit([JOB])
+    talk.submissions.submit([JOB])
     assert talk.receive(Outcomes(ME, "b", [outcome(1)]), 0) == [outcome(1)]
 
 
@@ -232,8 +232,8 @@ def test_refused_for_good_closes_at_what_is_accepted(reason: str) -> None:
     talk.receive(Accepted(ME, "b", 2), 0)
     talk.receive(refused(3, reason), 0)
     talk.receive(refused(4, "gap"), 0)
-    assert talk.outbox.refusal is not None
-    assert not talk.outbox.room
+    assert talk.submissions.refusal is not None
+    assert not talk.submissions.room
     assert [message.total for message in intake(talk) if isinstance(message, Close)] == [2]
 
 
@@ -250,7 +250,7 @@ def test_a_frame_whose_dealer_died_with_it_may_be_refused_after_one_behind_it() 
     talk.receive(refused(4, "closed"), 0)
     assert [message.total for message in intake(talk) if isinstance(message, Close)] == [3]
     talk.receive(refused(2, "closed"), 0)
-    assert talk.outbox.refusal is not None and talk.outbox.refusal.first_seq == 2
+    assert talk.submissions.refusal is not None and talk.submissions.refusal.first_seq == 2
     assert [message.total for message in intake(talk) if isinstance(message, Close)] == [1]
 
 
@@ -259,61 +259,61 @@ def test_a_refusal_of_what_was_never_said_changes_nothing() -> None:
     talk.receive(refused(0, "conflict"), 0)  # of a close that somebody else sent in our name
     talk.receive(Accepted(ME, "b", 1), 0)
     talk.receive(refused(1, "conflict"), 0)  # of a job that was accepted, said anew by the same
-    assert talk.outbox.refusal is None and talk.outbox.submitted == 2
+    assert talk.submissions.refusal is None and talk.submissions.submitted == 2
 
 
 @pytest.mark.parametrize("reason", ["draining", "full"])
 def test_refused_for_now_leaves_the_batch_open(reason: str) -> None:
     talk = connected(jobs=4, waits=False)
     talk.receive(refused(3, reason), 0)
-    assert not talk.outbox.room and not talk.outbox.settled
-    talk.outbox.finish()
+    assert not talk.submissions.room and not talk.submissions.settled
+    talk.submissions.finish()
     assert intake(talk) == []
     talk.receive(Accepted(ME, "b", 2), 0)
-    assert talk.outbox.settled and talk.outbox.submitted == 2
+    assert talk.submissions.settled and talk.submissions.submitted == 2
 
 
 def test_no_wait_takes_full_for_an_answer() -> None:
     talk = connected(jobs=2, waits=False)
     talk.receive(refused(1, "full"), 0)
-    assert talk.outbox.refusal is not None and talk.outbox.submitted == 0
+    assert talk.submissions.refusal is not None and talk.submissions.submitted == 0
 
 
 def test_what_is_abandoned_is_not_closed_unless_all_was_sent() -> None:
     talk = connected(jobs=2)
-    talk.outbox.submit([JOB])
-    talk.outbox.finish()
-    talk.outbox.abandon()
-    assert talk.outbox.submitted == 2
-    talk.outbox.finish()
+    talk.submissions.submit([JOB])
+    talk.submissions.finish()
+    talk.submissions.abandon()
+    assert talk.submissions.submitted == 2
+    talk.submissions.finish()
     assert intake(talk) == []
     whole = connected(jobs=2)
-    whole.outbox.finish()
-    whole.outbox.abandon()
+    whole.submissions.finish()
+    whole.submissions.abandon()
     assert [message.total for message in intake(whole) if isinstance(message, Close)] == [2]
 
 
 def test_cut_closes_at_what_was_sent_even_if_all_was_read() -> None:
     talk = connected(jobs=2)
-    talk.outbox.submit([JOB])
-    talk.outbox.finish()
-    talk.outbox.cut()
+    talk.submissions.submit([JOB])
+    talk.submissions.finish()
+    talk.submissions.cut()
     assert [message.total for message in intake(talk) if isinstance(message, Close)] == [2]
 
 
 def test_cut_forgets_only_what_was_never_sent() -> None:
     talk = connected(jobs=2)
-    talk.outbox.submit([JOB])
-    talk.outbox.rewind(0)  # sent once, and to be sent again: may be accepted by now
-    talk.outbox.cut()
-    assert talk.outbox.submitted == 2
+    talk.submissions.submit([JOB])
+    talk.submissions.rewind(0)  # sent once, and to be sent again: may be accepted by now
+    talk.submissions.cut()
+    assert talk.submissions.submitted == 2
     assert [message.total for message in intake(talk) if isinstance(message, Close)] == [2]
 
 
 def test_a_dealer_cannot_accept_what_was_not_submitted() -> None:
     talk = connected(jobs=1)
     talk.receive(Accepted(ME, "b", 99), 0)
-    assert talk.outbox.accepted == 0
+    assert talk.submissions.accepted == 0
 
 
 # --- outcomes out -------------------------------------------------------------------------------------
@@ -328,7 +328,7 @@ def test_outcomes_come_once_and_in_order() -> None:
 def test_a_gap_in_the_outcomes_asks_again_from_the_last_one_held() -> None:
     talk = connected(jobs=3)
     assert talk.receive(Outcomes(ME, "b", [outcome(1), outcome(3)]), 0) != []
-    assert talk.calling and talk.cursor == 1
+    assert talk.connecting and talk.cursor == 1
 
 
 def test_a_dealer_that_never_fills_the_gap_is_given_up() -> None:
@@ -364,7 +364,7 @@ def resumed(jobs: int, *, accepted: int, cursor: int = 0, total: int | None = No
     talk = session(resume=True, cursor=cursor)
     talk.receive(welcome(accepted=accepted, last_no=accepted, total=total, fresh=False), 0)
     for _ in range(jobs):
-        talk.outbox.submit([JOB])
+        talk.submissions.submit([JOB])
     return talk
 
 
@@ -374,14 +374,14 @@ def test_what_is_known_is_compared_frame_by_frame_before_the_rest_is_sent() -> N
         assert first_seqs(intake(talk)) == [number]
         assert intake(talk) == []
         talk.receive(Accepted(ME, "b", 3), 0)
-        assert talk.outbox.accepted == number
+        assert talk.submissions.accepted == number
     assert first_seqs(intake(talk)) == [4, 5]
 
 
 def test_a_close_waits_until_all_is_compared() -> None:
     """It is answered at once, with everything that is accepted, while a frame before it is still compared."""
     talk = resumed(1, accepted=1, total=1)
-    talk.outbox.finish()
+    talk.submissions.finish()
     assert [type(message) for message in intake(talk)] == [Submit]
     talk.receive(Accepted(ME, "b", 1), 0)
     assert [type(message) for message in intake(talk)] == [Close]
@@ -390,9 +390,9 @@ def test_a_close_waits_until_all_is_compared() -> None:
 def test_what_was_not_compared_before_a_restart_is_compared_after_it() -> None:
     talk = resumed(3, accepted=3)
     intake(talk)
-    talk.call_again(0)
+    talk.reconnect(0)
     talk.receive(welcome(epoch=2, accepted=3, last_no=3, fresh=False), 0)
-    assert talk.outbox.accepted == 0
+    assert talk.submissions.accepted == 0
     assert first_seqs(intake(talk)) == [1]
 
 
@@ -416,7 +416,7 @@ def test_a_resumed_session_goes_on_behind_what_was_acknowledged() -> None:
     hello = decode(talk.hello(0, 0))
     assert isinstance(hello, Hello) and hello.cursor == 1
     assert talk.receive(Outcomes(ME, "b", [outcome(3, seq=1)]), 0) == [], "held back, and no gap"
-    assert not talk.calling
+    assert not talk.connecting
 
 
 @pytest.mark.parametrize(
@@ -438,7 +438,7 @@ def test_changed_input_is_told(total: int | None, first: int, reason: str, compl
 def test_a_batch_in_other_hands_is_waited_for_a_while() -> None:
     talk = session(resume=True)
     talk.receive(refused(0, "conflict"), 0)
-    assert talk.calling and talk.held == "because"
+    assert talk.connecting and talk.held == "because"
     assert 0 < talk.hello_due < limits.REPLY_OVERDUE_NS
     talk.tick(limits.REPLY_OVERDUE_NS)
     with pytest.raises(UsageError, match="because"):
@@ -449,7 +449,7 @@ def test_to_resume_what_never_began_is_to_begin() -> None:
     talk = session(resume=True)
     talk.receive(welcome(), 0)
     for _ in range(3):
-        talk.outbox.submit([JOB])
+        talk.submissions.submit([JOB])
     assert first_seqs(intake(talk)) == [1, 2, 3]
 
 
@@ -457,7 +457,7 @@ def test_outcomes_lost_with_a_journal_are_noticed() -> None:
     talk = connected(jobs=3)
     talk.receive(Accepted(ME, "b", 3), 0)
     talk.receive(Outcomes(ME, "b", [outcome(1), outcome(2)]), 0)
-    talk.call_again(0)
+    talk.reconnect(0)
     with pytest.raises(JobsLost):
         talk.receive(welcome(epoch=2, accepted=3, last_no=1, fresh=False), 0)
 
@@ -487,25 +487,25 @@ def test_a_silent_dealer_is_called_again_and_given_up_in_the_end() -> None:
     talk = connected()
     talk.receive(Pong(ME, 1), SECOND)
     talk.tick(SECOND + limits.REPLY_OVERDUE_NS - 1)
-    assert not talk.calling
+    assert not talk.connecting
     lost_at = SECOND + limits.REPLY_OVERDUE_NS
     talk.tick(lost_at)
-    assert talk.calling
+    assert talk.connecting
     with pytest.raises(DealerUnreachable, match="was lost"):
         talk.tick(lost_at + limits.RETURN_WELCOME_NS)
 
 
 def test_a_dealer_we_did_not_listen_to_is_not_silent() -> None:
     talk = connected()
-    talk.excuse(limits.REPLY_OVERDUE_NS)
+    talk.pause_liveness(limits.REPLY_OVERDUE_NS)
     talk.tick(limits.REPLY_OVERDUE_NS)
-    assert not talk.calling
+    assert not talk.connecting
 
 
 def test_after_a_restart_with_a_journal_it_goes_on_where_it_was() -> None:
     talk = connected(jobs=3)
     talk.receive(Accepted(ME, "b", 1), 0)
-    talk.call_again(0)
+    talk.reconnect(0)
     talk.receive(welcome(epoch=2, accepted=2, fresh=False), 0)
     assert first_seqs(intake(talk)) == [3]
 
@@ -514,7 +514,7 @@ def test_after_a_restart_without_one_accepted_jobs_are_gone() -> None:
     talk = connected(jobs=3)
     talk.receive(Accepted(ME, "b", 3), 0)
     talk.receive(Outcomes(ME, "b", [outcome(1)]), 0)
-    talk.call_again(0)
+    talk.reconnect(0)
     with pytest.raises(JobsLost, match="2 accepted jobs") as caught:
         talk.receive(welcome(epoch=2), 0)
     assert caught.value.exit_code == ExitCode.UNREACHABLE
@@ -523,7 +523,7 @@ def test_after_a_restart_without_one_accepted_jobs_are_gone() -> None:
 def test_a_batch_the_dealer_does_not_know_means_hello() -> None:
     talk = connected(jobs=1)
     talk.receive(refused(1, "unknown_batch"), 0)
-    assert talk.calling
+    assert talk.connecting
 
 
 def test_answers_are_kept_for_whoever_asked() -> None:
@@ -539,7 +539,7 @@ def test_a_detached_session_does_not_take_outcomes() -> None:
 
 
 def test_a_private_dealer_that_does_not_answer_is_nobody_elses_to_start() -> None:
-    mine = session(private=True, patience=Patience(SECOND, SECOND))
+    mine = session(private=True, dealer_timeouts=DealerTimeouts(SECOND, SECOND))
     with pytest.raises(DealerUnreachable, match=r"private dealer did not answer within 1\.0s") as raised:
         mine.tick(SECOND)
     assert "tp-dealer" not in str(raised.value)

@@ -150,7 +150,7 @@ def test_cancel_a_running_job_costs_its_worker() -> None:
     world.die(1, signal=9)
     assert world.ends() == [(1, State.CANCELLED)]
     assert world.sent() == [(2, [2])]
-    assert world.core.pool.tally.attempts == {"cancelled": 1}
+    assert world.core.pool.counters.attempts == {"cancelled": 1}
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_cancel_a_whole_batch_wherever_its_jobs_are() -> None:
     assert world.core.pool.batches["b"].open == 0
     assert world.command("cancel", "b") == {"cancelled": 0, "stopping": 0}
     assert world.rows.count(BatchCancelled("b")) == 1
-    assert world.core.pool.tally.jobs_finished["fib", "cancelled"] == 7
+    assert world.core.pool.counters.jobs_finished["fib", "cancelled"] == 7
     assert "error" in world.command("cancel", "nowhere")
 
 
@@ -304,7 +304,7 @@ def test_a_requeue_is_no_recovery() -> None:
     world.die()
     world.command("requeue")
     world.run(2)
-    assert sum(world.core.pool.tally.recovery.counts) == 0
+    assert sum(world.core.pool.counters.recovery.counts) == 0
 
 
 def test_a_batch_with_a_job_in_quarantine_is_kept_for_it() -> None:
@@ -369,7 +369,7 @@ def test_an_answer_goes_to_who_asked() -> None:
 def test_a_configuration_read_again_changes_workers_and_the_drain_time_out() -> None:
     world = World(1)
     world.do(Reconfigured(workers=3, drain_timeout_ns=SECOND))
-    assert world.core.crew.wanted == 3
+    assert world.core.supervisor.wanted == 3
     assert world.core.pool.drain_timeout_ns == SECOND
     world.do(Reconfigured(workers=3, drain_timeout_ns=SECOND))
-    assert world.core.crew.wanted == 3
+    assert world.core.supervisor.wanted == 3

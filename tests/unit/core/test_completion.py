@@ -68,7 +68,7 @@ def test_a_success_ends_the_retries() -> None:
     world.run(end=End.FAILED)
     world.run()
     assert world.ends() == [(1, State.SUCCEEDED)]
-    assert world.core.pool.tally.retries["failed"] == 1
+    assert world.core.pool.counters.retries["failed"] == 1
 
 
 def test_a_retry_waits_twice_as_long_each_time_up_to_a_limit() -> None:
@@ -116,9 +116,9 @@ def test_every_attempt_and_every_return_is_stored() -> None:
     world.run(end=End.CRASHED, signal=11)
     rows = [row for row in world.rows if isinstance(row, AttemptMade | JobReturned)]
     assert rows == [
-        JobReturned(1, 1, tries=1, failures=1, crashes=0, unclean=0),
+        JobReturned(1, 1, tries=1, failures=1, crashes=0, unclean_exits=0),
         AttemptMade(2, 1, 2, 1),
-        JobReturned(1, 1, tries=2, failures=1, crashes=1, unclean=0),
+        JobReturned(1, 1, tries=2, failures=1, crashes=1, unclean_exits=0),
         AttemptMade(3, 1, 3, 1),
     ]
 
@@ -177,7 +177,7 @@ def test_a_signal_without_a_name_has_a_number() -> None:
     (outcome,) = world.outcomes()
     assert outcome.error is not None
     assert outcome.error.type == "signal 40"
-    assert world.core.pool.tally.worker_exits["signal", "other"] == 1
+    assert world.core.pool.counters.worker_exits["signal", "other"] == 1
 
 
 def test_a_crashed_job_is_sent_again_at_once_and_quarantined_at_the_limit() -> None:
@@ -192,7 +192,7 @@ def test_a_crashed_job_is_sent_again_at_once_and_quarantined_at_the_limit() -> N
     world.die(2)
     assert world.ends() == [(1, State.QUARANTINED)]
     assert [note["crashes"] for note in world.noted(Topic.JOB_QUARANTINED)] == [2]
-    assert world.core.pool.tally.recovery.counts[0] == 1
+    assert world.core.pool.counters.recovery.counts[0] == 1
 
 
 @pytest.mark.parametrize("kind", ["fib", "command"])
@@ -322,7 +322,7 @@ def test_no_more_workers_are_replaced_than_jobs_wait_for_fresh_ones() -> None:
     for _ in range(5):
         world.advance(10 * MILLISECOND)
     assert world.killed() == []
-    assert [worker.state.value for worker in world.core.crew.workers.values()] == ["idle", "idle"]
+    assert [worker.state.value for worker in world.core.supervisor.workers.values()] == ["idle", "idle"]
 
 
 # --- time-outs ------------------------------------------------------------------------------------
@@ -347,7 +347,7 @@ def test_an_in_process_job_past_its_time_out_gets_term_then_kill() -> None:
     assert (outcome.state, outcome.crashes, outcome.signal) == (State.TIMED_OUT, 0, None)
     assert outcome.error is not None
     assert "longer than its 2 s" in outcome.error.message
-    assert world.core.pool.tally.worker_exits["timeout", "SIGKILL"] == 1
+    assert world.core.pool.counters.worker_exits["timeout", "SIGKILL"] == 1
 
 
 def test_a_worker_dead_before_its_time_was_up_has_crashed() -> None:
@@ -359,7 +359,7 @@ def test_a_worker_dead_before_its_time_was_up_has_crashed() -> None:
     world.die(seen_mono_ns=died_ns)
     (outcome,) = world.outcomes()
     assert (outcome.state, outcome.crashes, outcome.signal) == (State.QUARANTINED, 1, 11)
-    assert world.core.pool.tally.worker_exits["signal", "SIGSEGV"] == 1
+    assert world.core.pool.counters.worker_exits["signal", "SIGSEGV"] == 1
 
 
 def test_a_worker_that_reports_its_time_out_and_goes() -> None:
@@ -438,7 +438,7 @@ def test_a_wanted_delay_is_no_recovery(job: Work) -> None:
     world.advance(SECOND)
     world.die(signal=9)
     world.advance(SECOND)
-    assert sum(world.core.pool.tally.recovery.counts) == 0
+    assert sum(world.core.pool.counters.recovery.counts) == 0
 
 
 # --- counted --------------------------------------------------------------------------------------
@@ -450,13 +450,13 @@ def test_what_is_counted() -> None:
     world.run(run_ns=7 * MILLISECOND)
     world.advance(20 * MILLISECOND)
     world.run(end=End.FAILED, run_ns=3 * SECOND)
-    tally = world.core.pool.tally
-    assert tally.jobs_accepted == {"fib": 1, "command": 1}
-    assert tally.jobs_finished == {("fib", "succeeded"): 1, ("command", "failed"): 1}
-    assert tally.attempts == {"succeeded": 1, "failed": 1}
-    assert (tally.run["fib"].total, sum(tally.run["fib"].counts)) == (7 * MILLISECOND, 1)
-    assert tally.run["fib"].counts[tally.run["fib"].bounds.index(10 * MILLISECOND)] == 1
-    assert tally.run["command"].total == 3 * SECOND
-    assert tally.wait["fib"].total == 0
+    counters = world.core.pool.counters
+    assert counters.jobs_accepted == {"fib": 1, "command": 1}
+    assert counters.jobs_finished == {("fib", "succeeded"): 1, ("command", "failed"): 1}
+    assert counters.attempts == {"succeeded": 1, "failed": 1}
+    assert (counters.run["fib"].total, sum(counters.run["fib"].counts)) == (7 * MILLISECOND, 1)
+    assert counters.run["fib"].counts[counters.run["fib"].bounds.index(10 * MILLISECOND)] == 1
+    assert counters.run["command"].total == 3 * SECOND
+    assert counters.wait["fib"].total == 0
     assert len(world.noted(Topic.JOB_SENT)) == 2
     assert [note["end"] for note in world.noted(Topic.JOB_REPORTED)] == ["succeeded", "failed"]

@@ -11,7 +11,7 @@ from taskpool.clock import SECOND
 from taskpool.core.effects import Effect, LoadOutcomes
 from taskpool.core.entries import Acknowledged, BatchForgotten, OutcomeRecorded
 from taskpool.core.events import ClientLost, OutcomesLoaded
-from taskpool.limits import HELD_SAID_NS, OUTCOMES_IN_FLIGHT_BYTES_MAX, PING_NS, VALUE_BYTES_MAX
+from taskpool.limits import HELD_NOTED_NS, OUTCOMES_IN_FLIGHT_BYTES_MAX, PING_NS, VALUE_BYTES_MAX
 from taskpool.messages import End, JobError, Outcome, Outcomes, Output, State, Usage
 
 
@@ -222,13 +222,13 @@ def test_the_store_is_told_of_batches_that_are_held_however_still_their_readers(
     world.run()
     world.hello(None, client=5)
     world.rows.clear()
-    for _ in range(HELD_SAID_NS // PING_NS + 1):
+    for _ in range(HELD_NOTED_NS // PING_NS + 1):
         world.advance(PING_NS)
         world.ping()
     assert world.rows == [Acknowledged("b", 0)]
     world.bye()
     world.rows.clear()
-    world.advance(HELD_SAID_NS)
+    world.advance(HELD_NOTED_NS)
     assert world.rows == []
 
 

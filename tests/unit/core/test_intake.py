@@ -244,7 +244,7 @@ def test_a_stranger_is_refused() -> None:
     assert refusal(world, 2) == ("unknown_batch", 1, 1)
     world.close(client=2)
     assert refusal(world, 2) == ("unknown_batch", 0, 0)
-    assert world.core.pool.tally.refusals["unknown_batch"] == 3
+    assert world.core.pool.counters.refusals["unknown_batch"] == 3
 
 
 def test_a_full_pool_takes_a_frame_whole_or_not_at_all() -> None:

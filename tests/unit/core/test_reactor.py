@@ -188,7 +188,7 @@ class Walk:
             self.world.die(worker, signal=9)
 
     def boot(self) -> None:
-        workers = self.world.core.crew.workers.values()
+        workers = self.world.core.supervisor.workers.values()
         starting = {int(each.incarnation) for each in workers if each.state is WorkerState.STARTING}
         worker = self.some(lambda number: number in starting)
         if worker is not None:

@@ -12,12 +12,12 @@ from taskpool.clock import SECOND
 from taskpool.codec import decode_tasks
 from taskpool.core.backlog import Backlog
 from taskpool.core.effects import FindBatch, SendFrame, Topic
-from taskpool.core.entries import AttemptMade, JobAccepted, JobReturned, OutcomeRecorded, Row
+from taskpool.core.entries import AttemptMade, Entry, JobAccepted, JobReturned, OutcomeRecorded
 from taskpool.core.events import DiskFull, InFlight, Loaded, Restored, StoredBatch, StoredJob, TakenBack
 from taskpool.errors import ExitCode
 from taskpool.journal.memory import MemoryStore
 from taskpool.journal.store import StoreEvent
-from taskpool.limits import CAREFUL_NS, DRAIN_TIMEOUT_NS, START_SILENT_NS_MAX, UNCLEAN_ALONE_MIN
+from taskpool.limits import DRAIN_TIMEOUT_NS, START_SILENT_NS_MAX, UNCLEAN_EXITS_ALONE_MIN, WRITE_AHEAD_NS
 from taskpool.messages import DEFAULT_LIMITS, End, Outcome, Report, State
 
 BEFORE = EPOCH - 1  # the life that left all this
@@ -26,9 +26,9 @@ BEFORE = EPOCH - 1  # the life that left all this
 class Estate:
     """What an earlier life left: batch b, its first jobs under way (attempt n = seq), the others queued."""
 
-    def __init__(self, *works: Work, in_flight: int = 0, unclean: bool = False, unclean_before: int = 0) -> None:
+    def __init__(self, *works: Work, in_flight: int = 0, unclean_exits: bool = False, unclean_before: int = 0) -> None:
         self.works = works
-        self.unclean = unclean
+        self.unclean_exits = unclean_exits
         self.late: list[tuple[int, Report]] = []
         self.corrupt: set[int] = set()
         self.quarantined: list[int] = []
@@ -48,7 +48,7 @@ class Estate:
             tries=tries,
             failures=0,
             crashes=0,
-            unclean=self.unclean_before * tries,
+            unclean_exits=self.unclean_before * tries,
             priority=priority,
             spec=each.spec,
             traits=each.traits,
@@ -59,7 +59,7 @@ class Estate:
     def world(self, workers: int = 1, **options: Any) -> World:
         """The next life begins."""
         jobs = [self.stored(seq) for seq in range(1, len(self.works) + 1)]
-        rows: list[Row] = [
+        rows: list[Entry] = [
             JobAccepted(job.ordinal, "b", job.seq, job.priority, job.spec, job.traits, b"", 5) for job in jobs
         ]
         rows += [AttemptMade(seq, seq, 1, 1) for seq in [*range(1, self.in_flight + 1), *self.quarantined]]
@@ -72,7 +72,7 @@ class Estate:
         done = len(self.quarantined)
         batch = StoredBatch("b", DEFAULT_LIMITS, len(jobs), len(jobs), done, 0, len(jobs) - done, self.cancelled)
         restored = Restored(
-            unclean=self.unclean,
+            unclean_exit=self.unclean_exits,
             ordinal=len(jobs),
             batches=[batch],
             in_flight=[InFlight(BEFORE, seq, jobs[seq - 1]) for seq in range(1, self.in_flight + 1)],
@@ -186,7 +186,7 @@ def test_the_quarantine_survives() -> None:
 
 
 def test_a_careful_dealer_stores_an_attempt_before_it_sends_it() -> None:  # R2
-    world = Estate(work(), work(), work(), unclean=True).world(slow_store=True)
+    world = Estate(work(), work(), work(), unclean_exits=True).world(slow_store=True)
     world.answer(1)  # the jobs
     assert world.rows[-1] == AttemptMade(1, 1, 1, 1)
     world.quiet()
@@ -200,13 +200,13 @@ def test_a_careful_dealer_stores_an_attempt_before_it_sends_it() -> None:  # R2
     world.answer()
     assert world.sent() == [(1, [2])]
     world.start()
-    world.advance(CAREFUL_NS)
+    world.advance(WRITE_AHEAD_NS)
     world.report()
     assert world.sent() == [(1, [3])], "it has lived long enough"
 
 
 def test_a_frame_whose_worker_died_before_it_was_stored_is_not_sent() -> None:
-    world = Estate(work(), unclean=True).world(slow_store=True)
+    world = Estate(work(), unclean_exits=True).world(slow_store=True)
     world.answer(1)
     world.die(signal=9)
     world.forget()
@@ -217,7 +217,7 @@ def test_a_frame_whose_worker_died_before_it_was_stored_is_not_sent() -> None:
 
 
 def test_a_frame_that_is_not_sent_yet_is_taken_back_and_never_sent() -> None:
-    world = Estate(work(), unclean=True).world(slow_store=True)
+    world = Estate(work(), unclean_exits=True).world(slow_store=True)
     world.answer(1)
     world.signal("TERM")
     world.answer()
@@ -226,7 +226,7 @@ def test_a_frame_that_is_not_sent_yet_is_taken_back_and_never_sent() -> None:
 
 
 def test_a_drain_does_not_wait_for_ever_for_a_store_that_does_not_answer() -> None:
-    world = Estate(work(), unclean=True).world(slow_store=True)
+    world = Estate(work(), unclean_exits=True).world(slow_store=True)
     world.answer(1)
     world.signal("TERM")
     world.advance(DRAIN_TIMEOUT_NS)
@@ -235,7 +235,7 @@ def test_a_drain_does_not_wait_for_ever_for_a_store_that_does_not_answer() -> No
 
 
 def test_a_job_that_was_running_at_every_unclean_end_runs_alone() -> None:
-    estate = Estate(*[work("command")] * 4, in_flight=1, unclean=True, unclean_before=UNCLEAN_ALONE_MIN - 1)
+    estate = Estate(*[work("command")] * 4, in_flight=1, unclean_exits=True, unclean_before=UNCLEAN_EXITS_ALONE_MIN - 1)
     world = estate.world(workers=3)
     assert world.sent() == [(1, [1])]
     world.run(1)
@@ -243,7 +243,7 @@ def test_a_job_that_was_running_at_every_unclean_end_runs_alone() -> None:
 
 
 def test_it_waits_until_nothing_else_runs() -> None:
-    estate = Estate(work("command"), in_flight=1, unclean=True, unclean_before=UNCLEAN_ALONE_MIN - 1)
+    estate = Estate(work("command"), in_flight=1, unclean_exits=True, unclean_before=UNCLEAN_EXITS_ALONE_MIN - 1)
     estate.works = (*estate.works, work("command", priority=1), work("command"))
     world = estate.world(workers=3)
     assert world.sent() == [(1, [2])]
@@ -254,21 +254,21 @@ def test_it_waits_until_nothing_else_runs() -> None:
 
 
 def test_the_next_unclean_end_with_it_alone_quarantines_it() -> None:
-    world = Estate(work(), in_flight=1, unclean=True, unclean_before=UNCLEAN_ALONE_MIN).world()
+    world = Estate(work(), in_flight=1, unclean_exits=True, unclean_before=UNCLEAN_EXITS_ALONE_MIN).world()
     world.hello()
     (outcome,) = world.outcomes()
     assert (outcome.state, outcome.crashes, outcome.attempts) == (State.QUARANTINED, 0, 0)
     assert outcome.error is not None
-    assert f"{UNCLEAN_ALONE_MIN + 1} times in a row" in outcome.error.message
+    assert f"{UNCLEAN_EXITS_ALONE_MIN + 1} times in a row" in outcome.error.message
 
 
 def test_without_a_crash_limit_it_runs_again_and_again() -> None:
-    estate = Estate(work(crash_limit=0), in_flight=1, unclean=True, unclean_before=UNCLEAN_ALONE_MIN)
+    estate = Estate(work(crash_limit=0), in_flight=1, unclean_exits=True, unclean_before=UNCLEAN_EXITS_ALONE_MIN)
     assert run_out(estate.world()) == [1]
 
 
 def test_a_clean_end_speaks_of_nobody() -> None:
-    world = Estate(work(), in_flight=1, unclean_before=UNCLEAN_ALONE_MIN).world()
+    world = Estate(work(), in_flight=1, unclean_before=UNCLEAN_EXITS_ALONE_MIN).world()
     assert run_out(world) == [1]
 
 
@@ -434,7 +434,7 @@ def test_two_places_may_be_full_at_once() -> None:
     world.do(DiskFull(True, "no space left on /spool", "spool"))
     world.do(DiskFull(False, "12 GiB free"))
     assert world.core.pool.disk_full == "no space left on /spool"
-    assert world.core.pool.tally.journal_errors == 1
+    assert world.core.pool.counters.journal_errors == 1
     world.do(DiskFull(False, "1 GiB free", "spool"))
     assert world.core.pool.disk_full == ""
 

@@ -6,7 +6,7 @@ import pytest
 
 from support.builders import EPOCH, World, work
 from taskpool.core.batch import Batch
-from taskpool.core.counters import Histogram, JournalTally, LoopTally
+from taskpool.core.counters import Histogram, JournalCounters, LoopCounters
 from taskpool.core.job import JOB_TABLE, Job, JobAction, JobEvent, retry_delay_ns
 from taskpool.core.respawn import Respawn
 from taskpool.core.worker import WORKER_TABLE, Worker, WorkerAction, WorkerEvent, WorkerState
@@ -85,7 +85,7 @@ def test_a_report_for_a_job_that_does_not_run_changes_nothing(state: State, end:
     world = job_in(state)
     worker = min(world.workers)
     world.do(Progress(worker, EPOCH, [Report(1, end)]))
-    assert world.core.pool.tally.stale_reports == 1
+    assert world.core.pool.counters.stale_reports == 1
     assert world.outcomes() == []
     assert world.rows == []
 
@@ -115,7 +115,7 @@ def test_what_a_worker_says_while_it_is_to_go() -> None:
     world.ready(1)
     world.report()
     assert world.ends() == [(1, State.SUCCEEDED)]
-    assert world.core.crew.workers[Incarnation(1)].state is WorkerState.STOPPING
+    assert world.core.supervisor.workers[Incarnation(1)].state is WorkerState.STOPPING
     world.settle()
 
 
@@ -172,13 +172,13 @@ def test_a_histogram_counts_up_to_and_including_its_bounds() -> None:
 
 
 def test_the_loop_counts_its_turns_and_its_full_queues() -> None:
-    tally = LoopTally()
-    tally.turned(5, 7)
-    tally.turned(6, -1)
-    tally.heard("events", 3, 10)
-    tally.heard("events", 10, 10)
-    assert (tally.turns, tally.busy_ns, tally.lag.total) == (2, 11, 13)
-    journal = JournalTally()
+    counters = LoopCounters()
+    counters.turned(5, 7)
+    counters.turned(6, -1)
+    counters.heard("events", 3, 10)
+    counters.heard("events", 10, 10)
+    assert (counters.turns, counters.busy_ns, counters.lag.total) == (2, 11, 13)
+    journal = JournalCounters()
     journal.observe(4, 5)
     assert (journal.rows, journal.commits.total) == (4, 5)
-    assert (tally.received["events"], tally.full["events"], tally.full["intake"]) == (13, 1, 0)
+    assert (counters.received["events"], counters.full["events"], counters.full["intake"]) == (13, 1, 0)

@@ -14,7 +14,7 @@ from taskpool.limits import (
     BOOT_DEATHS_MAX,
     BOOT_DEATHS_WINDOW_NS,
     BOOT_HANGS_MAX,
-    BOOT_KILLS_EXCUSED_MAX,
+    BOOT_KILLS_TOLERATED_MAX,
     BOOT_NS_MAX,
     OUT_OF_SERVICE_NS,
     RESPAWN_DELAY_NS_MAX,
@@ -25,7 +25,7 @@ from taskpool.messages import End, Progress, Ready, Report, State
 
 
 def states(world: World) -> dict[int, str]:
-    return {int(worker.incarnation): worker.state.value for worker in world.core.crew.workers.values()}
+    return {int(worker.incarnation): worker.state.value for worker in world.core.supervisor.workers.values()}
 
 
 # --- started --------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ def test_a_word_from_another_life_is_stale() -> None:
     world.do(Ready(9, EPOCH, 109, "1", [], []))
     world.do(Progress(1, EPOCH - 1, [Report(1, End.SUCCEEDED), Report(2, End.SUCCEEDED)]))
     world.do(Progress(9, EPOCH, [], 1))
-    assert world.core.pool.tally.stale_reports == 5
+    assert world.core.pool.counters.stale_reports == 5
     assert states(world) == {1: "starting"}
 
 
@@ -137,8 +137,8 @@ def test_a_worker_that_dies_idle_is_replaced_at_once() -> None:
     assert world.spawned() == [3]
     world.die(2, signal=9)
     assert world.spawned() == [4]
-    assert world.core.pool.tally.worker_exits["signal", "SIGSEGV"] == 1
-    assert world.core.pool.tally.worker_respawns == 2
+    assert world.core.pool.counters.worker_exits["signal", "SIGSEGV"] == 1
+    assert world.core.pool.counters.worker_respawns == 2
 
 
 @pytest.mark.parametrize(("status", "reason"), [(0, "clean"), (1, "error"), (3, "error"), (4, "error")])
@@ -146,7 +146,7 @@ def test_after_ready_every_exit_is_an_ordinary_one(status: int, reason: str) -> 
     world = World()
     world.die(status=status)
     assert world.spawned() == [2]
-    assert world.core.pool.tally.worker_exits[reason, ""] == 1
+    assert world.core.pool.counters.worker_exits[reason, ""] == 1
     assert world.exits() == []
 
 
@@ -208,11 +208,11 @@ def test_no_end_of_kills_at_boot_is_the_machines_doing() -> None:
     """As with a memory limit that no worker fits: the dealer must neither spin nor be silent."""
     world = World(2, boot=False)
     world.ready(1)
-    for worker in range(2, 2 + BOOT_KILLS_EXCUSED_MAX):
+    for worker in range(2, 2 + BOOT_KILLS_TOLERATED_MAX):
         world.take_spawn()
         world.die(worker, signal=9)
-    assert world.spawned() == [2 + BOOT_KILLS_EXCUSED_MAX]
-    world.die(2 + BOOT_KILLS_EXCUSED_MAX, signal=9)
+    assert world.spawned() == [2 + BOOT_KILLS_TOLERATED_MAX]
+    world.die(2 + BOOT_KILLS_TOLERATED_MAX, signal=9)
     assert world.spawned() == [], "the next one has to wait"
     (note,) = world.noted(Topic.RESPAWN_DELAYED)
     assert "was killed by SIGKILL before it was ready. Perhaps out of memory" in note["text"]
@@ -220,7 +220,7 @@ def test_no_end_of_kills_at_boot_is_the_machines_doing() -> None:
 
 def test_kills_at_boot_are_counted_from_the_last_worker_that_came_up() -> None:
     world = World(2, boot=False)
-    for worker in range(1, 2 * BOOT_KILLS_EXCUSED_MAX, 2):
+    for worker in range(1, 2 * BOOT_KILLS_TOLERATED_MAX, 2):
         world.die(worker, signal=9)
         world.ready(worker + 1)
         world.die(worker + 1)
@@ -239,7 +239,7 @@ def test_a_worker_that_is_never_ready_is_killed_and_counts() -> None:
     world.take_spawn()
     world.die(2, signal=9)
     assert len(world.noted(Topic.RESPAWN_DELAYED)) == 1
-    assert world.core.pool.tally.worker_exits["boot", "SIGKILL"] == 1
+    assert world.core.pool.counters.worker_exits["boot", "SIGKILL"] == 1
 
 
 def test_a_stall_of_ours_is_no_slow_start() -> None:
@@ -273,7 +273,7 @@ def test_too_many_deaths_at_boot_put_the_pool_out_of_service() -> None:
     assert world.spawned() == [], "one that is tried and dies as well: out of service for as long again"
     world.advance(1)
     world.ready(8)
-    assert not world.core.crew.respawn.out_of_service
+    assert not world.core.supervisor.respawn.out_of_service
 
 
 @pytest.mark.parametrize("status", [3, 4])
@@ -318,7 +318,7 @@ def test_a_worker_that_cannot_be_started_counts_as_dead_at_boot() -> None:
     assert [note["text"] for note in world.noted(Topic.RESPAWN_DELAYED)] == ["no such program"]
     for _ in range(BOOT_DEATHS_MAX):
         world.advance(SECOND)
-    assert world.core.crew.respawn.out_of_service
+    assert world.core.supervisor.respawn.out_of_service
     assert states(world) == {}
 
 
@@ -346,7 +346,7 @@ def test_fewer_workers_finish_what_they_have() -> None:
     world.report(2)
     assert world.killed() == [(2, "KILL")]
     world.die(2, signal=9)
-    assert world.core.pool.tally.worker_exits["stopped", "SIGKILL"] == 1
+    assert world.core.pool.counters.worker_exits["stopped", "SIGKILL"] == 1
     world.run(3)
     assert world.killed() == [(3, "KILL")]
     world.die(3, signal=9)
@@ -366,7 +366,7 @@ def test_idle_and_spare_workers_that_are_too_many_go_at_once() -> None:
     assert sorted(world.killed()) == [(2, "KILL"), (3, "KILL")]
     for worker in (2, 3):
         world.die(worker, signal=9)
-    assert world.core.pool.tally.worker_exits["stopped", "SIGKILL"] == 2
+    assert world.core.pool.counters.worker_exits["stopped", "SIGKILL"] == 2
     world.quiet()
     assert states(world) == {1: "idle", 4: "spare", 5: "starting"}
 
@@ -389,7 +389,7 @@ def test_a_pool_is_not_scaled_beyond_what_the_machine_has_room_for() -> None:
     assert world.spawned() == [3]
     world.do(Signalled("TTIN"))
     world.do(Reconfigured(workers=9, drain_timeout_ns=1))
-    assert world.core.crew.wanted == 3
+    assert world.core.supervisor.wanted == 3
 
 
 def test_a_worker_that_is_to_go_is_sent_nothing_more() -> None:
@@ -423,7 +423,7 @@ def test_a_slot_given_up_and_wanted_again_is_free_when_its_holder_is_gone() -> N
 def test_scaled_by_a_signal(name: str, wanted: int) -> None:
     world = World(2)
     world.signal(name)
-    assert world.core.crew.wanted == wanted
+    assert world.core.supervisor.wanted == wanted
 
 
 # --- user code ------------------------------------------------------------------------------------
@@ -485,7 +485,7 @@ def test_what_only_the_dealer_can_say_is_nonsense(end: End) -> None:
     world.batch(work())
     world.start()
     nonsense(world, 1, end)
-    assert world.core.pool.tally.protocol_errors == 1
+    assert world.core.pool.counters.protocol_errors == 1
     world.report()
     assert world.ends() == [(1, State.SUCCEEDED)]
 
@@ -494,7 +494,7 @@ def test_a_report_before_the_start_is_nonsense() -> None:
     world = World()
     world.batch(work())
     nonsense(world, 1)
-    assert world.core.pool.tally.protocol_errors == 1
+    assert world.core.pool.counters.protocol_errors == 1
     assert world.outcomes() == []
 
 
@@ -504,8 +504,8 @@ def test_a_start_of_what_was_never_sent_is_nonsense_and_a_late_one_is_stale() ->
     first = world.start()
     world.do(Progress(1, EPOCH, [], first))
     world.do(Progress(1, EPOCH, [], 99))
-    tally = world.core.pool.tally
-    assert (tally.stale_reports, tally.protocol_errors) == (2, 1)
+    counters = world.core.pool.counters
+    assert (counters.stale_reports, counters.protocol_errors) == (2, 1)
 
 
 def test_a_report_of_another_workers_attempt_is_stale() -> None:
@@ -514,7 +514,7 @@ def test_a_report_of_another_workers_attempt_is_stale() -> None:
     world.start(1)
     world.start(2)
     nonsense(world, 2)
-    assert world.core.pool.tally.stale_reports == 1
+    assert world.core.pool.counters.stale_reports == 1
     assert world.outcomes() == []
 
 
@@ -523,8 +523,8 @@ def test_a_second_report_is_stale() -> None:
     world.batch(work())
     world.run()
     nonsense(world, 1)
-    tally = world.core.pool.tally
-    assert (tally.stale_reports, tally.protocol_errors) == (1, 0)
+    counters = world.core.pool.counters
+    assert (counters.stale_reports, counters.protocol_errors) == (1, 0)
     assert world.ends() == [(1, State.SUCCEEDED)]
 
 
@@ -534,7 +534,7 @@ def test_a_report_that_comes_after_its_worker_was_buried_is_stale() -> None:
     world.start()
     world.die()
     nonsense(world, 1)
-    assert world.core.pool.tally.stale_reports == 1
+    assert world.core.pool.counters.stale_reports == 1
 
 
 def test_frames_taken_back_from_nobody() -> None:

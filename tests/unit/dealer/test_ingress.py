@@ -1,4 +1,4 @@
-"""The door: what is refused there, and how much is said about it."""
+"""The ingress: what is refused there, and how much is said about it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 from taskpool import limits
 from taskpool.clock import SystemClock
 from taskpool.codec import decode, encode
-from taskpool.core.counters import Tally
-from taskpool.dealer.ingress import INTAKE, Door
-from taskpool.dealer.sparing import Sparing
+from taskpool.core.counters import Counters
+from taskpool.dealer.ingress import INTAKE, Ingress
+from taskpool.dealer.sparing import WarningLimit
 from taskpool.ipc.spool import Spool
 from taskpool.messages import JobSpec, Refused, Submit
 
@@ -20,19 +20,19 @@ CLIENT = 7
 
 
 class AtTheDoor:
-    """A door, and what it says to whom."""
+    """An ingress, and what it says to whom."""
 
     def __init__(self, directory: Path) -> None:
         self.spool = Spool(directory / "spool")
         self.spool.sweep()
-        self.tally = Tally()
+        self.counters = Counters()
         self.refused: list[Refused] = []
         self.warnings: list[str] = []
-        self.door = Door(self.spool, self.tally, self.refused.append, self.warnings.append)
+        self.ingress = Ingress(self.spool, self.counters, self.refused.append, self.warnings.append)
 
     def submit(self, spec: JobSpec) -> Refused:
         data = self.spool.pack(encode(Submit(CLIENT, "b", 3, [spec])), 1024)
-        assert self.door.admit(data, INTAKE, "intake") is None
+        assert self.ingress.admit(data, INTAKE, "intake") is None
         return self.refused.pop()
 
 
@@ -55,8 +55,8 @@ def test_a_refusal_is_short_whatever_it_is_about(at: AtTheDoor, kind: str) -> No
 
 def test_every_bad_message_is_counted_and_the_log_stays_short(tmp_path: Path) -> None:
     at = AtTheDoor(tmp_path)
-    at.door = Door(at.spool, at.tally, at.refused.append, Sparing(at.warnings.append, SystemClock()))
+    at.ingress = Ingress(at.spool, at.counters, at.refused.append, WarningLimit(at.warnings.append, SystemClock()))
     for _ in range(1000):
-        assert at.door.admit(b"garbage", INTAKE, "intake") is None
-    assert at.tally.refusals["malformed"] == 1000
+        assert at.ingress.admit(b"garbage", INTAKE, "intake") is None
+    assert at.counters.refusals["malformed"] == 1000
     assert 0 < len(at.warnings) < 100

@@ -9,14 +9,14 @@ from types import SimpleNamespace
 import pytest
 
 from taskpool.core.effects import Level, Note, Topic
-from taskpool.dealer.log import Transcript
+from taskpool.dealer.log import DealerLog
 from taskpool.kinds import fib
 from taskpool.log import Format
 from taskpool.messages import JobSpec
 
 
 def written(note: Note, capsys: pytest.CaptureFixture[str], fmt: Format = "text") -> str:
-    Transcript(fmt, logging.DEBUG).write(note)
+    DealerLog(fmt, logging.DEBUG).write(note)
     return capsys.readouterr().err
 
 

@@ -35,20 +35,29 @@ def test_workers_that_wait_to_send_are_heard_before_anybody_is_judged() -> None:
     def admit(data: bytes, expected: object, queue: str) -> None:
         heard.append(data)
 
-    def bury() -> list[Any]:
+    def take_exited() -> list[Any]:
         judged.append(len(heard))
         return []
 
     parts: Any = SimpleNamespace(
-        core=SimpleNamespace(crew=SimpleNamespace(workers=dict.fromkeys(range(WORKERS)))),
+        core=SimpleNamespace(supervisor=SimpleNamespace(workers=dict.fromkeys(range(WORKERS)))),
         clock=SimpleNamespace(now=lambda: SimpleNamespace(mono=0, wall=0)),
         queues=SimpleNamespace(events=[events]),
-        door=SimpleNamespace(admit=admit),
-        staff=SimpleNamespace(look=lambda: None, bury=bury),
+        ingress=SimpleNamespace(admit=admit),
+        processes=SimpleNamespace(reap=lambda: None, take_exited=take_exited),
     )
     loop = Loop(
-        parts.core, parts.clock, parts, parts.queues, parts.door, parts.staff, parts, parts, parts, signals=lambda: ()
+        parts.core,
+        parts.clock,
+        parts,
+        parts.queues,
+        parts.ingress,
+        parts.processes,
+        parts,
+        parts,
+        parts,
+        signals=lambda: (),
     )
     loop._hear_workers()
     assert judged == [QUEUE + WORKERS]
-    assert loop.tally.full["events"] == 1
+    assert loop.counters.full["events"] == 1

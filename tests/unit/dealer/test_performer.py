@@ -12,9 +12,9 @@ from taskpool.codec import encode_tasks
 from taskpool.core.effects import SendFrame
 from taskpool.core.events import DiskFull, TakenBack
 from taskpool.dealer.performer import Performer
-from taskpool.dealer.reply_queues import Replies
+from taskpool.dealer.reply_queues import ReplyQueues
 from taskpool.ids import Incarnation
-from taskpool.ipc.memory import MemoryMailbox, MemoryPost
+from taskpool.ipc.memory import MemoryNamespace, MemoryQueueEnd
 from taskpool.ipc.sizing import Shape
 from taskpool.ipc.spool import Spool
 from taskpool.messages import Frame, Task
@@ -26,15 +26,15 @@ class Bench:
     """A performer with one worker's queue and a spool, and nothing else."""
 
     def __init__(self, directory: Path) -> None:
-        post = MemoryPost()
+        namespace = MemoryNamespace()
         self.spool = Spool(directory / "spool")
         self.spool.sweep()
-        self.queue = post.create("/w1", Shape(2, 1024))
+        self.queue = namespace.create("/w1", Shape(2, 1024))
         self.killed: list[int] = []
-        replies = Replies(post, "p", self.spool, lambda fd, wanted: None, lambda text: None)
-        self.performer = Performer(cast(Any, None), cast(Any, self), replies, self.spool, cast(Any, None))
+        reply_queues = ReplyQueues(namespace, "p", self.spool, lambda fd, wanted: None, lambda text: None)
+        self.performer = Performer(cast(Any, None), cast(Any, self), reply_queues, self.spool, cast(Any, None))
 
-    def mailbox(self, incarnation: Incarnation) -> MemoryMailbox:
+    def request_queue(self, incarnation: Incarnation) -> MemoryQueueEnd:
         return self.queue
 
     def kill(self, incarnation: Incarnation, name: str) -> None:

@@ -14,9 +14,9 @@ import pytest
 from support.programs import dies
 from taskpool.clock import SystemClock
 from taskpool.core.events import Exited, Spawned, SpawnFailed
-from taskpool.dealer.processes import Hire, Staff
+from taskpool.dealer.processes import LaunchSpec, WorkerProcesses
 from taskpool.ids import Incarnation
-from taskpool.ipc.mqueue import KernelPost
+from taskpool.ipc.mqueue import KernelNamespace
 from taskpool.ipc.sizing import Shape
 from taskpool.ipc.spool import Spool
 
@@ -33,12 +33,12 @@ def program(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def staff(pool: str, program: Path, tmp_path: Path) -> Iterator[Staff]:
+def processes(pool: str, program: Path, tmp_path: Path) -> Iterator[WorkerProcesses]:
     spool = Spool(tmp_path / "spool")
     spool.sweep()
-    hire = Hire(pool, "home", 1, [str(program)], [], str(spool.directory), 2, Shape(2, 256))
-    with closing(Staff(hire, KernelPost(), spool, SystemClock(), lambda incarnation: None)) as staff:
-        yield staff
+    spec = LaunchSpec(pool, "home", 1, [str(program)], [], str(spool.directory), 2, Shape(2, 256))
+    with closing(WorkerProcesses(spec, KernelNamespace(), spool, SystemClock(), lambda incarnation: None)) as processes:
+        yield processes
 
 
 class NoDescriptors:
@@ -52,22 +52,24 @@ class NoDescriptors:
         resource.setrlimit(resource.RLIMIT_NOFILE, self._before)
 
 
-def test_without_descriptors_nobody_is_started_and_nobody_buried(staff: Staff) -> None:
-    started = staff.spawn(ONE)
+def test_without_descriptors_nobody_is_started_and_nobody_buried(processes: WorkerProcesses) -> None:
+    started = processes.spawn(ONE)
     assert isinstance(started, Spawned)
-    staff.kill(ONE, "KILL")
+    processes.kill(ONE, "KILL")
     os.waitid(os.P_PID, started.pid, os.WEXITED | os.WNOWAIT)
     with NoDescriptors():
-        assert isinstance(staff.spawn(TWO), SpawnFailed)
-        staff.look()
-        assert staff.bury() == []
-    (exited,) = staff.bury()
+        assert isinstance(processes.spawn(TWO), SpawnFailed)
+        processes.reap()
+        assert processes.take_exited() == []
+    (exited,) = processes.take_exited()
     assert isinstance(exited, Exited)
     assert exited.incarnation == ONE
-    assert staff.empty
+    assert processes.empty
 
 
-def test_a_worker_that_has_left_its_group_is_killed_all_the_same(staff: Staff, program: Path, tmp_path: Path) -> None:
+def test_a_worker_that_has_left_its_group_is_killed_all_the_same(
+    processes: WorkerProcesses, program: Path, tmp_path: Path
+) -> None:
     """As a job does it: into the group of a child, which here ends by itself when the worker has."""
     fifo = tmp_path / "moved"
     os.mkfifo(fifo)
@@ -86,11 +88,11 @@ os.setpgid(0, child)
 open({str(fifo)!r}, "w").close()
 time.sleep(60)
 """)
-    started = staff.spawn(ONE)
+    started = processes.spawn(ONE)
     assert isinstance(started, Spawned)
     assert fifo.read_bytes() == b""
     worker = os.pidfd_open(started.pid)
-    staff.kill(ONE, "KILL")
+    processes.kill(ONE, "KILL")
     died = dies(worker)
     os.close(worker)
     assert died

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from taskpool.clock import Instant
-from taskpool.dealer.sparing import PERIOD_NS, WARNINGS_PER_PERIOD_MAX, Sparing
+from taskpool.dealer.sparing import PERIOD_NS, WARNINGS_PER_PERIOD_MAX, WarningLimit
 
 
 class Clock:
@@ -17,7 +17,7 @@ class Clock:
 def test_the_first_are_passed_on_and_the_others_counted() -> None:
     said: list[str] = []
     clock = Clock()
-    warn = Sparing(said.append, clock)
+    warn = WarningLimit(said.append, clock)
     for number in range(1000):
         warn(f"bad message {number}")
     assert said == [f"bad message {number}" for number in range(WARNINGS_PER_PERIOD_MAX)]

@@ -6,7 +6,7 @@ import pytest
 
 from taskpool.clock import SECOND
 from taskpool.errors import UsageError
-from taskpool.generator import admin as remote
+from taskpool.generator import admin
 from taskpool.generator.main import wish_of
 from taskpool.generator.options import SubmitOptions, submit_options
 from taskpool.generator.parser import build_parser
@@ -56,9 +56,9 @@ def test_a_private_dealer_is_handed_its_options() -> None:
 
 
 def test_patience() -> None:
-    assert parse("--pool", "p").patience == (5 * SECOND, 60 * SECOND)
-    assert parse("--pool", "p", "--dealer-timeout", "2").patience == (2 * SECOND, 2 * SECOND)
-    assert parse().patience.first_ns > 5 * SECOND  # a private dealer is on its way
+    assert parse("--pool", "p").dealer_timeouts == (5 * SECOND, 60 * SECOND)
+    assert parse("--pool", "p", "--dealer-timeout", "2").dealer_timeouts == (2 * SECOND, 2 * SECOND)
+    assert parse().dealer_timeouts.first_ns > 5 * SECOND  # a private dealer is on its way
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_wrong_wishes(words: list[str]) -> None:
 
 def test_answers_for_people_and_for_programs() -> None:
     answer = Answer(1, "pause", True, b'{"state":"paused"}')
-    assert remote.tell(answer, as_json=False) == (b"state  paused\n", None)
-    assert remote.tell(answer, as_json=True) == (b'{"state":"paused"}\n', None)
-    assert remote.tell(Answer(1, "show", False, b'{"error":"no"}'), as_json=False) == (b"", "no")
-    assert remote.tell(Answer(1, "show", False, b"?"), as_json=False)[1] == "the dealer's answer is not JSON"
+    assert admin.tell(answer, as_json=False) == (b"state  paused\n", None)
+    assert admin.tell(answer, as_json=True) == (b'{"state":"paused"}\n', None)
+    assert admin.tell(Answer(1, "show", False, b'{"error":"no"}'), as_json=False) == (b"", "no")
+    assert admin.tell(Answer(1, "show", False, b"?"), as_json=False)[1] == "the dealer's answer is not JSON"

@@ -19,10 +19,10 @@ from taskpool.generator.output.joblog import HEADER, exit_value, joblog_line
 from taskpool.generator.output.keep_order import KeepOrder
 from taskpool.generator.output.printer import value_pieces
 from taskpool.generator.output.progress import Progress
-from taskpool.generator.output.stream import Outflow, OutputClosed, Piece
+from taskpool.generator.output.stream import OutputClosed, OutputStream, Piece
 from taskpool.generator.present import present
-from taskpool.generator.summary import Pool, summary
-from taskpool.generator.tally import Tally
+from taskpool.generator.summary import PoolFacts, summary
+from taskpool.generator.totals import Totals
 from taskpool.messages import JobError, Outcome, Output, State, Usage
 
 MOMENT = 1_700_000_000 * SECOND
@@ -179,7 +179,7 @@ def test_a_reader_that_does_not_read_blocks_nobody(pipe: tuple[int, int], tmp_pa
     data, file_data = os.urandom(300_000), os.urandom(200_000)
     path = tmp_path / "output"
     path.write_bytes(file_data)
-    flow = Outflow(writer)
+    flow = OutputStream(writer)
     flow.put(data)
     flow.put(path)
     flow.put(b"end")
@@ -195,7 +195,7 @@ def test_a_reader_that_does_not_read_blocks_nobody(pipe: tuple[int, int], tmp_pa
 
 
 def test_a_long_backlog_is_congestion(pipe: tuple[int, int]) -> None:
-    flow = Outflow(pipe[1])
+    flow = OutputStream(pipe[1])
     assert not flow.congested
     flow.put(b"x" * 2_000_000)
     flow.pump()
@@ -203,7 +203,7 @@ def test_a_long_backlog_is_congestion(pipe: tuple[int, int]) -> None:
 
 
 def test_a_reader_that_is_gone(pipe: tuple[int, int]) -> None:
-    flow = Outflow(pipe[1])
+    flow = OutputStream(pipe[1])
     os.close(pipe[0])
     flow.put(b"x")
     with pytest.raises(OutputClosed):
@@ -213,7 +213,7 @@ def test_a_reader_that_is_gone(pipe: tuple[int, int]) -> None:
 def test_a_full_disk_is_told() -> None:
     fd = os.open("/dev/full", os.O_WRONLY)
     try:
-        flow = Outflow(fd)
+        flow = OutputStream(fd)
         flow.put(b"x")
         with pytest.raises(ConfigurationError, match="No space left"):
             flow.pump()
@@ -222,7 +222,7 @@ def test_a_full_disk_is_told() -> None:
 
 
 def test_output_that_cannot_be_read_is_told(pipe: tuple[int, int], tmp_path: Path) -> None:
-    flow = Outflow(pipe[1])
+    flow = OutputStream(pipe[1])
     flow.put(tmp_path / "missing")
     with pytest.raises(ConfigurationError, match="missing"):
         flow.pump()
@@ -258,9 +258,9 @@ def test_quiet_leaves_errors(pipe: tuple[int, int]) -> None:
 
 
 def test_progress_as_json(pipe: tuple[int, int]) -> None:
-    tally = Tally()
-    tally.add(outcome(state=State.FAILED))
-    progress = Progress("json", Console(fd=pipe[1]), tally, started=0)
+    totals = Totals()
+    totals.add(outcome(state=State.FAILED))
+    progress = Progress("json", Console(fd=pipe[1]), totals, started=0)
     progress.show(4, SECOND // 2)
     progress.show(4, SECOND)
     assert json.loads(read_all(pipe[0])) == {
@@ -274,9 +274,9 @@ def test_progress_as_json(pipe: tuple[int, int]) -> None:
 
 
 def test_progress_as_a_bar(pipe: tuple[int, int]) -> None:
-    tally = Tally()
-    tally.add(outcome())
-    progress = Progress("bar", Console(fd=pipe[1]), tally, started=0)
+    totals = Totals()
+    totals.add(outcome())
+    progress = Progress("bar", Console(fd=pipe[1]), totals, started=0)
     progress.show(3, 10 * SECOND)
     assert read_all(pipe[0]) == "[##########....................] 1/3 done, 10s, 20s left"
     progress.show(None, 20 * SECOND)
@@ -284,26 +284,26 @@ def test_progress_as_a_bar(pipe: tuple[int, int]) -> None:
 
 
 def test_the_tally_counts_a_job_by_its_last_run() -> None:
-    tally = Tally()
-    tally.add(outcome(2, State.QUARANTINED, attempts=3, crashes=3))
-    tally.add(outcome(1))
-    assert (tally.finished, tally.failed) == (2, 1)
-    tally.add(outcome(2))
-    assert (tally.finished, tally.failed, tally.by_state[State.SUCCEEDED]) == (2, 0, 2)
-    assert (tally.attempts, tally.crashes, tally.cpu_ns) == (5, 3, 3 * SECOND)
+    totals = Totals()
+    totals.add(outcome(2, State.QUARANTINED, attempts=3, crashes=3))
+    totals.add(outcome(1))
+    assert (totals.finished, totals.failed) == (2, 1)
+    totals.add(outcome(2))
+    assert (totals.finished, totals.failed, totals.by_state[State.SUCCEEDED]) == (2, 0, 2)
+    assert (totals.attempts, totals.crashes, totals.cpu_ns) == (5, 3, 3 * SECOND)
 
 
 def test_the_summary() -> None:
-    tally = Tally()
-    tally.add(outcome(1))
-    tally.add(outcome(2, State.TIMED_OUT, crashes=1))
-    text, fields = summary(tally, 3, 4 * SECOND, Pool(respawns=1, cpus=2))
+    totals = Totals()
+    totals.add(outcome(1))
+    totals.add(outcome(2, State.TIMED_OUT, crashes=1))
+    text, fields = summary(totals, 3, 4 * SECOND, PoolFacts(respawns=1, cpus=2))
     assert text == (
         "3 jobs: 1 succeeded, 1 timed-out, 1 not run; 2 attempts, 1 crash, 1 respawn; 4.0s wall; "
         "CPU 2.0s of 8.0s available (25%)"
     )
     assert fields["timed_out"] == 1 and fields["cpu_available_seconds"] == 8.0
-    assert "respawn" not in summary(tally, 2, SECOND, Pool())[0]
+    assert "respawn" not in summary(totals, 2, SECOND, PoolFacts())[0]
 
 
 def test_an_answer_laid_out_for_a_person() -> None:

@@ -18,12 +18,12 @@ from taskpool.generator import main as program
 from taskpool.generator.output.console import Console
 from taskpool.generator.private import process as private
 from taskpool.generator.private.process import Exit, PrivateDealer
-from taskpool.generator.private.state import NOTE_NAME, Home
+from taskpool.generator.private.state import NOTE_NAME, PrivateState
 from taskpool.ids import Epoch, Incarnation
 from taskpool.ipc import names
-from taskpool.ipc.mqueue import KernelPost
+from taskpool.ipc.mqueue import KernelNamespace
 from taskpool.ipc.sizing import Shape
-from taskpool.ipc.stale_queues import Leftovers
+from taskpool.ipc.stale_queues import StaleQueues
 from taskpool.procs.process_tree import worker_mark
 from taskpool.procs.state_dir import PoolLock, identity
 
@@ -53,9 +53,9 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Script:
 
 
 def start(pool: str, options: list[str] | None = None, journal: str | None = None, drain_ns: int = 0) -> PrivateDealer:
-    home = Home(pool, journal, resume=False)
+    private_state = PrivateState(pool, journal, resume=False)
     console = Console(verbosity=-1)
-    return PrivateDealer(home, options or [], KernelPost(), console, "the command that resumes", drain_ns)
+    return PrivateDealer(private_state, options or [], KernelNamespace(), console, "the command that resumes", drain_ns)
 
 
 def state_of(pool: str, tmp_path: Path) -> Path:
@@ -104,9 +104,9 @@ def test_how_long_one_that_is_told_to_leave_may_take(
         for number in told:
             dealer.tell(number, 7)
         assert dealer.leave_by == min(NEVER, 7 + within_ns)
-        dealer.insist(dealer.leave_by - 1)
+        dealer.kill_if_overdue(dealer.leave_by - 1)
         assert not dealer.given_up
-        dealer.insist(dealer.leave_by)
+        dealer.kill_if_overdue(dealer.leave_by)
         assert dealer.given_up
         assert dealer.wait(20 * SECOND) == Exit(None, signal.SIGKILL)
 
@@ -144,9 +144,9 @@ def test_what_keeps_the_dealer_from_starting_is_the_generators_end_too(
 def test_a_killed_dealer_is_told_and_cleared_away(
     script: Script, pool: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    post = KernelPost()
+    namespace = KernelNamespace()
     for name in (names.intake(pool), names.events(pool), names.lock(pool)):
-        post.create(name, Shape(1, 64)).close()
+        namespace.create(name, Shape(1, 64)).close()
     script(
         f"home=$(printf %x-%x $(stat -c '%d %i' {state_of(pool, tmp_path)}))\n"
         f"TP_WORKER={pool}/$home/1/1 setsid sleep 1000 & echo $! > {tmp_path}/orphan\n"
@@ -159,7 +159,7 @@ def test_a_killed_dealer_is_told_and_cleared_away(
     )
     for name in (names.intake(pool), names.events(pool), names.lock(pool)):
         with pytest.raises(QueueMissing):
-            post.open(name, send=True, receive=False)
+            namespace.open(name, send=True, receive=False)
     assert not is_alive(int((tmp_path / "orphan").read_text()))
 
 
@@ -198,9 +198,9 @@ def test_signals_are_handed_on(
 def test_a_killed_dealer_is_started_again_but_not_for_ever(
     script: Script, pool: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    post = KernelPost()
+    namespace = KernelNamespace()
     script(f"echo life >> {tmp_path}/lives; kill -SEGV $$")
-    post.create(names.control(pool), Shape(1, 64)).close()
+    namespace.create(names.control(pool), Shape(1, 64)).close()
     assert program.main(["fib", "1", "--batch", pool]) == ExitCode.UNREACHABLE
     assert (tmp_path / "lives").read_text() == "life\n" * 6
     err = capfd.readouterr().err
@@ -208,7 +208,7 @@ def test_a_killed_dealer_is_started_again_but_not_for_ever(
     assert "starting it again (5 of 5 times)" in err
     assert "1 jobs have no outcome" in err
     with pytest.raises(QueueMissing):
-        post.open(names.control(pool), send=True, receive=False)
+        namespace.open(names.control(pool), send=True, receive=False)
     assert not state_of(pool, tmp_path).exists(), "no dealer ever knew the batch"
 
 
@@ -220,30 +220,30 @@ def test_one_that_ends_by_itself_is_not_started_again(script: Script, pool: str)
 
 
 def test_worker_queues_of_a_killed_dealer_lose_their_names(script: Script, pool: str, tmp_path: Path) -> None:
-    post = KernelPost()
+    namespace = KernelNamespace()
     script("kill -KILL $$")
     with start(pool, journal="none") as dealer:
-        Leftovers(dealer.home.directory, Epoch(1)).note(Incarnation(1))
-        post.create(names.worker(pool, 1, 2), Shape(1, 64)).close()
+        StaleQueues(dealer.state.directory, Epoch(1)).note(Incarnation(1))
+        namespace.create(names.worker(pool, 1, 2), Shape(1, 64)).close()
         dealer.wait(20_000 * MILLISECOND)
     with pytest.raises(QueueMissing):
-        post.open(names.worker(pool, 1, 2), send=True, receive=False)
+        namespace.open(names.worker(pool, 1, 2), send=True, receive=False)
 
 
 @pytest.mark.parametrize("ends", ["exit 3", "exit 4", "kill -KILL $$"])
 def test_what_another_dealer_owns_is_left_alone(script: Script, pool: str, tmp_path: Path, ends: str) -> None:
-    post = KernelPost()
+    namespace = KernelNamespace()
     script(ends)
     dealer = start(pool)
     with closing(PoolLock(state_of(pool, tmp_path), pool)) as owner:
         owner.acquire(0)
         mark = worker_mark(pool, identity(state_of(pool, tmp_path)), 1, 1)
         worker = os.posix_spawn("/bin/sleep", ["sleep", "60"], {"TP_WORKER": mark})
-        post.create(names.intake(pool), Shape(1, 64)).close()
+        namespace.create(names.intake(pool), Shape(1, 64)).close()
         dealer.wait(20_000 * MILLISECOND)
         dealer.end()
-        post.open(names.intake(pool), send=True, receive=False).close()
-        post.unlink(names.intake(pool))
+        namespace.open(names.intake(pool), send=True, receive=False).close()
+        namespace.unlink(names.intake(pool))
         assert is_alive(worker)
         os.kill(worker, signal.SIGKILL)
         os.waitpid(worker, 0)
@@ -289,23 +289,23 @@ def test_a_journal_that_the_user_named_stays(script: Script, pool: str, tmp_path
 
 def test_whose_the_state_is(pool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    home = Home(pool, None, resume=True)
-    assert not home.resumed
-    assert Home(pool, None, resume=True).resumed
+    private_state = PrivateState(pool, None, resume=True)
+    assert not private_state.resumed
+    assert PrivateState(pool, None, resume=True).resumed
     with pytest.raises(UsageError, match=f"batch '{pool}' exists already, kept in .*: add --resume"):
-        Home(pool, None, resume=False)
+        PrivateState(pool, None, resume=False)
     with pytest.raises(UsageError, match="was begun with the journal"):
-        Home(pool, "none", resume=True)
-    (home.directory / NOTE_NAME).write_text('{"batch": "other", "journal": null}')
+        PrivateState(pool, "none", resume=True)
+    (private_state.directory / NOTE_NAME).write_text('{"batch": "other", "journal": null}')
     with pytest.raises(UsageError, match="keeps the state of batch 'other'"):
-        Home(pool, None, resume=True)
-    (home.directory / NOTE_NAME).unlink()
-    (home.directory / "pool.lock").touch()
+        PrivateState(pool, None, resume=True)
+    (private_state.directory / NOTE_NAME).unlink()
+    (private_state.directory / "pool.lock").touch()
     with pytest.raises(UsageError, match=f"holds the state of a pool of that name.* --pool {pool}"):
-        Home(pool, None, resume=True)
-    (home.directory / NOTE_NAME).write_text("?")
+        PrivateState(pool, None, resume=True)
+    (private_state.directory / NOTE_NAME).write_text("?")
     with pytest.raises(ConfigurationError, match="cannot read"):
-        Home(pool, None, resume=True)
+        PrivateState(pool, None, resume=True)
 
 
 def is_alive(pid: int) -> bool:

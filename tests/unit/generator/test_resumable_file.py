@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from taskpool.errors import UsageError
-from taskpool.generator.output.resumable_file import LineFile
+from taskpool.generator.output.resumable_file import ResumableFile
 
 
 def write(path: Path, *lines: bytes, append: bool, header: bytes = b"") -> bytes:
-    file = LineFile(str(path), append=append)
+    file = ResumableFile(str(path), append=append)
     file.begin(header)
     for line in lines:
         file.write(line)
@@ -50,14 +50,14 @@ def test_half_a_line_goes(tmp_path: Path, before: bytes, after: bytes) -> None:
 def test_nothing_is_lost_before_it_begins(tmp_path: Path, append: bool) -> None:
     path = tmp_path / "f"
     path.write_bytes(b"a\nhalf")
-    LineFile(str(path), append=append).close()
+    ResumableFile(str(path), append=append).close()
     assert path.read_bytes() == b"a\nhalf"
 
 
 @pytest.mark.parametrize("append", [False, True])
 def test_what_is_no_file(append: bool) -> None:
     reader, writer = os.pipe()
-    file = LineFile(f"/dev/fd/{writer}", append=append)
+    file = ResumableFile(f"/dev/fd/{writer}", append=append)
     file.begin(b"h\n")
     file.write(b"a\n")
     file.close()
@@ -68,4 +68,4 @@ def test_what_is_no_file(append: bool) -> None:
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=f"cannot write {tmp_path}"):
-        LineFile(str(tmp_path), append=False)
+        ResumableFile(str(tmp_path), append=False)

@@ -18,8 +18,8 @@ from taskpool.codec import decode, encode
 from taskpool.errors import DealerUnreachable, ExitCode, QueueEmpty, QueueMissing, TaskpoolError
 from taskpool.generator import main as program
 from taskpool.ipc import names
-from taskpool.ipc.mqueue import KernelPost
-from taskpool.ipc.queue import Mailbox
+from taskpool.ipc.mqueue import KernelNamespace
+from taskpool.ipc.queue import QueueEnd
 from taskpool.ipc.sizing import Shape
 from taskpool.ipc.spool import Spool
 from taskpool.messages import (
@@ -52,12 +52,12 @@ class FakeDealer:
 
     def __init__(self, pool: str, directory: Path) -> None:
         self.pool = pool
-        self.post = KernelPost()
+        self.namespace = KernelNamespace()
         self.spool = Spool(directory / "spool")
         self.spool.sweep()
-        self.intake: Mailbox = self.post.create(names.intake(pool), Shape(4, 512))
-        self.control: Mailbox = self.post.create(names.control(pool), Shape(4, 512))
-        self.reply: Mailbox | None = None
+        self.intake: QueueEnd = self.namespace.create(names.intake(pool), Shape(4, 512))
+        self.control: QueueEnd = self.namespace.create(names.control(pool), Shape(4, 512))
+        self.reply: QueueEnd | None = None
         self.client = 0
         self.batch = ""
         self.epoch = 1
@@ -76,10 +76,10 @@ class FakeDealer:
         if self.thread.is_alive():
             self.thread.join(DEADLINE_S)
         for name in (names.intake(self.pool), names.control(self.pool)):
-            self.post.unlink(name)
-        for mailbox in (self.intake, self.control, self.reply):
-            if mailbox is not None:
-                mailbox.close()
+            self.namespace.unlink(name)
+        for queue in (self.intake, self.control, self.reply):
+            if queue is not None:
+                queue.close()
 
     def hears(self, kind: type) -> None:
         """Waits until it has read such a message: its sender may have gone on, or have ended, long before."""
@@ -90,10 +90,10 @@ class FakeDealer:
 
     def _run(self) -> None:
         while not self.stop.wait(0.002):
-            for mailbox in (self.control, self.intake):
+            for queue in (self.control, self.intake):
                 with suppress(QueueEmpty):
                     while True:
-                        message = self.spool.unpack(decode(mailbox.receive()))
+                        message = self.spool.unpack(decode(queue.receive()))
                         self.seen.append(message)
                         self.hear(message)
 
@@ -115,10 +115,10 @@ class FakeDealer:
 
     def hello(self, hello: Hello) -> None:
         with suppress(QueueMissing):
-            mailbox = self.post.open(names.reply(self.pool, hello.slot), send=True, receive=False)
+            queue = self.namespace.open(names.reply(self.pool, hello.slot), send=True, receive=False)
             if self.reply is not None:
                 self.reply.close()
-            self.reply = mailbox
+            self.reply = queue
         fresh = not self.batch
         self.client, self.batch = hello.client, hello.batch or ""
         self.say(
@@ -367,11 +367,11 @@ def test_queues_that_lost_their_names_are_found_again(
     def hear(message: Message) -> None:
         if isinstance(message, Submit) and dealer.epoch == 1:
             dealer.epoch = 2
-            for mailbox in (dealer.intake, dealer.control):
-                mailbox.unlink()
-                mailbox.close()
-            dealer.intake = dealer.post.create(names.intake(dealer.pool), Shape(4, 512))
-            dealer.control = dealer.post.create(names.control(dealer.pool), Shape(4, 512))
+            for queue in (dealer.intake, dealer.control):
+                queue.unlink()
+                queue.close()
+            dealer.intake = dealer.namespace.create(names.intake(dealer.pool), Shape(4, 512))
+            dealer.control = dealer.namespace.create(names.control(dealer.pool), Shape(4, 512))
             raise QueueEmpty("start again")
         FakeDealer.hear(dealer, message)
 
@@ -403,20 +403,22 @@ def test_no_dealer(run: Run, dealer: FakeDealer, capfd: pytest.CaptureFixture[st
     assert run("fib", "1", "--dealer-timeout", "0.1s") == ExitCode.UNREACHABLE
     assert "no dealer answers" in capfd.readouterr().err
     with pytest.raises(QueueMissing):
-        dealer.post.open(names.reply(dealer.pool, 0), send=True, receive=False)
+        dealer.namespace.open(names.reply(dealer.pool, 0), send=True, receive=False)
 
 
 def test_every_reply_slot_taken(run: Run, dealer: FakeDealer, capfd: pytest.CaptureFixture[str]) -> None:
-    taken = [dealer.post.create(names.reply(dealer.pool, slot), Shape(1, 64)) for slot in range(limits.REPLY_SLOTS_MAX)]
+    taken = [
+        dealer.namespace.create(names.reply(dealer.pool, slot), Shape(1, 64)) for slot in range(limits.REPLY_SLOTS_MAX)
+    ]
     try:
         assert run("status") == ExitCode.ENVIRONMENT
         assert "all 32 reply queues" in capfd.readouterr().err
         taken[7].unlink()
         assert run("status") == ExitCode.OK
     finally:
-        for mailbox in taken:
-            mailbox.unlink()
-            mailbox.close()
+        for queue in taken:
+            queue.unlink()
+            queue.close()
 
 
 @pytest.mark.parametrize(

@@ -159,5 +159,5 @@ def test_what_a_kill_left_can_be_copied_elsewhere_whole(tmp_path: Path) -> None:
     store = open_store(moved, 2)
     found = store.restore()
     assert found is not None
-    assert (found.unclean, found.ordinal, len(found.in_flight)) == (True, 30, 10)
+    assert (found.unclean_exit, found.ordinal, len(found.in_flight)) == (True, 30, 10)
     store.close(clean=False)

@@ -12,10 +12,8 @@ import pytest
 
 from support.journals import FIRST, MANY, accepted, open_store, recorded
 from taskpool.core.entries import AttemptMade
-from taskpool.journal import encoding as records
-from taskpool.journal import schema, tools
-from taskpool.journal import statements as tables
-from taskpool.journal.statements import Tables
+from taskpool.journal import encoding, schema, statements, tools
+from taskpool.journal.statements import Statements
 from taskpool.messages import Limits
 
 DEEP, SHALLOW = 1_000_000, 10_000
@@ -26,12 +24,12 @@ RATIO_MAX = 2.5  # the machine is shared; a scan would make it a hundred
 def deep_queue(path: Path, jobs: int) -> sqlite3.Connection:
     """A journal with so many queued jobs, half of them of a higher priority, written without our code."""
     open_store(path).close(clean=True)
-    body, _ = records.pack_job(accepted(1))
-    head = records._job_head
+    body, _ = encoding.pack_job(accepted(1))
+    head = encoding._job_head
     connection = schema.connect(path, "NORMAL")
     connection.create_function("crc", 2, lambda n, p: zlib.crc32(body, zlib.crc32(head(n, n, p, 5))))
     connection.execute("BEGIN")
-    limits = records.pack_limits(Limits())
+    limits = encoding.pack_limits(Limits())
     connection.execute(
         "INSERT INTO batches (name, limits, crc, accepted, open, changed_wall_ns) VALUES ('b', ?, ?, ?, ?, 0)",
         (*limits, jobs, jobs),
@@ -47,7 +45,7 @@ def deep_queue(path: Path, jobs: int) -> sqlite3.Connection:
 
 def cost(connection: sqlite3.Connection, after: tuple[int, int]) -> float:
     """Seconds for one portion, the best of some."""
-    found = Tables(connection, 1)
+    found = Statements(connection, 1)
     best = float("inf")
     for _ in range(5):
         before = time.perf_counter()
@@ -77,7 +75,7 @@ def test_a_portion_of_a_million_costs_what_one_of_ten_thousand_does(queues: dict
         ratio = cost(queues[DEEP], after) / usual
         assert ratio < RATIO_MAX, f"{ratio:.1f} times as much after {after}"
     before = time.perf_counter()
-    assert Tables(queues[DEEP], 2).restore() is not None
+    assert Statements(queues[DEEP], 2).restore() is not None
     assert time.perf_counter() - before < 1, "the restart looks at every job"
 
 
@@ -87,7 +85,7 @@ def test_a_commit_beside_a_million_costs_what_one_beside_ten_thousand_does(
 ) -> None:
     costs = {}
     for jobs, connection in queues.items():
-        found = Tables(connection, 1)
+        found = Statements(connection, 1)
         best = float("inf")
         for start in range(1, 6 * 500, 500):
             ordinals = range(start, start + 500)
@@ -101,10 +99,10 @@ def test_a_commit_beside_a_million_costs_what_one_beside_ten_thousand_does(
 
 
 STATEMENTS = {
-    "queued": (tables._QUEUED_SAME_RANK, (0, 0, 10), "jobs_live (state=? AND rank=? AND ordinal>?)"),
-    "queued lower": (tables._QUEUED_LOWER_RANK, (0, 10), "jobs_live (state=? AND rank>?)"),
-    "in state": (tables._IN_STATE, (1,), "jobs_live (state=?)"),
-    "live batches": (tables._BATCH + "WHERE open > 0 OR quarantined > 0 ORDER BY id", (), "INDEX batches_live"),
+    "queued": (statements._QUEUED_SAME_RANK, (0, 0, 10), "jobs_live (state=? AND rank=? AND ordinal>?)"),
+    "queued lower": (statements._QUEUED_LOWER_RANK, (0, 10), "jobs_live (state=? AND rank>?)"),
+    "in state": (statements._IN_STATE, (1,), "jobs_live (state=?)"),
+    "live batches": (statements._BATCH + "WHERE open > 0 OR quarantined > 0 ORDER BY id", (), "INDEX batches_live"),
 }
 
 

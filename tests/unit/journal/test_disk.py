@@ -82,7 +82,7 @@ STARTED_FULL = """
 store = open_store(path, 2, ballast_bytes=BALLAST)
 asked = Asked(store)
 restored = store.restore()
-assert restored.unclean and restored.ordinal >= 1000, restored
+assert restored.unclean_exit and restored.ordinal >= 1000, restored
 answers = store.answers()  # the ballast fits again, or not
 assert len(asked.outcomes()) == 200
 store.close(clean=False)
@@ -214,7 +214,7 @@ def test_after_a_failed_fsync_nothing_is_served_and_the_next_life_finds_what_was
     store = open_store(path, 2)
     found = store.restore()
     assert found is not None
-    assert found.unclean
+    assert found.unclean_exit
     assert len(Asked(store).jobs()) in (answered, answered + 1)
     store.close(clean=True)
     assert tools.check(path).problems == []

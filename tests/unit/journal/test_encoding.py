@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from support.journals import Asked, accepted, attempted, open_store, opened, recorded
-from taskpool.journal import encoding as records
-from taskpool.journal import schema
+from taskpool.journal import encoding, schema
 from taskpool.messages import JobSpec, Limits, State
 
 
@@ -19,47 +18,47 @@ def every_flip(body: bytes) -> list[bytes]:
 
 def test_every_flipped_bit_of_a_job_is_found() -> None:
     row = accepted(1)
-    body, crc = records.pack_job(row)
+    body, crc = encoding.pack_job(row)
     head = (1, "b", 1, 1, 0, 0, 0, 0, 0, row.queued_wall_ns)
-    assert records.unpack_job(head, body, crc, limits_lost=False).spec == row.spec
+    assert encoding.unpack_job(head, body, crc, limits_lost=False).spec == row.spec
     for damaged in [*every_flip(body), None]:
-        job = records.unpack_job(head, damaged, crc, limits_lost=False)
+        job = encoding.unpack_job(head, damaged, crc, limits_lost=False)
         assert job.corrupt
-        assert job.spec == JobSpec(records.CORRUPT, b"", Limits(priority=0))
+        assert job.spec == JobSpec(encoding.CORRUPT, b"", Limits(priority=0))
 
 
 @pytest.mark.parametrize("column", [0, 2, 8, 9])
 def test_what_stands_beside_a_job_and_never_changes_is_covered_too(column: int) -> None:
     row = accepted(1)
-    body, crc = records.pack_job(row)
+    body, crc = encoding.pack_job(row)
     head: list[object] = [1, "b", 1, 1, 0, 0, 0, 0, 0, row.queued_wall_ns]
     head[column] = 12345
-    assert records.unpack_job(tuple(head), body, crc, limits_lost=False).corrupt  # type: ignore[arg-type]
+    assert encoding.unpack_job(tuple(head), body, crc, limits_lost=False).corrupt  # type: ignore[arg-type]
 
 
 def test_a_job_that_needs_lost_limits_is_as_good_as_damaged() -> None:
     row = accepted(1)
-    body, crc = records.pack_job(row)
-    assert records.unpack_job((1, "b", 1, 1, 0, 0, 0, 0, 0, row.queued_wall_ns), body, crc, limits_lost=True).corrupt
+    body, crc = encoding.pack_job(row)
+    assert encoding.unpack_job((1, "b", 1, 1, 0, 0, 0, 0, 0, row.queued_wall_ns), body, crc, limits_lost=True).corrupt
 
 
 def test_every_flipped_bit_of_an_outcome_is_found() -> None:
     row = recorded(1)
-    body, crc = records.pack_outcome(row)
-    assert records.unpack_outcome(1, 1, 1, body, crc) == row.outcome
+    body, crc = encoding.pack_outcome(row)
+    assert encoding.unpack_outcome(1, 1, 1, body, crc) == row.outcome
     for damaged in every_flip(body):
-        outcome = records.unpack_outcome(1, 1, 1, damaged, crc)
+        outcome = encoding.unpack_outcome(1, 1, 1, damaged, crc)
         assert (outcome.no, outcome.seq, outcome.run, outcome.state) == (1, 1, 1, State.FAILED)
         assert outcome.error is not None
-        assert outcome.error.type == records.CORRUPT_ERROR
-    assert records.unpack_outcome(2, 1, 1, body, crc).kind == records.CORRUPT
+        assert outcome.error.type == encoding.CORRUPT_ERROR
+    assert encoding.unpack_outcome(2, 1, 1, body, crc).kind == encoding.CORRUPT
 
 
 def test_the_bytes_are_those_written_down() -> None:
     """If this fails, JobSpec, Limits or Outcome has another shape: raise schema.VERSION, and migrate."""
-    assert records.pack_job(accepted(1))[0].hex() == GOLDEN_JOB
-    assert records.pack_outcome(recorded(1))[0].hex() == GOLDEN_OUTCOME
-    assert records.pack_limits(Limits())[0].hex() == GOLDEN_LIMITS
+    assert encoding.pack_job(accepted(1))[0].hex() == GOLDEN_JOB
+    assert encoding.pack_outcome(recorded(1))[0].hex() == GOLDEN_OUTCOME
+    assert encoding.pack_limits(Limits())[0].hex() == GOLDEN_LIMITS
     assert schema.VERSION == 1
 
 

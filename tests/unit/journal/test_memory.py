@@ -12,11 +12,11 @@ from taskpool.core.entries import (
     BatchClosed,
     BatchForgotten,
     BatchOpened,
+    Entry,
     JobAccepted,
     JobReturned,
     OutcomeRecorded,
     QuarantineDropped,
-    Row,
 )
 from taskpool.core.events import BatchFound, Committed, DigestsLoaded, Loaded, OutcomesLoaded, Traits
 from taskpool.journal.memory import MemoryStore
@@ -34,7 +34,7 @@ def recorded(ordinal: int, no: int, state: State = State.SUCCEEDED, *, batch: st
     return OutcomeRecorded(ordinal, batch, Outcome(no, ordinal, 1, "fib", None, state, 1, 0))
 
 
-def filled(*rows: Row) -> MemoryStore:
+def filled(*rows: Entry) -> MemoryStore:
     store = MemoryStore()
     store.commit(1, rows)
     assert store.answers() == [Committed(1)]
@@ -84,7 +84,7 @@ def test_answers_come_in_the_order_of_the_requests() -> None:
 def test_a_job_comes_back_as_it_was_accepted() -> None:
     (job,) = load(filled(accepted(3, priority=2, payload=b"x"))).jobs
     assert (job.ordinal, job.batch, job.seq, job.priority, job.queued_wall_ns) == (3, "b", 3, 2, 7)
-    assert (job.run, job.tries, job.failures, job.crashes, job.unclean) == (1, 0, 0, 0, 0)
+    assert (job.run, job.tries, job.failures, job.crashes, job.unclean_exits) == (1, 0, 0, 0, 0)
     assert (job.spec, job.traits, job.corrupt) == (JobSpec("fib", b"x"), Traits(True, ""), False)
 
 
@@ -113,13 +113,13 @@ def test_so_many_bytes_at_most_and_one_job_at_least(bytes_max: int, expected: li
 def test_a_job_under_way_does_not_wait_and_one_that_came_back_does_with_its_counts() -> None:
     store = filled(accepted(1), accepted(2), accepted(3), AttemptMade(1, 1, 1, 1), AttemptMade(2, 2, 1, 1))
     assert ordinals(load(store)) == [3]
-    store.commit(2, [JobReturned(2, 1, tries=1, failures=1, crashes=2, unclean=3)])
-    store.commit(3, [JobReturned(1, 2, tries=0, failures=0, crashes=0, unclean=0)])
+    store.commit(2, [JobReturned(2, 1, tries=1, failures=1, crashes=2, unclean_exits=3)])
+    store.commit(3, [JobReturned(1, 2, tries=0, failures=0, crashes=0, unclean_exits=0)])
     store.answers()
     first, second, third = load(store).jobs
     assert (first.ordinal, second.ordinal, third.ordinal) == (1, 2, 3)
     assert first.run == 2
-    assert (second.tries, second.failures, second.crashes, second.unclean) == (1, 1, 2, 3)
+    assert (second.tries, second.failures, second.crashes, second.unclean_exits) == (1, 1, 2, 3)
 
 
 def test_a_finished_job_is_gone_and_one_in_quarantine_can_come_back() -> None:

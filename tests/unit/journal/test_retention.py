@@ -12,11 +12,10 @@ import pytest
 
 from support.journals import DEADLINE_SECONDS, Asked, accepted, open_store, opened, recorded
 from taskpool.clock import SECOND, Instant
-from taskpool.core.entries import Acknowledged, BatchClosed, Row
+from taskpool.core.entries import Acknowledged, BatchClosed, Entry
 from taskpool.journal import retention, schema, tools
-from taskpool.journal.calendar import Calendar
-from taskpool.journal.retention import Retention
-from taskpool.journal.statements import Tables
+from taskpool.journal.retention import AgeClock, Retention
+from taskpool.journal.statements import Statements
 from taskpool.messages import State
 
 DAY_NS = 24 * 3600 * SECOND
@@ -40,7 +39,7 @@ class HandClock:
         self._now = Instant(self._now.mono, self._now.wall + wall_ns)
 
 
-def finished(batch: str, ordinal: int, *, state: State = State.SUCCEEDED) -> list[Row]:
+def finished(batch: str, ordinal: int, *, state: State = State.SUCCEEDED) -> list[Entry]:
     job = accepted(ordinal, batch, 1)
     return [opened(batch), job, BatchClosed(batch, 1), recorded(ordinal, 1, batch=batch, seq=1, state=state)]
 
@@ -71,7 +70,7 @@ def path(tmp_path: Path) -> Path:
 
 def kept(path: Path) -> list[str]:
     connection = schema.read_only(path)
-    names = [batch.name for batch in Tables(connection, 0).batches()]
+    names = [batch.name for batch in Statements(connection, 0).batches()]
     schema.stop_reading(connection, path, had_wal=True)
     return names
 
@@ -126,15 +125,15 @@ def test_a_batch_whose_reader_is_still_there_counts_as_used(path: Path) -> None:
 
 def test_a_batch_that_was_never_closed_stays_in_the_life_that_used_it(path: Path) -> None:
     clock = HandClock(START)
-    calendar = Calendar(clock)
+    age_clock = AgeClock(clock)
     store = open_store(path, 2, clock=clock)
     Asked(store).batch("halfway")
     store.close(clean=True)
     clock.advance(10 * DAY_NS)
-    condemn(path, 7 * DAY_NS, calendar=calendar)
+    condemn(path, 7 * DAY_NS, age_clock=age_clock)
     assert "halfway" in kept(path)
     clock.advance(SECOND)
-    condemn(path, 7 * DAY_NS, calendar=Calendar(clock))
+    condemn(path, 7 * DAY_NS, age_clock=AgeClock(clock))
     assert "halfway" not in kept(path)
 
 
@@ -148,21 +147,21 @@ def test_a_step_of_the_clock_makes_nothing_older(tmp_path: Path, step_ns: int) -
     store = open_store(path, clock=clock)
     asked = Asked(store)
     asked.commit(*finished("before", 1))
-    looks = Calendar(clock)
+    looks = AgeClock(clock)
     clock.step(step_ns)
     asked.commit(*finished("amid", 2))
     store.close(clean=True)
-    condemn(path, 7 * DAY_NS, calendar=looks)
+    condemn(path, 7 * DAY_NS, age_clock=looks)
     clock.step(-step_ns)
-    condemn(path, 7 * DAY_NS, calendar=looks)
+    condemn(path, 7 * DAY_NS, age_clock=looks)
     assert kept(path) == ["before", "amid"]
 
 
 def test_a_clock_that_is_wrong_at_the_start_and_then_set_ends_nothing(path: Path) -> None:
     clock = HandClock(Instant(0, time.time_ns() + 100 * DAY_NS))
-    calendar = Calendar(clock)
+    age_clock = AgeClock(clock)
     clock.step(-100 * DAY_NS)
-    condemn(path, 11 * DAY_NS, calendar=calendar)
+    condemn(path, 11 * DAY_NS, age_clock=age_clock)
     assert len(kept(path)) == 6
 
 
@@ -250,7 +249,7 @@ def test_pages_are_used_again(tmp_path: Path) -> None:
         store = open_store(path, life)
         asked = Asked(store)
         base = life * 1000
-        rows: list[Row] = [opened(f"b{life}"), BatchClosed(f"b{life}", 300)]
+        rows: list[Entry] = [opened(f"b{life}"), BatchClosed(f"b{life}", 300)]
         rows += [accepted(base + n, f"b{life}", n, payload=bytes(500)) for n in range(1, 301)]
         asked.commit(*rows)
         asked.commit(*[recorded(base + n, n, batch=f"b{life}", seq=n) for n in range(1, 301)])

@@ -13,9 +13,9 @@ from taskpool.core.entries import (
     BatchCancelled,
     BatchClosed,
     BatchForgotten,
+    Entry,
     JobReturned,
     QuarantineDropped,
-    Row,
 )
 from taskpool.core.events import CommitFailed, Restored, StoredBatch
 from taskpool.journal import tools
@@ -27,7 +27,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "journal.db"
 
 
-def live(path: Path, *commits: list[Row], epoch: int = 1, clean: bool = True, chosen: bool = False) -> None:
+def live(path: Path, *commits: list[Entry], epoch: int = 1, clean: bool = True, chosen: bool = False) -> None:
     """A whole life: these commits, then the end."""
     store = open_store(path, epoch)
     asked = Asked(store)
@@ -53,18 +53,18 @@ def test_an_unclean_end_is_told_until_a_clean_one(path: Path) -> None:
     for epoch in (2, 3):
         found = restored(path, epoch)
         assert found is not None
-        assert found.unclean
+        assert found.unclean_exit
     live(path, epoch=4, clean=True)
     found = restored(path, 5)
     assert found is not None
-    assert not found.unclean
+    assert not found.unclean_exit
 
 
 def test_an_end_that_was_chosen_is_not_held_against_an_attempt_under_way(path: Path) -> None:
     live(path, [opened(), accepted(1)], [attempted(1)], clean=False, chosen=True)
     found = restored(path)
     assert found is not None
-    assert not found.unclean
+    assert not found.unclean_exit
     assert len(found.in_flight) == 1
 
 
@@ -74,14 +74,14 @@ def test_a_life_that_took_nothing_over_does_not_tell_how_the_one_before_ended(pa
     live(path, epoch=2, clean=False, chosen=True)
     found = restored(path, 3)
     assert found is not None
-    assert found.unclean is not chosen
+    assert found.unclean_exit is not chosen
 
 
 def test_an_attempt_under_way_is_found(path: Path) -> None:
     live(path, [opened(), accepted(1)], [attempted(1)], clean=False)
     found = restored(path)
     assert found is not None
-    assert found.unclean
+    assert found.unclean_exit
 
 
 def test_what_was_under_way_comes_back_with_its_token(path: Path) -> None:
@@ -131,7 +131,7 @@ def test_a_job_in_quarantine_comes_back_with_its_batch(path: Path) -> None:
 
 
 def test_a_requeued_job_is_open_again_until_its_next_outcome(path: Path) -> None:
-    again = JobReturned(1, run=2, tries=0, failures=0, crashes=0, unclean=0)
+    again = JobReturned(1, run=2, tries=0, failures=0, crashes=0, unclean_exits=0)
     parked = recorded(1, 1, state=State.QUARANTINED)
     live(path, [opened(), accepted(1)], [parked])
     live(path, [again], epoch=2)
@@ -146,7 +146,7 @@ def test_a_requeued_job_is_open_again_until_its_next_outcome(path: Path) -> None
 
 @pytest.mark.parametrize("at_once", [False, True])
 def test_a_dropped_job_does_not_come_back(path: Path, at_once: bool) -> None:
-    rows: list[list[Row]] = [[recorded(1, state=State.QUARANTINED)], [QuarantineDropped(1)]]
+    rows: list[list[Entry]] = [[recorded(1, state=State.QUARANTINED)], [QuarantineDropped(1)]]
     live(path, [opened(), accepted(1)], *([rows[0] + rows[1]] if at_once else rows))
     found = restored(path)
     assert found is not None
@@ -162,7 +162,7 @@ def test_a_cancelled_batch_stays_cancelled(path: Path) -> None:
 
 
 def test_parked_and_requeued_within_one_commit(path: Path) -> None:
-    again = JobReturned(1, run=2, tries=0, failures=0, crashes=0, unclean=0)
+    again = JobReturned(1, run=2, tries=0, failures=0, crashes=0, unclean_exits=0)
     live(path, [opened(), accepted(1)], [recorded(1, 1, state=State.QUARANTINED), again])
     found = restored(path)
     assert found is not None
@@ -179,7 +179,7 @@ def test_a_forgotten_batch_does_not_come_back(path: Path) -> None:
 # --- rows that contradict the journal: an error of the program, never a second outcome --------------
 
 
-CONTRADICTIONS: dict[str, list[Row]] = {
+CONTRADICTIONS: dict[str, list[Entry]] = {
     "a second outcome of a run": [recorded(1, 2)],
     "a number twice": [recorded(2, 1)],
     "an outcome of a job never accepted": [recorded(9, 2)],
@@ -192,7 +192,7 @@ CONTRADICTIONS: dict[str, list[Row]] = {
 
 
 @pytest.mark.parametrize("rows", CONTRADICTIONS.values(), ids=CONTRADICTIONS)
-def test_contradictions_are_refused_whole(path: Path, rows: list[Row]) -> None:
+def test_contradictions_are_refused_whole(path: Path, rows: list[Entry]) -> None:
     live(path, [opened(), accepted(1), accepted(2)], [recorded(1)])
     store = open_store(path, 2)
     store.commit(1, [accepted(3), *rows])

@@ -119,7 +119,7 @@ def test_prune_lets_go_and_gives_the_space_back(tmp_path: Path) -> None:
     store = open_store(path, 2)
     found = store.restore()
     assert found is not None
-    assert (found.unclean, [batch.name for batch in found.batches]) == (True, ["open"])
+    assert (found.unclean_exit, [batch.name for batch in found.batches]) == (True, ["open"])
     store.close(clean=True)
 
 
@@ -134,7 +134,7 @@ def test_a_backup_is_whole_and_starts(tmp_path: Path) -> None:
     store = open_store(copy, 3)
     found = store.restore()
     assert found is not None
-    assert (found.unclean, found.ordinal, len(found.in_flight)) == (True, 30, 10)
+    assert (found.unclean_exit, found.ordinal, len(found.in_flight)) == (True, 30, 10)
     store.close(clean=True)
 
 

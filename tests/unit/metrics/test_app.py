@@ -16,8 +16,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from taskpool.errors import ConfigurationError
 from taskpool.metrics import app as making
-from taskpool.metrics.app import Pages
-from taskpool.metrics.auth import Access, from_file
+from taskpool.metrics.app import App
+from taskpool.metrics.auth import Auth, from_file
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
@@ -31,15 +31,15 @@ class Answer(NamedTuple):
     body: bytes
 
 
-def pages(access: Access | None = None, *, good: bool = True, status: Callable[[], Any] | None = None) -> Pages:
+def pages(access: Auth | None = None, *, good: bool = True, status: Callable[[], Any] | None = None) -> App:
     registry = CollectorRegistry()
     Counter("jobs", "Jobs.", registry=registry).inc(3)
     Gauge("workers", "Workers.", registry=registry).set(2)
     found = {"pool": "<demo>", "jobs": {"queued": 1}, "running": [{"slot": 0, "job": "a&b/1"}]}
-    return Pages(registry, status or (lambda: found), lambda: (good, "word"), lambda: (good, "another"), access)
+    return App(registry, status or (lambda: found), lambda: (good, "word"), lambda: (good, "another"), access)
 
 
-def get(shown: Pages, target: str, method: str = "GET", **headers: str) -> Answer:
+def get(shown: App, target: str, method: str = "GET", **headers: str) -> Answer:
     path, _, query = target.partition("?")
     environ: dict[str, Any] = {"REQUEST_METHOD": method, "SCRIPT_NAME": "", "PATH_INFO": path, "QUERY_STRING": query}
     environ |= {f"HTTP_{name.upper()}": value for name, value in headers.items()}

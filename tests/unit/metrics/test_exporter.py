@@ -15,9 +15,9 @@ from prometheus_client.exposition import choose_encoder
 
 from support.exposition import check_golden
 from taskpool.clock import MILLISECOND, SECOND, SystemClock
-from taskpool.core.counters import JournalTally, LoopTally
+from taskpool.core.counters import JournalCounters, LoopCounters
 from taskpool.core.job import Job
-from taskpool.core.reactor import Dispatcher
+from taskpool.core.reactor import Reactor
 from taskpool.core.state import PoolConfig
 from taskpool.core.worker import Worker, WorkerState
 from taskpool.ids import Incarnation
@@ -35,10 +35,10 @@ class Dealer:
     """All that is behind a page, without a dealer."""
 
     def __init__(self, journal: Path | None = None) -> None:
-        self.core = Dispatcher(PoolConfig(name="demo", epoch=3, workers=2, version="1.2.3"), {11: "SIGSEGV"})
-        self.loop = LoopTally()
+        self.core = Reactor(PoolConfig(name="demo", epoch=3, workers=2, version="1.2.3"), {11: "SIGSEGV"})
+        self.loop = LoopCounters()
         self.logs = LogCounts()
-        self.journal = None if journal is None else Journal(JournalTally(), journal)
+        self.journal = None if journal is None else Journal(JournalCounters(), journal)
         self.is_ready = True
 
     def page(self) -> str:
@@ -114,14 +114,14 @@ def test_every_value_that_is_known_in_advance_is_there_before_it_counts() -> Non
 
 def test_counters_are_what_the_core_has_counted() -> None:
     dealer = Dealer()
-    tally = dealer.core.pool.tally
-    tally.jobs_accepted["fib"] = 7
-    tally.jobs_finished["fib", "timed-out"] = 2
-    tally.attempts["crashed"] = 3
-    tally.worker_exited("signal", "SIGSEGV")
-    tally.worker_exited("signal", "SIGXCPU")
-    tally.ran("fib", 30 * MILLISECOND, 20 * MILLISECOND)
-    tally.recovery.add(2 * MILLISECOND)
+    counters = dealer.core.pool.counters
+    counters.jobs_accepted["fib"] = 7
+    counters.jobs_finished["fib", "timed-out"] = 2
+    counters.attempts["crashed"] = 3
+    counters.worker_exited("signal", "SIGSEGV")
+    counters.worker_exited("signal", "SIGXCPU")
+    counters.ran("fib", 30 * MILLISECOND, 20 * MILLISECOND)
+    counters.recovery.add(2 * MILLISECOND)
     assert dealer.value('taskpool_jobs_accepted_total{kind="fib"}') == 7
     assert dealer.value('taskpool_jobs_finished_total{kind="fib",outcome="timed_out"}') == 2
     assert dealer.value('taskpool_attempts_total{end="crashed"}') == 3
@@ -164,8 +164,8 @@ def test_the_journal_says_what_it_costs(tmp_path: Path) -> None:
     Path(f"{path}-wal").write_bytes(b"x" * 11)
     dealer = Dealer(path)
     assert dealer.journal is not None
-    dealer.journal.tally.observe(rows=5, took_ns=2 * MILLISECOND)
-    dealer.core.pool.tally.journal_errors = 1
+    dealer.journal.counters.observe(rows=5, took_ns=2 * MILLISECOND)
+    dealer.core.pool.counters.journal_errors = 1
     assert dealer.value("taskpool_journal_bytes") == 111
     assert dealer.value("taskpool_journal_rows_total") == 5
     assert dealer.value("taskpool_journal_commit_seconds_count") == 1
@@ -194,7 +194,7 @@ def test_a_slot_shows_what_its_worker_uses() -> None:
         own_word = float(child.stdout.readline())
         worker = Worker(Incarnation(1), 0)
         worker.pid, worker.slot, worker.state = child.pid, 1, WorkerState.BUSY
-        dealer.core.crew.workers[worker.incarnation] = worker
+        dealer.core.supervisor.workers[worker.incarnation] = worker
         assert dealer.value('taskpool_worker_cpu_seconds_total{slot="1"}') >= own_word
         assert dealer.value('taskpool_worker_resident_memory_bytes{slot="1"}') > 2**23
         assert dealer.value('taskpool_worker_resident_memory_bytes{slot="0"}') == 0
@@ -229,11 +229,11 @@ def test_pages_can_be_made_while_the_loop_changes_everything() -> None:
         thread.start()
         for n in range(20_000):
             dealer.queue_job(n, n)
-            dealer.core.crew.workers[Incarnation(n)] = Worker(Incarnation(n), 0)
-            dealer.core.pool.tally.worker_exits["signal", f"SIG{n}"] = 1
+            dealer.core.supervisor.workers[Incarnation(n)] = Worker(Incarnation(n), 0)
+            dealer.core.pool.counters.worker_exits["signal", f"SIG{n}"] = 1
             if n >= 100:
                 del dealer.core.pool.jobs[n - 100]
-                del dealer.core.crew.workers[Incarnation(n - 100)]
+                del dealer.core.supervisor.workers[Incarnation(n - 100)]
     finally:
         done.set()
         thread.join()

@@ -15,7 +15,7 @@ import pytest
 from support.programs import dies, run, start
 from taskpool.clock import SECOND
 from taskpool.errors import ConfigurationError
-from taskpool.procs import process_tree as family
+from taskpool.procs import process_tree
 from taskpool.procs.reap import peek, reap
 
 Sleeper = Callable[..., int]
@@ -27,7 +27,7 @@ def sleeper(pool: str) -> Iterator[Sleeper]:
     started: list[int] = []
 
     def sleep(mark: str | None = None) -> int:
-        env = {} if mark is None else {family.MARK_VARIABLE: mark}
+        env = {} if mark is None else {process_tree.MARK_VARIABLE: mark}
         started.append(os.posix_spawn("/bin/sleep", ["sleep", "60"], env))
         return started[-1]
 
@@ -46,13 +46,13 @@ def in_a_while() -> int:
 
 
 def test_children_are_found_both_ways(sleeper: Sleeper) -> None:
-    before = set(family.children_of())
+    before = set(process_tree.children_of())
     started = {sleeper(), sleeper()}
     os.waitid(os.P_PID, zombie := os.posix_spawn("/bin/true", ["true"], {}), os.WEXITED | os.WNOWAIT)
     expected = before | started | {zombie}
-    assert set(family.children_of()) == set(family.children_of(os.getpid())) == expected
-    assert set(family._children_by_scan(os.getpid())) == expected
-    assert family.children_of(started.pop()) == []
+    assert set(process_tree.children_of()) == set(process_tree.children_of(os.getpid())) == expected
+    assert set(process_tree._children_by_scan(os.getpid())) == expected
+    assert process_tree.children_of(started.pop()) == []
     reap(zombie)
 
 
@@ -69,7 +69,7 @@ def test_children_of_every_thread_are_found() -> None:
     thread.start()
     ready.wait(20)
     try:
-        assert started[0] in family.children_of()
+        assert started[0] in process_tree.children_of()
     finally:
         os.kill(started[0], signal.SIGKILL)
         reap(started[0])
@@ -79,37 +79,40 @@ def test_children_of_every_thread_are_found() -> None:
 
 def test_the_dead_have_no_children() -> None:
     reap(pid := os.posix_spawn("/bin/true", ["true"], {}))
-    assert family.children_of(pid) == []
+    assert process_tree.children_of(pid) == []
 
 
 def test_a_mark_is_read_amid_an_exec(sleeper: Sleeper) -> None:
     """posix_spawn returns before the new program's environment can be read: an empty answer is not the truth."""
     for n in range(50):
-        assert family.mark_of(sleeper(f"demo/1/{n}")) == f"demo/1/{n}"
+        assert process_tree.mark_of(sleeper(f"demo/1/{n}")) == f"demo/1/{n}"
 
 
 def test_processes_without_a_mark(sleeper: Sleeper) -> None:
-    assert family.mark_of(sleeper()) is None  # its environment is empty
-    zombie = os.posix_spawn("/bin/true", ["true"], {family.MARK_VARIABLE: "demo/1/1"})
+    assert process_tree.mark_of(sleeper()) is None  # its environment is empty
+    zombie = os.posix_spawn("/bin/true", ["true"], {process_tree.MARK_VARIABLE: "demo/1/1"})
     os.waitid(os.P_PID, zombie, os.WEXITED | os.WNOWAIT)
-    assert family.mark_of(zombie) is None
+    assert process_tree.mark_of(zombie) is None
     reap(zombie)
-    assert family.mark_of(zombie) is None  # not there at all
+    assert process_tree.mark_of(zombie) is None  # not there at all
 
 
 def test_a_mark_is_a_whole_variable() -> None:
     env = {"NOT_TP_WORKER": "demo/1/1", "TP_WORKER_TOO": "demo/1/1", "A": "TP_WORKER=demo/1/1"}
     pid = os.posix_spawn("/bin/sleep", ["sleep", "60"], env)
-    assert family.mark_of(pid) is None
+    assert process_tree.mark_of(pid) is None
     os.kill(pid, signal.SIGKILL)
     reap(pid)
 
 
 def test_marked_processes_are_found_by_pool(sleeper: Sleeper, pool: str) -> None:
-    ours = {sleeper(family.worker_mark(pool, "home", 1, 1)), sleeper(family.worker_mark(pool, "home", 2, 7))}
-    sleeper(family.worker_mark(f"{pool}x", "home", 1, 1))
+    ours = {
+        sleeper(process_tree.worker_mark(pool, "home", 1, 1)),
+        sleeper(process_tree.worker_mark(pool, "home", 2, 7)),
+    }
+    sleeper(process_tree.worker_mark(f"{pool}x", "home", 1, 1))
     sleeper()
-    assert set(family.find_marked(f"{pool}/")) == ours
+    assert set(process_tree.find_marked(f"{pool}/")) == ours
 
 
 def test_a_program_name_cannot_confuse_the_reader(tmp_path: os.PathLike[str]) -> None:
@@ -117,8 +120,8 @@ def test_a_program_name_cannot_confuse_the_reader(tmp_path: os.PathLike[str]) ->
     os.symlink("/bin/sleep", path)
     pid = os.posix_spawn(path, [path, "60"], {"A": "1"})
     try:
-        assert family.mark_of(pid) is None  # waits for the exec
-        assert pid in family._children_by_scan(os.getpid())
+        assert process_tree.mark_of(pid) is None  # waits for the exec
+        assert pid in process_tree._children_by_scan(os.getpid())
     finally:
         os.kill(pid, signal.SIGKILL)
         reap(pid)
@@ -129,24 +132,24 @@ def test_a_program_name_cannot_confuse_the_reader(tmp_path: os.PathLike[str]) ->
 SUBREAPER = """
 import os, signal, subprocess, sys
 from taskpool.procs import reap
-from taskpool.procs import process_tree as family
-from taskpool.procs import prctl as lifeline
-lifeline.become_subreaper()
+from taskpool.procs import process_tree
+from taskpool.procs import prctl
+prctl.become_subreaper()
 """
 
 
 def test_no_descendant_is_left() -> None:
     """Nor orphans, nor those in sessions of their own, deaf to signals, stopped, or without an environment."""
     program = """
-print(family.kill_descendants())
+print(process_tree.kill_descendants())
 subprocess.run(["/bin/sh", "-c", '''
     (sleep 60 & sleep 60 & wait) &
     setsid sh -c 'trap "" TERM HUP INT; sleep 60 & wait' &
     env -i /bin/sleep 60 &
     sh -c 'kill -STOP $$' &
 '''], stdout=subprocess.DEVNULL)
-print(family.kill_descendants() >= 4, family.children_of())
-print(family.kill_descendants())
+print(process_tree.kill_descendants() >= 4, process_tree.children_of())
+print(process_tree.kill_descendants())
 """
     assert run(SUBREAPER + program).splitlines() == ["0", "True []", "0"]
 
@@ -154,7 +157,7 @@ print(family.kill_descendants())
 def test_a_process_that_keeps_forking_is_ended() -> None:
     program = """
 subprocess.run(["/bin/sh", "-c", "(while :; do /bin/true; /bin/true & done) &"], stdout=subprocess.DEVNULL)
-print(family.kill_descendants() >= 1, family.children_of())
+print(process_tree.kill_descendants() >= 1, process_tree.children_of())
 """
     assert run(SUBREAPER + program) == "True []\n"
 
@@ -173,20 +176,20 @@ reap.reap(worker)
 def left():
     while (pid := reap.peek()) is not None:
         reap.reap(pid)
-    return family.kill_marked(set(family.children_of()) - {other}, f"{pool}/home/1/1")
+    return process_tree.kill_marked(set(process_tree.children_of()) - {other}, f"{pool}/home/1/1")
 rounds = 0
 while left():
     assert signal.sigtimedwait({signal.SIGCHLD}, 10), "nobody died"
     rounds += 1
-print(rounds > 0, family.find_marked(f"{pool}/home/1/1"), family.find_marked(f"{pool}/") == [other])
-family.kill_descendants()
+print(rounds > 0, process_tree.find_marked(f"{pool}/home/1/1"), process_tree.find_marked(f"{pool}/") == [other])
+process_tree.kill_descendants()
 """
     assert run(SUBREAPER + program, pool) == "True [] True\n"
 
 
 def test_strangers_are_spared(sleeper: Sleeper, pool: str) -> None:
     strangers = [sleeper(), sleeper(f"{pool}/home/1/10"), sleeper(f"{pool}/home/2/1")]
-    assert family.kill_marked(strangers, f"{pool}/home/1/1") == 0
+    assert process_tree.kill_marked(strangers, f"{pool}/home/1/1") == 0
     assert peek() is None
 
 
@@ -194,7 +197,7 @@ def test_the_dying_count_until_they_are_reaped() -> None:
     """Their children may not be ours yet, so "none left" would be said too early."""
     zombie = os.posix_spawn("/bin/true", ["true"], {})
     os.waitid(os.P_PID, zombie, os.WEXITED | os.WNOWAIT)
-    assert family.kill_marked([zombie], "demo/1/1") == 1
+    assert process_tree.kill_marked([zombie], "demo/1/1") == 1
     assert reap(zombie).status == 0
 
 
@@ -206,11 +209,11 @@ threading.Thread(target=lambda: ctypes.CDLL(None).pause()).start()
 SYS_exit = {"x86_64": 60}.get(os.uname().machine, 93)
 ctypes.CDLL(None).syscall(SYS_exit, 0)  # ends this one thread
 """
-    undead = start(program, env={family.MARK_VARIABLE: family.worker_mark(pool, "home", 1, 1)})
+    undead = start(program, env={process_tree.MARK_VARIABLE: process_tree.worker_mark(pool, "home", 1, 1)})
     with undead:
-        while not family._is_dying(undead.pid):
+        while not process_tree._is_dying(undead.pid):
             assert undead.poll() is None
-        assert family.kill_marked([undead.pid], f"{pool}/home/1/1") == 1
+        assert process_tree.kill_marked([undead.pid], f"{pool}/home/1/1") == 1
         assert undead.wait(20) == -signal.SIGKILL
 
 
@@ -218,14 +221,14 @@ def test_a_child_that_lets_nobody_look_is_ended(pool: str) -> None:
     """Root may look, so this is tried as somebody else."""
     program = """
 import os, shutil, sys, tempfile
-from taskpool.procs import process_tree as family
+from taskpool.procs import process_tree
 if os.geteuid() == 0:
     os.setgroups([]); os.setgid(65534); os.setuid(65534)
 with tempfile.TemporaryDirectory() as directory:
     hidden = shutil.copy(shutil.which("sleep"), f"{directory}/hidden")
     os.chmod(hidden, 0o111)
     pid = os.posix_spawn(hidden, ["sleep", "60"], {"TP_WORKER": sys.argv[1]})
-    print(family.mark_of(pid), family.kill_marked([pid], sys.argv[1]), os.waitpid(pid, 0)[1])
+    print(process_tree.mark_of(pid), process_tree.kill_marked([pid], sys.argv[1]), os.waitpid(pid, 0)[1])
 """
     assert run(program, f"{pool}/home/1/1") == f"None 1 {signal.SIGKILL.value}\n"
 
@@ -236,10 +239,10 @@ def test_another_users_child_is_spared_though_it_lets_nobody_look(pool: str) -> 
     """Root of a container may kill anybody and look into nobody else."""
     program = """
 import os, subprocess, sys
-from taskpool.procs import process_tree as family
+from taskpool.procs import process_tree
 with subprocess.Popen(["sleep", "60"], user=65534) as stranger:
     looked = subprocess.run(["cat", f"/proc/{stranger.pid}/environ"], capture_output=True).returncode
-    print(looked, family.kill_marked([stranger.pid], sys.argv[1]))
+    print(looked, process_tree.kill_marked([stranger.pid], sys.argv[1]))
     stranger.kill()
 """
     capabilities = "--bounding-set=-all,+kill,+setuid,+setgid"
@@ -250,30 +253,30 @@ def test_orphans_of_other_epochs_are_ended(sleeper: Sleeper, pool: str) -> None:
     orphans = [sleeper(f"{pool}/home/1/1"), sleeper(f"{pool}/home/1/2"), sleeper(f"{pool}/home/3/1")]
     others = (f"{pool}/home/2/1", f"{pool}x/home/1/1", f"{pool}/elsewhere/1/1", f"{pool}/home2/1/1")
     spared = {sleeper(mark) for mark in others}
-    assert family.end_orphans(pool, "home", 2, in_a_while()) == 3
+    assert process_tree.end_orphans(pool, "home", 2, in_a_while()) == 3
     assert {reap(pid).signal for pid in orphans} == {signal.SIGKILL}
-    assert set(family.find_marked(pool)) == spared
-    assert family.end_orphans(pool, "home", 2, in_a_while()) == 0
+    assert set(process_tree.find_marked(pool)) == spared
+    assert process_tree.end_orphans(pool, "home", 2, in_a_while()) == 0
 
 
 def test_orphans_need_not_be_our_children(pool: str) -> None:
     shell = subprocess.run(
         ["/bin/sh", "-c", "setsid sleep 60 >/dev/null & echo $!"],
-        env={family.MARK_VARIABLE: f"{pool}/home/1/1"},
+        env={process_tree.MARK_VARIABLE: f"{pool}/home/1/1"},
         stdout=subprocess.PIPE,
     )
     orphan = os.pidfd_open(int(shell.stdout))
-    assert family.end_orphans(pool, "home", 2, in_a_while()) == 1
+    assert process_tree.end_orphans(pool, "home", 2, in_a_while()) == 1
     assert dies(orphan)
     os.close(orphan)
 
 
 def test_an_orphan_that_keeps_forking_is_ended(pool: str) -> None:
-    env = {family.MARK_VARIABLE: f"{pool}/home/1/1"}
+    env = {process_tree.MARK_VARIABLE: f"{pool}/home/1/1"}
     pid = os.posix_spawn("/bin/sh", ["sh", "-c", "while :; do /bin/true; done"], env)
-    assert family.end_orphans(pool, "home", 2, in_a_while()) >= 1
+    assert process_tree.end_orphans(pool, "home", 2, in_a_while()) >= 1
     assert reap(pid).signal == signal.SIGKILL
-    assert family.find_marked(f"{pool}/") == []
+    assert process_tree.find_marked(f"{pool}/") == []
 
 
 def test_an_orphan_born_behind_the_scan_is_found_by_the_next(
@@ -281,15 +284,15 @@ def test_an_orphan_born_behind_the_scan_is_found_by_the_next(
 ) -> None:
     early, late = sleeper(f"{pool}/home/1/1"), sleeper(f"{pool}/home/1/1")
     scans = iter([[early]])
-    monkeypatch.setattr(family, "_all_pids", lambda: next(scans, [early, late]))
-    assert family.end_orphans(pool, "home", 2, in_a_while()) == 2
+    monkeypatch.setattr(process_tree, "_all_pids", lambda: next(scans, [early, late]))
+    assert process_tree.end_orphans(pool, "home", 2, in_a_while()) == 2
 
 
 def test_orphans_alive_at_the_deadline_are_named(sleeper: Sleeper, pool: str) -> None:
     pid = sleeper(f"{pool}/home/1/1")
     before = os.listdir("/proc/self/fd")
     with pytest.raises(ConfigurationError, match=f"earlier life of pool {pool} do not die: {pid};"):
-        family.end_orphans(pool, "home", 2, deadline_mono_ns=0)
+        process_tree.end_orphans(pool, "home", 2, deadline_mono_ns=0)
     assert os.listdir("/proc/self/fd") == before
 
 
@@ -299,4 +302,4 @@ import sys, time
 from taskpool.procs.process_tree import end_orphans, find_marked
 print(find_marked(sys.argv[1]), end_orphans(sys.argv[1], "home", 2, time.monotonic_ns() + 10**10))
 """
-    assert run(program, pool, env={family.MARK_VARIABLE: f"{pool}/home/1/1"}) == "[] 0\n"
+    assert run(program, pool, env={process_tree.MARK_VARIABLE: f"{pool}/home/1/1"}) == "[] 0\n"

@@ -107,8 +107,8 @@ def test_a_stranger_is_reaped_like_anybody() -> None:
     program = """
 import os
 from taskpool.procs import reap
-from taskpool.procs import prctl as lifeline
-lifeline.become_subreaper()
+from taskpool.procs import prctl
+prctl.become_subreaper()
 known = os.posix_spawn("/bin/sh", ["sh", "-c", "sh -c 'read x; exit 7' <&3 & exit 0"], {},
                        file_actions=[(os.POSIX_SPAWN_DUP2, 0, 3)])
 print(reap.reap(known).status, flush=True)

@@ -22,9 +22,9 @@ from taskpool.messages import NO_OUTPUT, End, Frame, JobError, Output, Progress,
 from taskpool.worker import runner as module
 from taskpool.worker.capture import Capture
 from taskpool.worker.log import Log
-from taskpool.worker.process_state import Surroundings
+from taskpool.worker.process_state import ProcessState
 from taskpool.worker.runner import Runner
-from taskpool.worker.timeout import Alarm
+from taskpool.worker.timeout import TimeoutSignal
 
 Job = Callable[[Context], Result]
 DONE = Result(End.SUCCEEDED, value=b"42")
@@ -50,9 +50,9 @@ class Stage:
         self.IN_PROCESS = True
         self.RUNS_USER_CODE = True
         self.capture = StillCapture()
-        alarm = Alarm()
-        alarm.install()
-        self.runner = Runner("spool", alarm, self.capture, Log(None))
+        timeout_signal = TimeoutSignal()
+        timeout_signal.install()
+        self.runner = Runner("spool", timeout_signal, self.capture, Log(None))
 
     def run(self, payload: bytes, context: Context) -> Result:
         return self.job(context)
@@ -133,12 +133,12 @@ def test_usage_is_measured_inside_and_taken_from_programs(stage: Stage) -> None:
 
 
 def test_what_is_put_back_behind_a_job_is_not_charged_to_it(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    def slowly(_: Surroundings) -> None:
+    def slowly(_: ProcessState) -> None:
         until = time.process_time_ns() + 50_000_000
         while time.process_time_ns() < until:
             pass
 
-    monkeypatch.setattr(Surroundings, "put_back", slowly)
+    monkeypatch.setattr(ProcessState, "put_back", slowly)
     assert stage.attempt(lambda context: DONE).usage.cpu_ns < 50_000_000
 
 

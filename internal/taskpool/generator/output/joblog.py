@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from taskpool.clock import seconds
-from taskpool.generator.output.resumable_file import LineFile
+from taskpool.generator.output.resumable_file import ResumableFile
 from taskpool.kinds import KINDS
 from taskpool.messages import JobSpec, Outcome, State
 
@@ -16,7 +16,7 @@ _STOPPED = frozenset({State.TIMED_OUT, State.CANCELLED})
 class JobLog:
     """Writes one line for each job that ran. Remembers the commands of the jobs that have not ended."""
 
-    def __init__(self, file: LineFile) -> None:
+    def __init__(self, file: ResumableFile) -> None:
         self._file = file
         self._waiting: dict[int, JobSpec] = {}
 

@@ -11,8 +11,8 @@ from taskpool.errors import ConfigurationError
 from taskpool.generator.output.formats import one_line, to_json
 from taskpool.generator.output.joblog import HEADER, JobLog
 from taskpool.generator.output.keep_order import KeepOrder
-from taskpool.generator.output.resumable_file import LineFile
-from taskpool.generator.output.stream import Outflow, Piece
+from taskpool.generator.output.resumable_file import ResumableFile
+from taskpool.generator.output.stream import OutputStream, Piece
 from taskpool.kinds import KINDS
 from taskpool.messages import JobSpec, Outcome
 
@@ -37,8 +37,8 @@ class Printer:
         self._batch = batch
         self._form: Form = form
         self._order = KeepOrder() if keep_order else None
-        self._flows = {OUT: Outflow(OUT), ERR: Outflow(ERR)}
-        self._files: list[LineFile] = []
+        self._flows = {OUT: OutputStream(OUT), ERR: OutputStream(ERR)}
+        self._files: list[ResumableFile] = []
         self._results = self._open(results, append)
         log = self._open(joblog, append)
         self._joblog_file = log
@@ -122,10 +122,10 @@ class Printer:
             with suppress(OSError):  # an error of this kind was told by `pump` before
                 file.close()
 
-    def _open(self, name: str | None, append: bool) -> LineFile | None:
+    def _open(self, name: str | None, append: bool) -> ResumableFile | None:
         if name is None:
             return None
-        file = LineFile(name, append=append)
+        file = ResumableFile(name, append=append)
         self._files.append(file)
         return file
 

@@ -10,7 +10,7 @@ import msgspec
 from taskpool.clock import MILLISECOND, SECOND, seconds
 from taskpool.durations import human
 from taskpool.generator.output.console import Console
-from taskpool.generator.tally import Tally
+from taskpool.generator.totals import Totals
 
 Mode = Literal["bar", "plain", "json", "none"]
 
@@ -19,12 +19,12 @@ _BAR_WIDTH_MAX = 30
 
 
 class Progress:
-    """Draws what the tally says, from time to time."""
+    """Draws what the totals say, from time to time."""
 
-    def __init__(self, mode: Mode, console: Console, tally: Tally, started: int) -> None:
+    def __init__(self, mode: Mode, console: Console, totals: Totals, started: int) -> None:
         self._mode: Mode = mode
         self._console = console
-        self._tally = tally
+        self._totals = totals
         self._started = started
         self._period = _PERIOD_NS[mode]
         self._due = started + self._period
@@ -42,8 +42,8 @@ class Progress:
         self._due = now + self._period
         if self._mode == "bar":
             self._console.bar("" if last else self._fit(self._bar(total, now)))
-        elif self._tally.finished != self._drawn or last:
-            self._drawn = self._tally.finished
+        elif self._totals.finished != self._drawn or last:
+            self._drawn = self._totals.finished
             self._console.raw(self._json(total, now) if self._mode == "json" else self._plain(total, now))
 
     def _plain(self, total: int | None, now: int) -> bytes:
@@ -53,28 +53,28 @@ class Progress:
         facts = self._facts(total, now)
         if not total:
             return facts
-        full = _BAR_WIDTH_MAX * self._tally.finished // total
+        full = _BAR_WIDTH_MAX * self._totals.finished // total
         return f"[{'#' * full}{'.' * (_BAR_WIDTH_MAX - full)}] {facts}"
 
     def _facts(self, total: int | None, now: int) -> str:
-        tally, elapsed = self._tally, max(now - self._started, 1)
-        text = f"{tally.finished}/{'?' if total is None else total} done"
-        if tally.failed:
-            text += f", {tally.failed} failed"
-        if tally.crashes:
-            text += f", {tally.crashes} crashes"
+        totals, elapsed = self._totals, max(now - self._started, 1)
+        text = f"{totals.finished}/{'?' if total is None else total} done"
+        if totals.failed:
+            text += f", {totals.failed} failed"
+        if totals.crashes:
+            text += f", {totals.crashes} crashes"
         text += f", {human(elapsed)}"
-        if total is not None and 0 < tally.finished < total:
-            text += f", {human(elapsed * (total - tally.finished) // tally.finished)} left"
+        if total is not None and 0 < totals.finished < total:
+            text += f", {human(elapsed * (total - totals.finished) // totals.finished)} left"
         return text
 
     def _json(self, total: int | None, now: int) -> bytes:
         record = {
             "type": "progress",
-            "finished": self._tally.finished,
+            "finished": self._totals.finished,
             "total": total,
-            "failed": self._tally.failed,
-            "crashes": self._tally.crashes,
+            "failed": self._totals.failed,
+            "crashes": self._totals.crashes,
             "elapsed_seconds": seconds(now - self._started),
         }
         return msgspec.json.encode(record) + b"\n"

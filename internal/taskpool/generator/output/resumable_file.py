@@ -11,7 +11,7 @@ from taskpool.limits import OUTCOMES_IN_FLIGHT_MAX
 _AGAIN_LINES_MAX = 2 * OUTCOMES_IN_FLIGHT_MAX  # written, and not acknowledged before the run was killed
 
 
-class LineFile:
+class ResumableFile:
     """Lines in the order in which they are written. They wait in memory until `flush`.
 
     What the file holds is untouched until `begin`: a run that is refused must not cost what an earlier one wrote.

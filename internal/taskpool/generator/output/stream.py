@@ -55,7 +55,7 @@ class _File:
         return chunk
 
 
-class Outflow:
+class OutputStream:
     """What is still to be written to one descriptor."""
 
     def __init__(self, fd: int) -> None:

@@ -19,11 +19,11 @@ from taskpool.clock import MILLISECOND, NEVER, SECOND
 from taskpool.errors import ConfigurationError, ExitCode
 from taskpool.generator.output.console import Console
 from taskpool.generator.output.formats import signal_name
-from taskpool.generator.private.state import Home
+from taskpool.generator.private.state import PrivateState
 from taskpool.generator.signals import STOP_SIGNALS, raise_if_stopped
 from taskpool.ipc import names
-from taskpool.ipc.queue import Post
-from taskpool.ipc.stale_queues import Leftovers
+from taskpool.ipc.queue import QueueNamespace
+from taskpool.ipc.stale_queues import StaleQueues
 from taskpool.procs.environment import scrubbed
 from taskpool.procs.process_tree import end_orphans
 from taskpool.procs.signals import Wakeup, catchable
@@ -54,18 +54,18 @@ class PrivateDealer:
 
     def __init__(
         self,
-        home: Home,
+        state: PrivateState,
         options: list[str],
-        post: Post,
+        namespace: QueueNamespace,
         console: Console,
-        again: str = "",
+        resume_command: str = "",
         drain_ns: int = limits.DRAIN_TIMEOUT_NS,
     ) -> None:
-        """Starts it. Raises ConfigurationError when the program is missing or cannot be started. `again`: the
+        """Starts it. Raises ConfigurationError when the program is missing or cannot be started. `resume_command`: the
         command that resumes the batch, told if it must be. `drain_ns`: its --drain-timeout."""
-        self.again = again
-        self.home = home
-        self.pool = home.pool
+        self.resume_command = resume_command
+        self.state = state
+        self.pool = state.pool
         self.exit: Exit | None = None
         self.began = False  # the batch is known to a dealer: there is something to resume
         self.succeeded = False  # every job has: there is nothing to resume
@@ -73,7 +73,7 @@ class PrivateDealer:
         self.given_up = False  # it was
         self._drain_ns = drain_ns
         self._interrupts = 0
-        self._post = post
+        self._namespace = namespace
         self._console = console
         self._keep: set[Path] = set()
         self._options = options
@@ -83,13 +83,13 @@ class PrivateDealer:
         try:
             self._start()
         except ConfigurationError:
-            self._settle_home()
+            self._release_state()
             raise
 
     def _start(self) -> None:
         reader, self._lifeline = os.pipe2(os.O_CLOEXEC)
         try:
-            options = [f"--journal={self.home.journal or 'none'}", *self._options]
+            options = [f"--journal={self.state.journal or 'none'}", *self._options]
             command = [_find(), "--pool", self.pool, "--private", "--lifeline-fd", str(LIFELINE_FD), *options]
             self.pid = _spawn(command, reader)
             self.pidfd = os.pidfd_open(self.pid)
@@ -102,7 +102,7 @@ class PrivateDealer:
     @property
     def journaled(self) -> bool:
         """What was accepted survives the dealer."""
-        return self.home.journal is not None
+        return self.state.journal is not None
 
     def __enter__(self) -> PrivateDealer:
         return self
@@ -121,7 +121,7 @@ class PrivateDealer:
     def tell(self, number: Signals, now: int) -> None:
         """Hands on a signal that a person sent to us. One that orders it to leave has a limit, because it may be
         stopped or hang; a first and a second SIGINT have none, and who does not want to wait sends a third."""
-        # To a dealer, HUP means to read its configuration again.
+        # To a dealer, HUP means to read its configuration resume_command.
         self.forward(Signals.SIGTERM if number is Signals.SIGHUP else number)
         if number is Signals.SIGINT:
             self._interrupts += 1
@@ -130,7 +130,7 @@ class PrivateDealer:
             wait_ns = self._drain_ns + LEAVE_NS_MAX if number in STOP_SIGNALS else NEVER
         self.leave_by = min(self.leave_by, now + wait_ns)
 
-    def insist(self, now: int) -> None:
+    def kill_if_overdue(self, now: int) -> None:
         """Kills it when it has not left in time. The journal has all that it was to keep."""
         if now >= self.leave_by and self.look() is None:
             self._give_up()
@@ -176,7 +176,7 @@ class PrivateDealer:
         os.close(self.pidfd)
         self.pidfd = -1
         for name in (names.intake, names.control):  # or a hello would wait where nobody reads
-            self._post.unlink(name(self.pool))
+            self._namespace.unlink(name(self.pool))
         self._start()
         self.exit = None
         return True
@@ -199,26 +199,26 @@ class PrivateDealer:
             self.pidfd = -1
         if self.exit != Exit(0, None) and not self._in_use:
             self._clear_away()
-        self._settle_home()
+        self._release_state()
 
     def _clear_away(self) -> None:
         """It did not leave in good order: its workers' descendants and its queues may be left.
 
         Only what nobody owns: while we hold the pool's lock, no dealer works in it or comes up.
         """
-        with closing(PoolLock(self.home.directory, self.pool)) as lock:
+        with closing(PoolLock(self.state.directory, self.pool)) as lock:
             if lock.hold():
                 self._end_and_unlink()
 
     def _end_and_unlink(self) -> None:
         try:
-            end_orphans(self.pool, identity(self.home.directory), 0, time.monotonic_ns() + limits.TERM_GRACE_NS)
+            end_orphans(self.pool, identity(self.state.directory), 0, time.monotonic_ns() + limits.TERM_GRACE_NS)
         except ConfigurationError as error:
             self._console.warning(str(error))
         if self.exit is not None and self.exit.signal is not None:
             for name in (names.intake, names.control, names.events, names.lock):
-                self._post.unlink(name(self.pool))
-            Leftovers(self.home.directory).sweep(self._post, self.pool)
+                self._namespace.unlink(name(self.pool))
+            StaleQueues(self.state.directory).sweep(self._namespace, self.pool)
 
     @property
     def _in_use(self) -> bool:
@@ -229,19 +229,19 @@ class PrivateDealer:
     def stays(self) -> bool:
         """Whether the state is kept for another run. One that was found is only given up when all is done; one
         that somebody else has in use is theirs."""
-        return self._in_use or (self.journaled and not self.succeeded and (self.began or self.home.resumed))
+        return self._in_use or (self.journaled and not self.succeeded and (self.began or self.state.resumed))
 
-    def _settle_home(self) -> None:
+    def _release_state(self) -> None:
         if self.stays:
-            if self.again and (self.began or self.home.resumed):
+            if self.resume_command and (self.began or self.state.resumed):
                 self._console.notice(
-                    f"Batch {self.home.batch} is kept in {self.home.directory}; remove that directory to forget it. "
-                    f"To resume: {self.again}"
+                    f"Batch {self.state.batch} is kept in {self.state.directory}; remove that directory to forget it. "
+                    f"To resume: {self.resume_command}"
                 )
             return
-        kept = self.home.remove(self._keep)
+        kept = self.state.remove(self._keep)
         if kept:
-            self._console.info(f"Output of {kept} streams is kept in {self.home.directory}")
+            self._console.info(f"Output of {kept} streams is kept in {self.state.directory}")
 
     def _cut_lifeline(self) -> None:
         if self._lifeline >= 0:
@@ -249,12 +249,12 @@ class PrivateDealer:
             self._lifeline = -1
 
 
-def wait_for_predecessor(home: Home, wakeup: Wakeup, console: Console) -> None:
+def wait_for_predecessor(state: PrivateState, wakeup: Wakeup, console: Console) -> None:
     """Until the dealer of an earlier run has left: its generator was killed, so it is about to.
 
     Raises Interrupted. If it stays, the dealer that is started next says so.
     """
-    holder = last_holder(home.directory)
+    holder = last_holder(state.directory)
     if holder is None:
         return
     try:
@@ -262,7 +262,7 @@ def wait_for_predecessor(home: Home, wakeup: Wakeup, console: Console) -> None:
     except ProcessLookupError:
         return
     try:
-        if _is_private_dealer(holder.pid, home.pool):
+        if _is_private_dealer(holder.pid, state.pool):
             console.info(f"Waiting for the dealer of an earlier run to leave (pid {holder.pid})")
             poll = select.poll()
             poll.register(pidfd, select.POLLIN)

@@ -43,7 +43,7 @@ class _Note(msgspec.Struct):
     journal: str | None  # its path
 
 
-class Home:
+class PrivateState:
     """The state directory of one private pool."""
 
     def __init__(self, batch: str, journal: str | None, *, resume: bool) -> None:

@@ -15,11 +15,11 @@ from taskpool.core.entries import (
     BatchClosed,
     BatchForgotten,
     BatchOpened,
+    Entry,
     JobAccepted,
     JobReturned,
     OutcomeRecorded,
     QuarantineDropped,
-    Row,
 )
 from taskpool.core.events import InFlight, Restored, StoredBatch, StoredJob
 from taskpool.messages import Limits, Outcome, State
@@ -49,7 +49,7 @@ class KeptBatch:
         self.cancelled = False
 
 
-class Tables:
+class JournalModel:
     """All that is durable."""
 
     def __init__(self, world: World, on_outcome: Callable[[OutcomeRecorded], None]) -> None:
@@ -77,7 +77,7 @@ class Tables:
 
     # --- written ---
 
-    def apply(self, epoch: int, rows: Sequence[Row]) -> None:
+    def apply(self, epoch: int, rows: Sequence[Entry]) -> None:
         for row in rows:
             self._handlers[type(row)](row, epoch)  # type: ignore[operator]
 
@@ -155,7 +155,7 @@ class Tables:
             tries=row.tries,
             failures=row.failures,
             crashes=row.crashes,
-            unclean=row.unclean,
+            unclean_exits=row.unclean_exits,
         )
 
     def _dropped(self, row: QuarantineDropped, epoch: int) -> None:
@@ -180,7 +180,7 @@ class Tables:
             self._world.fail("I1", f"{row.upto} outcomes of {row.batch} acknowledged, {batch.recorded} recorded")
         batch.acknowledged = max(batch.acknowledged, row.upto)
 
-    def forget_attempts(self, epoch: int, rows: Sequence[Row]) -> None:
+    def forget_attempts(self, epoch: int, rows: Sequence[Entry]) -> None:
         """Power was lost before these were synced."""
         for row in rows:
             assert isinstance(row, AttemptMade)
@@ -225,14 +225,14 @@ class Tables:
             batch.cancelled,
         )
 
-    def restored(self, *, unclean: bool) -> Restored | None:
+    def restored(self, *, unclean_exit: bool) -> Restored | None:
         if not self.batches:
             return None
         parked = [kept.job for kept in self.jobs.values() if kept.state is State.QUARANTINED and not kept.dropped]
         wanted = {job.batch for job in parked}
         found = [self.stored_batch(name) for name, batch in self.batches.items() if batch.open or name in wanted]
         return Restored(
-            unclean=unclean,
+            unclean_exit=unclean_exit,
             ordinal=max(self.jobs, default=0),
             batches=[batch for batch in found if batch is not None],
             in_flight=[InFlight(*kept.attempt, kept.job) for kept in self.running],

@@ -1,4 +1,4 @@
-"""The judge: sees everything that happens, and knows what was promised.
+"""The oracle: sees everything that happens, and knows what was promised.
 
 It believes nobody's counters: it counts what processes did, and what lay in queues and on the disk. What it says is
 broken:
@@ -41,7 +41,7 @@ from taskpool.messages import (
 
 if TYPE_CHECKING:
     from sim.host import SimHost
-    from sim.platform import SimMachine
+    from sim.platform import SimPlatform
     from sim.worker import WorkerProcess
 
 LINE_MESSAGES_MAX = 1000  # what may wait for one generator
@@ -57,7 +57,7 @@ class SentFrame:
         self.started = False
 
 
-class Judge:
+class Oracle:
     """One for a schedule."""
 
     def __init__(self, host: SimHost) -> None:
@@ -77,32 +77,32 @@ class Judge:
 
     # --- what the dealer sends ---
 
-    def frame_sent(self, machine: SimMachine, data: bytes, mark: tuple[int, int]) -> None:
+    def frame_sent(self, platform: SimPlatform, data: bytes, mark: tuple[int, int]) -> None:
         frame = self._host.spool.peek(codec.decode(data))
         if not isinstance(frame, Frame):
             return
         tasks = codec.decode_tasks(frame.tasks)
         left = {}
-        unread = self._unread_reports(machine)
+        unread = self._unread_reports(platform)
         for n, task in enumerate(tasks, frame.first_n):
             job = left[n] = self._host.job(frame.batch, task.seq)
             if job.live:
                 self._world.fail("I7", f"job {job.number} is sent (attempt {n}) while an earlier attempt lives")
-            if job in machine.late_successes:
+            if job in platform.late_successes:
                 self._world.fail(
                     "I7", f"job {job.number} is sent (attempt {n}) though an earlier life's result was read"
                 )
             if job in unread:
                 self._world.fail("I7", f"job {job.number} is sent (attempt {n}) while its result is in the queue")
-            if machine.careful and (frame.epoch, n) not in self._host.disk.tables.attempts:
+            if platform.careful and (frame.epoch, n) not in self._host.disk.journal_model.attempts:
                 self._world.fail("R2", f"a careful dealer sends attempt {n} before it is stored")
         self._world.note("frame {} of {} jobs sent to worker {}", frame.first_n, len(left), mark[1])
         self._world.say(f"    jobs {[job.number for job in left.values()]}")
         for job in left.values():
             self._check_turn(job)
-        self._check_not_taken_back(machine, mark[1], frame.first_n)
-        if any(job.facts.unclean_ends >= limits.UNCLEAN_ALONE_MIN for job in left.values()):
-            self._sent_alone(machine, frame.first_n)
+        self._check_not_taken_back(platform, mark[1], frame.first_n)
+        if any(job.facts.unclean_ends >= limits.UNCLEAN_EXITS_ALONE_MIN for job in left.values()):
+            self._sent_alone(platform, frame.first_n)
         seen = self._world.faults.seen
         frames = self._frames.setdefault(mark, [])
         seen["frame_of_several_jobs"] += len(left) > 1
@@ -129,36 +129,36 @@ class Judge:
             other = self._host.job(job.batch, seq)
             if other.sent or other.cancel_asked or other.spec.kind != job.spec.kind:
                 continue
-            kept = self._host.disk.tables.by_seq.get((job.batch, seq))
+            kept = self._host.disk.journal_model.by_seq.get((job.batch, seq))
             theirs = self.limits_of(other)
             equal = (theirs.priority, theirs.timeout_ns) == (mine.priority, mine.timeout_ns)
             never_dealt = kept is not None and kept.state is State.QUEUED and kept.attempt == (0, 0)
             if equal and never_dealt:
                 self._world.fail("order", f"job {job.seq} of {job.batch} is sent before job {seq}")
 
-    def _check_not_taken_back(self, machine: SimMachine, incarnation: int, first_n: int) -> None:
-        worker = machine.core.crew.workers.get(Incarnation(incarnation))
+    def _check_not_taken_back(self, platform: SimPlatform, incarnation: int, first_n: int) -> None:
+        worker = platform.core.supervisor.workers.get(Incarnation(incarnation))
         frame = worker.find(first_n) if worker is not None else None
         if frame is not None and frame.taking_back:
             self._world.fail("I10", f"frame {first_n} was asked back, and is sent after all")
 
-    def _sent_alone(self, machine: SimMachine, n: int) -> None:
+    def _sent_alone(self, platform: SimPlatform, n: int) -> None:
         """A job that dealer after dealer went down with has the pool to itself."""
-        attempts = machine.core.pool.attempts
-        if n in attempts and attempts[n].job.unclean >= limits.UNCLEAN_ALONE_MIN and len(attempts) > 1:
+        attempts = platform.core.pool.attempts
+        if n in attempts and attempts[n].job.unclean_exits >= limits.UNCLEAN_EXITS_ALONE_MIN and len(attempts) > 1:
             self._world.fail("I4", f"attempt {n} of a job that may end the host runs in company")
 
-    def _unread_reports(self, machine: SimMachine) -> set[Planned]:
+    def _unread_reports(self, platform: SimPlatform) -> set[Planned]:
         """Jobs of which a report lies in an events queue, and counts."""
         found = set()
-        for data in machine.events_waiting():
+        for data in platform.events_waiting():
             progress = self._progress(data)
             for report in progress.reports if progress is not None else ():
                 assert progress is not None
                 if (progress.epoch, report.n) in self._read or not 0 < report.n < 10**6:
                     continue
                 attempt = (progress.epoch, report.n)
-                if progress.epoch != machine.epoch and attempt not in self._host.disk.tables.attempts:
+                if progress.epoch != platform.epoch and attempt not in self._host.disk.journal_model.attempts:
                     continue  # its attempt is not in the journal: a new dealer knows nothing of it
                 job = self._begun.get(attempt)
                 if job is not None:
@@ -175,7 +175,7 @@ class Judge:
     def told(self, data: bytes) -> None:
         """The dealer tells a generator something."""
         message = self._host.spool.peek(codec.decode(data))
-        batches = self._host.disk.tables.batches
+        batches = self._host.disk.journal_model.batches
         if isinstance(message, Accepted):
             batch = batches.get(message.batch)
             known = batch.accepted if batch is not None else 0
@@ -195,7 +195,7 @@ class Judge:
             self._world.say(f"    {str(message)[:300]}")
 
     def _outcomes_told(self, message: Outcomes) -> None:
-        stored = self._host.disk.tables.outcomes.get(message.batch, [])
+        stored = self._host.disk.journal_model.outcomes.get(message.batch, [])
         for outcome in message.items:
             self._check_no_gap(message.client, message.batch, outcome.no)
             if outcome.no > len(stored):
@@ -219,13 +219,13 @@ class Judge:
             return
         assert self._host.dealer is not None
         self._told_no[message.client] = self._host.dealer.core.pool.batches[name].acknowledged
-        batch = self._host.disk.tables.batches.get(name)
+        batch = self._host.disk.journal_model.batches.get(name)
         known = batch.accepted if batch is not None else 0
         if message.accepted > known:
             self._world.fail("R1", f"a welcome tells {message.accepted} jobs of {name} accepted, {known} are stored")
         # Forgotten and opened anew in one turn, as memory may: those rows, still on their way, are judged as they come.
         anew = message.fresh and not self._host.dealer.core.pool.config.journaled
-        forgotten = anew or name in self._host.disk.tables.forgotten
+        forgotten = anew or name in self._host.disk.journal_model.forgotten
         if message.accepted < self.told_accepted.get(name, 0) and not forgotten:
             self._world.fail("I1", f"a welcome tells {message.accepted} jobs of {name}, fewer than were accepted")
         recorded = batch.recorded if batch is not None else 0
@@ -234,18 +234,18 @@ class Judge:
 
     # --- what the dealer reads ---
 
-    def events_read(self, machine: SimMachine, data: bytes) -> None:
+    def events_read(self, platform: SimPlatform, data: bytes) -> None:
         progress = self._progress(data)
         for report in progress.reports if progress is not None else ():
             assert progress is not None
             attempt = (progress.epoch, report.n)
             self._read.add(attempt)
             job = self._begun.get(attempt)
-            if progress.epoch == machine.epoch or report.end is not End.SUCCEEDED or job is None:
+            if progress.epoch == platform.epoch or report.end is not End.SUCCEEDED or job is None:
                 continue
-            kept = self._host.disk.tables.by_seq[job.batch, job.seq]
+            kept = self._host.disk.journal_model.by_seq[job.batch, job.seq]
             if kept.state is State.RUNNING and kept.attempt == attempt:
-                machine.late_successes.add(job)
+                platform.late_successes.add(job)
 
     def frame_taken_back(self, data: bytes, mark: tuple[int, int]) -> None:
         try:
@@ -264,7 +264,7 @@ class Judge:
             self._world.fail("I7", f"job {job.number} is executed twice at the same time")
         self._begun[worker.mark[0], n] = job
         worker.ran.append(job)
-        kept = self._host.disk.tables.by_seq.get((job.batch, job.seq))
+        kept = self._host.disk.journal_model.by_seq.get((job.batch, job.seq))
         if kept is None:
             self._world.fail("I1", f"job {job.number} runs before it is stored")
         elif kept.state in TERMINAL and not job.requeue_asked:
@@ -375,7 +375,7 @@ class Judge:
 
     def dealer_ended(self) -> None:
         """A dealer is gone, not in good order."""
-        running = self._host.disk.tables.running
+        running = self._host.disk.journal_model.running
         for kept in running:
             facts = self._host.job(kept.job.batch, kept.job.seq).facts
             facts.unclean_ends += 1
@@ -383,36 +383,36 @@ class Judge:
 
     # --- now and then, and in the end ---
 
-    def look_at(self, machine: SimMachine) -> None:
+    def look_at(self, platform: SimPlatform) -> None:
         """What must hold at every turn and is not seen by a single call."""
-        pool = machine.core.pool
+        pool = platform.core.pool
         self._world.faults.seen["job_delayed"] += bool(pool.delayed)
         for job in pool.jobs.values():
             planned = self._host.job(job.batch.name, job.seq)
             # Requeued, it may die in its new run before the outcome of the one before is stored.
             if job.lost_at_head > planned.facts.head_deaths and not planned.requeue_asked:
                 self._world.fail("I4", f"{job.lost_at_head} deaths are held against job {job.seq} that it never met")
-        for worker in machine.core.crew.workers.values():
+        for worker in platform.core.supervisor.workers.values():
             frames = worker.frames
             if len(frames) < 2 or not frames[0].started or worker.state is WorkerState.STOPPING:
                 continue
-            waits_ns = self._world.now_ns - max(frames[0].heard_mono_ns, machine.woke_ns)
-            if waits_ns > SECOND + limits.FRAME_TAKE_BACK_NS and machine.frames_waiting(worker.incarnation):
+            waits_ns = self._world.now_ns - max(frames[0].heard_mono_ns, platform.woke_ns)
+            if waits_ns > SECOND + limits.FRAME_TAKE_BACK_NS and platform.frames_waiting(worker.incarnation):
                 self._world.fail("I10", f"a frame waits behind a job that has run for {waits_ns / 1e9:.1f} s")
-        for line in machine.reply_lines():
+        for line in platform.reply_lines():
             if len(line.waiting) > LINE_MESSAGES_MAX:
                 self._world.fail("I6", f"{len(line.waiting)} messages wait for one generator")
 
     def final(self) -> None:
         """Everything is over: nothing was lost, nothing is left."""
-        tables = self._host.disk.tables
-        for name, batch in tables.batches.items():
-            if batch.accepted < self.told_accepted.get(name, 0) and name not in tables.forgotten:
+        journal_model = self._host.disk.journal_model
+        for name, batch in journal_model.batches.items():
+            if batch.accepted < self.told_accepted.get(name, 0) and name not in journal_model.forgotten:
                 self._world.fail("I1", f"{self.told_accepted[name]} jobs of {name} accepted, {batch.accepted} stored")
             if batch.open and name in self.batch_limits:
                 self._world.fail("I1", f"{batch.open} jobs of {name} have no outcome")
-            runs = {(outcome.seq, outcome.run) for outcome in tables.outcomes[name]}
-            if len(runs) != len(tables.outcomes[name]):
+            runs = {(outcome.seq, outcome.run) for outcome in journal_model.outcomes[name]}
+            if len(runs) != len(journal_model.outcomes[name]):
                 self._world.fail("I2", f"a run of a job of {name} has two outcomes")
             if not {(seq, 1) for seq in range(1, batch.accepted + 1)} <= runs:
                 self._world.fail("I1", f"a job of {name} has no outcome of its first run")
@@ -421,6 +421,6 @@ class Judge:
         """A dealer left because it wanted to: nothing of it may stay (I11)."""
         for process in (*self._host.workers, *self._host.descendants):
             self._world.fail("I11", f"process {process.pid}, a {process.what}, outlives a dealer that left")
-        ours = [name for name in self._host.post.names() if ".reply." not in name]
+        ours = [name for name in self._host.namespace.names() if ".reply." not in name]
         if ours:
             self._world.fail("I11", f"queues stay behind: {ours}")

@@ -11,7 +11,7 @@ _STATES = (State.SUCCEEDED, State.FAILED, State.TIMED_OUT, State.CANCELLED, Stat
 _CODES = {state: code for code, state in enumerate(_STATES, 1)}  # 0: no outcome yet
 
 
-class Tally:
+class Totals:
     """Counts jobs by the state of their last run, in one byte a job."""
 
     def __init__(self) -> None:
