@@ -1,0 +1,45 @@
+"""Wait for descriptors, at most so long: the one place that calls poll(2).
+
+The dealer's loop is the exception. It watches hundreds of descriptors over its whole life, for which epoll is made.
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Iterable
+from typing import Protocol
+
+from taskpool.clock import MILLISECOND
+
+
+class HasFileno(Protocol):
+    """An object with a descriptor, as `procs.signals.Wakeup`."""
+
+    def fileno(self) -> int: ...
+
+
+Descriptor = int | HasFileno
+
+
+def wait_ready(
+    readable: Iterable[Descriptor], writable: Iterable[Descriptor] = (), timeout_ns: int | None = None
+) -> set[int]:
+    """Wait until a descriptor can be read or written, or has failed; return the numbers of those.
+
+    The set is empty when `timeout_ns` nanoseconds are over; None waits without a limit, 0 and less do not wait. A
+    descriptor whose other end is gone counts as ready: the read or write that follows says so. A signal with a Python
+    handler does not end the wait (PEP 475); watch a `Wakeup` for that.
+    """
+    wanted = dict.fromkeys(map(_number, readable), select.POLLIN)
+    for fd in map(_number, writable):
+        wanted[fd] = wanted.get(fd, 0) | select.POLLOUT
+    poll = select.poll()
+    for fd, mask in wanted.items():
+        poll.register(fd, mask)
+    # Rounded up, since poll counts milliseconds: who waits for a deadline must not wake just before it.
+    milliseconds = None if timeout_ns is None else max(0, -(-timeout_ns // MILLISECOND))
+    return {fd for fd, _ in poll.poll(milliseconds)}
+
+
+def _number(descriptor: Descriptor) -> int:
+    return descriptor if isinstance(descriptor, int) else descriptor.fileno()
