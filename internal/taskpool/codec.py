@@ -10,7 +10,7 @@ import msgspec
 from taskpool.errors import MessageError
 from taskpool.messages import Message, Task
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Message)

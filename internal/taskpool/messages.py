@@ -22,7 +22,6 @@ U32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 Seq = Annotated[int, Meta(ge=1, le=limits.JOB_SEQ_MAX)]
 DurationNs = Annotated[int, Meta(ge=0, le=limits.TIMEOUT_NS_MAX)]
 BatchName = Annotated[str, Meta(pattern=limits.BATCH_ID_PATTERN)]
-PoolName = Annotated[str, Meta(pattern=limits.POOL_NAME_PATTERN)]
 KindName = Annotated[str, Meta(pattern=limits.KIND_NAME_PATTERN)]
 ReplySlot = Annotated[int, Meta(ge=0, lt=limits.REPLY_SLOTS_MAX)]
 Text = Annotated[str, Meta(max_length=limits.ERROR_TEXT_BYTES_MAX)]
@@ -175,12 +174,10 @@ class Hello(Part, tag=1):
 
     client: U63
     slot: ReplySlot
-    pid: U32
-    version: Annotated[str, Meta(max_length=64)]
+    pid: U32  # for people
     batch: BatchName | None = None  # None: only asks
     limits: Limits = DEFAULT_LIMITS  # of the batch, when this hello opens it
     cursor: U63 = 0  # the last outcome this generator has safely
-    detached: bool = False  # will leave before the end; outcomes are kept
 
 
 class Submit(Part, tag=2):
@@ -238,14 +235,11 @@ class Welcome(Part, tag=20):
 
     client: U63
     epoch: U63
-    pool: PoolName
     pid: U32
-    version: str
     spool: FilePath
     accepted: U63 = 0  # every job up to this seq is accepted
     total: U63 | None = None  # known once closed
     last_no: U63 = 0  # outcomes recorded so far
-    fresh: bool = True  # the batch was opened by this very hello
 
 
 class Accepted(Part, tag=21):
@@ -280,7 +274,6 @@ class Pong(Part, tag=24):
     """Answers Ping."""
 
     client: U63
-    epoch: U63
 
 
 class Answer(Part, tag=25):

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from support.journals import FIRST, MANY, Asked, accepted, attempted, open_store, opened, recorded
-from taskpool.core.entries import Acknowledged, BatchCancelled, BatchForgotten, Entry, JobReturned, QuarantineDropped
+from support.journals import FIRST, MANY, Asked, accepted, attempted, open_store, opened, recorded, returned
+from taskpool.core.effects import Commit, LoadDigests, LoadJobs, LoadOutcomes
+from taskpool.core.entries import Acknowledged, BatchCancelled, BatchForgotten, Entry, JobCounts, QuarantineDropped
 from taskpool.core.events import Committed, DigestsLoaded, Loaded, OutcomesLoaded, StoredJob
 from taskpool.journal.memory import MemoryStore
 from taskpool.limits import OUTCOMES_IN_FLIGHT_BYTES_MAX
@@ -25,16 +26,13 @@ def asked(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Asked]:
 
 
 def keys(jobs: list[StoredJob]) -> list[tuple[int, int]]:
-    return [(-job.priority, job.ordinal) for job in jobs]
+    return [(-job.record.priority, job.record.ordinal) for job in jobs]
 
 
 def test_jobs_come_back_as_they_were_accepted(asked: Asked) -> None:
-    row = accepted(7, seq=3, priority=5, payload=b"\0\xff")
-    asked.commit(opened(), row)
-    (job,) = asked.jobs()
-    assert (job.ordinal, job.batch, job.seq, job.priority) == (7, "b", 3, 5)
-    assert (job.spec, job.traits, job.queued_wall_ns) == (row.spec, row.traits, row.queued_wall_ns)
-    assert (job.run, job.tries, job.failures, job.crashes, job.unclean_exits, job.corrupt) == (1, 0, 0, 0, 0, False)
+    entry = accepted(7, seq=3, priority=5, payload=b"\0\xff")
+    asked.commit(opened(), entry)
+    assert asked.jobs() == [StoredJob(entry.job, JobCounts(1, 0, 0, 0, 0), corrupt=False)]
 
 
 def test_jobs_come_by_priority_then_by_age(asked: Asked) -> None:
@@ -70,9 +68,9 @@ def test_a_running_job_is_not_queued(asked: Asked) -> None:
 def test_a_job_comes_back_with_its_counts(asked: Asked) -> None:
     asked.commit(opened(), accepted(1), accepted(2))
     asked.commit(attempted(1))
-    asked.commit(JobReturned(1, run=1, tries=4, failures=2, crashes=1, unclean_exits=3))
+    asked.commit(returned(1, run=1, tries=4, failures=2, crashes=1, unclean_exits=3))
     job = asked.jobs()[0]
-    assert (job.ordinal, job.run, job.tries, job.failures, job.crashes, job.unclean_exits) == (1, 1, 4, 2, 1, 3)
+    assert (job.record.ordinal, job.counts) == (1, JobCounts(1, 4, 2, 1, 3))
 
 
 def test_a_finished_job_is_not_queued(asked: Asked) -> None:
@@ -85,8 +83,8 @@ def test_a_finished_job_is_not_queued(asked: Asked) -> None:
 def test_a_job_sent_and_finished_within_one_commit(asked: Asked) -> None:
     asked.commit(opened(), accepted(1), accepted(2), accepted(3))
     asked.commit(
-        *(attempted(1), attempted(2), recorded(1), JobReturned(2, 1, 1, 1, 0, 0), attempted(2, 9, 2)),
-        *(recorded(2, attempts=2), attempted(3), JobReturned(3, 1, 0, 0, 0, 0)),
+        *(attempted(1), attempted(2), recorded(1), returned(2, run=1, tries=1, failures=1), attempted(2, 9, 2)),
+        *(recorded(2, attempts=2), attempted(3), returned(3, run=1)),
     )
     assert keys(asked.jobs()) == [(0, 3)]
     assert [(outcome.no, outcome.attempts) for outcome in asked.outcomes()] == [(1, 1), (2, 2)]
@@ -97,8 +95,8 @@ def test_a_quarantined_job_can_run_again(asked: Asked) -> None:
     asked.commit(attempted(1))
     asked.commit(recorded(1, state=State.QUARANTINED, crashes=3))
     assert asked.jobs() == []
-    asked.commit(JobReturned(1, run=2, tries=0, failures=0, crashes=0, unclean_exits=0))
-    assert [(job.run, job.crashes) for job in asked.jobs()] == [(2, 0)]
+    asked.commit(returned(1, run=2))
+    assert [(job.counts.run, job.counts.crashes) for job in asked.jobs()] == [(2, 0)]
     asked.commit(attempted(1))
     asked.commit(recorded(1, 2, run=2))
     assert [(outcome.no, outcome.run) for outcome in asked.outcomes()] == [(1, 1), (2, 2)]
@@ -113,7 +111,8 @@ def test_where_one_commit_ends_and_the_next_begins_makes_no_difference(asked: As
         rows = _twice_in_quarantine(batch, one, other)
         for part in (rows[:first], rows[first:second], rows[second:]):
             asked.commit(*part)
-        assert [(job.ordinal, job.run, job.crashes) for job in asked.jobs()] == [(one, 3, 1), (other, 1, 0)]
+        found = [(job.record.ordinal, job.counts.run, job.counts.crashes) for job in asked.jobs()]
+        assert found == [(one, 3, 1), (other, 1, 0)]
         assert [(outcome.no, outcome.run) for outcome in asked.outcomes(batch)] == [(1, 1), (2, 2)]
         asked.commit(recorded(one, 3, batch=batch, run=3), recorded(other, 4, batch=batch))
         assert asked.jobs() == []
@@ -124,8 +123,8 @@ def _twice_in_quarantine(batch: str, one: int, other: int) -> list[Entry]:
     return [
         *(opened(batch), accepted(one, batch, 1), accepted(other, batch, 2)),
         *(attempted(one, 1), parked[0]),
-        *(JobReturned(one, 2, 0, 0, 0, 0), attempted(one, 2), parked[1]),
-        *(JobReturned(one, 3, 0, 0, 0, 0), attempted(one, 3), JobReturned(one, 3, 0, 0, 1, 0)),
+        *(returned(one, run=2), attempted(one, 2), parked[1]),
+        *(returned(one, run=3), attempted(one, 3), returned(one, run=3, crashes=1)),
     ]
 
 
@@ -168,9 +167,9 @@ def test_an_acknowledgement_loses_nothing_that_came_after_it(asked: Asked) -> No
 def test_digests_stay_when_jobs_are_finished(asked: Asked) -> None:
     asked.commit(opened(), *(accepted(n) for n in range(1, 6)))
     asked.commit(recorded(2))
-    asked.store.load_digests("b", 2, 3)
+    asked.store.request(LoadDigests("b", 2, 3))
     assert asked.next() == DigestsLoaded("b", 2, [b"digest 2", b"digest 3", b"digest 4"])
-    asked.store.load_digests("b", 5, 3)
+    asked.store.request(LoadDigests("b", 5, 3))
     assert asked.next() == DigestsLoaded("b", 5, [b"digest 5"])
 
 
@@ -188,16 +187,16 @@ def test_nobody_is_found_under_an_unknown_name(asked: Asked) -> None:
 
 def test_answers_come_in_the_order_of_the_requests_and_reads_see_what_was_asked_before(asked: Asked) -> None:
     store = asked.store
-    store.commit(1, [opened(), accepted(1)])
-    store.load_jobs(FIRST, 10, MANY)
-    store.commit(2, [recorded(1)])
-    store.load_jobs(FIRST, 10, MANY)
-    store.load_outcomes("b", 0, 10, 5)
-    store.commit(3, [])
+    store.request(Commit(1, [opened(), accepted(1)]))
+    store.request(LoadJobs(FIRST, 10, MANY))
+    store.request(Commit(2, [recorded(1)]))
+    store.request(LoadJobs(FIRST, 10, MANY))
+    store.request(LoadOutcomes("b", 0, 10, 5))
+    store.request(Commit(3, []))
     first, before, second, after, outcomes, third = (asked.next() for _ in range(6))
     assert (first, second, third) == (Committed(1), Committed(2), Committed(3))
     assert isinstance(before, Loaded)
-    assert [job.ordinal for job in before.jobs] == [1]
+    assert [job.record.ordinal for job in before.jobs] == [1]
     assert after == Loaded([], more=False)
     assert isinstance(outcomes, OutcomesLoaded)
     assert (len(outcomes.items), outcomes.reader) == (1, 5)

@@ -55,9 +55,9 @@ def garbage(seed: int) -> list[bytes]:
 def misplaced() -> dict[str, list[bytes]]:
     """Messages that are right, in a queue where they are not."""
     from_worker = [Ready(1, 1, 1, "0", ["fib"]), Progress(1, 1, [], 1)]
-    from_generator = [Ack(1, "b", 1), Ping(1), Bye(1), Command(1, "drain"), Hello(1, 0, 1, "0")]
+    from_generator = [Ack(1, "b", 1), Ping(1), Bye(1), Command(1, "drain"), Hello(1, 0, 1)]
     submissions = [Submit(1, "b", 1, [JobSpec("fib", b"\x91\x05")]), Close(1, "b", 1)]
-    from_dealer = [Welcome(1, 1, "p", 1, "0", "/"), Answer(1, "drain", True, b"{}")]
+    from_dealer = [Welcome(1, 1, 1, "/"), Answer(1, "drain", True, b"{}")]
     frame = Frame(1, 1, 1, 0, "b", encode_tasks([]))
     missing = Spilled("0" * 32, 10, b"\0" * 32)
     wrong = {

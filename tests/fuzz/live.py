@@ -65,7 +65,7 @@ def honest(batch: str) -> list[Any]:
     job = JobSpec("fib", b"\x05")
     reports = [Report(1, End.SUCCEEDED, b'"forged"'), Report(2, End.FAILED), Report(3, End.CRASHED)]
     from_strangers = [
-        *(Hello(client, slot, 1, "0", name) for client, slot, name in ((1, 31, None), (HUGE, 30, "x"), (7, 29, batch))),
+        *(Hello(client, slot, 1, name) for client, slot, name in ((1, 31, None), (HUGE, 30, "x"), (7, 29, batch))),
         *(
             Submit(client, name, seq, [job])
             for client, name, seq in ((1, "x", 1), (HUGE, batch, 1), (1, batch, HUGE // 2**11))
@@ -84,7 +84,7 @@ def honest(batch: str) -> list[Any]:
         Progress(1, 1, reports[:1]),  # of the right worker, on an attempt that has ended long ago
     ]
     from_dealers = [
-        *(Welcome(1, 1, "p", 1, "0", "/"), Accepted(1, batch, HUGE), Pong(1, 1), Answer(1, "status", True, b"{}")),
+        *(Welcome(1, 1, 1, "/"), Accepted(1, batch, HUGE), Pong(1), Answer(1, "status", True, b"{}")),
         Frame(1, 1, 1, 0, batch, encode_tasks([Task(1, 1, "fib", b"\x05")])),
     ]
     spilled = [

@@ -150,7 +150,8 @@ def environment(data: bytes) -> None:
 def job_record(data: bytes) -> None:
     """A job's row whose bytes are not what was stored: it says so, whatever they are."""
     body, crc = _row(data)
-    job = encoding.unpack_job((1, "b", 1, 1, 0, 0, 0, 0, 0, 0), body, crc, limits_lost=False)
+    row = encoding.JobRow(1, "b", 1, 1, 0, 0, 0, 0, 0, 0, body, crc, b"", 0, 0, 0)
+    job = encoding.unpack_job(row, limits_lost=False)
     if not job.corrupt:
         raise AssertionError(f"taken for a good job: {job}")
 

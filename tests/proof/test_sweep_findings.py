@@ -13,15 +13,19 @@ from typing import Any
 import pytest
 
 from taskpool.codec import decode, encode
-from taskpool.dealer import processes as staff
+from taskpool.core.effects import FindBatch
+from taskpool.dealer import processes
 from taskpool.dealer.dealer import Dealer
 from taskpool.errors import ConfigurationError, JournalError, QueueError, QueueMissing, system_refused
 from taskpool.ipc.mqueue import KernelNamespace
 from taskpool.ipc.sizing import Shape
 from taskpool.ipc.spool import Spool
-from taskpool.journal import schema
+from taskpool.journal import file
+from taskpool.journal.engine import JournalOptions
 from taskpool.journal.sqlite import SqliteStore
 from taskpool.messages import Command, Spilled
+
+SMALL = JournalOptions(ballast_bytes=4096)
 
 
 def refusing(number: int, real: Callable[..., Any], when: Callable[..., bool]) -> Callable[..., Any]:
@@ -71,20 +75,20 @@ def test_a_store_that_fails_half_way_leaves_a_journal_that_opens(
     with monkeypatch.context() as patch:
         patch.setattr(os, "open", o_path)
         with pytest.raises(OSError, match="Too many open files"):
-            SqliteStore(path, 1, ballast_bytes=4096)
-    store = SqliteStore(path, 2, ballast_bytes=4096)
+            SqliteStore(path, 1, SMALL)
+    store = SqliteStore(path, 2, SMALL)
     store.close(clean=True)
-    assert not schema.wal_of(path).exists()
+    assert not file.wal_of(path).exists()
 
 
 def test_a_store_without_a_thread_closes_its_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "journal.db"
-    store = SqliteStore(path, 1, ballast_bytes=4096)
+    store = SqliteStore(path, 1, SMALL)
     monkeypatch.setattr(threading.Thread, "start", refusing_thread)
     with pytest.raises(JournalError, match="can't start new thread"):
-        store.find_batch("b")
+        store.request(FindBatch("b"))
     store.close(clean=False)
-    SqliteStore(path, 2, ballast_bytes=4096).close(clean=True)
+    SqliteStore(path, 2, SMALL).close(clean=True)
 
 
 def refusing_thread(_: threading.Thread) -> None:
@@ -103,7 +107,7 @@ def test_workers_boot_where_files_cannot_be_unnamed(tmp_path: Path, monkeypatch:
     unnamed = refusing(errno.EOPNOTSUPP, os.open, lambda _, flags, *__: flags & os.O_TMPFILE == os.O_TMPFILE)
     with monkeypatch.context() as patch:
         patch.setattr(os, "open", unnamed)
-        fd = staff._unnamed_file(str(tmp_path))
+        fd = processes._unnamed_file(str(tmp_path))
     try:
         wanted = os.O_RDWR | os.O_APPEND
         assert fcntl.fcntl(fd, fcntl.F_GETFL) & wanted == wanted

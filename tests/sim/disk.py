@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from sim.journal_model import JournalModel
 from sim.world import World
+from taskpool.core.effects import Commit, FindBatch, LoadDigests, LoadJobs, LoadOutcomes, StoreRequest
 from taskpool.core.entries import AttemptMade, Entry, OutcomeRecorded
 from taskpool.core.events import (
     BatchFound,
@@ -68,7 +69,7 @@ class SimStore:
         self._disk = disk
         self._epoch = epoch
         self._answers: list[StoreEvent] = []
-        self._requests: list[tuple[str, tuple[object, ...], Sequence[Entry]]] = []
+        self._requests: list[StoreRequest] = []
         self._delay_ns = self._world.rng.choice((0, 0, 300_000))
         self._free_ns = 0  # when the writer has carried out what was asked for
         self._full_until_ns = 0
@@ -92,27 +93,21 @@ class SimStore:
             self._platform.careful_from(self._world.now_ns)
         return restored
 
-    def commit(self, number: int, rows: Sequence[Entry]) -> None:
-        self._took_over = True
-        self._ask("commit", (number,), rows)
-        self._platform.perhaps_dies("dealer_dies_after_commit")
+    def request(self, request: StoreRequest) -> None:
+        if isinstance(request, Commit):
+            self._took_over = True
+        elif isinstance(request, LoadOutcomes):
+            self._world.faults.seen["outcomes_read_back"] += 1
+            self._perhaps_lose_readers(request.batch)
+        self._ask(request)
+        if isinstance(request, Commit):
+            self._platform.perhaps_dies("dealer_dies_after_commit")
 
-    def load_jobs(self, after: tuple[int, int], limit: int, bytes_max: int) -> None:
-        self._ask("load_jobs", (after, limit, bytes_max))
-
-    def load_outcomes(self, batch: str, after: int, limit: int, reader: int) -> None:
-        self._world.faults.seen["outcomes_read_back"] += 1
+    def _perhaps_lose_readers(self, batch: str) -> None:
         for generator in self._platform.host.generators:
             if generator.serves(batch) and self._world.faults.fires("generator_calls_amid_read"):
                 generator.lose_touch()
                 self._free_ns = max(self._world.now_ns, self._free_ns) + self._world.faults.amount(1_000_000, 10**9)
-        self._ask("load_outcomes", (batch, after, limit, reader))
-
-    def find_batch(self, name: str) -> None:
-        self._ask("find_batch", (name,))
-
-    def load_digests(self, batch: str, first_seq: int, count: int) -> None:
-        self._ask("load_digests", (batch, first_seq, count))
 
     def answers(self) -> list[StoreEvent]:
         answers, self._answers = self._answers, []
@@ -151,22 +146,23 @@ class SimStore:
     def die(self) -> None:
         """The process is killed: what is under way is written or not."""
         self.closed = True
-        for _, _, rows in (request for request in self._requests if request[0] == "commit"):
+        for commit in (request for request in self._requests if isinstance(request, Commit)):
             if self._world.chance(0.5):
                 return
-            self._disk.write(self._epoch, rows)
+            self._disk.write(self._epoch, commit.entries)
 
     # --- carried out ---
 
-    def _ask(self, what: str, arguments: tuple[object, ...], rows: Sequence[Entry] = ()) -> None:
+    def _ask(self, request: StoreRequest) -> None:
         self._platform.step()
         world, delay_ns = self._world, self._delay_ns
-        if what == "commit" and world.faults.fires("commit_slow"):
+        is_commit = isinstance(request, Commit)
+        if is_commit and world.faults.fires("commit_slow"):
             delay_ns = world.faults.amount(1_000_000, 20_000_000_000)
-        elif what != "commit" and world.faults.fires("read_slow"):
+        elif not is_commit and world.faults.fires("read_slow"):
             delay_ns = world.faults.amount(1_000_000, 10_000_000_000)
-        self._requests.append((what, arguments, rows))
-        if delay_ns and what == "commit" and world.faults.fires("dealer_dies_with_commit_under_way"):
+        self._requests.append(request)
+        if delay_ns and is_commit and world.faults.fires("dealer_dies_with_commit_under_way"):
             self._platform.die()
         self._free_ns = max(world.now_ns, self._free_ns) + delay_ns
         if len(self._requests) > 1 or self._free_ns > world.now_ns:
@@ -179,12 +175,25 @@ class SimStore:
             self._carry_out()
 
     def _carry_out(self) -> None:
-        what, arguments, rows = self._requests.pop(0)
-        if what == "commit":
-            self._commit(arguments[0], rows)  # type: ignore[arg-type]
+        request = self._requests.pop(0)
+        if isinstance(request, Commit):
+            self._commit(request.number, request.entries)
             return
-        self._world.note("the store answers " + what)
-        self._answers.append(getattr(self, "_" + what)(*arguments))
+        self._world.note("the store answers " + type(request).__name__)
+        self._answers.append(self._answer(request))
+
+    def _answer(self, request: LoadJobs | LoadOutcomes | FindBatch | LoadDigests) -> StoreEvent:
+        model = self._disk.journal_model
+        match request:
+            case LoadJobs():
+                return self._load_jobs(request)
+            case LoadOutcomes(batch, after, limit, reader):
+                return OutcomesLoaded(batch, model.outcomes.get(batch, [])[after : after + limit], reader)
+            case FindBatch(name):
+                return BatchFound(name, model.stored_batch(name))
+            case LoadDigests(batch, first_seq, count):
+                digests = model.digests.get(batch, [])[first_seq - 1 : first_seq - 1 + count]
+                return DigestsLoaded(batch, first_seq, digests)
 
     def _commit(self, number: int, rows: Sequence[Entry]) -> None:
         faults = self._world.faults
@@ -205,22 +214,12 @@ class SimStore:
             self._answers.append(DiskFull(True, FULL))
         self._answers.append(Committed(number))
 
-    def _load_jobs(self, after: tuple[int, int], limit: int, bytes_max: int) -> StoreEvent:
-        jobs, more = self._disk.journal_model.queued_after(after, limit, bytes_max)
+    def _load_jobs(self, request: LoadJobs) -> StoreEvent:
+        jobs, more = self._disk.journal_model.queued_after(request.after, request.limit, request.bytes_max)
         self._world.faults.seen["job_loaded_from_store"] += len(jobs)
         if self._world.trace is not None:
-            self._world.say(f"    after {after}: {[job.ordinal for job in jobs]}, more {more}")
+            self._world.say(f"    after {request.after}: {[job.record.ordinal for job in jobs]}, more {more}")
         return Loaded(jobs, more)
-
-    def _load_outcomes(self, batch: str, after: int, limit: int, reader: int) -> StoreEvent:
-        return OutcomesLoaded(batch, self._disk.journal_model.outcomes.get(batch, [])[after : after + limit], reader)
-
-    def _find_batch(self, name: str) -> StoreEvent:
-        return BatchFound(name, self._disk.journal_model.stored_batch(name))
-
-    def _load_digests(self, batch: str, first_seq: int, count: int) -> StoreEvent:
-        known = self._disk.journal_model.digests.get(batch, [])
-        return DigestsLoaded(batch, first_seq, known[first_seq - 1 : first_seq - 1 + count])
 
 
 def _in_short(row: Entry) -> str:
@@ -237,10 +236,12 @@ class WatchedMemoryStore(MemoryStore):
         self._epoch = epoch
         self.ready = False
 
-    def commit(self, number: int, rows: Sequence[Entry]) -> None:
-        self._platform.step()
-        super().commit(number, rows)
-        self._disk.write(self._epoch, rows)
+    def request(self, request: StoreRequest) -> None:
+        if isinstance(request, Commit):
+            self._platform.step()
+        super().request(request)
+        if isinstance(request, Commit):
+            self._disk.write(self._epoch, request.entries)
 
     def left(self) -> None:
         """Nothing of it is left."""

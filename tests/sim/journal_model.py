@@ -15,14 +15,16 @@ from taskpool.core.entries import (
     BatchClosed,
     BatchForgotten,
     BatchOpened,
+    BatchRecord,
     Entry,
     JobAccepted,
+    JobCounts,
     JobReturned,
     OutcomeRecorded,
     QuarantineDropped,
 )
-from taskpool.core.events import InFlight, Restored, StoredBatch, StoredJob
-from taskpool.messages import Limits, Outcome, State
+from taskpool.core.events import InFlight, Restored, StoredJob
+from taskpool.messages import Outcome, State
 
 
 class Kept:
@@ -34,19 +36,12 @@ class Kept:
         self.attempt = (0, 0)  # (epoch, n)
         self.dropped = False
 
+    @property
+    def name(self) -> str:
+        return f"{self.job.record.batch}/{self.job.record.seq}"
 
-class KeptBatch:
-    """A batch's row."""
-
-    def __init__(self, name: str, limits: Limits) -> None:
-        self.name = name
-        self.limits = limits
-        self.accepted = 0
-        self.total: int | None = None
-        self.recorded = 0
-        self.acknowledged = 0
-        self.open = 0
-        self.cancelled = False
+    def with_tries(self, tries: int) -> StoredJob:
+        return StoredJob(self.job.record, structs.replace(self.job.counts, tries=tries))
 
 
 class JournalModel:
@@ -56,7 +51,7 @@ class JournalModel:
         self._world = world
         self._on_outcome = on_outcome
         self.jobs: dict[int, Kept] = {}
-        self.batches: dict[str, KeptBatch] = {}
+        self.batches: dict[str, BatchRecord] = {}
         self.outcomes: dict[str, list[Outcome]] = {}
         self.digests: dict[str, list[bytes]] = {}
         self.by_seq: dict[tuple[str, int], Kept] = {}
@@ -84,7 +79,7 @@ class JournalModel:
     def _opened(self, row: BatchOpened, epoch: int) -> None:
         if row.batch in self.batches:
             self._world.fail("I1", f"batch {row.batch} is opened a second time over what is there")
-        self.batches[row.batch] = KeptBatch(row.batch, row.limits)
+        self.batches[row.batch] = BatchRecord(row.batch, row.limits)
         self.outcomes[row.batch] = []
         self.digests[row.batch] = []
 
@@ -105,58 +100,36 @@ class JournalModel:
             self._world.fail("I1", f"batch {row.batch} is forgotten before its reader has everything")
         del self.outcomes[row.batch], self.digests[row.batch]
         for key in [key for key in self.by_seq if key[0] == row.batch]:
-            del self.jobs[self.by_seq.pop(key).job.ordinal]
+            del self.jobs[self.by_seq.pop(key).job.record.ordinal]
 
     def _accepted(self, row: JobAccepted, epoch: int) -> None:
-        batch = self.batches[row.batch]
-        if row.seq != batch.accepted + 1 or row.ordinal in self.jobs or batch.total is not None:
-            self._world.fail("I1", f"job {row.batch}/{row.seq} (ordinal {row.ordinal}) accepted out of turn")
-        batch.accepted = row.seq
+        job = row.job
+        batch = self.batches[job.batch]
+        if job.seq != batch.accepted + 1 or job.ordinal in self.jobs or batch.total is not None:
+            self._world.fail("I1", f"job {job.batch}/{job.seq} (ordinal {job.ordinal}) accepted out of turn")
+        batch.accepted = job.seq
         batch.open += 1
-        kept = Kept(
-            StoredJob(
-                row.ordinal,
-                row.batch,
-                row.seq,
-                1,
-                0,
-                0,
-                0,
-                0,
-                row.priority,
-                row.spec,
-                row.traits,
-                row.queued_wall_ns,
-            )
-        )
-        self.jobs[row.ordinal] = self.by_seq[row.batch, row.seq] = kept
-        self.digests[row.batch].append(row.digest)
+        self.jobs[job.ordinal] = self.by_seq[job.batch, job.seq] = Kept(StoredJob(job, JobCounts()))
+        self.digests[job.batch].append(row.digest)
 
     def _attempt(self, row: AttemptMade, epoch: int) -> None:
         kept = self.jobs[row.ordinal]
         if kept.state is not State.QUEUED:
-            self._world.fail("I7", f"attempt {row.n} of job {kept.job.batch}/{kept.job.seq}, which is {kept.state}")
+            self._world.fail("I7", f"attempt {row.n} of job {kept.name}, which is {kept.state}")
         kept.state = State.RUNNING
         kept.attempt = (epoch, row.n)
         self.attempts.add(kept.attempt)
-        kept.job = structs.replace(kept.job, tries=row.try_)
+        kept.job = kept.with_tries(row.try_)
 
     def _returned(self, row: JobReturned, epoch: int) -> None:
         kept = self.jobs[row.ordinal]
-        requeued = kept.state is State.QUARANTINED and row.run == kept.job.run + 1 and not kept.dropped
+        requeued = kept.state is State.QUARANTINED and row.counts.run == kept.job.counts.run + 1 and not kept.dropped
         if requeued:
-            self.batches[kept.job.batch].open += 1
-        elif kept.state is not State.RUNNING or row.run != kept.job.run:
-            self._world.fail("I2", f"job {kept.job.batch}/{kept.job.seq} comes back and is {kept.state}")
+            self.batches[kept.job.record.batch].open += 1
+        elif kept.state is not State.RUNNING or row.counts.run != kept.job.counts.run:
+            self._world.fail("I2", f"job {kept.name} comes back and is {kept.state}")
         kept.state = State.QUEUED
-        kept.job = structs.replace(
-            kept.job,
-            run=row.run,
-            tries=row.tries,
-            failures=row.failures,
-            crashes=row.crashes,
-            unclean_exits=row.unclean_exits,
-        )
+        kept.job = StoredJob(kept.job.record, row.counts)
 
     def _dropped(self, row: QuarantineDropped, epoch: int) -> None:
         self.jobs[row.ordinal].dropped = True
@@ -164,9 +137,9 @@ class JournalModel:
     def _recorded(self, row: OutcomeRecorded, epoch: int) -> None:
         kept, batch, outcome = self.jobs[row.ordinal], self.batches[row.batch], row.outcome
         where = f"job {row.batch}/{outcome.seq}, run {outcome.run}"
-        if kept.state not in (State.QUEUED, State.RUNNING) or outcome.run != kept.job.run:
-            self._world.fail("I2", f"{where} has an outcome ({kept.state}, run {kept.job.run}) and gets another")
-        if outcome.no != batch.recorded + 1 or kept.job.seq != outcome.seq:
+        if kept.state not in (State.QUEUED, State.RUNNING) or outcome.run != kept.job.counts.run:
+            self._world.fail("I2", f"{where} has an outcome ({kept.state}, run {kept.job.counts.run}) and gets another")
+        if outcome.no != batch.recorded + 1 or kept.job.record.seq != outcome.seq:
             self._world.fail("I2", f"{where}: outcome number {outcome.no} after {batch.recorded}")
         kept.state = outcome.state
         batch.recorded = outcome.no
@@ -186,7 +159,7 @@ class JournalModel:
             assert isinstance(row, AttemptMade)
             kept = self.jobs[row.ordinal]
             kept.state = State.QUEUED
-            kept.job = structs.replace(kept.job, tries=row.try_ - 1)
+            kept.job = kept.with_tries(row.try_ - 1)
             self.attempts.discard((epoch, row.n))
 
     # --- read ---
@@ -199,37 +172,26 @@ class JournalModel:
         waiting = [
             kept.job
             for kept in self.jobs.values()
-            if kept.state is State.QUEUED and (-kept.job.priority, kept.job.ordinal) > after
+            if kept.state is State.QUEUED and (-kept.job.record.priority, kept.job.record.ordinal) > after
         ]
-        waiting.sort(key=lambda job: (-job.priority, job.ordinal))
+        waiting.sort(key=lambda job: (-job.record.priority, job.record.ordinal))
         jobs: list[StoredJob] = []
         for job in islice(waiting, limit):
-            bytes_max -= len(job.spec.payload)
+            bytes_max -= len(job.record.spec.payload)
             if jobs and bytes_max < 0:
                 break
             jobs.append(job)
         return jobs, len(jobs) < len(waiting)
 
-    def stored_batch(self, name: str) -> StoredBatch | None:
+    def stored_batch(self, name: str) -> BatchRecord | None:
         batch = self.batches.get(name)
-        if batch is None:
-            return None
-        return StoredBatch(
-            batch.name,
-            batch.limits,
-            batch.accepted,
-            batch.total,
-            batch.recorded,
-            batch.acknowledged,
-            batch.open,
-            batch.cancelled,
-        )
+        return None if batch is None else structs.replace(batch)
 
     def restored(self, *, unclean_exit: bool) -> Restored | None:
         if not self.batches:
             return None
         parked = [kept.job for kept in self.jobs.values() if kept.state is State.QUARANTINED and not kept.dropped]
-        wanted = {job.batch for job in parked}
+        wanted = {job.record.batch for job in parked}
         found = [self.stored_batch(name) for name, batch in self.batches.items() if batch.open or name in wanted]
         return Restored(
             unclean_exit=unclean_exit,

@@ -145,7 +145,11 @@ class Oracle:
     def _sent_alone(self, platform: SimPlatform, n: int) -> None:
         """A job that dealer after dealer went down with has the pool to itself."""
         attempts = platform.core.pool.attempts
-        if n in attempts and attempts[n].job.unclean_exits >= limits.UNCLEAN_EXITS_ALONE_MIN and len(attempts) > 1:
+        if (
+            n in attempts
+            and attempts[n].job.counts.unclean_exits >= limits.UNCLEAN_EXITS_ALONE_MIN
+            and len(attempts) > 1
+        ):
             self._world.fail("I4", f"attempt {n} of a job that may end the host runs in company")
 
     def _unread_reports(self, platform: SimPlatform) -> set[Planned]:
@@ -224,7 +228,8 @@ class Oracle:
         if message.accepted > known:
             self._world.fail("R1", f"a welcome tells {message.accepted} jobs of {name} accepted, {known} are stored")
         # Forgotten and opened anew in one turn, as memory may: those rows, still on their way, are judged as they come.
-        anew = message.fresh and not self._host.dealer.core.pool.config.journaled
+        pool = self._host.dealer.core.pool
+        anew = not pool.batches[name].received and not pool.config.journaled
         forgotten = anew or name in self._host.disk.journal_model.forgotten
         if message.accepted < self.told_accepted.get(name, 0) and not forgotten:
             self._world.fail("I1", f"a welcome tells {message.accepted} jobs of {name}, fewer than were accepted")
@@ -377,7 +382,7 @@ class Oracle:
         """A dealer is gone, not in good order."""
         running = self._host.disk.journal_model.running
         for kept in running:
-            facts = self._host.job(kept.job.batch, kept.job.seq).facts
+            facts = self._host.job(kept.job.record.batch, kept.job.record.seq).facts
             facts.unclean_ends += 1
             facts.ends_alone = len(running) == 1
 

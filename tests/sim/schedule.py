@@ -289,7 +289,7 @@ class Schedule:
     def _not_over(self) -> None:
         waiting = [batch.name for batch in self.batches if not batch.done]
         jobs = {
-            f"{kept.job.batch}/{kept.job.seq}": str(kept.state)
+            f"{kept.job.record.batch}/{kept.job.record.seq}": str(kept.state)
             for kept in self.host.disk.journal_model.jobs.values()
             if kept.state in ("queued", "running")
         }

@@ -194,7 +194,7 @@ class Trouble:
                 Ping(7),
                 Command(7, "status"),
                 Command(client, "no-such-verb"),
-                Hello(7, 31, 7, "1", "nobodys"),
+                Hello(7, 31, 7, "nobodys"),
                 Accepted(client, batch.name, 10**6),
                 Frame(epoch, 1, 1, 0, batch.name, b"\x90"),  # type: ignore[arg-type]
                 Ready(1, epoch, pid + 50, "1", []),
@@ -218,7 +218,7 @@ class Trouble:
         try:
             control = self._host.namespace.open(names.control(POOL), send=True, receive=False)
             self._host.namespace.create(names.reply(POOL, slot), LAYOUT.reply)
-            control.send(encode(Hello(client, slot, client, "1", batch.name, batch.limits)))
+            control.send(encode(Hello(client, slot, client, batch.name, batch.limits)))
         except (QueueExists, QueueMissing, QueueFull):
             self._host.namespace.unlink(names.reply(POOL, slot))
 
@@ -255,7 +255,7 @@ class Trouble:
         """Somebody decides about a job in quarantine."""
         parked = [kept.job for kept in self._host.disk.journal_model.jobs.values() if kept.state is State.QUARANTINED]
         if parked:
-            job = self._world.rng.choice(parked)
+            job = self._world.rng.choice(parked).record
             self._host.job(job.batch, job.seq).requeue_asked = True
             self._command(verb, job.batch, job.seq)
 

@@ -25,20 +25,19 @@ from taskpool.core.effects import (
     Exit,
     FindBatch,
     Kill,
-    LoadDigests,
-    LoadJobs,
-    LoadOutcomes,
     Note,
     Release,
     Reply,
     SendFrame,
     Spawn,
+    StoreRequest,
     TakeBack,
     Topic,
 )
-from taskpool.core.entries import Entry, JobAccepted
+from taskpool.core.entries import BatchRecord, Entry, JobAccepted, JobRecord, Traits
 from taskpool.core.events import (
     BatchFound,
+    CheckedJob,
     Event,
     Exited,
     Restored,
@@ -46,11 +45,9 @@ from taskpool.core.events import (
     Spawned,
     SpawnFailed,
     Stalled,
-    StoredBatch,
     Submitted,
     TakenBack,
     Tick,
-    Traits,
 )
 from taskpool.core.reactor import Reactor
 from taskpool.core.state import PoolConfig
@@ -97,6 +94,11 @@ class Work(NamedTuple):
     @property
     def digest(self) -> bytes:
         return self.spec.kind.encode() + b" " + self.spec.payload
+
+
+def record(work: Work, ordinal: int = 1, batch: str = "b", priority: int = 0) -> JobRecord:
+    """The job as it is accepted, with the ordinal as its number."""
+    return JobRecord(ordinal, batch, ordinal, priority, work.spec, work.traits, 0)
 
 
 def work(
@@ -150,10 +152,10 @@ class World:
         self.workers: dict[int, WorkerPlay] = {}
         self.spawn_error: str | None = None
         self.asked: list[Effect] = []
-        self.rows: list[Entry] = []
+        self.entries: list[Entry] = []
         self.notes: list[Note] = []
         self.submitted: dict[str, int] = {}
-        self.kept: dict[str, StoredBatch] = {}  # what FindBatch finds
+        self.kept: dict[str, BatchRecord] = {}  # what FindBatch finds
         self._events: deque[Event] = deque()
         self._answers: deque[Event] = deque()
         self.on_event: Callable[[Event, list[Effect]], None] = lambda event, effects: None
@@ -191,7 +193,7 @@ class World:
                 self._events.extend(self._answers)
                 self._answers.clear()
             if not self._events:
-                left = self.core.shutdown.left
+                left = self.core.shutdown.exiting
                 assert left or self.core.next_deadline_ns(self.now) > self.now.mono, "the loop would spin"
                 return
             while self._events:
@@ -218,16 +220,11 @@ class World:
 
     def _perform(self, effect: Effect) -> None:
         if isinstance(effect, Commit):
-            self.rows += effect.rows
-            self.store.commit(effect.number, effect.rows)
-        elif isinstance(effect, LoadJobs):
-            self.store.load_jobs(effect.after, effect.limit, effect.bytes_max)
-        elif isinstance(effect, LoadOutcomes):
-            self.store.load_outcomes(effect.batch, effect.after, effect.limit, effect.reader)
-        elif isinstance(effect, FindBatch):
+            self.entries += effect.entries
+        if isinstance(effect, FindBatch):
             self._answers.append(BatchFound(effect.name, self.kept.get(effect.name)))
-        elif isinstance(effect, LoadDigests):
-            self.store.load_digests(effect.batch, effect.first_seq, effect.count)
+        elif isinstance(effect, StoreRequest):
+            self.store.request(effect)
         elif isinstance(effect, Note):
             self.notes.append(effect)
         else:
@@ -311,23 +308,23 @@ class World:
     def forget(self) -> None:
         """What was asked for so far is not what the test is about."""
         self.asked.clear()
-        self.rows.clear()
+        self.entries.clear()
         self.notes.clear()
 
     # --- generators ---
 
     def hello(self, batch: str | None = "b", client: int = 1, cursor: int = 0, **wanted: Any) -> None:
-        self.do(Hello(client, client, 50 + client, "1", batch, Limits(**wanted), cursor))
+        self.do(Hello(client, client, 50 + client, batch, Limits(**wanted), cursor))
 
     def submit(self, *works: Work, batch: str = "b", client: int = 1, first_seq: int = 0) -> None:
         first = first_seq or self.submitted.get(batch, 0) + 1
         self.submitted[batch] = max(self.submitted.get(batch, 0), first + len(works) - 1)
-        specs, traits = [each.spec for each in works], [each.traits for each in works]
-        self.do(Submitted(client, batch, first, specs, traits, [each.digest for each in works]))
+        self.do(Submitted(client, batch, first, [CheckedJob(each.spec, each.traits, each.digest) for each in works]))
 
     def priority(self, seq: int) -> int:
         """As the store has it."""
-        return next(row.priority for row in self.rows if isinstance(row, JobAccepted) and row.seq == seq)
+        accepted = (entry.job for entry in self.entries if isinstance(entry, JobAccepted))
+        return next(job.priority for job in accepted if job.seq == seq)
 
     def close(self, total: int | None = None, batch: str = "b", client: int = 1) -> None:
         self.do(Close(client, batch, self.submitted.get(batch, 0) if total is None else total))

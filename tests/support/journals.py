@@ -1,4 +1,4 @@
-"""Rows for a store, and a store whose answers can be waited for."""
+"""Entries for a store, and a store whose answers can be waited for."""
 
 from __future__ import annotations
 
@@ -9,8 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from support.programs import start
-from taskpool.core.entries import AttemptMade, BatchOpened, Entry, JobAccepted, OutcomeRecorded
-from taskpool.core.events import BatchFound, Committed, Loaded, OutcomesLoaded, StoredBatch, StoredJob, Traits
+from taskpool.core.effects import Commit, FindBatch, LoadJobs, LoadOutcomes
+from taskpool.core.entries import (
+    AttemptMade,
+    BatchOpened,
+    BatchRecord,
+    Entry,
+    JobAccepted,
+    JobCounts,
+    JobRecord,
+    JobReturned,
+    OutcomeRecorded,
+    Traits,
+)
+from taskpool.core.events import BatchFound, Committed, Loaded, OutcomesLoaded, StoredJob
+from taskpool.journal.engine import JournalOptions
 from taskpool.journal.sqlite import SqliteStore
 from taskpool.journal.store import Store, StoreEvent
 from taskpool.messages import JobSpec, Limits, Outcome, State
@@ -23,7 +36,9 @@ QUEUED_WALL_NS = 1_700_000_000_000_000_000
 
 
 def open_store(path: Path, epoch: int = 1, **options: Any) -> SqliteStore:
-    return SqliteStore(path, epoch, **({"ballast_bytes": BALLAST_BYTES} | options))
+    """`options` are those of JournalOptions, and `clock` and `observe`."""
+    shell = {name: options.pop(name) for name in ("clock", "observe") if name in options}
+    return SqliteStore(path, epoch, JournalOptions(**({"ballast_bytes": BALLAST_BYTES} | options)), **shell)
 
 
 def opened(batch: str = "b", **limits: Any) -> BatchOpened:
@@ -36,7 +51,11 @@ def accepted(
     seq = seq or ordinal
     spec, traits = JobSpec("fib", payload), Traits(True, "")
     digest = b"digest %d" % seq
-    return JobAccepted(ordinal, batch, seq, priority, spec, traits, digest, QUEUED_WALL_NS + ordinal)
+    return JobAccepted(JobRecord(ordinal, batch, seq, priority, spec, traits, QUEUED_WALL_NS + ordinal), digest)
+
+
+def returned(ordinal: int, **counts: int) -> JobReturned:
+    return JobReturned(ordinal, JobCounts(**counts))
 
 
 def attempted(ordinal: int, n: int = 0, try_: int = 1) -> AttemptMade:
@@ -74,28 +93,28 @@ class Asked:
                 assert select.select([self.store.fileno()], [], [], DEADLINE_SECONDS)[0], "no answer in time"
         return self._heard.pop(0)
 
-    def commit(self, *rows: Entry) -> None:
+    def commit(self, *entries: Entry) -> None:
         self._number += 1
-        self.store.commit(self._number, rows)
+        self.store.request(Commit(self._number, list(entries)))
         assert self.next() == Committed(self._number)
 
     def jobs(self, after: tuple[int, int] = FIRST, limit: int = 1000, bytes_max: int = MANY) -> list[StoredJob]:
         return self.loaded(after, limit, bytes_max).jobs
 
     def loaded(self, after: tuple[int, int] = FIRST, limit: int = 1000, bytes_max: int = MANY) -> Loaded:
-        self.store.load_jobs(after, limit, bytes_max)
+        self.store.request(LoadJobs(after, limit, bytes_max))
         answer = self.next()
         assert isinstance(answer, Loaded)
         return answer
 
     def outcomes(self, batch: str = "b", after: int = 0, limit: int = 1000) -> list[Outcome]:
-        self.store.load_outcomes(batch, after, limit, 0)
+        self.store.request(LoadOutcomes(batch, after, limit))
         answer = self.next()
         assert isinstance(answer, OutcomesLoaded)
         return answer.items
 
-    def batch(self, name: str = "b") -> StoredBatch | None:
-        self.store.find_batch(name)
+    def batch(self, name: str = "b") -> BatchRecord | None:
+        self.store.request(FindBatch(name))
         answer = self.next()
         assert isinstance(answer, BatchFound)
         assert answer.name == name

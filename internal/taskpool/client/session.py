@@ -136,11 +136,9 @@ class Session:
                 client=self.client,
                 slot=slot,
                 pid=self._pid,
-                version=self._version,
                 batch=self.batch,
                 limits=self._limits,
                 cursor=self._stored,  # not what was received: the dealer takes it for an acknowledgement
-                detached=self._detached,
             )
         )
 

@@ -26,6 +26,7 @@ class Backlog:
 
     def __init__(self, jobs_max: int = limits.BACKLOG_JOBS_MAX, bytes_max: int = limits.BACKLOG_BYTES_MAX) -> None:
         self._heap: list[tuple[Key, Job]] = []
+        # A heap cannot give up an entry in its middle; what is not in here is skipped when it surfaces.
         self._waiting: dict[int, Job] = {}  # by ordinal: what in the heap still counts
         self._held: list[Job] = []
         self._jobs_max = jobs_max
@@ -49,6 +50,8 @@ class Backlog:
                 self._held.append(job)
             return self.loading
         self._add(job)
+        # Full: from here on later jobs stay in the store. The horizon is the last key that is in memory whole, so
+        # nothing between two of them is missed by the next read.
         if self.horizon == INFINITE and (len(self._waiting) >= self._jobs_max or self._bytes >= self._bytes_max):
             self.horizon = max(job.key for job in self._waiting.values())
         return True
@@ -57,6 +60,7 @@ class Backlog:
         """Give up the back of the queue when jobs of high priority have crowded it; returns who must go."""
         if self.loading or (len(self._waiting) <= 2 * self._jobs_max and self._bytes <= 2 * self._bytes_max):
             return []  # the answer to a read begins at the horizon as it was
+        # Sorting costs n log n, so it is done at twice the limit only, and then pays for as many pushes.
         ordered = sorted(self._waiting.values(), key=lambda job: job.key)
         keep = self._fitting(ordered)
         for job in ordered[keep:]:
@@ -92,10 +96,12 @@ class Backlog:
     def finished(self, job: Job) -> None:
         """The job has its outcome, wherever it was."""
         if self.loading:
+            # Only while a read is under way: its answer was put together before this end was stored.
             self.gone.add(job.ordinal)
 
     def wants_more(self) -> bool:
         """Whether the front runs low and the store has more."""
+        # Early enough that the read comes back before the front is empty: workers must not wait for the disk.
         low = len(self._waiting) < min(limits.BACKLOG_REFILL_JOBS_MIN, self._jobs_max)
         low = low and self._bytes <= self._bytes_max // 4  # few large jobs are no reason to read more of them
         return self.horizon != INFINITE and not self.loading and low
@@ -113,6 +119,7 @@ class Backlog:
         for job in jobs:
             self._add(job)
         self.horizon = INFINITE if horizon is None else horizon
+        # They may lie within the new horizon or beyond it; only now that is known.
         held, self._held = self._held, []
         return [job for job in held if not self.push(job)]
 
@@ -130,6 +137,7 @@ class Backlog:
         total = 0
         for index, job in enumerate(ordered[: self._jobs_max]):
             total += len(job.spec.payload)
+            # At least one, however large: a job beyond the limit could otherwise never run.
             if total > self._bytes_max and index:
                 return index
         return min(len(ordered), self._jobs_max)

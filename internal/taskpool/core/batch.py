@@ -1,13 +1,18 @@
-"""A batch: one submission, accepted from the front, told from the front; and the generator that reads it."""
+"""A batch: one submission, accepted from the front, delivered from the front; and the generator that reads it.
+
+Rule of this file: a batch is the only writer of its counters.
+"""
 
 from __future__ import annotations
 
 from collections import deque
 
+from msgspec import field, structs
+
 from taskpool import limits
-from taskpool.clock import MILLISECOND, NEVER
-from taskpool.core.events import StoredBatch
-from taskpool.messages import Limits, Outcome
+from taskpool.clock import MILLISECOND, NEVER, Instant
+from taskpool.core.entries import BatchRecord
+from taskpool.messages import Outcome
 
 
 class Client:
@@ -15,82 +20,69 @@ class Client:
 
     __slots__ = ("batch", "id", "lease_mono_ns", "pid")
 
-    def __init__(self, id: int, pid: int, lease_mono_ns: int) -> None:
+    def __init__(self, id: int, pid: int, now: Instant) -> None:
         self.id = id
         self.pid = pid
-        self.lease_mono_ns = lease_mono_ns
         self.batch: Batch | None = None
+        self.lease_mono_ns = 0
+        self.renew(now)
+
+    def renew(self, now: Instant) -> None:
+        """Whatever a generator sends renews its lease."""
+        self.lease_mono_ns = now.mono + limits.LEASE_NS
+
+    def extend_lease(self, gap_ns: int) -> None:
+        """The dealer itself did not listen for so long."""
+        self.lease_mono_ns += gap_ns
+
+    def is_overdue(self, now: Instant) -> bool:
+        """It pings three times as often as this, so it is dead, or as good as dead; another may have its batch."""
+        return now.mono >= self.lease_mono_ns - limits.LEASE_NS + limits.REPLY_OVERDUE_NS
+
+    def hold(self, batch: Batch) -> None:
+        self.batch = batch
+
+    def release(self) -> None:
+        self.batch = None
 
 
-class Batch:
-    """Where a batch stands.
+class Batch(BatchRecord, eq=False, kw_only=True):
+    """A batch in memory: its record, and what is not stored yet or only this life of the dealer knows.
 
     Jobs come in order: `received` counts what was taken off the intake, `accepted` what is stored as well.
-    Outcomes are numbered in the order of their recording: `numbered` counts them, `recorded` what is stored,
-    `sent` and `acknowledged` what its reader was sent and has said it holds.
+    Outcomes are numbered in the order of their recording: `numbered` counts them, `recorded` what is stored, `sent` and
+    `acknowledged` what its reader was sent and has said it holds.
     """
 
-    __slots__ = (
-        "accepted",
-        "acknowledged",
-        "behind",
-        "cancelled",
-        "client",
-        "confirmed",
-        "expires_mono_ns",
-        "limits",
-        "loading",
-        "mean_ns",
-        "name",
-        "numbered",
-        "open",
-        "received",
-        "recorded",
-        "sent",
-        "sent_sizes",
-        "total",
-        "total_stored",
-        "unread_bytes",
-        "unread_bytes_guess",
-        "unsent",
-    )
-
-    def __init__(self, name: str, wanted: Limits) -> None:
-        self.name = name
-        self.limits = wanted
-        self.client: Client | None = None
-        self.confirmed = False  # the reader has said, in this conversation, that it has all outcomes there are
-        self.expires_mono_ns = NEVER  # without a journal: when unread outcomes are let go
-        self.received = 0
-        self.accepted = 0
-        self.open = 0  # jobs without an outcome of their present run
-        self.total: int | None = None
-        self.total_stored = False
-        self.cancelled = False
-        self.numbered = 0
-        self.recorded = 0
-        self.sent = 0
-        self.acknowledged = 0
-        self.unsent: deque[Outcome] = deque()  # recorded and not sent, as long as they are few
-        self.behind = False  # the reader is so far behind that outcomes must be read back
-        self.loading = False
-        self.sent_sizes: deque[int] = deque()
-        self.unread_bytes = 0  # of what was sent and not acknowledged
-        self.unread_bytes_guess = 0  # of what is recorded and not acknowledged, sent or not
-        self.mean_ns: dict[str, int] = {}  # running mean of a job's duration, by kind
+    received: int = 0
+    numbered: int = 0
+    sent: int = 0
+    total_stored: bool = False
+    client: Client | None = None
+    confirmed: bool = False  # the reader has said, in this conversation, that it has all outcomes there are
+    expires_mono_ns: int = NEVER  # without a journal: when unread outcomes are let go
+    unsent: deque[Outcome] = field(default_factory=deque)  # recorded and not sent, as long as they are few
+    behind: bool = False  # the reader is so far behind that outcomes must be read back from the store
+    loading: bool = False
+    sent_sizes: deque[int] = field(default_factory=deque)  # bytes of what was sent and not acknowledged
+    unread_bytes: int = 0  # their sum
+    unread_bytes_guess: int = 0  # of what is recorded and not acknowledged, sent or not
+    mean_ns: dict[str, int] = field(default_factory=dict)  # running mean of a job's duration, by kind
 
     @classmethod
-    def restored(cls, stored: StoredBatch) -> Batch:
-        batch = cls(stored.name, stored.limits)
-        batch.received = batch.accepted = stored.accepted
-        batch.open = stored.open
-        batch.cancelled = stored.cancelled
-        batch.total = stored.total
-        batch.total_stored = stored.total is not None
-        batch.numbered = batch.recorded = stored.recorded
-        batch.sent = batch.acknowledged = stored.acknowledged
-        batch.behind = batch.sent < batch.recorded
-        return batch
+    def restored(cls, record: BatchRecord) -> Batch:
+        """As the store has it: everything in it is accepted and recorded, and no reader has been sent more than it
+        acknowledged."""
+        return cls(
+            *structs.astuple(record),
+            received=record.accepted,
+            numbered=record.recorded,
+            sent=record.acknowledged,
+            total_stored=record.total is not None,
+            behind=record.acknowledged < record.recorded,
+        )
+
+    # --- where it stands ---
 
     @property
     def closed(self) -> bool:
@@ -107,8 +99,9 @@ class Batch:
 
     @property
     def at_rest(self) -> bool:
-        """Nobody holds it, no job of it is open, and the store knows all there is to know."""
+        """No generator holds it, no job of it is open, and the store knows all there is to know."""
         opened = self.accepted > 0 or self.total_stored  # is stored, as what is stored after it is
+        # What waits for its commit would come back to a batch that is gone.
         told = opened and self.closed == self.total_stored and self.recorded == self.numbered
         return told and self.client is None and self.open == 0
 
@@ -117,9 +110,48 @@ class Batch:
         """Finished, and its reader has everything."""
         return self.finished and self.acknowledged >= self.recorded
 
+    @property
+    def congested(self) -> bool:
+        """Its reader lags so far behind that, without a journal, memory would fill with outcomes."""
+        return self.unread > limits.OUTCOMES_UNREAD_MAX or self.unread_bytes_guess > limits.OUTCOMES_UNREAD_BYTES_MAX
+
+    # --- its jobs ---
+
+    def receive(self) -> int:
+        """One more job is taken off the intake; returns its number."""
+        self.received += 1
+        self.open += 1
+        return self.received
+
+    def accept(self, upto: int) -> None:
+        """Every job up to this number is stored."""
+        self.accepted = upto
+
+    def close(self, total: int) -> None:
+        self.total = total
+
+    def close_stored(self) -> None:
+        self.total_stored = True
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+    def reopen_job(self) -> None:
+        """A job in quarantine gets a new run."""
+        self.open += 1
+
+    def finish_job(self) -> int:
+        """A run has its outcome; returns the outcome's number."""
+        self.open -= 1
+        self.numbered += 1
+        return self.numbered
+
+    # --- how long its jobs take ---
+
     def learn_duration(self, kind: str, run_ns: int) -> None:
-        """Weighted so that eight jobs are enough to change the mind about a kind."""
+        """A mean that weighs the last job a quarter: after eight jobs of another length it has come round."""
         known = self.mean_ns.get(kind)
+        # Integers only: the same events must give the same effects on every machine.
         self.mean_ns[kind] = run_ns if known is None else known + (run_ns - known) // 4
 
     def frame_jobs(self, kind: str) -> int:
@@ -127,38 +159,70 @@ class Batch:
         mean = self.mean_ns.get(kind)
         if mean is None or mean >= limits.FRAME_TINY_JOB_NS_MAX:
             return 1
+        # A job may report 0 ns; the floor of 10 µs keeps the division sane and a frame within its limit.
         return max(1, min(limits.FRAME_JOBS_MAX, limits.FRAME_TARGET_NS // max(mean, MILLISECOND // 100)))
 
     def jobs_are_short(self, kind: str) -> bool:
+        """So short that a worker would idle between two frames if it held only one."""
         mean = self.mean_ns.get(kind)
         return mean is not None and mean < limits.FRAME_SHORT_JOB_NS_MAX
 
-    def hold(self, outcome: Outcome) -> None:
-        """Keep a stored outcome for the reader, unless it lags so far that it must be read back anyway."""
+    # --- its outcomes ---
+
+    def record(self, outcome: Outcome) -> None:
+        """The outcome is stored. Keep it for the reader, unless that lags so far that it must be read back anyway."""
         self.recorded = outcome.no
         self.unread_bytes_guess += outcome_bytes(outcome)
         if self.behind or self.client is None:
             self.behind = True
+        # More than a full window in memory helps no reader. The store has all of them; only the newest run is dropped
+        # here.
         elif len(self.unsent) >= limits.OUTCOMES_IN_FLIGHT_MAX:
             self.unsent.clear()
             self.behind = True
         else:
             self.unsent.append(outcome)
 
-    def room(self) -> int:
+    def window(self) -> int:
         """How many more outcomes may be sent before the reader acknowledges some."""
         if self.unread_bytes >= limits.OUTCOMES_IN_FLIGHT_BYTES_MAX:
             return 0
         return limits.OUTCOMES_IN_FLIGHT_MAX - (self.sent - self.acknowledged)
 
-    def count_sent(self, outcome: Outcome) -> None:
-        self.sent = outcome.no
-        size = outcome_bytes(outcome)
-        self.sent_sizes.append(size)
-        self.unread_bytes += size
+    def take_unsent(self) -> list[Outcome]:
+        """What fits the reader's window now, counted as sent."""
+        items: list[Outcome] = []
+        while self.unsent and self.window() > 0:
+            outcome = self.unsent.popleft()
+            size = outcome_bytes(outcome)
+            self.sent = outcome.no
+            self.sent_sizes.append(size)
+            self.unread_bytes += size
+            items.append(outcome)
+        return items
+
+    def begin_reload(self) -> int:
+        """How many outcomes to read back from the store; 0 when none are wanted now."""
+        if not self.behind or self.loading or self.unsent:
+            return 0
+        window = self.window()
+        self.loading = window > 0
+        return max(0, window)
+
+    def end_reload(self, items: list[Outcome]) -> None:
+        """Outcomes were read back. What does not follow on is dropped: the reader said hello again meanwhile, and is
+        sent everything from its cursor on."""
+        self.loading = False
+        for outcome in items:
+            if outcome.no == self.sent + len(self.unsent) + 1:
+                self.unsent.append(outcome)
+        # New outcomes may have been recorded since the read was asked for.
+        self.behind = self.sent + len(self.unsent) < self.recorded
 
     def acknowledge(self, upto: int) -> bool:
         """Whether the acknowledgement said anything new. A number never sent says nothing."""
+        self.confirmed = self.confirmed or upto >= self.recorded
+        # An acknowledgement may be repeated, and a hostile one may name any number.
         if not self.acknowledged < upto <= self.sent:
             return False
         for _ in range(upto - self.acknowledged):
@@ -172,11 +236,13 @@ class Batch:
             self.unread_bytes_guess = self.unread_bytes_guess * (self.recorded - upto) // self.unread
             self.acknowledged = upto
 
+    # --- its reader ---
+
     def attach(self, client: Client, cursor: int) -> bool:
         """A reader takes over and has everything up to `cursor`. Whether that was news."""
         self.client = client
         self.confirmed = False
-        client.batch = self
+        client.hold(self)
         before = self.acknowledged
         self._read_up_to(min(cursor, self.recorded))
         self._rewind()
@@ -184,19 +250,31 @@ class Batch:
 
     def detach(self) -> None:
         assert self.client is not None
-        self.client.batch = None
+        self.client.release()
         self.client = None
         self._rewind()
 
     def _rewind(self) -> None:
+        # A new conversation has a new queue: whatever lay in the old one, its reader says by the cursor what it holds.
         self.sent = self.acknowledged
         self.sent_sizes.clear()
         self.unread_bytes = 0
         self.unsent.clear()
         self.behind = self.sent < self.recorded
 
+    def expires(self, now: Instant) -> bool:
+        """Without a journal: whether outcomes that nothing has read for UNREAD_KEPT_NS are to be let go. The time
+        begins with the first call; `keep` ends it."""
+        if self.expires_mono_ns == NEVER:
+            self.expires_mono_ns = now.mono + limits.UNREAD_KEPT_NS
+        return self.expires_mono_ns <= now.mono
+
+    def keep(self) -> None:
+        self.expires_mono_ns = NEVER
+
 
 def outcome_bytes(outcome: Outcome) -> int:
     """About how much memory an outcome's payload takes."""
+    # Fields besides these are bounded and small; files are on disk.
     output = outcome.output
     return 256 + len(outcome.value or b"") + len(output.stdout or "") + len(output.stderr or "")

@@ -1,4 +1,7 @@
-"""What a person may ask of a running pool. Each verb answers after its effect, in JSON."""
+"""What a person may ask of a running pool. Each verb answers after its effect, in JSON.
+
+A page thread calls `status` too, beside the loop: what it reads of dicts is copied first.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,17 @@ from typing import Any
 
 import msgspec
 
-from taskpool.clock import Instant, rfc3339
+from taskpool.clock import SECOND, Instant, rfc3339
+from taskpool.core.attempt import Attempt
 from taskpool.core.completion import Completion
+from taskpool.core.delivery import Delivery
 from taskpool.core.effects import Level, LoadOutcomes, Reply, Topic
 from taskpool.core.entries import BatchCancelled, QuarantineDropped
-from taskpool.core.intake import Intake
 from taskpool.core.job import JOB_TABLE, Job, JobAction, JobEvent
 from taskpool.core.shutdown import Shutdown
 from taskpool.core.state import PoolState
 from taskpool.core.supervisor import Supervisor
-from taskpool.core.worker import Attempt, StopReason, Worker
+from taskpool.core.worker import StopReason, Worker
 from taskpool.messages import Answer, Command, State
 
 Body = dict[str, Any]
@@ -27,19 +31,24 @@ OUTCOMES_PAGE = 256  # outcomes in one answer to `outcomes`
 
 
 class CommandError(Exception):
-    """The wish cannot be granted; the text says why."""
+    """The command cannot be carried out; the text says why."""
 
 
 class Commands:
     """The verbs, one small method each."""
 
     def __init__(
-        self, pool: PoolState, supervisor: Supervisor, intake: Intake, completion: Completion, shutdown: Shutdown
+        self,
+        pool: PoolState,
+        supervisor: Supervisor,
+        completion: Completion,
+        delivery: Delivery,
+        shutdown: Shutdown,
     ) -> None:
-        self._intake = intake
         self._pool = pool
         self._supervisor = supervisor
         self._completion = completion
+        self._delivery = delivery
         self._shutdown = shutdown
         self._verbs: dict[str, Callable[[Command, Instant], Body]] = {
             "status": self._status,
@@ -57,13 +66,10 @@ class Commands:
         }
 
     def perform(self, command: Command, now: Instant) -> None:
-        if command.verb == "batch":
-            self._intake.describe_batch(command)
-            return
+        known = command.client in self._pool.clients
         if command.verb == "outcomes":  # answered by the store, page by page
-            limit = OUTCOMES_PAGE if command.client in self._pool.clients else 0
-            if limit:
-                self._pool.emit(LoadOutcomes(command.batch or "", command.seq, limit, command.client))
+            if known:
+                self._pool.emit(LoadOutcomes(command.batch or "", command.seq, OUTCOMES_PAGE, command.client))
             return
         verb = self._verbs.get(command.verb)
         try:
@@ -72,14 +78,15 @@ class Commands:
             ok, body = True, verb(command, now)
         except CommandError as error:
             ok, body = False, {"error": str(error)}
-        if command.client in self._pool.clients:
+        if known:
             answer = Answer(command.client, command.verb, ok, msgspec.json.encode(body))
             self._pool.emit(Reply(command.client, answer))
 
     def status(self, now: Instant) -> Body:
         """The pool at a glance."""
         pool, supervisor = self._pool, self._supervisor
-        delayed = sum(job.state is State.DELAYED for _, _, job in pool.delayed)
+        delayed = sum(job.state is State.DELAYED for _, _, job in pool.delayed)  # cancelled ones linger in the heap
+        # What lies beyond the front of the queue is in the store only, so the waiting ones are counted by what is left.
         waiting = pool.pending - len(pool.attempts) - delayed
         return {
             "pool": pool.config.name,
@@ -111,10 +118,10 @@ class Commands:
         return {
             "slot": worker.slot,
             "pid": worker.pid,
-            "job": f"{job.batch.name}/{job.seq}",
+            "job": job.name,
             "kind": job.spec.kind,
             "started": head.started,
-            "seconds": max(0, now.mono - head.heard_mono_ns) / 1e9,
+            "seconds": max(0, now.mono - head.heard_mono_ns) / SECOND,
         }
 
     def _status(self, command: Command, now: Instant) -> Body:
@@ -152,7 +159,7 @@ class Commands:
 
     def _stop_attempt(self, job: Job) -> None:
         """Its worker goes with it. What waits behind it in the same worker goes back, uncounted."""
-        job.cancelled = True
+        job.cancel()
         attempt = self._pool.attempts[job.attempt_n]
         if attempt.worker.head is attempt.frame:
             self._supervisor.stop(attempt.worker, StopReason.CANCELLED)
@@ -163,8 +170,9 @@ class Commands:
         batch = self._pool.batches.get(command.batch or "")
         if batch is None:
             raise CommandError(f"no batch {command.batch!r} here")
+        # Recorded once: a second cancel finds what came to the front of the queue since.
         if not batch.cancelled:
-            batch.cancelled = True  # what lies in the store is cancelled as it comes in
+            batch.cancel()  # what lies in the store is cancelled as it comes in
             self._pool.commits.add(BatchCancelled(batch.name))
         return [job for job in self._pool.jobs.values() if job.batch is batch]
 
@@ -184,18 +192,17 @@ class Commands:
         for job in jobs:
             del self._pool.quarantine[job.batch.name, job.seq]
             self._pool.commits.add(QuarantineDropped(job.ordinal))
+        # The last job in quarantine may have been all that kept a finished batch in memory.
         for batch in {job.batch.name: job.batch for job in jobs}.values():
-            self._intake.forget_if_done(batch)
+            self._delivery.forget_if_done(batch)
         return {"dropped": len(jobs)}
 
     def _pause(self, command: Command, now: Instant) -> Body:
-        self._pool.paused = True
-        self._pool.note(Level.INFO, Topic.PAUSED, paused=True)
+        self._pool.set_paused(True)
         return {"state": "paused"}
 
     def _resume(self, command: Command, now: Instant) -> Body:
-        self._pool.paused = False
-        self._pool.note(Level.INFO, Topic.PAUSED, paused=False)
+        self._pool.set_paused(False)
         return {"state": "running"}
 
     def _scale(self, command: Command, now: Instant) -> Body:
@@ -248,15 +255,15 @@ def _by_state(pool: PoolState) -> dict[str, int]:
 
 def _describe(job: Job, attempt: Attempt | None = None) -> Body:
     return {
-        "job": f"{job.batch.name}/{job.seq}",
+        "job": job.name,
         "kind": job.spec.kind,
         "label": job.spec.label,
         "state": job.state.value,
-        "run": job.run,
-        "attempts": job.tries,
-        "crashes": job.crashes,
+        "run": job.counts.run,
+        "attempts": job.counts.tries,
+        "crashes": job.counts.crashes,
         "crash_limit": job.limits.crash_limit,
         "priority": job.limits.priority,
-        "queued_at": rfc3339(job.queued_wall_ns),
+        "queued_at": rfc3339(job.record.queued_wall_ns),
         "pid": attempt.worker.pid if attempt is not None else None,
     }

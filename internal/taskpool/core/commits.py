@@ -1,8 +1,8 @@
 """What must be stored before it may be told.
 
-Rows gather during a turn and leave together as one commit; one commit is under way at a time, so that a slow
-disk makes larger commits, not a longer line. What hangs on a row (`accepted`, an outcome) is told when, and
-only when, the commit that carries the row has come back.
+Entries gather during a turn and leave together as one commit; one commit is under way at a time, so that a slow disk
+makes larger commits, not a longer line. What hangs on an entry (`accepted`, an outcome) follows when, and only when,
+the commit that carries the entry has come back.
 """
 
 from __future__ import annotations
@@ -34,45 +34,48 @@ class FrameStored(NamedTuple):
     effect: SendFrame
 
 
-Told = JobsStored | CloseStored | OutcomeStored | FrameStored
+Stored = JobsStored | CloseStored | OutcomeStored | FrameStored
 
 
 class Commits:
-    """Rows on their way to the store, and what waits for them."""
+    """Entries on their way to the store, and what waits for them."""
 
     def __init__(self) -> None:
-        self._rows: list[Entry] = []
-        self._told: list[Told] = []
-        self._under_way: list[Told] | None = None
+        self._entries: list[Entry] = []
+        self._waiting: list[Stored] = []  # for the commit that gathers
+        self._under_way: list[Stored] | None = None  # what waits for the commit that the store has
         self._number = 0
 
     @property
-    def blank(self) -> bool:
-        """No row waits to be handed over. A read of the store sees everything handed over before it."""
-        return not self._rows
+    def handed_over(self) -> bool:
+        """No entry waits to be handed over. A read of the store sees everything handed over before it, and only
+        that: one that runs ahead of an entry would miss it."""
+        return not self._entries
 
     @property
     def idle(self) -> bool:
-        return not self._rows and self._under_way is None
+        return not self._entries and self._under_way is None
 
-    def add(self, row: Entry, then: Told | None = None) -> None:
-        """Store the row; tell `then` once it is stored."""
-        self._rows.append(row)
+    def add(self, entry: Entry, then: Stored | None = None) -> None:
+        """Store the entry; `committed` returns `then` once it is stored."""
+        self._entries.append(entry)
         if then is not None:
-            self._told.append(then)
+            self._waiting.append(then)
 
-    def flush(self, out: list[Effect]) -> None:
+    def flush(self) -> Effect | None:
         """Hand over what gathered, unless a commit is under way."""
-        if not self._rows or self._under_way is not None:
-            return
+        # One at a time: what gathers meanwhile shares the next transaction, and its one sync.
+        if not self._entries or self._under_way is not None:
+            return None
         self._number += 1
-        out.append(Commit(self._number, self._rows))
-        self._under_way = self._told
-        self._rows, self._told = [], []
+        commit = Commit(self._number, self._entries)
+        self._under_way = self._waiting
+        self._entries, self._waiting = [], []
+        return commit
 
-    def committed(self, number: int) -> list[Told]:
-        """The commit is durable: what may be told now."""  # R1, R3: nothing is told before this
+    def committed(self, number: int) -> list[Stored]:
+        """The commit is durable: what may follow now."""  # R1, R3 (docs/protocol.md, 11): nothing follows earlier
         assert number == self._number, f"commit {number} answered, {self._number} asked"
         assert self._under_way is not None
-        told, self._under_way = self._under_way, None
-        return told
+        stored, self._under_way = self._under_way, None
+        return stored

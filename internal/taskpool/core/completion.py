@@ -1,7 +1,7 @@
 """How attempts end, and what becomes of their jobs.
 
-Ownership is decided at dispatch: when a worker dies, every job it held without a report goes back. Guilt is
-decided at the acknowledgement: only a job that had started, alone in its frame, has crashed.
+Ownership is decided at dispatch: when a worker dies, every job it held without a report goes back. Guilt is decided at
+the acknowledgement: only a job that had started, alone in its frame, has crashed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from heapq import heappush
 from msgspec import structs
 
 from taskpool import limits
-from taskpool.clock import Instant
+from taskpool.clock import SECOND, Instant
+from taskpool.core.attempt import Attempt
 from taskpool.core.commits import OutcomeStored
 from taskpool.core.effects import Level, Topic
 from taskpool.core.entries import JobReturned, OutcomeRecorded
@@ -28,11 +29,13 @@ from taskpool.core.job import (
     retry_delay_ns,
 )
 from taskpool.core.state import PoolState
-from taskpool.core.worker import Attempt, FrameRecord, StopReason, Worker
+from taskpool.core.worker import StopReason, Worker
 from taskpool.messages import NO_OUTPUT, End, JobError, Outcome, Report, State, Usage
 
 REPORTABLE = frozenset({End.SUCCEEDED, End.FAILED, End.CRASHED, End.TIMED_OUT})  # what a worker can say
-SIGNAL_HINTS = {"SIGKILL": " Perhaps out of memory, or somebody's kill."}
+SIGNAL_HINTS = {"SIGKILL": " Perhaps out of memory, or killed by hand."}
+# Why the dealer stopped a worker that had done nothing wrong: then no job of it is to blame.
+_BLAMELESS = frozenset({StopReason.UNWANTED, StopReason.PROTOCOL, StopReason.CANCELLED})
 
 
 class Completion:
@@ -52,23 +55,24 @@ class Completion:
     def signal_name(self, number: int | None) -> str:
         return "" if number is None else self._signal_names.get(number, f"signal {number}")
 
-    # --- a worker's word ---
+    # --- a report ---
 
     def reported(self, attempt: Attempt, report: Report, now: Instant) -> None:
         """A worker reported the end of an attempt it owns."""
-        frame = attempt.frame
-        frame.heard_mono_ns = now.mono
-        self._leave_frame(attempt, now)
-        attempt.worker.watch()
+        attempt.frame.hear(now)
+        self._end_attempt(attempt, now)
         job = attempt.job
-        job.took_worker &= report.end is not End.CRASHED
+        if report.end is End.CRASHED:
+            job.clear_of_death()
         if report.end is End.SUCCEEDED:
+            # Only of those that did their work: a crash or a refusal is quick, and says nothing about how long jobs
+            # take.
             job.batch.learn_duration(job.spec.kind, report.usage.run_ns)
-        if self._pool.config.verbose:
+        if self._pool.config.verbose:  # asked here too: to put the fields together costs as much as the rest
             self._pool.note(
                 Level.DEBUG,
                 Topic.JOB_REPORTED,
-                job=f"{job.batch.name}/{job.seq}",
+                job=job.name,
                 seq=job.seq,
                 pid=attempt.worker.pid,
                 end=report.end.value,
@@ -80,49 +84,43 @@ class Completion:
 
     # --- a worker's death ---
 
-    def judge(self, worker: Worker, exit: Exited, now: Instant) -> None:
+    def worker_exited(self, worker: Worker, exit: Exited, now: Instant) -> None:
         """The worker is gone: end every attempt it still held."""
         frames = list(worker.frames)
         for index, frame in enumerate(frames):
-            first = True
-            for attempt in list(frame.attempts.values()):
-                attempt.fresh = attempt.fresh and len(frames) == 1  # else the frame behind may be to blame
-                end = self._stop_reason(worker, frame, attempt, head=index == 0, first=first)
-                first = False
-                attempt.job.recovering = (worker.pid, exit.seen_mono_ns)
-                attempt.job.took_worker |= end is End.CRASHED
-                self._leave_frame(attempt, now)
-                self.settle(attempt, self._death_report(attempt, end, exit, now), now)
+            for place, attempt in enumerate(list(frame.attempts.values())):
+                if len(frames) > 1:
+                    attempt.share_process()  # the worker may have died of the frame behind, which it was decoding
+                end = self._end_by_death(attempt, head=index == 0, first=place == 0)
+                attempt.job.recover_from(worker.pid, exit.seen_mono_ns)
+                if end is End.CRASHED:
+                    attempt.job.blame_for_death()
+                self._end_attempt(attempt, now)
+                self.settle(attempt, self._death_report(attempt, end, exit), now)
 
-    def _stop_reason(self, worker: Worker, frame: FrameRecord, attempt: Attempt, *, head: bool, first: bool) -> End:
-        job = attempt.job
-        nobodys = worker.stop_reason in (StopReason.UNWANTED, StopReason.PROTOCOL, StopReason.CANCELLED)
-        if nobodys or not head or not frame.sent:
+    def _end_by_death(self, attempt: Attempt, *, head: bool, first: bool) -> End:
+        """How the death of its worker ends an attempt: `head`, its frame was at the worker's head; `first`, it was
+        the frame's first without a report."""
+        worker, frame, job = attempt.worker, attempt.frame, attempt.job
+        # A frame behind the head was not begun, whatever the worker died of.
+        if worker.stop_reason in _BLAMELESS or not head or not frame.sent:
             return End.LOST
         if not frame.started:
-            return self._lost_at_head(job) if first and worker.stop_reason is None else End.LOST
+            by_itself = first and worker.stop_reason is None
+            return End.CRASHED if by_itself and job.lose_at_head() else End.LOST
+        # Which of its jobs was at fault cannot be told. Alone, the guilty one shows itself.
         if frame.shared or worker.stop_reason is StopReason.SILENT:
-            job.alone = True
+            job.keep_alone()
             return End.LOST
         return End.TIMED_OUT if worker.stop_reason is StopReason.TIMED_OUT else End.CRASHED
 
-    @staticmethod
-    def _lost_at_head(job: Job) -> End:
-        """Nobody is guilty of a death before the job began. But when worker after worker dies with the same
-        job in hand, it is the job (its frame alone may kill a worker), and that counts as one crash."""
-        job.lost_at_head += 1
-        if job.lost_at_head < limits.LOST_HEAD_MAX:
-            return End.LOST
-        job.lost_at_head = 0
-        job.alone = True
-        return End.CRASHED
-
-    def _death_report(self, attempt: Attempt, end: End, exit: Exited, now: Instant) -> Report:
-        frame, worker = attempt.frame, attempt.worker
+    def _death_report(self, attempt: Attempt, end: End, exit: Exited) -> Report:
+        """What the worker would have reported of its own death."""
+        frame = attempt.frame
         usage = Usage(
             started_wall_ns=frame.started_wall_ns,
             run_ns=max(0, exit.seen_mono_ns - frame.heard_mono_ns) if frame.started else 0,
-            cpu_ns=exit.cpu_ns if attempt.fresh else 0,
+            cpu_ns=exit.cpu_ns if attempt.fresh else 0,  # the process's whole life: of other jobs too, if it ran any
             max_rss_bytes=exit.max_rss_bytes,
         )
         return Report(
@@ -130,28 +128,26 @@ class Completion:
             end=end,
             exit_status=exit.status if end is End.CRASHED else None,
             signal=exit.signal if end is End.CRASHED else None,
-            error=self._death_error(worker, end, exit, attempt.job),
+            error=self._death_error(attempt, end, exit),
             usage=usage,
         )
 
-    def _death_error(self, worker: Worker, end: End, exit: Exited, job: Job) -> JobError:
+    def _death_error(self, attempt: Attempt, end: End, exit: Exited) -> JobError:
+        pid = attempt.worker.pid
         if end is End.TIMED_OUT:
-            allowed = job.limits.timeout_ns / 1e9
-            text = f"ran longer than its {allowed:g} s and was killed with worker PID {worker.pid}"
-            return JobError("TimedOut", text)
+            allowed = attempt.job.limits.timeout_ns / SECOND
+            return JobError("TimedOut", f"ran longer than its {allowed:g} s and was killed with worker PID {pid}")
         name = self.signal_name(exit.signal)
         if name:
-            text = f"worker PID {worker.pid} was killed by {name} during this job.{SIGNAL_HINTS.get(name, '')}"
-            return JobError(name, text, exit.last_words)
-        text = f"worker PID {worker.pid} ended with exit status {exit.status} during this job, without a report"
-        return JobError("WorkerExited", text, exit.last_words)
+            text = f"worker PID {pid} was killed by {name} during this job.{SIGNAL_HINTS.get(name, '')}"
+            return JobError(name, text, exit.stderr_tail)
+        text = f"worker PID {pid} ended with exit status {exit.status} during this job, without a report"
+        return JobError("WorkerExited", text, exit.stderr_tail)
 
-    def _leave_frame(self, attempt: Attempt, now: Instant) -> None:
-        frame = attempt.frame
-        del frame.attempts[attempt.n]
+    def _end_attempt(self, attempt: Attempt, now: Instant) -> None:
+        """Take the attempt out of its frame: what arrives of it after this is stale."""
         del self._pool.attempts[attempt.n]
-        if not frame.attempts:
-            attempt.worker.drop(frame, now.mono)
+        attempt.worker.end_attempt(attempt.frame, attempt.n, now)
 
     # --- what becomes of the job ---
 
@@ -163,20 +159,20 @@ class Completion:
         self._pool.counters.attempts[end.value] += 1
         if report.end is not End.LOST:
             self._pool.counters.ran(job.spec.kind, report.usage.run_ns, report.usage.cpu_ns)
-        job.attempt_n = 0
-        job.unclean_exits = 0  # it ran, and this dealer lived to tell
+        job.end_attempt()
+        # Whatever its end, the dealer lives to record it, so this job did not bring the dealer down.
+        job.counts.clear_unclean_exits()
         self._actions[action](attempt, report, now)
 
     def take_back(self, attempt: Attempt, now: Instant) -> None:
         """The attempt never reached its worker: it did not happen."""
-        self._leave_frame(attempt, now)
-        attempt.job.tries -= 1
-        attempt.job.attempt_n = 0
+        self._end_attempt(attempt, now)
+        attempt.job.take_back_try()
         self._return(attempt.job)
 
     def lose(self, attempt: Attempt, now: Instant) -> None:
-        """The attempt is over without anybody's fault."""
-        self._leave_frame(attempt, now)
+        """The attempt is over, and it is no one's fault."""
+        self._end_attempt(attempt, now)
         self.settle(attempt, Report(n=attempt.n, end=End.LOST), now)
 
     def refuse(self, job: Job, error: JobError, now: Instant) -> None:
@@ -189,14 +185,15 @@ class Completion:
         if report is not None:
             self.settle(attempt, report, now)
             return
-        job.tries -= 1
-        job.unclean_exits += unclean_exit
+        job.take_back_try()
+        if unclean_exit:
+            job.counts.add_unclean_exit()
+        # Counted here and not in `settle`: the attempt belongs to an earlier life, and this one learns nothing from it.
         self._pool.counters.attempts[End.LOST.value] += 1
+        exits = job.counts.unclean_exits
         unlimited = job.limits.crash_limit == limits.CRASH_LIMIT_UNLIMITED
-        if job.unclean_exits > limits.UNCLEAN_EXITS_ALONE_MIN and not unlimited:
-            text = (
-                f"{job.unclean_exits} times in a row the dealer or its host went down while this job ran, at last alone"
-            )
+        if exits > limits.UNCLEAN_EXITS_ALONE_MIN and not unlimited:
+            text = f"{exits} times in a row the dealer or its host went down while this job ran, at last alone"
             self._quarantine(attempt, Report(n=attempt.n, end=End.LOST, error=JobError("DealerLost", text)), now)
         else:
             self._return(job)
@@ -216,18 +213,17 @@ class Completion:
 
     def _retry_or(self, state: State, attempt: Attempt, report: Report, now: Instant) -> None:
         job = attempt.job
-        job.failures += 1
+        job.counts.add_failure()
         if job.given_up or not may_retry(job, report):
             self._finish(job, state, attempt, report, now)
             return
         self._pool.counters.retries[report.end.value] += 1
         delay_ns = retry_delay_ns(job)
-        self._pool.note(
-            Level.DEBUG, Topic.JOB_RETRIED, job=f"{job.batch.name}/{job.seq}", end=report.end.value, delay_ns=delay_ns
-        )
+        self._pool.note(Level.DEBUG, Topic.JOB_RETRIED, job=job.name, end=report.end.value, delay_ns=delay_ns)
         if delay_ns:
             job.move(State.DELAYED)
-            job.recovering = None  # the delay is wanted, not ours
+            job.end_recovery()  # the delay is asked for: it is no part of what recovery took
+            # By ordinal among those due at once, so that the order does not depend on how jobs compare.
             heappush(self._pool.delayed, (now.mono + delay_ns, job.ordinal, job))
             self._store_counts(job)
         else:
@@ -238,10 +234,12 @@ class Completion:
         if report.signal is not None and report.signal in job.limits.retry_signal:
             self._retry_or(State.FAILED, attempt, report, now)  # a death its owner expects: spends --retries
             return
-        job.crashes += 1
+        job.counts.add_crash()
         blamed_alone = attempt.fresh or not job.wants_fresh_worker
         if job.given_up:
             self._finish(job, State.CANCELLED, attempt, report, now)
+        # With a crash limit of 1 a job is still run once more alone in a fresh process, when an earlier job may have
+        # corrupted the one it died in.
         elif quarantines(job, blamed_alone=blamed_alone):
             self._quarantine(attempt, report, now)
         else:
@@ -250,14 +248,14 @@ class Completion:
 
     def _quarantine(self, attempt: Attempt, report: Report, now: Instant) -> None:
         job = attempt.job
-        self._pool.note(Level.WARNING, Topic.JOB_QUARANTINED, job=f"{job.batch.name}/{job.seq}", crashes=job.crashes)
+        self._pool.note(Level.WARNING, Topic.JOB_QUARANTINED, job=job.name, crashes=job.counts.crashes)
         self._finish(job, State.QUARANTINED, attempt, report, now)
         self._pool.quarantine[job.batch.name, job.seq] = job
 
     def _send_again(self, attempt: Attempt, report: Report, now: Instant) -> None:
         job = attempt.job
-        job.tries -= 1  # a lost attempt counts for nothing, and its fate under --chaos is still to come
-        if job.given_up:  # what became of its worker is our doing, and no error of the job's
+        job.take_back_try()  # a lost attempt counts for nothing, and its fate under --chaos is still to come
+        if job.given_up:  # what became of its worker is the dealer's doing, and no error of the job's
             self._finish(job, State.CANCELLED, attempt, structs.replace(report, error=None), now)
         else:
             self._pool.counters.retries[report.end.value] += 1
@@ -274,8 +272,7 @@ class Completion:
         pool = self._pool
         del pool.quarantine[job.batch.name, job.seq]
         job.start_new_run()
-        job.batch.open += 1
-        pool.pending += 1
+        job.batch.reopen_job()
         pool.jobs[job.ordinal] = job
         self._store_counts(job)
         if not pool.backlog.push(job):
@@ -288,47 +285,45 @@ class Completion:
     def _enqueue(self, job: Job) -> None:
         job.move(State.QUEUED)
         if not self._pool.backlog.push(job):
-            del self._pool.jobs[job.ordinal]
+            del self._pool.jobs[job.ordinal]  # it lies beyond the front of the queue, where only the store keeps it
 
     def _store_counts(self, job: Job) -> None:
-        self._pool.commits.add(
-            JobReturned(job.ordinal, job.run, job.tries, job.failures, job.crashes, job.unclean_exits)
-        )
+        self._pool.commits.add(JobReturned(job.ordinal, job.counts.copy()))
 
     def _finish(self, job: Job, state: State, attempt: Attempt | None, report: Report | None, now: Instant) -> None:
         """The run has its one outcome. It is told once it is stored."""
         pool, batch = self._pool, job.batch
         job.move(state)
-        batch.numbered += 1
-        batch.open -= 1
-        pool.pending -= 1
+        number = batch.finish_job()
         del pool.jobs[job.ordinal]
+        # A read of the queue under way may still return it, and must not bring it back.
         pool.backlog.finished(job)
         pool.counters.jobs_finished[job.spec.kind, state.value] += 1
-        pool.last_finished_wall_ns = now.wall
-        outcome = _outcome(job, state, attempt, report, now)
+        pool.job_finished(now.wall)
+        outcome = _outcome(job, number, attempt, report, now)
         pool.commits.add(OutcomeRecorded(job.ordinal, batch.name, outcome), OutcomeStored(batch, outcome))
 
 
-def _outcome(job: Job, state: State, attempt: Attempt | None, report: Report | None, now: Instant) -> Outcome:
+def _outcome(job: Job, number: int, attempt: Attempt | None, report: Report | None, now: Instant) -> Outcome:
     usage = report.usage if report is not None else Usage()
+    queued_wall_ns = job.record.queued_wall_ns
     return Outcome(
-        no=job.batch.numbered,
+        no=number,
         seq=job.seq,
-        run=job.run,
+        run=job.counts.run,
         kind=job.spec.kind,
         label=job.spec.label,
-        state=state,
-        attempts=job.tries,
-        crashes=job.crashes,
+        state=job.state,
+        attempts=job.counts.tries,
+        crashes=job.counts.crashes,
         value=report.value if report is not None else None,
         exit_status=report.exit_status if report is not None else None,
         signal=report.signal if report is not None else None,
         slot=attempt.worker.slot if attempt is not None else None,
         pid=(attempt.worker.pid or None) if attempt is not None else None,
-        queued_wall_ns=job.queued_wall_ns,
+        queued_wall_ns=queued_wall_ns,
         finished_wall_ns=now.wall,
-        wait_ns=max(0, usage.started_wall_ns - job.queued_wall_ns) if usage.started_wall_ns else 0,
+        wait_ns=max(0, usage.started_wall_ns - queued_wall_ns) if usage.started_wall_ns else 0,
         usage=usage,
         output=report.output if report is not None else NO_OUTPUT,
         error=report.error if report is not None else None,

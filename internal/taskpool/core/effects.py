@@ -1,4 +1,7 @@
-"""What to do. The shell performs effects in the order given; order that matters is decided here."""
+"""What to do. The shell performs effects in the order given; order that matters is decided here.
+
+Five of them are requests to the store, handed on as they are. Each names the event that answers it.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,15 @@ from taskpool.messages import Accepted, Answer, Frame, Outcomes, Pong, Refused, 
 
 
 class Commit(Struct, frozen=True):
-    """Store these rows; `Committed(number)` follows."""
+    """Store these entries, all or none; `Committed(number)` follows."""
 
     number: int
-    rows: list[Entry]
+    entries: list[Entry]
 
 
 class LoadJobs(Struct, frozen=True):
-    """Read up to `limit` queued jobs with a key above (-priority, ordinal); `Loaded` follows."""
+    """Read queued jobs with a key (-priority, ordinal) above `after`, in that order: up to `limit` of them, or as many
+    as `bytes_max` bytes of payload allow, but at least one; `Loaded` follows."""
 
     after: tuple[int, int]
     limit: int
@@ -29,7 +33,8 @@ class LoadJobs(Struct, frozen=True):
 
 
 class LoadOutcomes(Struct, frozen=True):
-    """Read up to `limit` outcomes of the batch numbered above `after`; `OutcomesLoaded` follows."""
+    """Read up to `limit` outcomes of the batch numbered above `after`, or as many as take about
+    OUTCOMES_IN_FLIGHT_BYTES_MAX, but at least one; `OutcomesLoaded` follows."""
 
     batch: str
     after: int
@@ -51,13 +56,16 @@ class LoadDigests(Struct, frozen=True):
     count: int
 
 
+StoreRequest = Commit | LoadJobs | LoadOutcomes | FindBatch | LoadDigests
+
+
 class SendFrame(Struct, frozen=True):
     incarnation: Incarnation
     frame: Frame
 
 
 class TakeBack(Struct, frozen=True):
-    """Receive from the worker's own queue whatever it has not received; `TakenBack` follows."""
+    """Receive from the worker's own queue what it has not received; `TakenBack` follows."""
 
     incarnation: Incarnation
 
@@ -72,6 +80,7 @@ class Kill(Struct, frozen=True):
     """Signal the worker's process group."""
 
     incarnation: Incarnation
+    # By name: the core imports no `signal`, and numbers differ between architectures.
     signal: str  # name without SIG
 
 
@@ -106,7 +115,7 @@ class Level(IntEnum):
 
 
 class Topic(Enum):
-    """What a note is about. The transcript turns each into its line."""
+    """What a note is about. The log turns each into its line."""
 
     BATCH_OPENED = "batch-opened"
     BATCH_CLOSED = "batch-closed"
@@ -143,18 +152,4 @@ class Note(Struct, frozen=True):
     fields: dict[str, Any]
 
 
-Effect = (
-    Commit
-    | LoadJobs
-    | LoadOutcomes
-    | FindBatch
-    | LoadDigests
-    | SendFrame
-    | TakeBack
-    | Spawn
-    | Kill
-    | Reply
-    | Release
-    | Exit
-    | Note
-)
+Effect = StoreRequest | SendFrame | TakeBack | Spawn | Kill | Reply | Release | Exit | Note

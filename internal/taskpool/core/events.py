@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from taskpool.core.entries import BatchRecord, JobCounts, JobRecord, Traits
 from taskpool.ids import Incarnation
 from taskpool.messages import (
     Ack,
@@ -12,7 +13,6 @@ from taskpool.messages import (
     Command,
     Hello,
     JobSpec,
-    Limits,
     Outcome,
     Ping,
     Progress,
@@ -21,22 +21,21 @@ from taskpool.messages import (
 )
 
 
-class Traits(Struct, frozen=True):
-    """What the core must know of a job's kind and payload, and cannot read itself."""
+class CheckedJob(Struct, frozen=True):
+    """A submitted job whose payload its kind has accepted."""
 
-    in_process: bool  # runs inside the worker process, so its crash is the worker's death
-    affinity: str  # "" or the user code it loads: a worker that loaded some serves no other
+    spec: JobSpec
+    traits: Traits
+    digest: bytes  # of what the job does: kind and payload, not limits, label or priority
 
 
 class Submitted(Struct, frozen=True):
-    """A Submit whose payloads were checked at the door."""
+    """A Submit that passed the input checks."""
 
     client: int
     batch: str
     first_seq: int
-    jobs: list[JobSpec]
-    traits: list[Traits]
-    digests: list[bytes]  # of what each job does: kind and payload, not limits, label or priority
+    jobs: list[CheckedJob]
 
 
 class Spawned(Struct, frozen=True):
@@ -58,27 +57,23 @@ class Exited(Struct, frozen=True):
     seen_mono_ns: int  # when its death was first seen; recovery is measured from here
     cpu_ns: int = 0
     max_rss_bytes: int = 0
-    last_words: str | None = None
+    stderr_tail: str | None = None
 
 
 class TakenBack(Struct, frozen=True):
     """Frames a worker had not received, by the number of their first attempt."""
 
     incarnation: Incarnation
+    # Garbage that others wrote into the queue is left out; a frame is known by its first attempt.
     first_ns: tuple[int, ...]
 
 
-class StoredBatch(Struct, frozen=True):
-    """A batch as the store gives it back. Everything the store knows of it is accepted and recorded."""
+class StoredJob(Struct, frozen=True):
+    """A job without an outcome of its present run, as the store gives it back."""
 
-    name: str
-    limits: Limits
-    accepted: int
-    total: int | None
-    recorded: int  # number of the last outcome
-    acknowledged: int
-    open: int  # jobs without an outcome of their present run
-    cancelled: bool = False
+    record: JobRecord
+    counts: JobCounts
+    corrupt: bool = False  # its checksum does not match: not to be run
 
 
 class InFlight(Struct, frozen=True):
@@ -94,7 +89,7 @@ class Restored(Struct, frozen=True):
 
     unclean_exit: bool  # that life did not end by its own choice
     ordinal: int  # of the last job accepted
-    batches: list[StoredBatch]  # with open jobs, or with jobs in quarantine
+    batches: list[BatchRecord]  # with open jobs, or with jobs in quarantine
     in_flight: list[InFlight]
     quarantined: list[StoredJob]
     late: list[tuple[int, Report]]  # (epoch, report) found in the events queue
@@ -105,36 +100,18 @@ class Committed(Struct, frozen=True):
 
 
 class CommitFailed(Struct, frozen=True):
-    """Nobody knows what of it is stored. Fatal."""
+    """What of it is stored is unknown. Fatal."""
 
     number: int
     text: str
 
 
 class DiskFull(Struct, frozen=True):
-    """One of the pool's places has no room, or has room again. What the store must store all the same, it did."""
+    """One of the pool's places has no room, or has room again. What had to be stored all the same is stored."""
 
     full: bool
     text: str
     where: str = "journal"  # or "spool"
-
-
-class StoredJob(Struct, frozen=True):
-    """A queued job as the store gives it back."""
-
-    ordinal: int
-    batch: str
-    seq: int
-    run: int
-    tries: int
-    failures: int
-    crashes: int
-    unclean_exits: int  # how many unclean_exits ends of a dealer in a row found it running
-    priority: int
-    spec: JobSpec
-    traits: Traits
-    queued_wall_ns: int
-    corrupt: bool = False  # its checksum does not match: not to be run
 
 
 class Loaded(Struct, frozen=True):
@@ -154,7 +131,7 @@ class BatchFound(Struct, frozen=True):
     """The answer to FindBatch. None: the store knows no such batch."""
 
     name: str
-    batch: StoredBatch | None
+    batch: BatchRecord | None
 
 
 class DigestsLoaded(Struct, frozen=True):
@@ -189,7 +166,7 @@ class LifelineClosed(Struct, frozen=True):
 
 
 class Stalled(Struct, frozen=True):
-    """The loop did not turn for this long: nobody may be judged for the silence."""
+    """The loop did not turn for this long: no silence in that time counts."""
 
     gap_ns: int
 

@@ -8,7 +8,7 @@ from taskpool.messages import TERMINAL, State
 
 
 def check(reactor: Reactor) -> None:
-    """Raises AssertionError naming the first thing that does not add up."""
+    """Raise AssertionError naming the first thing that does not add up."""
     _jobs(reactor)
     _attempts(reactor)
     _workers(reactor)
@@ -33,6 +33,7 @@ def _jobs(reactor: Reactor) -> None:
 
 def _attempts(reactor: Reactor) -> None:
     pool = reactor.pool
+    # Walked from the workers' side, since an attempt that no frame holds could never end.
     held = {
         n: attempt
         for worker in reactor.supervisor.workers.values()
@@ -52,6 +53,7 @@ def _workers(reactor: Reactor) -> None:
     slots = [worker.slot for worker in supervisor.workers.values() if worker.slot is not None]
     assert len(slots) == len(set(slots)), "two workers in one slot"
     assert not supervisor.free_slots & set(slots), "a slot that is held is free as well"
+    # A worker that is stopping keeps its frames: they are ended with its process.
     for worker in supervisor.workers.values():
         if worker.state is WorkerState.BUSY:
             assert worker.frames, f"worker {worker.incarnation} is busy with nothing"
@@ -71,4 +73,3 @@ def _batches(reactor: Reactor) -> None:
         if batch.client is not None:
             assert pool.clients.get(batch.client.id) is batch.client
             assert batch.client.batch is batch
-    assert pool.pending == sum(batch.open for batch in pool.batches.values())

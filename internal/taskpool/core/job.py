@@ -15,7 +15,8 @@ from enum import Enum
 
 from taskpool import limits
 from taskpool.core.batch import Batch
-from taskpool.core.events import StoredJob, Traits
+from taskpool.core.entries import JobCounts, JobRecord, Traits
+from taskpool.core.events import StoredJob
 from taskpool.messages import TERMINAL, End, JobSpec, Limits, Report, State
 
 
@@ -90,104 +91,171 @@ _MOVES: frozenset[tuple[State, State]] = frozenset(
 
 
 class Job:
-    """One job in memory. Counts belong to its present run."""
+    """One job in memory: its record, the counts of its present run, and where it stands."""
 
     __slots__ = (
         "alone",
         "attempt_n",
         "batch",
         "cancelled",
-        "crashes",
-        "failures",
+        "counts",
         "limits",
         "lost_at_head",
-        "ordinal",
-        "queued_wall_ns",
+        "record",
         "recovering",
-        "run",
-        "seq",
-        "spec",
         "state",
         "took_worker",
-        "traits",
-        "tries",
-        "unclean_exits",
     )
 
-    def __init__(self, ordinal: int, batch: Batch, seq: int, spec: JobSpec, traits: Traits, queued_wall_ns: int):
-        self.ordinal = ordinal
+    def __init__(
+        self, record: JobRecord, batch: Batch, counts: JobCounts | None = None, state: State = State.QUEUED
+    ) -> None:
+        self.record = record
         self.batch = batch
-        self.seq = seq
-        self.spec = spec
-        self.limits: Limits = spec.limits if spec.limits is not None else batch.limits
-        self.traits = traits
-        self.queued_wall_ns = queued_wall_ns
-        self.state = State.QUEUED
-        self.run = 1
-        self.tries = 0
-        self.failures = 0  # tries that failed or timed out: what --retries is spent on
-        self.crashes = 0
+        self.limits: Limits = record.spec.limits if record.spec.limits is not None else batch.limits
+        self.counts = counts if counts is not None else JobCounts()
+        self.state = state
         self.took_worker = False  # its last crash was a worker's death, not what a worker reported
-        self.lost_at_head = 0
-        self.unclean_exits = 0
-        self.alone = False  # its frame went silent or died: never again in company
+        self.lost_at_head = 0  # deaths of workers in a row that had it at the head and not started
+        self.alone = False  # its frame went silent or died: it shares no frame again
         self.cancelled = False
         self.attempt_n = 0  # the number of the attempt under way
         self.recovering: tuple[int, int] | None = None  # (pid, when its death was seen) until sent again
 
     @classmethod
     def restored(cls, stored: StoredJob, batch: Batch, state: State = State.QUEUED) -> Job:
-        job = cls(stored.ordinal, batch, stored.seq, stored.spec, stored.traits, stored.queued_wall_ns)
-        job.state = state
-        job.run, job.tries = stored.run, stored.tries
-        job.failures, job.crashes, job.unclean_exits = stored.failures, stored.crashes, stored.unclean_exits
-        return job
+        """As the store has it. The counts are copied: the store must not see those of a run that goes on."""
+        return cls(stored.record, batch, stored.counts.copy(), state)
+
+    # --- what it is ---
+
+    @property
+    def ordinal(self) -> int:
+        return self.record.ordinal
+
+    @property
+    def seq(self) -> int:
+        return self.record.seq
+
+    @property
+    def spec(self) -> JobSpec:
+        return self.record.spec
+
+    @property
+    def traits(self) -> Traits:
+        return self.record.traits
+
+    @property
+    def name(self) -> str:
+        """As people write it: `batch/seq`."""
+        return f"{self.record.batch}/{self.record.seq}"
 
     @property
     def key(self) -> tuple[int, int]:
-        """Strict priority, and first come first served inside one."""
-        return (-self.limits.priority, self.ordinal)
+        """Its place in the queue: strict priority, and first come first served inside one."""
+        return (-self.record.priority, self.record.ordinal)
+
+    # --- what follows from its past ---
 
     @property
     def given_up(self) -> bool:
-        """Somebody cancelled it, or its whole batch: whatever its attempt does, there is no other. A person who
-        asks for a job of a cancelled batch again wants it to run."""
-        return self.cancelled or (self.batch.cancelled and self.run == 1)
+        """It or its whole batch was cancelled: whatever its attempt does, there is no other. A job of a cancelled
+        batch that a person gives a new run is meant to run."""
+        return self.cancelled or (self.batch.cancelled and self.counts.run == 1)
 
     @property
     def shares_frames(self) -> bool:
         """May travel with others: nothing about it calls for a frame, or for blame, of its own."""
-        return not (self.limits.timeout_ns or self.crashes or self.lost_at_head or self.unclean_exits or self.alone)
+        # In a frame of several, the death of one cannot be told from the death of another.
+        suspect = self.counts.crashes or self.counts.unclean_exits or self.lost_at_head or self.alone
+        return not (self.limits.timeout_ns or suspect)
 
     @property
     def wants_fresh_worker(self) -> bool:
-        """A worker died of it, as it seems. An earlier job may have corrupted that process; so that no innocent
+        """A worker died of it, as it seems. An earlier job may have corrupted that process; so that no innocent job
         is quarantined, it runs next where nothing else ever ran."""
-        return self.crashes > 0 and (self.took_worker or self.traits.in_process)
+        return self.counts.crashes > 0 and (self.took_worker or self.traits.in_process)
 
     @property
     def wants_pool_alone(self) -> bool:
-        """Dealer after dealer, or host after host, went down while it ran. It may be the cause: when it runs
-        next, nothing else does, so that the next such end speaks of nobody else."""
-        return self.unclean_exits >= limits.UNCLEAN_EXITS_ALONE_MIN
+        """Dealer after dealer, or host after host, went down while it ran. It may be the cause: when it runs next,
+        nothing else does, so that the next such end tells about this job and no other."""
+        return self.counts.unclean_exits >= limits.UNCLEAN_EXITS_ALONE_MIN
+
+    # --- what happens to it ---
 
     def move(self, state: State) -> None:
-        assert (self.state, state) in _MOVES, f"{self.batch.name}/{self.seq}: {self.state} -> {state}"
+        assert (self.state, state) in _MOVES, f"{self.name}: {self.state} -> {state}"
         self.state = state
 
+    def begin(self, n: int) -> None:
+        """It is sent, as attempt `n`."""
+        assert JOB_TABLE[self.state, JobEvent.DISPATCH] is JobAction.RUN
+        self.move(State.RUNNING)
+        self.counts.begin_try()
+        self.attempt_n = n
+
+    def end_attempt(self) -> None:
+        self.attempt_n = 0
+
+    def take_back_try(self) -> None:
+        """The attempt did not happen."""
+        self.attempt_n = 0
+        self.counts.take_back_try()
+
+    def start(self) -> None:
+        """A worker began it after all: no death before counts against it any more."""
+        self.lost_at_head = 0
+
+    def lose_at_head(self) -> bool:
+        """A worker died with it at the head and not started; whether that was once too often to be chance.
+
+        One such death is no job's fault. But when worker after worker dies with the same job in hand, it is the job
+        (its frame alone may end a worker), and the run of deaths counts as one crash.
+        """
+        self.lost_at_head += 1
+        if self.lost_at_head < limits.LOST_HEAD_MAX:
+            return False
+        self.lost_at_head = 0
+        self.alone = True
+        return True
+
+    def keep_alone(self) -> None:
+        """Its frame died or went silent: to learn which job of it did that, each goes alone from now on."""
+        self.alone = True
+
+    def blame_for_death(self) -> None:
+        self.took_worker = True
+
+    def clear_of_death(self) -> None:
+        """A worker lived to report its crash: what crashed was a process of its own."""
+        self.took_worker = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+    def recover_from(self, pid: int, seen_mono_ns: int) -> None:
+        """Its worker died; the time until it is sent again is measured from when that was seen."""
+        self.recovering = (pid, seen_mono_ns)
+
+    def end_recovery(self) -> tuple[int, int] | None:
+        """(pid, when its death was seen) of the worker it is recovered from, if it is; told once."""
+        recovering, self.recovering = self.recovering, None
+        return recovering
+
     def start_new_run(self) -> None:
-        """A person asks for the job again: clean counts, the history stays in the outcomes."""
+        """A person asks for the job again: nothing of its past counts against it."""
         self.move(State.QUEUED)
-        self.run += 1
-        self.tries = self.failures = self.crashes = self.lost_at_head = self.unclean_exits = 0
+        self.counts.begin_run()
+        self.lost_at_head = 0
         self.alone = self.cancelled = self.took_worker = False
         self.recovering = None
 
 
 def may_retry(job: Job, report: Report) -> bool:
-    """Whether a try that failed or timed out, already counted in `job.failures`, leaves another."""
+    """Whether a try that failed or timed out, already counted as a failure, leaves another."""
     wanted = job.limits
-    if job.failures > wanted.retries:
+    if job.counts.failures > wanted.retries:
         return False
     if report.end is End.TIMED_OUT:
         return wanted.retry_timeout
@@ -201,7 +269,7 @@ def may_retry(job: Job, report: Report) -> bool:
 def retry_delay_ns(job: Job) -> int:
     """Doubling from backoff_min to backoff_max. No jitter: the backlog already spreads retries."""
     wanted = job.limits
-    doublings = min(job.failures - 1, 40)
+    doublings = min(job.counts.failures - 1, 40)
     return min(wanted.backoff_min_ns << doublings, max(wanted.backoff_max_ns, wanted.backoff_min_ns))
 
 
@@ -210,4 +278,4 @@ def quarantines(job: Job, *, blamed_alone: bool) -> bool:
     limit = job.limits.crash_limit
     if limit == limits.CRASH_LIMIT_UNLIMITED:
         return False
-    return job.crashes >= limit and blamed_alone
+    return job.counts.crashes >= limit and blamed_alone

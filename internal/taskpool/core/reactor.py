@@ -1,4 +1,4 @@
-"""The dealer's mind: events in, effects out."""
+"""The entry of the core: routes each event to the part that decides about it, and ticks."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Callable
 from heapq import heappop
 from typing import Any
 
-from taskpool.clock import Instant
+from taskpool.clock import SECOND, Instant
+from taskpool.core.clients import Clients
 from taskpool.core.commands import Commands
 from taskpool.core.commits import CloseStored, JobsStored, OutcomeStored
 from taskpool.core.completion import REPORTABLE, SIGNAL_HINTS, Completion
+from taskpool.core.delivery import Delivery
 from taskpool.core.effects import Effect, Exit, Level, LoadJobs, Topic
 from taskpool.core.events import (
     BatchFound,
@@ -36,37 +38,40 @@ from taskpool.core.events import (
 )
 from taskpool.core.intake import Intake
 from taskpool.core.job import Job
-from taskpool.core.recovery import CORRUPT, restore
+from taskpool.core.recovery import CORRUPT, Recovery
 from taskpool.core.scheduler import Scheduler
 from taskpool.core.shutdown import Shutdown
 from taskpool.core.state import PoolConfig, PoolState
 from taskpool.core.supervisor import Supervisor
-from taskpool.core.worker import WORKER_TABLE, StopReason, Worker, WorkerAction, WorkerEvent
+from taskpool.core.worker import StopReason, Worker, WorkerState
 from taskpool.errors import ExitCode
-from taskpool.limits import PROTOCOL_ERRORS_PER_WORKER_MAX, WRITE_AHEAD_NS
+from taskpool.limits import PROTOCOL_ERRORS_PER_WORKER_MAX
 from taskpool.messages import Ack, Bye, Close, Command, Hello, Ping, Progress, Ready, State
 
 
 class Reactor:
-    """`handle` is total: every event, in every state, from anybody."""
+    """`handle` is total: it takes every event, in every state, from any sender."""
 
     def __init__(self, config: PoolConfig, signal_names: dict[int, str]) -> None:
         self.pool = PoolState(config)
         self.supervisor = Supervisor(self.pool)
         self.scheduler = Scheduler(self.pool, self.supervisor)
         self.completion = Completion(self.pool, signal_names)
+        self.delivery = Delivery(self.pool)
+        self.clients = Clients(self.pool, self.delivery)
         self.intake = Intake(self.pool)
+        self.recovery = Recovery(self.pool, self.completion)
         self.shutdown = Shutdown(self.pool, self.supervisor)
-        self.commands = Commands(self.pool, self.supervisor, self.intake, self.completion, self.shutdown)
+        self.commands = Commands(self.pool, self.supervisor, self.completion, self.delivery, self.shutdown)
         self._handlers: dict[type, Callable[[Any, Instant], None]] = {
-            Hello: self.intake.hello,
+            Hello: self.clients.hello,
             Submitted: self.intake.submit,
             Close: lambda event, now: self.intake.close(event),
-            Ack: lambda event, now: self.intake.acknowledge(event),
-            Ping: lambda event, now: self.intake.ping(event),
-            Bye: lambda event, now: self.intake.bye(event.client),
-            ClientLost: lambda event, now: self.intake.bye(event.client),
-            Command: self.commands.perform,
+            Ack: lambda event, now: self.delivery.acknowledge(event),
+            Ping: lambda event, now: self.clients.ping(event),
+            Bye: lambda event, now: self.clients.bye(event.client),
+            ClientLost: lambda event, now: self.clients.bye(event.client),
+            Command: self._on_command,
             Ready: self.supervisor.ready,
             Progress: self._on_progress,
             Spawned: lambda event, now: self.supervisor.spawned(event.incarnation, event.pid),
@@ -78,9 +83,9 @@ class Reactor:
             CommitFailed: self._on_commit_failed,
             DiskFull: self._on_disk_full,
             Loaded: self._on_loaded,
-            BatchFound: self.intake.batch_found,
+            BatchFound: self.clients.batch_found,
             DigestsLoaded: self.intake.digests_loaded,
-            OutcomesLoaded: lambda event, now: self.intake.outcomes_loaded(event),
+            OutcomesLoaded: lambda event, now: self.delivery.outcomes_loaded(event),
             Signalled: self._on_signalled,
             Reconfigured: self._on_reconfigured,
             LifelineClosed: lambda event, now: self.shutdown.orphaned(now),
@@ -91,11 +96,10 @@ class Reactor:
     def handle(self, event: Event, now: Instant) -> list[Effect]:
         """What is to be done about an event, in this order."""
         client = getattr(event, "client", None)
-        if client is not None:
-            self.intake.renew(client, now)
+        if client is not None:  # all that comes from a generator names it, and shows that it lives
+            self.clients.renew(client, now)
         self._handlers[type(event)](event, now)
-        effects, self.pool.out = self.pool.out, []
-        return effects
+        return self.pool.take_effects()
 
     def next_deadline_ns(self, now: Instant) -> int:
         """When `Tick` must come at the latest, on the monotonic clock."""
@@ -105,7 +109,13 @@ class Reactor:
         deadlines += (client.lease_mono_ns for client in pool.clients.values())
         return min(deadlines)
 
-    # --- workers speak ---
+    def _on_command(self, command: Command, now: Instant) -> None:
+        if command.verb == "batch":
+            self.clients.describe_batch(command)
+        else:
+            self.commands.perform(command, now)
+
+    # --- messages of workers ---
 
     def _on_progress(self, message: Progress, now: Instant) -> None:
         worker = self.supervisor.workers.get(message.incarnation)  # type: ignore[call-overload]
@@ -116,26 +126,27 @@ class Reactor:
             attempt = self.pool.attempts.get(report.n)
             if attempt is None or attempt.worker is not worker:
                 self._stale(worker, report.n)
+            # LOST and CANCELLED are for the dealer to decide, and an attempt that was not started cannot have ended.
             elif report.end not in REPORTABLE or not attempt.frame.started:
                 self._protocol_error(worker, f"report {report.end.value} of attempt {report.n}")
             else:
                 self.completion.reported(attempt, report, now)
         if not worker.frames and message.reports:
-            self.supervisor.rest(worker)
-        if message.started:
+            self.supervisor.done(worker)
+        if message.started:  # behind the reports: a worker sends those of a frame before it begins the next one
             self._on_started(worker, message.started, now)
 
     def _on_started(self, worker: Worker, first_n: int, now: Instant) -> None:
-        if not self.supervisor.started(worker, first_n, now):
+        if not worker.start(first_n, now):
             self._stale(worker, first_n)
             return
         jobs = [attempt.job for attempt in worker.frames[0].attempts.values()]
-        jobs[0].lost_at_head = 0  # it began after all
+        jobs[0].start()
         if any(job.cancelled for job in jobs):
             self.supervisor.stop(worker, StopReason.CANCELLED)  # the wish came too late to take the frame back
 
     def _stale(self, worker: Worker, n: int) -> None:
-        """A word on an attempt that is none of this worker's any more, or never was."""
+        """The worker told of an attempt that is none of its own any more, or never was."""
         self.pool.counters.stale_reports += 1
         self.pool.note(Level.DEBUG, Topic.STALE_REPORT, pid=worker.pid, attempt=n)
         if n > self.pool.attempt_n:
@@ -143,37 +154,38 @@ class Reactor:
 
     def _protocol_error(self, worker: Worker, text: str) -> None:
         self.pool.counters.protocol_errors += 1
-        worker.errors += 1
-        self.pool.note(Level.WARNING, Topic.WORKER_NOTE, text=f"worker PID {worker.pid} said nonsense: {text}")
-        if worker.errors >= PROTOCOL_ERRORS_PER_WORKER_MAX:
+        self.pool.note(Level.WARNING, Topic.WORKER_NOTE, text=f"worker PID {worker.pid} broke the protocol: {text}")
+        if worker.count_error() >= PROTOCOL_ERRORS_PER_WORKER_MAX:
             self.supervisor.stop(worker, StopReason.PROTOCOL)
 
-    # --- workers come and go ---
+    # --- processes of workers ---
 
     def _on_spawn_failed(self, event: SpawnFailed, now: Instant) -> None:
-        self.supervisor.bury(self.supervisor.workers[event.incarnation])
+        self.supervisor.remove(self.supervisor.workers[event.incarnation])
         self.supervisor.boot_death(now, None, event.text)
 
     def _on_exited(self, event: Exited, now: Instant) -> None:
+        """Count the exit, end what the worker held, free its slot; in this order, since the slot is part of what is
+        told of its attempts."""
         worker = self.supervisor.workers[event.incarnation]
-        if event.seen_mono_ns < worker.overdue_mono_ns:
-            worker.stop_reason = None  # it was dead already, and only waited for its descendants' end
-        action = WORKER_TABLE[worker.state, WorkerEvent.EXITED]
+        worker.died_in_time(event.seen_mono_ns)
         signal = self.completion.signal_name(event.signal)
-        booting = action is WorkerAction.COUNT_BOOT_DEATH or worker.stop_reason is StopReason.BOOT
+        booting = worker.state is WorkerState.STARTING or worker.stop_reason is StopReason.BOOT
         self.pool.counters.worker_exited(_exit_reason(worker, event, booting=booting), signal)
-        unasked = worker.stop_reason is None
+        asked = worker.stop_reason is not None
         self.pool.note(
-            Level.WARNING if unasked and not booting else Level.DEBUG,
+            Level.DEBUG if asked or booting else Level.WARNING,
             Topic.WORKER_EXITED,
             pid=worker.pid,
             status=event.status,
             signal=signal,
-            asked=not unasked,
+            asked=asked,
         )
-        self.completion.judge(worker, event, now)
-        self.supervisor.bury(worker)
-        killed = worker.stop_reason is None and signal in ("SIGKILL", "SIGTERM")
+        self.completion.worker_exited(worker, event, now)
+        self.supervisor.remove(worker)
+        # A kill from outside is no sign that the program is broken. Many in a row are: then the machine does it, for
+        # want of memory.
+        killed = not asked and signal in ("SIGKILL", "SIGTERM")
         if booting and not (killed and self.supervisor.respawn.tolerates_kill()):
             hung = worker.stop_reason is StopReason.BOOT
             self.supervisor.boot_death(now, event.status, _boot_text(worker, event, signal), hung=hung)
@@ -186,41 +198,44 @@ class Reactor:
         unsent = [frame.first_n for frame in worker.frames if frame.taking_back and not frame.sent]
         for first_n in (*event.first_ns, *unsent):
             frame = worker.find(first_n)
+            # A frame asked for and not found in the queue was received: its worker starts it, and is stopped then if it
+            # must be.
             for attempt in list(frame.attempts.values()) if frame is not None else []:
                 if attempt.job.given_up:
                     self.completion.lose(attempt, now)
                 else:
                     self.completion.take_back(attempt, now)
         if not worker.frames:
-            self.supervisor.rest(worker)
+            self.supervisor.done(worker)
 
-    # --- the store answers ---
+    # --- answers of the store ---
 
     def _on_restored(self, event: Restored, now: Instant) -> None:
-        restore(self.pool, self.completion, event, now)
+        self.recovery.take_over(event, now)
         if event.unclean_exit:
-            self.scheduler.write_ahead_until_ns = now.mono + WRITE_AHEAD_NS
+            self.scheduler.write_ahead(now)
 
     def _on_committed(self, event: Committed, now: Instant) -> None:
+        """What hung on the commit may follow. Outcomes are delivered behind all of it: as few messages as fit."""
         recorded = {}
-        for told in self.pool.commits.committed(event.number):
-            if isinstance(told, OutcomeStored):
-                told.batch.hold(told.outcome)
-                recorded[told.batch.name] = told.batch
-            elif isinstance(told, JobsStored):
-                self.intake.accepted(told.batch, told.jobs)
-                for job in told.jobs:
-                    self._admit(job, now)
-            elif isinstance(told, CloseStored):
-                self.intake.closed(told.batch)
-                recorded[told.batch.name] = told.batch
+        for stored in self.pool.commits.committed(event.number):
+            if isinstance(stored, OutcomeStored):
+                stored.batch.record(stored.outcome)
+                recorded[stored.batch.name] = stored.batch
+            elif isinstance(stored, JobsStored):
+                self.intake.accepted(stored.batch, stored.jobs)
+                for job in stored.jobs:
+                    self._queue(job, now)
+            elif isinstance(stored, CloseStored):
+                self.intake.closed(stored.batch)
+                recorded[stored.batch.name] = stored.batch
             else:
-                self.scheduler.send_stored(told.effect, now)
+                self.scheduler.send_stored(stored.effect, now)
         for batch in recorded.values():
-            self.intake.deliver(batch)
-            self.intake.forget_if_done(batch)
+            self.delivery.deliver(batch)
+            self.delivery.forget_if_done(batch)
 
-    def _admit(self, job: Job, now: Instant) -> None:
+    def _queue(self, job: Job, now: Instant) -> None:
         """A stored job takes its place in the queue."""
         pool = self.pool
         pool.jobs[job.ordinal] = job
@@ -230,25 +245,28 @@ class Reactor:
             del pool.jobs[job.ordinal]
 
     def _on_commit_failed(self, event: CommitFailed, now: Instant) -> None:
-        """What failed may be half there: only a restart that reads the journal again can tell."""  # R6
+        """What failed may be half there: only a restart that reads the journal again can tell."""
+        # R6 (docs/protocol.md, 11)
         self.pool.counters.journal_errors += 1
         self.pool.emit(Exit(ExitCode.ENVIRONMENT, f"the journal cannot be written: {event.text}"))
 
     def _on_disk_full(self, event: DiskFull, now: Instant) -> None:
         if event.full:
             self.pool.counters.journal_errors += event.where == "journal"
-            self.pool.full[event.where] = event.text
+            self.pool.set_full(event.where, event.text)
         else:
-            self.pool.full.pop(event.where, None)
+            self.pool.set_roomy(event.where)
         self.pool.note(Level.ERROR if event.full else Level.INFO, Topic.DISK, text=event.text)
 
     def _on_loaded(self, event: Loaded, now: Instant) -> None:
+        """Queued jobs from behind the front. Those in memory, or finished since the read began, are passed over."""
         pool = self.pool
         dropped: list[tuple[StoredJob, Job]] = []
         jobs: list[Job] = []
         for stored in event.jobs:
-            batch = pool.batches.get(stored.batch)
-            if batch is None or stored.ordinal in pool.jobs or stored.ordinal in pool.backlog.gone:
+            record = stored.record
+            batch = pool.batches.get(record.batch)
+            if batch is None or record.ordinal in pool.jobs or record.ordinal in pool.backlog.gone:
                 continue
             job = Job.restored(stored, batch)
             pool.jobs[job.ordinal] = job
@@ -256,17 +274,18 @@ class Reactor:
                 dropped.append((stored, job))
             else:
                 jobs.append(job)
-        last = event.jobs[-1] if event.more and event.jobs else None
+        last = event.jobs[-1].record if event.more and event.jobs else None
         horizon = (-last.priority, last.ordinal) if last is not None else None
+        # Jobs that came in during the read and lie beyond the new horizon: only the store keeps them.
         for job in pool.backlog.end_load(jobs, horizon):
             del pool.jobs[job.ordinal]
-        for stored, job in dropped:
+        for stored, job in dropped:  # behind the load: an outcome ends a job that the backlog may not know of yet
             if stored.corrupt:
                 self.completion.refuse(job, CORRUPT, now)
             else:
                 self.completion.cancel_waiting(job, now)
 
-    # --- the outside ---
+    # --- signals, configuration, time ---
 
     def _on_signalled(self, event: Signalled, now: Instant) -> None:
         if event.name in ("TERM", "INT", "QUIT"):
@@ -277,33 +296,44 @@ class Reactor:
             self.pool.note(Level.INFO, Topic.STATUS, **self.commands.status(now))
 
     def _on_reconfigured(self, event: Reconfigured, now: Instant) -> None:
-        self.pool.drain_timeout_ns = event.drain_timeout_ns
+        self.pool.set_drain_timeout(event.drain_timeout_ns)
         if event.workers != self.supervisor.wanted:
             self.commands.scale(event.workers - self.supervisor.wanted)
 
     def _on_stalled(self, event: Stalled, now: Instant) -> None:
-        """We stood still, so everybody else was silent to our ears only."""
-        self.pool.note(Level.WARNING, Topic.STALLED, seconds=event.gap_ns / 1e9)
+        """The loop stood still, so it could not hear what was said meanwhile: no silence in that time counts."""
+        self.pool.note(Level.WARNING, Topic.STALLED, seconds=event.gap_ns / SECOND)
         self.supervisor.extend_deadlines(event.gap_ns)
-        self.intake.extend_deadlines(event.gap_ns)
+        self.clients.extend_deadlines(event.gap_ns)
 
-    def _on_tick(self, event: Tick, now: Instant) -> None:  # R9: dispatch, then timers
+    def _on_tick(self, event: Tick, now: Instant) -> None:
+        # R9 (docs/protocol.md, 11): dispatch, then timers
         pool = self.pool
         while pool.delayed and pool.delayed[0][0] <= now.mono:
             job = heappop(pool.delayed)[2]
             if job.state is State.DELAYED:
                 self.completion.due(job)
-        if not (pool.draining or pool.paused or pool.disk_full or self.shutdown.left or pool.congested()):
-            self.scheduler.deal(now)
+        if not (pool.draining or pool.paused or pool.disk_full or self.shutdown.exiting or pool.congested):
+            self.scheduler.dispatch(now)
+        # Deadlines behind dispatch: a frame sent in this turn has its whole time before it.
         self.supervisor.overdue(now)
-        self.intake.lapse(now)
+        self.clients.lapse(now)
         self.shutdown.tick(now)
-        if not (pool.draining or self.shutdown.left):
+        if not (pool.draining or self.shutdown.exiting):
             self.supervisor.reconcile(now)
+        self._ask_store()
+
+    def _ask_store(self) -> None:
+        """Hand over what gathered in the turn; then read more of the queue, if its front runs low."""
+        pool = self.pool
+        # Behind the dispatch, which may have taken many: to trim before would give up jobs that are about to run.
         for job in pool.backlog.trim():
             del pool.jobs[job.ordinal]
-        pool.commits.flush(pool.out)
-        if pool.backlog.wants_more() and pool.commits.blank:
+        commit = pool.commits.flush()
+        if commit is not None:
+            pool.emit(commit)
+        # The read must see every job that was ever accepted, and so must run behind all that gathered.
+        if pool.backlog.wants_more() and pool.commits.handed_over:
             pool.emit(LoadJobs(*pool.backlog.begin_load()))
 
 
@@ -321,5 +351,5 @@ def _exit_reason(worker: Worker, event: Exited, *, booting: bool) -> str:
 
 def _boot_text(worker: Worker, event: Exited, signal: str) -> str:
     how = f"was killed by {signal}" if signal else f"exited with status {event.status}"
-    last = f" Its last words: {event.last_words.strip()}" if event.last_words else ""
+    last = f" The end of its standard error: {event.stderr_tail.strip()}" if event.stderr_tail else ""
     return f"worker PID {worker.pid} {how} before it was ready.{SIGNAL_HINTS.get(signal, '')}{last}"

@@ -1,48 +1,55 @@
-"""What a restarted dealer makes of what its predecessor left in the store.
+"""Take over what an earlier life of the dealer left in the store.
 
-Attempts that were under way end as lost, unless their report lay in the events queue: then it counts as if it
-had been read in time. Everything else is still queued, and is read as the backlog asks for it.
+Attempts that were under way end as lost, unless their report lay in the events queue: then it counts as if it had been
+read in time. Everything else is still queued, and is read as the backlog asks for it.
 """
 
 from __future__ import annotations
 
 from taskpool.clock import Instant
+from taskpool.core.attempt import Attempt, FrameRecord
 from taskpool.core.batch import Batch
 from taskpool.core.completion import REPORTABLE, Completion
 from taskpool.core.events import InFlight, Restored
 from taskpool.core.job import Job
 from taskpool.core.state import PoolState
-from taskpool.core.worker import Attempt, FrameRecord, Worker
+from taskpool.core.worker import Worker
 from taskpool.ids import Incarnation
 from taskpool.messages import JobError, Report, State
 
 CORRUPT = JobError("Corrupt", "the journal's copy of this job does not match its checksum: submit it again")
 
 
-def restore(pool: PoolState, completion: Completion, event: Restored, now: Instant) -> None:
-    """Take over. Before any other event."""
-    assert not pool.batches
-    pool.backlog.empty_front()  # what goes back comes in again in its turn, with the others
-    pool.ordinal = event.ordinal
-    for stored in event.batches:
-        pool.batches[stored.name] = Batch.restored(stored)
-        pool.pending += stored.open
-    for parked in event.quarantined:
-        job = Job.restored(parked, pool.batches[parked.batch], State.QUARANTINED)
-        pool.quarantine[parked.batch, parked.seq] = job
-    late = {(epoch, report.n): report for epoch, report in event.late if report.end in REPORTABLE}
-    for each in event.in_flight:
-        _take_over(pool, completion, each, late.get((each.epoch, each.n)), event.unclean_exit, now)
+class Recovery:
+    """Begins a life of the dealer where the one before ended."""
 
+    def __init__(self, pool: PoolState, completion: Completion) -> None:
+        self._pool = pool
+        self._completion = completion
 
-def _take_over(
-    pool: PoolState, completion: Completion, each: InFlight, report: Report | None, unclean_exit: bool, now: Instant
-) -> None:
-    job = Job.restored(each.job, pool.batches[each.job.batch], State.RUNNING)
-    pool.jobs[job.ordinal] = job
-    if each.job.corrupt:
-        completion.refuse(job, CORRUPT, now)
-        return
-    nobody = Worker(Incarnation(0), now.mono)  # whoever ran it is dead: a start ends all of the earlier life
-    attempt = Attempt(each.n, job, nobody, FrameRecord(each.n, now.mono))
-    completion.restore(attempt, report, unclean_exit=unclean_exit, now=now)
+    def take_over(self, event: Restored, now: Instant) -> None:
+        """Before any other event."""
+        pool = self._pool
+        assert not pool.batches
+        pool.backlog.empty_front()  # what goes back comes in again in its turn, with the others
+        pool.continue_after(event.ordinal)
+        for record in event.batches:
+            pool.batches[record.name] = Batch.restored(record)
+        for parked in event.quarantined:
+            job = Job.restored(parked, pool.batches[parked.record.batch], State.QUARANTINED)
+            pool.quarantine[job.batch.name, job.seq] = job
+        # By epoch and number: numbers begin anew in each life, and reports of several lives may lie in the queue.
+        late = {(epoch, report.n): report for epoch, report in event.late if report.end in REPORTABLE}
+        for each in event.in_flight:
+            self._end_attempt(each, late.get((each.epoch, each.n)), event, now)
+
+    def _end_attempt(self, each: InFlight, report: Report | None, event: Restored, now: Instant) -> None:
+        job = Job.restored(each.job, self._pool.batches[each.job.record.batch], State.RUNNING)
+        self._pool.jobs[job.ordinal] = job
+        if each.job.corrupt:
+            self._completion.refuse(job, CORRUPT, now)
+            return
+        # The worker that ran it is dead: a starting dealer ends every process of the earlier life first.
+        gone = Worker(Incarnation(0), now)
+        attempt = Attempt(each.n, job, gone, FrameRecord(each.n, now))
+        self._completion.restore(attempt, report, unclean_exit=event.unclean_exit, now=now)

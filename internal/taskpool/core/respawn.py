@@ -41,6 +41,7 @@ class Respawn:
         self._deaths.append(now_ns)
         while self._deaths[0] < now_ns - limits.BOOT_DEATHS_WINDOW_NS:
             self._deaths.popleft()
+        # A hang takes as long as BOOT_NS_MAX, so five of them never fall into the window of deaths.
         hangs = hung and self._failures >= limits.BOOT_HANGS_MAX
         if cannot_boot or hangs or self.out_of_service or len(self._deaths) >= limits.BOOT_DEATHS_MAX:
             self.out_of_service = True  # and stays so when the one worker that is tried later dies as well
@@ -66,5 +67,7 @@ class Respawn:
     def _delay_ns(self) -> int:
         """Doubling, with a jitter of a quarter that the seed and the count alone decide."""
         delay = min(limits.RESPAWN_DELAY_NS_MIN << min(self._failures - 1, 20), limits.RESPAWN_DELAY_NS_MAX)
+        # A multiplicative hash (2**64 divided by the golden ratio) in place of a random number: pools that failed
+        # together must not try again together, and the same events must give the same effects.
         jitter = (self._seed + self._failures * 0x9E3779B97F4A7C15) % 1024
         return delay + delay * jitter // 4096

@@ -1,4 +1,4 @@
-"""How a dealer stops: drain, stop by force, leave.
+"""How a dealer stops: it drains, stops running jobs by force, exits.
 
 TERM drains within a limit; INT drains without one, twice stops running jobs, three times leaves at once; QUIT
 and the end of the lifeline stop running jobs at once. What did not run goes back, uncounted.
@@ -14,11 +14,11 @@ from taskpool.core.supervisor import Supervisor
 from taskpool.core.worker import StopReason, WorkerState
 from taskpool.errors import ExitCode
 
-LAST_WORDS_NS = 1 * SECOND  # how long a stopping dealer waits for readers that acknowledge nothing
+READERS_WAIT_NS = 1 * SECOND  # how long it waits for readers that acknowledge nothing
 
 
 class Shutdown:
-    """Knows whether, why and by when the dealer leaves."""
+    """Decides whether, why and by when the dealer exits."""
 
     def __init__(self, pool: PoolState, supervisor: Supervisor) -> None:
         self._pool = pool
@@ -26,9 +26,9 @@ class Shutdown:
         self._interrupts = 0
         self._code = ExitCode.OK
         self._force_at_ns = NEVER
-        self._leave_at_ns = NEVER
-        self._give_up_at_ns = NEVER
-        self.left = False
+        self._exit_at_ns = NEVER
+        self._store_wait_ends_ns = NEVER
+        self.exiting = False
 
     def signalled(self, name: str, now: Instant) -> None:
         """TERM, INT or QUIT."""
@@ -39,7 +39,7 @@ class Shutdown:
         else:
             self._interrupts += 1
             if self._interrupts >= 3:
-                self._leave(ExitCode.INTERRUPTED, "interrupted three times: leaving now")
+                self._exit(ExitCode.INTERRUPTED, "interrupted three times: leaving now")
             else:
                 self._drain(now, ExitCode.INTERRUPTED, now.mono if self._interrupts == 2 else NEVER)
 
@@ -52,35 +52,39 @@ class Shutdown:
         self._drain(now, ExitCode.TERMINATED, now.mono)
 
     def tick(self, now: Instant) -> None:
-        if self.left:
+        if self.exiting:
             return
         # Not before the last acknowledgement is stored: a batch that is kept would be told again what was told.
         if self._pool.config.private and self._pool.commits.idle and any(map(_is_over, self._pool.batches.values())):
-            self._leave(ExitCode.OK, "All jobs completed. Shutting down workers...")
+            self._exit(ExitCode.OK, "All jobs completed. Shutting down workers...")
             return
         if not self._pool.draining:
             return
         if now.mono >= self._force_at_ns:
             self._force_at_ns = NEVER
             self._stop_running()
+        # Their reports, or their workers' deaths, are still to come and to be stored.
         if self._pool.attempts:
             return
-        self._set_patience(now)
-        if self._everything_told() or now.mono >= self._leave_at_ns:
-            self._leave_drained()
+        self._set_exit_time(now)
+        if self._all_delivered() or now.mono >= self._exit_at_ns:
+            self._exit_drained()
 
     def next_deadline_ns(self) -> int:
-        return min(self._force_at_ns, self._leave_at_ns)
+        return min(self._force_at_ns, self._exit_at_ns)
 
     def _drain(self, now: Instant, code: ExitCode, force_at_ns: int) -> None:
+        # The latest signal names the exit code: a second, harder one is the reason that the dealer ends as it does.
         self._code = code
+        # A later signal can only shorten the time, never give back what an earlier one took.
         self._force_at_ns = min(self._force_at_ns, force_at_ns)
         if self._pool.draining:
             return
-        self._pool.draining = True
+        self._pool.begin_drain()
         running = len(self._pool.attempts)
         self._pool.note(Level.INFO, Topic.DRAINING, running=running, queued=self._pool.pending - running)
         for worker in self._supervisor.workers.values():
+            # What a worker has not received can still be taken from its queue, so it need not be waited for.
             if any(not frame.started for frame in worker.frames):
                 self._supervisor.take_back(worker)
 
@@ -89,39 +93,39 @@ class Shutdown:
             if worker.state is WorkerState.BUSY:
                 self._supervisor.stop(worker, StopReason.UNWANTED)
 
-    def _set_patience(self, now: Instant) -> None:
-        """Nothing runs any more. Readers get a moment, since what they miss is kept. The store gets as long as
-        running jobs do, since what it misses is done again; but a full or dead disk must not hold the dealer."""
+    def _set_exit_time(self, now: Instant) -> None:
+        """Nothing runs any more. Readers get a moment, since what they miss is kept. The store gets as long as running
+        jobs do, since what it misses is done again; but a full or dead disk must not hold the dealer."""
         pool = self._pool
-        if self._give_up_at_ns == NEVER:
-            self._give_up_at_ns = now.mono + max(LAST_WORDS_NS, pool.drain_timeout_ns)
+        if self._store_wait_ends_ns == NEVER:
+            self._store_wait_ends_ns = now.mono + max(READERS_WAIT_NS, pool.drain_timeout_ns)
         if pool.commits.idle or pool.disk_full:
-            self._leave_at_ns = min(self._leave_at_ns, self._give_up_at_ns, now.mono + LAST_WORDS_NS)
+            self._exit_at_ns = min(self._exit_at_ns, self._store_wait_ends_ns, now.mono + READERS_WAIT_NS)
         else:
-            self._leave_at_ns = self._give_up_at_ns
+            self._exit_at_ns = self._store_wait_ends_ns
 
-    def _everything_told(self) -> bool:
+    def _all_delivered(self) -> bool:
         pool = self._pool
         return pool.commits.idle and not any(
             batch.unread for batch in pool.batches.values() if batch.client is not None
         )
 
-    def _leave_drained(self) -> None:
+    def _exit_drained(self) -> None:
         pending = self._pool.pending
         if not self._pool.commits.idle:
             text = "drained, but the journal's disk did not take all there was to store: what is missing runs again"
-            self._leave(ExitCode.ENVIRONMENT, text)
+            self._exit(ExitCode.ENVIRONMENT, text)
         elif not pending:
-            self._leave(ExitCode.OK, "drained: every accepted job is finished")
+            self._exit(ExitCode.OK, "drained: every accepted job is finished")
         elif self._pool.config.journaled:
-            self._leave(ExitCode.OK, f"drained: {pending} jobs are kept in the journal")
+            self._exit(ExitCode.OK, f"drained: {pending} jobs are kept in the journal")
         else:
             code = self._code if self._code is not ExitCode.OK else ExitCode.TERMINATED
-            self._leave(code, f"drained: {pending} accepted jobs did not run and are lost, there is no journal")
+            self._exit(code, f"drained: {pending} accepted jobs did not run and are lost, there is no journal")
 
-    def _leave(self, code: ExitCode, text: str) -> None:
-        self.left = True
-        if code is ExitCode.OK:  # of what is wrong, the program's last line speaks
+    def _exit(self, code: ExitCode, text: str) -> None:
+        self.exiting = True
+        if code is ExitCode.OK:  # of what is wrong, the program's last line tells
             self._pool.note(Level.INFO, Topic.LEAVING, text=text)
         self._pool.emit(Exit(code, text))
 

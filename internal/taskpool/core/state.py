@@ -7,13 +7,14 @@ from typing import Any
 from msgspec import Struct
 
 from taskpool import limits
+from taskpool.core.attempt import Attempt
 from taskpool.core.backlog import Backlog
 from taskpool.core.batch import Batch, Client
 from taskpool.core.commits import Commits
 from taskpool.core.counters import Counters
-from taskpool.core.effects import Effect, Level, Note, Topic
+from taskpool.core.effects import Effect, Level, Note, Reply, Topic
 from taskpool.core.job import Job
-from taskpool.core.worker import Attempt
+from taskpool.messages import Refused
 
 
 class PoolConfig(Struct, frozen=True):
@@ -43,51 +44,120 @@ class PoolState:
 
     def __init__(self, config: PoolConfig) -> None:
         self.config = config
-        self.out: list[Effect] = []
         self.counters = Counters()
         self.commits = Commits()
         self.backlog = Backlog()
         self.batches: dict[str, Batch] = {}
         self.clients: dict[int, Client] = {}
         self.jobs: dict[int, Job] = {}  # by ordinal: stored, without an outcome, and in memory
+        # Also what tells a stale report: an attempt that is not in here has ended, or was never made.
         self.attempts: dict[int, Attempt] = {}  # by number: sent and without a report
+        # Cancelling a delayed job leaves its entry in the heap, where it is passed over when it is due.
         self.delayed: list[tuple[int, int, Job]] = []  # a heap of (due, ordinal, job); cancelled ones linger
         self.quarantine: dict[tuple[str, int], Job] = {}
         self.ordinal = 0  # of the last job accepted
         self.attempt_n = 0  # of the last attempt
-        self.pending = 0  # jobs taken and without an outcome, wherever they are
         self.paused = False
         self.draining = False
         self.drain_timeout_ns = config.drain_timeout_ns
-        self.full: dict[str, str] = {}  # places without room, and what to say of each
+        self.full: dict[str, str] = {}  # places without room, and the text for each
         self.last_finished_wall_ns = 0
+        self._effects: list[Effect] = []
+
+    # --- what follows from the rest ---
+
+    @property
+    def pending(self) -> int:
+        """Jobs taken and without an outcome, wherever they are."""
+        return sum(batch.open for batch in list(self.batches.values()))  # a copy: page threads ask as well
 
     @property
     def disk_full(self) -> str:
         """Why no more jobs are taken, and none is sent; else empty."""
         return next(iter(self.full.values()), "")
 
-    def emit(self, effect: Effect) -> None:
-        self.out.append(effect)
-
-    def note(self, level: Level, topic: Topic, **fields: Any) -> None:
-        """Say something for a person. What happens to single jobs is said only when asked for."""
-        if level > Level.DEBUG or self.config.verbose:
-            self.out.append(Note(level, topic, fields))
-
+    @property
     def congested(self) -> bool:
-        """Without a journal, outcomes live in memory: stop making more while a reader lags far behind."""
+        """Without a journal, outcomes live in memory: make no more of them while a reader lags far behind."""
         if self.config.journaled:
             return False
-        return any(
-            batch.unread > limits.OUTCOMES_UNREAD_MAX or batch.unread_bytes_guess > limits.OUTCOMES_UNREAD_BYTES_MAX
-            for batch in self.batches.values()
-            if batch.client is not None
-        )
+        return any(batch.congested for batch in self.batches.values() if batch.client is not None)
 
     def find_job(self, batch: str, seq: int) -> Job | None:
         """A job in memory or in quarantine, by its id. A scan: for a person's question only."""
         parked = self.quarantine.get((batch, seq))
         if parked is not None:
             return parked
+        # No index by name: it would cost memory for each of ten thousand jobs, for a question that a person asks now
+        # and then.
         return next((job for job in self.jobs.values() if job.seq == seq and job.batch.name == batch), None)
+
+    def has_quarantined(self, batch: Batch) -> bool:
+        return any(job.batch is batch for job in self.quarantine.values())
+
+    def batch_held_by(self, client: int, name: str) -> Batch | None:
+        """The batch, if this generator holds it: no other may add to it or acknowledge its outcomes."""
+        batch = self.batches.get(name)
+        return batch if batch is not None and batch.client is not None and batch.client.id == client else None
+
+    # --- what changes in it ---
+
+    def next_ordinal(self) -> int:
+        self.ordinal += 1
+        return self.ordinal
+
+    def continue_after(self, ordinal: int) -> None:
+        """Number on from what an earlier life has accepted."""
+        self.ordinal = ordinal
+
+    def next_attempt(self) -> int:
+        """Numbers are never used twice in an epoch: they tell a stale report from a current one."""
+        self.attempt_n += 1
+        return self.attempt_n
+
+    def set_paused(self, paused: bool) -> None:
+        self.paused = paused
+        self.note(Level.INFO, Topic.PAUSED, paused=paused)
+
+    def begin_drain(self) -> None:
+        self.draining = True
+
+    def set_drain_timeout(self, timeout_ns: int) -> None:
+        self.drain_timeout_ns = timeout_ns
+
+    def set_full(self, where: str, text: str) -> None:
+        self.full[where] = text
+
+    def set_roomy(self, where: str) -> None:
+        self.full.pop(where, None)
+
+    def job_finished(self, wall_ns: int) -> None:
+        self.last_finished_wall_ns = wall_ns
+
+    # --- effects ---
+
+    def emit(self, effect: Effect) -> None:
+        self._effects.append(effect)
+
+    def take_effects(self) -> list[Effect]:
+        """What was emitted since the last call, in that order."""
+        effects, self._effects = self._effects, []
+        return effects
+
+    def note(self, level: Level, topic: Topic, **fields: Any) -> None:
+        """Tell a person. What happens to single jobs is told only when asked for."""
+        if level > Level.DEBUG or self.config.verbose:
+            self._effects.append(Note(level, topic, fields))
+
+    def refuse(self, refused: Refused) -> None:
+        """Tell a generator why something it sent was not taken."""
+        self.counters.refusals[refused.reason] += 1
+        self.emit(Reply(refused.client, refused))
+        if refused.reason not in ("full", "gap"):  # those two are flow control, and the generator copes with them
+            self.note(
+                Level.WARNING,
+                Topic.SUBMISSION_REFUSED,
+                batch=refused.batch,
+                reason=refused.reason,
+                text=refused.text,
+            )

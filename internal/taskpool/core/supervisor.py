@@ -1,26 +1,18 @@
-"""The worker processes: wanted against actual, who holds which slot, and who has been silent for too long.
+"""The worker processes: wanted against actual, which holds which slot, and which has been silent for too long.
 
-A worker takes the lowest free slot when it is first given work and keeps it until it dies. Spares are ready
-workers without a slot; they make a replacement immediate.
+A worker takes the lowest free slot when it is first given work and keeps it until it dies. Spares are ready workers
+without a slot; they make a replacement immediate.
 """
 
 from __future__ import annotations
 
 from taskpool import limits
-from taskpool.clock import NEVER, Instant
+from taskpool.clock import NEVER, SECOND, Instant
 from taskpool.core.effects import Exit, Kill, Level, Spawn, TakeBack, Topic
 from taskpool.core.job import Job
 from taskpool.core.respawn import Respawn
 from taskpool.core.state import PoolState
-from taskpool.core.worker import (
-    WORKER_TABLE,
-    FrameRecord,
-    StopReason,
-    Worker,
-    WorkerAction,
-    WorkerEvent,
-    WorkerState,
-)
+from taskpool.core.worker import StopReason, Worker, WorkerEvent, WorkerState
 from taskpool.errors import ExitCode
 from taskpool.ids import Incarnation
 from taskpool.messages import Ready
@@ -43,7 +35,7 @@ class Supervisor:
     # --- what happens to a worker ---
 
     def spawned(self, incarnation: Incarnation, pid: int) -> None:
-        self.workers[incarnation].pid = pid
+        self.workers[incarnation].set_pid(pid)
         self._pool.note(Level.DEBUG, Topic.WORKER_SPAWNED, pid=pid, incarnation=incarnation)
 
     def ready(self, message: Ready, now: Instant) -> None:
@@ -51,8 +43,8 @@ class Supervisor:
         if worker is None or message.epoch != self._pool.config.epoch:
             self._pool.counters.stale_reports += 1
             return
-        action = WORKER_TABLE[worker.state, WorkerEvent.READY]
-        if action is WorkerAction.STALE:
+        # Said twice, or by a worker that is stopping already.
+        if worker.state is not WorkerState.STARTING:
             return
         if missing := set(self._pool.config.kinds).difference(message.kinds):
             self._refuse(worker, message, missing, now)
@@ -61,9 +53,9 @@ class Supervisor:
         if not self.respawn.ever_ready:
             for text in message.notes:
                 self._pool.note(Level.WARNING, Topic.WORKER_NOTE, text=text)
+        # One that boots proves the program: what failed before was a bad moment.
         self.respawn.ready()
-        worker.move(WorkerState.SPARE)
-        worker.watch()
+        worker.take(WorkerEvent.READY)
         self._pool.note(Level.DEBUG, Topic.WORKER_READY, pid=worker.pid, incarnation=worker.incarnation)
 
     def _refuse(self, worker: Worker, message: Ready, missing: set[str], now: Instant) -> None:
@@ -76,47 +68,28 @@ class Supervisor:
         self.boot_death(now, int(ExitCode.UNREACHABLE), text)
 
     def _compare_versions(self, worker: Worker, message: Ready) -> None:
-        """Says once that another program is at work: one given by --worker-exec, or upgraded under a running dealer."""
+        """Tell once that another program is at work: one given by --worker-exec, or upgraded under a running dealer."""
         if message.version in self._versions:
             return
         self._versions.add(message.version)
         text = f"worker PID {worker.pid} is of version {message.version}, this dealer of {self._pool.config.version}"
         self._pool.note(Level.WARNING, Topic.WORKER_NOTE, text=text)
 
-    def started(self, worker: Worker, first_n: int, now: Instant) -> bool:
-        """The worker began a frame. False: it holds no such frame waiting at the head."""
-        head = worker.head
-        if head is None or head.first_n != first_n or head.started:
-            return False
-        head.started = True
-        head.started_wall_ns = now.wall
-        head.heard_mono_ns = now.mono
-        worker.watch()
-        return True
-
-    def rest(self, worker: Worker) -> None:
+    def done(self, worker: Worker) -> None:
         """The worker's last frame is finished."""
-        if WORKER_TABLE[worker.state, WorkerEvent.DONE] is WorkerAction.REST:
-            worker.move(WorkerState.IDLE)
-            if worker.retiring:
-                self.stop(worker, StopReason.UNWANTED)
+        if worker.take(WorkerEvent.DONE) and worker.retiring:
+            self.stop(worker, StopReason.UNWANTED)
 
-    def stop(self, worker: Worker, stop_reason: StopReason, signal: str = "KILL", kill_at_ns: int = NEVER) -> None:
-        """We want this worker gone. The first reason stands."""
-        if WORKER_TABLE[worker.state, WorkerEvent.STOP] is not WorkerAction.STOP:
+    def stop(self, worker: Worker, reason: StopReason, signal: str = "KILL", kill_at_ns: int = NEVER) -> None:
+        """The dealer wants this worker gone. The first reason stands."""
+        if not worker.stop(reason, kill_at_ns):
             return
-        worker.move(WorkerState.STOPPING)
-        worker.stop_reason = stop_reason
-        worker.deadline_ns = NEVER
-        worker.kill_at_ns = kill_at_ns
         self._pool.emit(Kill(worker.incarnation, signal))
-        if stop_reason is not StopReason.UNWANTED:
-            self._pool.note(
-                Level.WARNING, Topic.WORKER_STOPPED, pid=worker.pid, reason=stop_reason.value, signal=signal
-            )
+        if reason is not StopReason.UNWANTED:
+            self._pool.note(Level.WARNING, Topic.WORKER_STOPPED, pid=worker.pid, reason=reason.value, signal=signal)
 
-    def bury(self, worker: Worker) -> None:
-        """The worker's process is gone."""
+    def remove(self, worker: Worker) -> None:
+        """The worker's process is gone; its slot is free for the next one."""
         del self.workers[worker.incarnation]
         if worker.slot is not None and worker.slot < self.wanted:
             self.free_slots.add(worker.slot)
@@ -129,15 +102,17 @@ class Supervisor:
         if not self.respawn.out_of_service:
             self._pool.note(Level.WARNING, Topic.RESPAWN_DELAYED, text=text)
             return
-        self._pool.note(Level.ERROR, Topic.OUT_OF_SERVICE, text=text, seconds=limits.OUT_OF_SERVICE_NS / 1e9)
+        self._pool.note(Level.ERROR, Topic.OUT_OF_SERVICE, text=text, seconds=limits.OUT_OF_SERVICE_NS / SECOND)
         serving = any(worker.state is not WorkerState.STARTING for worker in self.workers.values())
+        # A pool that never had a worker is configured wrongly, and a private one has a person who waits for it.
         if not self.respawn.ever_ready or (self._pool.config.private and not serving):
             self._pool.emit(Exit(ExitCode.ENVIRONMENT, f"no worker can be started: {text}"))
 
-    # --- who gets work ---
+    # --- which one gets work ---
 
     def pick(self, job: Job, now: Instant) -> Worker | None:
-        """Who takes this job now: an idle worker, a spare when a slot is free, or one whose jobs are short."""
+        """The worker for this job now: an idle one, a spare when a slot is free, or one whose jobs are short."""
+        # An idle worker before a spare: a spare without work is what makes the next replacement immediate.
         spare = None
         short = None
         for worker in self.workers.values():
@@ -160,19 +135,19 @@ class Supervisor:
             for worker in self.workers.values()
         )
 
+    @property
+    def any_affinity(self) -> bool:
+        """Whether a worker has loaded user code, and so serves only jobs that want the same."""
+        return any(worker.affinity for worker in self.workers.values())
+
     def assign(self, worker: Worker) -> None:
         """The worker is about to be sent a frame."""
-        assert WORKER_TABLE[worker.state, WorkerEvent.ASSIGN] is WorkerAction.WORK
-        if worker.slot is None:
-            worker.slot = min(self.free_slots)
-            self.free_slots.remove(worker.slot)
-        if worker.state is not WorkerState.BUSY:
-            worker.move(WorkerState.BUSY)
+        worker.assign(self.free_slots)
 
     def make_room(self, waiting: int) -> None:
-        """Jobs wait for a worker that has run nothing else. Idle workers that do not suit them hold the
-        slots, or the place of a fresh process: replace one for each such job. A slot that is free and only
-        lacks its process is room enough, however long that process takes to come."""
+        """Jobs wait for a worker that has run nothing else. Idle workers that do not suit them hold the slots, or the
+        place of a fresh process: replace one for each such job. A slot that is free and only lacks its process is room
+        enough, however long that process takes to come."""
         stopping = sum(worker.state is WorkerState.STOPPING for worker in self.workers.values())
         if len(self.free_slots) + stopping >= waiting:
             return
@@ -183,13 +158,15 @@ class Supervisor:
 
     @staticmethod
     def _takes_second(worker: Worker, job: Job, now: Instant) -> bool:
+        """Whether a job may wait in the worker behind the frame it runs. Not behind one that may take it along: it
+        would be lost with that one's crash, or wait for that one's time-out."""
         return (
             len(worker.frames) < limits.FRAMES_IN_FLIGHT_MAX
             and job.shares_frames
             and job.batch.jobs_are_short(job.spec.kind)
             and not worker.frames[0].timeout_ns
-            and not any(attempt.job.crashes for attempt in worker.frames[0].attempts.values())
-            and not _is_long(worker.frames[0], now)  # it would be taken back at once, and sent again, for ever
+            and not any(attempt.job.counts.crashes for attempt in worker.frames[0].attempts.values())
+            and not worker.frames[0].is_long(now)  # it would be taken back at once, and sent again, for ever
         )
 
     # --- wanted against actual ---
@@ -202,7 +179,8 @@ class Supervisor:
         self.free_slots = set(range(wanted)) - taken
         for worker in list(self.workers.values()):
             if worker.slot is not None and worker.slot >= wanted:
-                self.retire(worker)
+                self._retire(worker)
+        # Those without a slot have no work: they can go at once.
         surplus = self._actual() - (wanted + self._pool.config.spares)
         for worker in list(self.workers.values()):
             if surplus > 0 and worker.state in (WorkerState.SPARE, WorkerState.STARTING):
@@ -210,22 +188,25 @@ class Supervisor:
                 surplus -= 1
         return wanted
 
-    def retire(self, worker: Worker) -> None:
+    def _retire(self, worker: Worker) -> None:
         """Let the worker finish what it has, then go."""
-        worker.retiring = True
+        worker.retire()
         if worker.state is not WorkerState.BUSY:
             self.stop(worker, StopReason.UNWANTED)
 
     def reconcile(self, now: Instant) -> None:
         """Start what is missing, as far as the breaker lets us."""
+        # Those that retire or stop are not counted: their replacement need not wait for their end.
         for _ in range(self.wanted + self._pool.config.spares - self._actual()):
             booting = sum(worker.state is WorkerState.STARTING for worker in self.workers.values())
+            # The pool stays smaller until the delay is over; `next_deadline_ns` wakes the loop for it.
             if not self.respawn.may_spawn(now.mono, booting):
                 return
             self._incarnation += 1
             incarnation = Incarnation(self._incarnation)
-            self.workers[incarnation] = Worker(incarnation, now.mono)
+            self.workers[incarnation] = Worker(incarnation, now)
             self._pool.counters.worker_spawns += 1
+            # The first workers and spares are no replacements.
             self._pool.counters.worker_respawns += self._incarnation > self.wanted + self._pool.config.spares
             self._pool.emit(Spawn(incarnation))
 
@@ -235,21 +216,19 @@ class Supervisor:
     # --- time ---
 
     def overdue(self, now: Instant) -> None:
-        """Stop who has been silent for too long; take back what waits behind a long job."""
+        """Stop what has been silent for too long; take back what waits behind a long job."""
         for worker in list(self.workers.values()):
             if worker.kill_at_ns <= now.mono:
-                worker.kill_at_ns = NEVER
+                worker.kill_is_sent()
                 self._pool.emit(Kill(worker.incarnation, "KILL"))
             elif worker.deadline_ns <= now.mono:
                 self._past_deadline(worker, now)
-            elif self._blocks_a_frame(worker, now):
+            elif self._could_block(worker) and worker.frames[0].is_long(now):
                 self.take_back(worker)
 
     def take_back(self, worker: Worker) -> None:
         """Ask for the frames the worker has not received."""
-        for frame in worker.frames:
-            if not frame.started:
-                frame.taking_back = True
+        worker.ask_back()
         self._pool.emit(TakeBack(worker.incarnation))
 
     def next_deadline_ns(self, now: Instant) -> int:
@@ -259,6 +238,7 @@ class Supervisor:
             if self._could_block(worker):
                 deadlines.append(worker.frames[0].heard_mono_ns + limits.FRAME_TAKE_BACK_NS)
         if self._actual() < self.wanted + self._pool.config.spares:
+            # Something is missing and may not be started yet.
             deadlines.append(self.respawn.next_ns(now.mono) or NEVER)
         return min(deadlines)
 
@@ -268,31 +248,21 @@ class Supervisor:
 
     def _past_deadline(self, worker: Worker, now: Instant) -> None:
         head = worker.head
-        worker.overdue_mono_ns = now.mono
+        worker.miss_deadline(now)
         if head is None:
             self.stop(worker, StopReason.BOOT)
         elif not head.started or head.shared:
             self.stop(worker, StopReason.SILENT)
-        elif _runs_in_process(head):
+        elif head.runs_in_process:
+            # TERM interrupts the job, and the worker reports the time-out itself; KILL is for code that ignores it.
             self.stop(worker, StopReason.TIMED_OUT, "TERM", now.mono + limits.TERM_GRACE_NS)
         else:
-            self.stop(worker, StopReason.TIMED_OUT)
+            self.stop(worker, StopReason.TIMED_OUT)  # the worker should have ended the program, and has not
 
     @staticmethod
     def _could_block(worker: Worker) -> bool:
+        """Whether a frame waits behind one that runs, and is not asked back yet."""
         frames = worker.frames
         if worker.state is not WorkerState.BUSY or len(frames) < 2:
             return False
         return frames[0].started and not frames[1].taking_back
-
-    def _blocks_a_frame(self, worker: Worker, now: Instant) -> bool:
-        return self._could_block(worker) and _is_long(worker.frames[0], now)
-
-
-def _is_long(frame: FrameRecord, now: Instant) -> bool:
-    """Whether the frame at the head has run for so long that nothing must wait behind it."""
-    return now.mono - frame.heard_mono_ns >= limits.FRAME_TAKE_BACK_NS
-
-
-def _runs_in_process(frame: FrameRecord) -> bool:
-    return all(attempt.job.traits.in_process for attempt in frame.attempts.values())

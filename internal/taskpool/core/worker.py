@@ -1,11 +1,10 @@
-"""A worker process as the dealer knows it: its state, the frames it holds, and when it must have spoken.
+"""A worker process as the dealer knows it: its state, the frames it holds, and when it must have been heard from.
 
-    STARTING --ready--> SPARE --assign--> BUSY --frames done--> IDLE --assign--> BUSY ...
-        any of them --stop--> STOPPING --exited--> (gone)
+    STARTING --ready--> SPARE --assign--> BUSY --done--> IDLE --assign--> BUSY ...
+        any of them --stop--> STOPPING
 
-Wanted and actual are apart: `stop` says what we want, `exited` what is. Rules of this file: `Worker.move` is
-the only writer of a worker's state; ownership of a job is decided when its frame is sent, guilt when the
-frame was started.
+Wanted and actual are apart: STOPPING says what the dealer wants, the exit of the process what is. A process may exit
+in any state, so its exit is no event of the table: the supervisor forgets the worker.
 """
 
 from __future__ import annotations
@@ -14,7 +13,8 @@ from collections import deque
 from enum import Enum
 
 from taskpool import limits
-from taskpool.clock import NEVER
+from taskpool.clock import NEVER, Instant
+from taskpool.core.attempt import FrameRecord
 from taskpool.core.job import Job
 from taskpool.ids import Incarnation
 
@@ -32,46 +32,24 @@ class WorkerEvent(Enum):
     ASSIGN = "assign"
     DONE = "done"  # its last frame is finished
     STOP = "stop"
-    EXITED = "exited"
 
 
-class WorkerAction(Enum):
-    ENLIST = "enlist"
-    WORK = "work"
-    REST = "rest"
-    STOP = "stop"
-    COUNT_BOOT_DEATH = "count the death at boot"
-    REPLACE = "replace"
-    JUDGE = "judge"  # somebody's job may be to blame
-    BURY = "bury"  # its death was our wish
-    STALE = "stale"
+def _row(**cells: WorkerState) -> dict[WorkerEvent, WorkerState | None]:
+    return {event: cells.get(event.name) for event in WorkerEvent}
 
 
-def _row(**cells: WorkerAction) -> dict[WorkerEvent, WorkerAction]:
-    row = dict.fromkeys(WorkerEvent, WorkerAction.STALE)
-    row.update({WorkerEvent[name]: action for name, action in cells.items()})
-    return row
-
-
-_ROWS: dict[WorkerState, dict[WorkerEvent, WorkerAction]] = {
-    WorkerState.STARTING: _row(READY=WorkerAction.ENLIST, STOP=WorkerAction.STOP, EXITED=WorkerAction.COUNT_BOOT_DEATH),
-    WorkerState.SPARE: _row(ASSIGN=WorkerAction.WORK, STOP=WorkerAction.STOP, EXITED=WorkerAction.REPLACE),
-    WorkerState.IDLE: _row(ASSIGN=WorkerAction.WORK, STOP=WorkerAction.STOP, EXITED=WorkerAction.REPLACE),
-    WorkerState.BUSY: _row(
-        ASSIGN=WorkerAction.WORK, DONE=WorkerAction.REST, STOP=WorkerAction.STOP, EXITED=WorkerAction.JUDGE
-    ),
-    WorkerState.STOPPING: _row(EXITED=WorkerAction.BURY),
+_ROWS: dict[WorkerState, dict[WorkerEvent, WorkerState | None]] = {
+    WorkerState.STARTING: _row(READY=WorkerState.SPARE, STOP=WorkerState.STOPPING),
+    WorkerState.SPARE: _row(ASSIGN=WorkerState.BUSY, STOP=WorkerState.STOPPING),
+    WorkerState.IDLE: _row(ASSIGN=WorkerState.BUSY, STOP=WorkerState.STOPPING),
+    WorkerState.BUSY: _row(ASSIGN=WorkerState.BUSY, DONE=WorkerState.IDLE, STOP=WorkerState.STOPPING),
+    WorkerState.STOPPING: _row(),
 }
 
-WORKER_TABLE: dict[tuple[WorkerState, WorkerEvent], WorkerAction] = {
-    (state, event): action for state, row in _ROWS.items() for event, action in row.items()
+# The state that follows; None: stale, the event came too late or too early to mean anything.
+WORKER_TABLE: dict[tuple[WorkerState, WorkerEvent], WorkerState | None] = {
+    (state, event): following for state, row in _ROWS.items() for event, following in row.items()
 }
-
-_MOVES: frozenset[tuple[WorkerState, WorkerState]] = frozenset(
-    {(WorkerState.STARTING, WorkerState.SPARE), (WorkerState.SPARE, WorkerState.BUSY)}
-    | {(WorkerState.IDLE, WorkerState.BUSY), (WorkerState.BUSY, WorkerState.IDLE)}
-    | {(state, WorkerState.STOPPING) for state in WorkerState if state is not WorkerState.STOPPING}
-)
 
 
 class StopReason(Enum):
@@ -80,59 +58,9 @@ class StopReason(Enum):
     TIMED_OUT = "timed-out"
     CANCELLED = "cancelled"
     SILENT = "silent"  # it did not start, or not finish, what it was sent
-    PROTOCOL = "protocol"  # it said what no worker says
+    PROTOCOL = "protocol"  # it sent what no worker sends
     BOOT = "boot"  # it never became ready
-    UNWANTED = "unwanted"  # scaled down, recycled, or the dealer leaves
-
-
-class Attempt:
-    """One execution of a job, from the moment its frame is sent."""
-
-    __slots__ = ("frame", "fresh", "job", "n", "worker")
-
-    def __init__(self, n: int, job: Job, worker: Worker, frame: FrameRecord) -> None:
-        self.n = n
-        self.job = job
-        self.worker = worker
-        self.frame = frame
-        self.fresh = worker.served == 0  # nothing else ever ran in that process
-
-
-class FrameRecord:
-    """A frame a worker holds: its attempts without a report, in order."""
-
-    __slots__ = (
-        "attempts",
-        "first_n",
-        "heard_mono_ns",
-        "sent",
-        "shared",
-        "started",
-        "started_wall_ns",
-        "taking_back",
-        "timeout_ns",
-    )
-
-    def __init__(self, first_n: int, now_ns: int) -> None:
-        self.first_n = first_n
-        self.attempts: dict[int, Attempt] = {}
-        self.shared = False
-        self.started_wall_ns = 0
-        self.sent = True  # not yet, while a careful dealer stores its attempts
-        self.started = False
-        self.taking_back = False
-        self.timeout_ns = 0
-        self.heard_mono_ns = now_ns  # when it became the head, was started, or last reported
-
-    def deadline_ns(self) -> int:
-        """When the head frame must have spoken."""
-        if not self.sent:
-            return NEVER
-        if not self.started:
-            return self.heard_mono_ns + limits.START_SILENT_NS_MAX
-        if self.shared:
-            return self.heard_mono_ns + limits.FRAME_SILENT_NS_MAX
-        return self.heard_mono_ns + self.timeout_ns if self.timeout_ns else NEVER
+    UNWANTED = "unwanted"  # scaled down, recycled, or the dealer stops
 
 
 class Worker:
@@ -155,21 +83,68 @@ class Worker:
         "stop_reason",
     )
 
-    def __init__(self, incarnation: Incarnation, now_ns: int) -> None:
+    def __init__(self, incarnation: Incarnation, now: Instant) -> None:
         self.incarnation = incarnation
         self.pid = 0
         self.state = WorkerState.STARTING
         self.slot: int | None = None
         self.frames: deque[FrameRecord] = deque()
-        self.served = 0
+        self.served = 0  # jobs ever sent to it
         self.affinity = ""
         self.errors = 0
         self.retiring = False
         self.stop_reason: StopReason | None = None
-        self.spawned_mono_ns = now_ns
-        self.deadline_ns = now_ns + limits.BOOT_NS_MAX
+        # How long a boot takes is a metric; a slow one is the first sign of a machine without memory.
+        self.spawned_mono_ns = now.mono
+        self.deadline_ns = now.mono + limits.BOOT_NS_MAX
         self.kill_at_ns = NEVER  # after TERM, when KILL follows
         self.overdue_mono_ns = 0  # when a deadline was found missed
+
+    def take(self, event: WorkerEvent) -> bool:
+        """Go to the state that the table names; false when the event is stale in the present one."""
+        following = WORKER_TABLE[self.state, event]
+        if following is None:
+            return False
+        self.state = following
+        self._set_deadline()
+        return True
+
+    # --- its process ---
+
+    def set_pid(self, pid: int) -> None:
+        self.pid = pid
+
+    def retire(self) -> None:
+        """Let it finish what it has; it gets nothing more."""
+        self.retiring = True
+
+    def stop(self, reason: StopReason, kill_at_ns: int) -> bool:
+        """The dealer wants it gone, and sends KILL at `kill_at_ns` if it must. False: it is stopping already, and the
+        first reason stands."""
+        if not self.take(WorkerEvent.STOP):
+            return False
+        self.stop_reason = reason
+        self.kill_at_ns = kill_at_ns
+        return True
+
+    def miss_deadline(self, now: Instant) -> None:
+        self.overdue_mono_ns = now.mono
+
+    def died_in_time(self, seen_mono_ns: int) -> None:
+        """It was dead before its deadline was found missed, and only waited for its descendants' end: what was then
+        decided about it was decided about a dead process."""
+        if seen_mono_ns < self.overdue_mono_ns:
+            self.stop_reason = None
+
+    def kill_is_sent(self) -> None:
+        self.kill_at_ns = NEVER
+
+    def count_error(self) -> int:
+        """One more message that no worker sends; returns how many there were."""
+        self.errors += 1
+        return self.errors
+
+    # --- its frames ---
 
     @property
     def head(self) -> FrameRecord | None:
@@ -180,39 +155,69 @@ class Worker:
             return False
         return self.affinity in ("", job.traits.affinity)
 
-    def move(self, state: WorkerState) -> None:
-        assert (self.state, state) in _MOVES, f"worker {self.incarnation}: {self.state} -> {state}"
-        self.state = state
+    def assign(self, free_slots: set[int]) -> None:
+        """It is about to be sent a frame; with its first one it takes the lowest free slot and keeps it."""
+        took = self.take(WorkerEvent.ASSIGN)
+        assert took, f"worker {self.incarnation} is {self.state} and gets work"
+        if self.slot is None:
+            self.slot = min(free_slots)
+            free_slots.remove(self.slot)
 
     def hold(self, frame: FrameRecord, jobs: list[Job]) -> None:
         """The frame is about to be sent."""
         self.frames.append(frame)
         self.served += len(jobs)
+        # User code cannot be unloaded, so what the first job loads decides for the process's whole life.
         self.affinity = self.affinity or jobs[0].traits.affinity
-        self.watch()
+        self._set_deadline()
 
-    def watch(self) -> None:
-        """Recompute when this worker must have spoken."""
+    def start(self, first_n: int, now: Instant) -> bool:
+        """It began a frame. False: no such frame waits at its head."""
         head = self.head
-        stopping = self.state is WorkerState.STOPPING  # nothing more is expected of it but its end
-        self.deadline_ns = head.deadline_ns() if head is not None and not stopping else NEVER
+        if head is None or head.first_n != first_n or head.started:
+            return False
+        head.start(now)
+        self._set_deadline()
+        return True
+
+    def send_stored(self, frame: FrameRecord, now: Instant) -> None:
+        frame.send(now)
+        self._set_deadline()
+
+    def end_attempt(self, frame: FrameRecord, n: int, now: Instant) -> None:
+        """An attempt is over. Behind the last one of a frame, the next frame becomes the head."""
+        del frame.attempts[n]
+        if not frame.attempts:
+            self._drop(frame, now)
+        self._set_deadline()
 
     def find(self, first_n: int) -> FrameRecord | None:
         return next((frame for frame in self.frames if frame.first_n == first_n), None)
 
-    def drop(self, frame: FrameRecord, now_ns: int) -> None:
-        """The frame is finished or taken back; the next one, if any, is the head from now on."""
-        was_head = self.head is frame
-        self.frames.remove(frame)
-        if was_head and self.frames and not self.frames[0].started:
-            self.frames[0].heard_mono_ns = now_ns
-        self.watch()
+    def ask_back(self) -> None:
+        """What it has not received is about to be taken from its queue."""
+        for frame in self.frames:
+            if not frame.started:
+                frame.ask_back()
 
     def extend_deadlines(self, gap_ns: int) -> None:
-        """The dealer itself stood still: push every deadline on by that much."""
+        """The dealer stood still for so long: push every deadline on by that much."""
         for frame in self.frames:
-            frame.heard_mono_ns += gap_ns
+            frame.extend_deadline(gap_ns)
         if self.state is WorkerState.STARTING:
             self.deadline_ns += gap_ns
         else:
-            self.watch()
+            self._set_deadline()
+
+    def _drop(self, frame: FrameRecord, now: Instant) -> None:
+        was_head = self.head is frame
+        self.frames.remove(frame)
+        if was_head and self.frames and not self.frames[0].started:
+            self.frames[0].hear(now)  # it could not be started before; its time begins now
+
+    def _set_deadline(self) -> None:
+        if self.state is WorkerState.STARTING:
+            return  # BOOT_NS_MAX, set at the spawn
+        head = self.head
+        stopping = self.state is WorkerState.STOPPING  # nothing more is expected of it but its end
+        self.deadline_ns = head.deadline_ns() if head is not None and not stopping else NEVER

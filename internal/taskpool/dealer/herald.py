@@ -23,7 +23,7 @@ class ServiceReporter:
         if not self._said_ready and self._core.supervisor.respawn.ever_ready:
             self._said_ready = True
             self._notifier.ready(f"{self._core.supervisor.wanted} workers")
-        if not self._said_stopping and (self._core.pool.draining or self._core.shutdown.left):
+        if not self._said_stopping and (self._core.pool.draining or self._core.shutdown.exiting):
             self._said_stopping = True
             self._notifier.stopping()
         every_ns = self._notifier.watchdog_every_ns

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from taskpool import limits
 from taskpool.codec import decode
 from taskpool.core.counters import Counters
-from taskpool.core.events import Event, Submitted, Traits
+from taskpool.core.entries import Traits
+from taskpool.core.events import CheckedJob, Event, Submitted
 from taskpool.errors import MessageError
 from taskpool.ipc.spool import Spool
 from taskpool.kinds import KINDS
@@ -51,8 +52,7 @@ class Ingress:
 
     def _examine(self, submit: Submit) -> Submitted | None:
         """Every payload must be what its kind takes: the worker need not be the first to find out."""
-        traits: list[Traits] = []
-        digests: list[bytes] = []
+        jobs: list[CheckedJob] = []
         for offset, spec in enumerate(submit.jobs):
             kind = KINDS.get(spec.kind)
             if kind is None:
@@ -65,9 +65,9 @@ class Ingress:
                 self._refused(submit, offset, "malformed", f"{spec.kind} job: {error}")
                 return None
             affinity = kind.affinity(spec.payload)
-            traits.append(Traits(kind.IN_PROCESS, affinity) if affinity else _PLAIN[spec.kind])
-            digests.append(_digest(spec))
-        return Submitted(submit.client, submit.batch, submit.first_seq, submit.jobs, traits, digests)
+            traits = Traits(kind.IN_PROCESS, affinity) if affinity else _PLAIN[spec.kind]
+            jobs.append(CheckedJob(spec, traits, _digest(spec)))
+        return Submitted(submit.client, submit.batch, submit.first_seq, jobs)
 
     def _refused(self, submit: Submit, offset: int, reason: str, text: str) -> None:
         """A text may quote the payload, which may be megabytes of what is longer still when quoted."""

@@ -117,16 +117,12 @@ class LinuxPlatform:
     def store(self, options: DealerOptions, epoch: Epoch) -> Store:
         if options.journal == "none":
             return MemoryStore()
+        from taskpool.journal.engine import JournalOptions
         from taskpool.journal.sqlite import SqliteStore  # a pool without a journal starts faster without
 
         path = Path(options.journal) if options.journal is not None else state_directory(options.pool) / JOURNAL_NAME
-        return SqliteStore(
-            path,
-            epoch,
-            sync=options.journal_sync,
-            retain_ns=options.retain_ns,
-            retain_batches=options.retain_batches,
-        )
+        kept = JournalOptions(options.journal_sync, options.retain_ns, options.retain_batches)
+        return SqliteStore(path, epoch, kept)
 
     def poller(self) -> EpollPoller:
         return EpollPoller()

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 from taskpool.codec import decode, encode
 from taskpool.core.effects import (
-    Commit,
     Effect,
     Exit,
-    FindBatch,
     Kill,
-    LoadDigests,
-    LoadJobs,
-    LoadOutcomes,
     Note,
     Release,
     Reply,
     SendFrame,
     Spawn,
+    StoreRequest,
     TakeBack,
 )
 from taskpool.core.events import ClientLost, DiskFull, Event, TakenBack
@@ -49,11 +45,7 @@ class Performer:
         self._unwritten = 0  # bytes of the largest frame that found no room in the spool
         self.exit: Exit | None = None
         self._methods: dict[type, Callable[[Any], None]] = {
-            Commit: self.commit,
-            LoadJobs: self.load_jobs,
-            LoadOutcomes: self.load_outcomes,
-            FindBatch: self.find_batch,
-            LoadDigests: self.load_digests,
+            **dict.fromkeys(get_args(StoreRequest), self._store.request),
             SendFrame: self.send_frame,
             TakeBack: self.take_back,
             Spawn: self.spawn,
@@ -80,21 +72,6 @@ class Performer:
         self._unwritten = 0
         self._events.append(DiskFull(False, f"the pool's spool {self._spool.directory} has room again", SPOOL))
         return True
-
-    def commit(self, effect: Commit) -> None:
-        self._store.commit(effect.number, effect.rows)
-
-    def load_jobs(self, effect: LoadJobs) -> None:
-        self._store.load_jobs(effect.after, effect.limit, effect.bytes_max)
-
-    def load_outcomes(self, effect: LoadOutcomes) -> None:
-        self._store.load_outcomes(effect.batch, effect.after, effect.limit, effect.reader)
-
-    def find_batch(self, effect: FindBatch) -> None:
-        self._store.find_batch(effect.name)
-
-    def load_digests(self, effect: LoadDigests) -> None:
-        self._store.load_digests(effect.batch, effect.first_seq, effect.count)
 
     def send_frame(self, effect: SendFrame) -> None:
         """A worker that has died keeps its queue until it is buried, so a send can't miss it. The core sends

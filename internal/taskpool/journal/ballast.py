@@ -25,6 +25,7 @@ class Ballast:
         except OSError:
             return False
         try:
+            # Real blocks: a file that is only made long (ftruncate) holds no space.
             os.posix_fallocate(fd, 0, self._size)
             self.held = True
         except OSError:  # full, or over a quota; half a ballast would only take what the journal needs
@@ -54,5 +55,6 @@ class Ballast:
         """Whether it is held, again, now that there is room."""
         if self.held:
             return True
+        # Taken again at just its size it would fill the disk at once, and be given back with the next commit.
         room = os.statvfs(self._path.parent)
         return room.f_bavail * room.f_frsize >= self._size * _ROOM_FACTOR and self.take()

@@ -1,11 +1,12 @@
-"""What a run of rows comes to, so that each job is written once however often it changed hands.
+"""What a run of entries comes to, so that each job is written once however often it changed hands.
 
 A short job is sent and recorded within one commit; three statements for it become two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from taskpool.core.entries import (
     Acknowledged,
@@ -25,7 +26,8 @@ from taskpool.messages import State
 
 
 class BatchChange:
-    """What becomes of a batch's counts."""
+    """What becomes of a batch's counts. Levels only rise, whatever order entries come in; `open` and `quarantined` are
+    how many more there are, or fewer."""
 
     __slots__ = ("accepted", "acknowledged", "cancelled", "open", "quarantined", "recorded", "total")
 
@@ -34,8 +36,8 @@ class BatchChange:
         self.recorded = 0
         self.acknowledged = 0
         self.total: int | None = None
-        self.open = 0  # more, or fewer
-        self.quarantined = 0  # more, or fewer
+        self.open = 0
+        self.quarantined = 0
         self.cancelled = False
 
     @property
@@ -44,9 +46,31 @@ class BatchChange:
         more = self.accepted or self.recorded or self.open or self.quarantined
         return not more and self.total is None
 
+    def accept(self, seq: int) -> None:
+        self.accepted = max(self.accepted, seq)
+        self.open += 1
+
+    def record(self, no: int, *, quarantined: bool) -> None:
+        self.recorded = max(self.recorded, no)
+        self.open -= 1
+        self.quarantined += quarantined
+
+    def acknowledge(self, upto: int) -> None:
+        self.acknowledged = max(self.acknowledged, upto)
+
+    def leave_quarantine(self, *, opens: bool) -> None:
+        self.quarantined -= 1
+        self.open += opens
+
+    def close(self, total: int) -> None:
+        self.total = total
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
 
 class Changes:
-    """Rows without a BatchForgotten among them; that one ends a run and stands in `forgotten`."""
+    """Entries without a BatchForgotten among them; that one ends a run and stands in `forgotten`."""
 
     def __init__(self) -> None:
         self.opened: list[BatchOpened] = []
@@ -58,79 +82,83 @@ class Changes:
         self.dropped: list[int] = []
         self.leaving_quarantine: list[tuple[int, int]] = []  # (1 if it is open again, job) if it was there before
         self.forgotten: str | None = None
+        self._add: dict[type, Callable[[Any], None]] = {
+            BatchOpened: self._open,
+            BatchClosed: lambda entry: self._batch(entry.batch).close(entry.total),
+            BatchCancelled: lambda entry: self._batch(entry.batch).cancel(),
+            JobAccepted: self._accept,
+            AttemptMade: self._attempt,
+            JobReturned: self._return,
+            QuarantineDropped: self._drop,
+            OutcomeRecorded: self._record,
+            Acknowledged: lambda entry: self._batch(entry.batch).acknowledge(entry.upto),
+        }
 
-    def batch(self, name: str) -> BatchChange:
+    def add(self, entry: Entry) -> None:
+        """Raises JournalError for an entry that contradicts those before it."""
+        self._add[type(entry)](entry)
+
+    def end_with(self, forgotten: str) -> None:
+        self.forgotten = forgotten
+
+    def _batch(self, name: str) -> BatchChange:
         change = self.batches.get(name)
         if change is None:
             change = self.batches[name] = BatchChange()
         return change
 
-    def accept(self, row: JobAccepted) -> None:
-        self.accepted.append(row)
-        change = self.batch(row.batch)
-        change.accepted = max(change.accepted, row.seq)
-        change.open += 1
+    def _open(self, entry: BatchOpened) -> None:
+        self.opened.append(entry)
+        self._batch(entry.batch)
 
-    def give_back(self, row: JobReturned) -> None:
-        before = self.last.get(row.ordinal)
+    def _accept(self, entry: JobAccepted) -> None:
+        self.accepted.append(entry)
+        self._batch(entry.job.batch).accept(entry.job.seq)
+
+    def _attempt(self, entry: AttemptMade) -> None:
+        self.last[entry.ordinal] = entry
+
+    def _return(self, entry: JobReturned) -> None:
+        before = self.last.get(entry.ordinal)
         if isinstance(before, OutcomeRecorded):  # a person wants it to run again
+            # Only a job in quarantine can get a new run; any other return behind an outcome is an error of the program.
             if before.outcome.state is not State.QUARANTINED:
                 raise JournalError(f"job {before.batch}/{before.outcome.seq} came back after its outcome")
-            change = self.batch(before.batch)
-            change.open += 1
-            change.quarantined -= 1
-        elif before is None and row.run > 1:
-            self.leaving_quarantine.append((1, row.ordinal))
-        self.last[row.ordinal] = self.returned[row.ordinal] = row
+            self._batch(before.batch).leave_quarantine(opens=True)
+        # Nothing in this run of entries put it there, so it lies in quarantine in the tables.
+        elif before is None and entry.counts.run > 1:
+            self.leaving_quarantine.append((1, entry.ordinal))
+        self.last[entry.ordinal] = self.returned[entry.ordinal] = entry
 
-    def drop(self, row: QuarantineDropped) -> None:
-        before = self.last.get(row.ordinal)
+    def _drop(self, entry: QuarantineDropped) -> None:
+        before = self.last.get(entry.ordinal)
         if isinstance(before, OutcomeRecorded):
-            self.batch(before.batch).quarantined -= 1
+            self._batch(before.batch).leave_quarantine(opens=False)
         else:
-            self.leaving_quarantine.append((0, row.ordinal))
-        self.last[row.ordinal] = row
-        self.dropped.append(row.ordinal)
+            self.leaving_quarantine.append((0, entry.ordinal))
+        self.last[entry.ordinal] = entry
+        self.dropped.append(entry.ordinal)
 
-    def record(self, row: OutcomeRecorded) -> None:
-        if isinstance(self.last.get(row.ordinal), OutcomeRecorded):
-            raise JournalError(f"job {row.batch}/{row.outcome.seq} has a second outcome of one run")
-        self.outcomes.append(row)
-        self.last[row.ordinal] = row
-        self.returned.pop(row.ordinal, None)
-        change = self.batch(row.batch)
-        change.recorded = max(change.recorded, row.outcome.no)
-        change.open -= 1
-        if row.outcome.state is State.QUARANTINED:
-            change.quarantined += 1
+    def _record(self, entry: OutcomeRecorded) -> None:
+        if isinstance(self.last.get(entry.ordinal), OutcomeRecorded):
+            raise JournalError(f"job {entry.batch}/{entry.outcome.seq} has a second outcome of one run")
+        self.outcomes.append(entry)
+        self.last[entry.ordinal] = entry
+        # The job's end says all there is to say of its run; the counts it came back with need not be written.
+        self.returned.pop(entry.ordinal, None)
+        quarantined = entry.outcome.state is State.QUARANTINED
+        self._batch(entry.batch).record(entry.outcome.no, quarantined=quarantined)
 
 
-def fold(rows: Iterable[Entry]) -> Iterator[Changes]:
-    """The rows as runs to be stored one after the other."""
+def coalesce(entries: Iterable[Entry]) -> Iterator[Changes]:
+    """The entries as runs to be stored one after the other. Raises JournalError for entries that contradict another."""
     changes = Changes()
-    for row in rows:
-        if isinstance(row, OutcomeRecorded):
-            changes.record(row)
-        elif isinstance(row, AttemptMade):
-            changes.last[row.ordinal] = row
-        elif isinstance(row, JobAccepted):
-            changes.accept(row)
-        elif isinstance(row, Acknowledged):
-            change = changes.batch(row.batch)
-            change.acknowledged = max(change.acknowledged, row.upto)
-        elif isinstance(row, JobReturned):
-            changes.give_back(row)
-        elif isinstance(row, BatchOpened):
-            changes.opened.append(row)
-            changes.batch(row.batch)
-        elif isinstance(row, BatchClosed):
-            changes.batch(row.batch).total = row.total
-        elif isinstance(row, BatchCancelled):
-            changes.batch(row.batch).cancelled = True
-        elif isinstance(row, QuarantineDropped):
-            changes.drop(row)
-        elif isinstance(row, BatchForgotten):
-            changes.forgotten = row.batch
+    for entry in entries:
+        if isinstance(entry, BatchForgotten):
+            # The name is free for a new batch, whose rows must not be mixed with those of the old one.
+            changes.end_with(entry.batch)
             yield changes
             changes = Changes()
+        else:
+            changes.add(entry)
     yield changes

@@ -1,81 +1,90 @@
 """What a row of the journal carries as bytes, and the checksum that tells when those have rotted.
 
 Rules of this file:
-1. Whatever is read is checked: SQLite does not see a bit that flips inside a blob.
-2. A damaged record never looks like a good one. A damaged job comes back marked `corrupt`, and of a kind that no
-   worker runs; a damaged outcome comes back as failed, with an error of the type CORRUPT_ERROR.
-3. The bytes are the messages' own arrays. Another shape of JobSpec, Limits or Outcome is another
-   `schema.VERSION`; a test compares with bytes written down.
+1. Every record that is read is checked: SQLite does not see a bit that flips inside a blob.
+2. A damaged record never looks like a good one. A damaged job comes back marked `corrupt`, and of a kind that no worker
+   runs; a damaged outcome comes back as failed, with an error of the type CORRUPT_ERROR.
+3. The bytes are the messages' own arrays. Another shape of JobSpec, Limits or Outcome is another `schema.VERSION`; a
+   test compares with bytes written down.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
+from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct
 
-from taskpool.core.entries import JobAccepted, OutcomeRecorded
-from taskpool.core.events import StoredJob, Traits
+from taskpool.core.entries import JobCounts, JobRecord, Traits
+from taskpool.core.events import StoredJob
 from taskpool.messages import JobError, JobSpec, Limits, Outcome, State
 
 CORRUPT = "corrupt"  # in place of a job's kind
 CORRUPT_ERROR = "Corrupt"
 
 
-class _Job(Struct, frozen=True, array_like=True):
+class JobRow(NamedTuple):
+    """A job's row, joined with its batch's, in the order in which `statements` selects the columns."""
+
+    ordinal: int
+    batch: str
+    seq: int
+    run: int
+    tries: int
+    failures: int
+    crashes: int
+    unclean_exits: int
+    priority: int
+    queued_wall_ns: int
+    body: bytes | None
+    crc: int
+    limits: bytes
+    limits_crc: int
+    epoch: int  # of the attempt under way
+    n: int
+
+
+class _Body(Struct, frozen=True, array_like=True):
+    """What of a job is bytes; the columns beside it have the rest."""
+
     spec: JobSpec
     in_process: bool
     affinity: str
 
 
+# Built once: an encoder or decoder that is made for each record costs more than the record.
 _encode = msgspec.msgpack.Encoder().encode
-_decode_job = msgspec.msgpack.Decoder(_Job).decode
+_decode_body = msgspec.msgpack.Decoder(_Body).decode
 _decode_outcome = msgspec.msgpack.Decoder(Outcome).decode
 _decode_limits = msgspec.msgpack.Decoder(Limits).decode
 _job_head = struct.Struct("<qqqq").pack
 _outcome_head = struct.Struct("<qqq").pack
 
 
-def pack_job(row: JobAccepted) -> tuple[bytes, int]:
+def pack_job(job: JobRecord) -> tuple[bytes, int]:
     """(body, checksum). The checksum covers the columns beside it that never change as well."""
-    body = _encode(_Job(row.spec, row.traits.in_process, row.traits.affinity))
-    return body, zlib.crc32(body, zlib.crc32(_job_head(row.ordinal, row.seq, row.priority, row.queued_wall_ns)))
+    body = _encode(_Body(job.spec, job.traits.in_process, job.traits.affinity))
+    return body, zlib.crc32(body, zlib.crc32(_job_head(job.ordinal, job.seq, job.priority, job.queued_wall_ns)))
 
 
-def unpack_job(
-    job: tuple[int, str, int, int, int, int, int, int, int, int], body: bytes | None, crc: int, *, limits_lost: bool
-) -> StoredJob:
-    """The job of these columns: ordinal, batch, seq, run, tries, failures, crashes, unclean_exits, priority and
-    queued_wall_ns. `limits_lost`: those of its batch are damaged, so it cannot run unless it has its own."""
-    ordinal, batch, seq, run, tries, failures, crashes, unclean_exits, priority, queued_wall_ns = job
-    spec, traits, corrupt = JobSpec(CORRUPT, b"", Limits(priority=priority)), Traits(False, ""), True
-    head = _job_head(ordinal, seq, priority, queued_wall_ns)
-    if body is not None and zlib.crc32(body, zlib.crc32(head)) == crc:
-        stored = _decode_job(body)
-        if stored.spec.limits is not None or not limits_lost:
-            spec, traits, corrupt = stored.spec, Traits(stored.in_process, stored.affinity), False
-    return StoredJob(
-        ordinal,
-        batch,
-        seq,
-        run,
-        tries,
-        failures,
-        crashes,
-        unclean_exits,
-        priority,
-        spec,
-        traits,
-        queued_wall_ns,
-        corrupt,
-    )
+def unpack_job(row: JobRow, *, limits_lost: bool) -> StoredJob:
+    """The job of a row. `limits_lost`: those of its batch are damaged, so it cannot run unless it has its own."""
+    spec, traits, corrupt = JobSpec(CORRUPT, b"", Limits(priority=row.priority)), Traits(False, ""), True
+    head = _job_head(row.ordinal, row.seq, row.priority, row.queued_wall_ns)
+    if row.body is not None and zlib.crc32(row.body, zlib.crc32(head)) == row.crc:
+        body = _decode_body(row.body)
+        # Without its limits a job would run without its time-out and its crash limit.
+        if body.spec.limits is not None or not limits_lost:
+            spec, traits, corrupt = body.spec, Traits(body.in_process, body.affinity), False
+    record = JobRecord(row.ordinal, row.batch, row.seq, row.priority, spec, traits, row.queued_wall_ns)
+    counts = JobCounts(row.run, row.tries, row.failures, row.crashes, row.unclean_exits)
+    return StoredJob(record, counts, corrupt)
 
 
-def pack_outcome(row: OutcomeRecorded) -> tuple[bytes, int]:
-    """(body, checksum)"""
-    outcome = row.outcome
+def pack_outcome(outcome: Outcome) -> tuple[bytes, int]:
+    """(body, checksum). The checksum covers the columns beside it as well."""
     body = _encode(outcome)
     return body, zlib.crc32(body, zlib.crc32(_outcome_head(outcome.no, outcome.seq, outcome.run)))
 

@@ -1,46 +1,39 @@
 """The store of a pool without a journal: everything is gone with its dealer.
 
-It keeps what the core does not hold in memory itself: jobs behind the backlog's horizon, and outcomes that
-their reader has not acknowledged.
+It keeps what the core does not hold in memory itself: jobs behind the backlog's horizon, and outcomes that their reader
+has not acknowledged.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import islice
-
-from msgspec import structs
+from typing import Any
 
 from taskpool import limits
 from taskpool.core.batch import outcome_bytes
+from taskpool.core.effects import Commit, FindBatch, LoadDigests, LoadJobs, LoadOutcomes, StoreRequest
 from taskpool.core.entries import (
     Acknowledged,
     AttemptMade,
     BatchForgotten,
     Entry,
     JobAccepted,
+    JobCounts,
     JobReturned,
     OutcomeRecorded,
     QuarantineDropped,
 )
-from taskpool.core.events import (
-    BatchFound,
-    Committed,
-    DigestsLoaded,
-    Loaded,
-    OutcomesLoaded,
-    Restored,
-    StoredJob,
-)
+from taskpool.core.events import BatchFound, Committed, DigestsLoaded, Loaded, OutcomesLoaded, Restored, StoredJob
 from taskpool.journal.store import StoreEvent
 from taskpool.messages import Outcome, State
 
 
-class _Line:
-    """The waiting jobs of one priority, by ordinal. Jobs come in order; those that come back do not, and
-    stand apart so that the others need no sorting."""
+class _Queue:
+    """The waiting jobs of one priority, by ordinal. Jobs come in order; those that come back do not, and stand apart so
+    that the others need no sorting."""
 
     def __init__(self) -> None:
         self._in_order: dict[int, None] = {}
@@ -48,6 +41,7 @@ class _Line:
         self._last = 0
 
     def add(self, ordinal: int) -> None:
+        # Ordinals only rise as jobs are accepted, so a dict keeps them sorted for nothing.
         if ordinal > self._last:
             self._last = ordinal
             self._in_order[ordinal] = None
@@ -70,61 +64,34 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._jobs: dict[int, StoredJob] = {}
-        self._lines: dict[int, _Line] = {}
+        self._queues: dict[int, _Queue] = {}  # by priority
         self._outcomes: dict[str, deque[Outcome]] = {}
         self._digests: dict[str, list[bytes]] = {}
         self._answers: list[StoreEvent] = []
+        # One line a request: a new question of the core needs one here, and one in `Statements.answer`.
+        self._requests: dict[type, Callable[[Any], StoreEvent]] = {
+            Commit: self._commit,
+            LoadJobs: self._load_jobs,
+            LoadOutcomes: self._load_outcomes,
+            FindBatch: lambda request: BatchFound(request.name, None),  # what there is, the core holds
+            LoadDigests: self._load_digests,
+        }
+        # Entries without a line here change nothing that is kept here: the core has it in memory.
+        self._entries: dict[type, Callable[[Any], None]] = {
+            JobAccepted: self._accept,
+            AttemptMade: lambda entry: self._leave_queue(entry.ordinal),
+            JobReturned: self._return,
+            OutcomeRecorded: self._record,
+            QuarantineDropped: lambda entry: self._forget_job(entry.ordinal),
+            Acknowledged: self._acknowledge,
+            BatchForgotten: self._forget_batch,
+        }
 
     def restore(self) -> Restored | None:
         return None
 
-    def commit(self, number: int, rows: Sequence[Entry]) -> None:
-        for row in rows:
-            if isinstance(row, JobAccepted):
-                self._accept(row)
-            elif isinstance(row, AttemptMade):
-                self._leave_line(row.ordinal)
-            elif isinstance(row, JobReturned):
-                self._come_back(row)
-            elif isinstance(row, OutcomeRecorded):
-                self._record(row)
-            elif isinstance(row, QuarantineDropped):
-                del self._jobs[row.ordinal]
-            elif isinstance(row, Acknowledged):
-                self._acknowledge(row)
-            elif isinstance(row, BatchForgotten):
-                self._outcomes.pop(row.batch, None)
-                self._digests.pop(row.batch, None)
-        self._answers.append(Committed(number))
-
-    def load_jobs(self, after: tuple[int, int], limit: int, bytes_max: int) -> None:
-        jobs: list[StoredJob] = []
-        bytes_left = bytes_max
-        for job in islice(self._waiting_after(after), limit + 1):
-            bytes_left -= len(job.spec.payload)
-            if len(jobs) == limit or (jobs and bytes_left < 0):
-                self._answers.append(Loaded(jobs, more=True))
-                return
-            jobs.append(job)
-        self._answers.append(Loaded(jobs, more=False))
-
-    def load_outcomes(self, batch: str, after: int, limit: int, reader: int) -> None:
-        kept = self._outcomes.get(batch, ())
-        bytes_left = limits.OUTCOMES_IN_FLIGHT_BYTES_MAX
-        items: list[Outcome] = []
-        for outcome in islice((outcome for outcome in kept if outcome.no > after), limit):
-            bytes_left -= outcome_bytes(outcome)
-            if items and bytes_left < 0:
-                break
-            items.append(outcome)
-        self._answers.append(OutcomesLoaded(batch, items, reader))
-
-    def find_batch(self, name: str) -> None:
-        self._answers.append(BatchFound(name, None))  # what there is, the core holds
-
-    def load_digests(self, batch: str, first_seq: int, count: int) -> None:
-        digests = self._digests.get(batch, [])[first_seq - 1 : first_seq - 1 + count]
-        self._answers.append(DigestsLoaded(batch, first_seq, digests))
+    def request(self, request: StoreRequest) -> None:
+        self._answers.append(self._requests[type(request)](request))
 
     def answers(self) -> list[StoreEvent]:
         answers, self._answers = self._answers, []
@@ -139,53 +106,82 @@ class MemoryStore:
     def close(self, *, clean: bool, chosen: bool = False) -> None:
         pass
 
+    # --- requests ---
+
+    def _commit(self, commit: Commit) -> StoreEvent:
+        for entry in commit.entries:
+            self._apply(entry)
+        return Committed(commit.number)
+
+    def _load_jobs(self, request: LoadJobs) -> StoreEvent:
+        jobs: list[StoredJob] = []
+        bytes_left = request.bytes_max
+        for job in islice(self._waiting_after(request.after), request.limit + 1):
+            bytes_left -= len(job.record.spec.payload)
+            if len(jobs) == request.limit or (jobs and bytes_left < 0):
+                return Loaded(jobs, more=True)
+            jobs.append(job)
+        return Loaded(jobs, more=False)
+
+    def _load_outcomes(self, request: LoadOutcomes) -> StoreEvent:
+        kept = self._outcomes.get(request.batch, ())
+        bytes_left = limits.OUTCOMES_IN_FLIGHT_BYTES_MAX
+        items: list[Outcome] = []
+        for outcome in islice((outcome for outcome in kept if outcome.no > request.after), request.limit):
+            bytes_left -= outcome_bytes(outcome)
+            if items and bytes_left < 0:
+                break
+            items.append(outcome)
+        return OutcomesLoaded(request.batch, items, request.reader)
+
+    def _load_digests(self, request: LoadDigests) -> StoreEvent:
+        first = request.first_seq - 1
+        digests = self._digests.get(request.batch, [])[first : first + request.count]
+        return DigestsLoaded(request.batch, request.first_seq, digests)
+
     def _waiting_after(self, after: tuple[int, int]) -> Iterator[StoredJob]:
-        for priority in sorted(self._lines, reverse=True):
+        for priority in sorted(self._queues, reverse=True):
             if -priority < after[0]:
                 continue
             beyond = after[1] if -priority == after[0] else 0
-            for ordinal in self._lines[priority].after(beyond):
+            for ordinal in self._queues[priority].after(beyond):
                 yield self._jobs[ordinal]
 
-    def _accept(self, row: JobAccepted) -> None:
-        self._jobs[row.ordinal] = StoredJob(
-            ordinal=row.ordinal,
-            batch=row.batch,
-            seq=row.seq,
-            run=1,
-            tries=0,
-            failures=0,
-            crashes=0,
-            unclean_exits=0,
-            priority=row.priority,
-            spec=row.spec,
-            traits=row.traits,
-            queued_wall_ns=row.queued_wall_ns,
-        )
-        self._digests.setdefault(row.batch, []).append(row.digest)
-        self._lines.setdefault(row.priority, _Line()).add(row.ordinal)
+    # --- entries ---
 
-    def _leave_line(self, ordinal: int) -> None:
-        self._lines[self._jobs[ordinal].priority].remove(ordinal)
+    def _apply(self, entry: Entry) -> None:
+        apply = self._entries.get(type(entry))
+        if apply is not None:
+            apply(entry)
 
-    def _come_back(self, row: JobReturned) -> None:
-        job = self._jobs[row.ordinal] = structs.replace(
-            self._jobs[row.ordinal],
-            run=row.run,
-            tries=row.tries,
-            failures=row.failures,
-            crashes=row.crashes,
-            unclean_exits=row.unclean_exits,
-        )
-        self._lines[job.priority].add(job.ordinal)
+    def _accept(self, entry: JobAccepted) -> None:
+        record = entry.job
+        self._jobs[record.ordinal] = StoredJob(record, JobCounts())
+        self._digests.setdefault(record.batch, []).append(entry.digest)
+        self._queues.setdefault(record.priority, _Queue()).add(record.ordinal)
 
-    def _record(self, row: OutcomeRecorded) -> None:
-        self._leave_line(row.ordinal)
-        if row.outcome.state is not State.QUARANTINED:  # a person may still want that one to run again
-            del self._jobs[row.ordinal]
-        self._outcomes.setdefault(row.batch, deque()).append(row.outcome)
+    def _leave_queue(self, ordinal: int) -> None:
+        self._queues[self._jobs[ordinal].record.priority].remove(ordinal)
 
-    def _acknowledge(self, row: Acknowledged) -> None:
-        kept = self._outcomes.get(row.batch)
-        while kept and kept[0].no <= row.upto:
+    def _return(self, entry: JobReturned) -> None:
+        record = self._jobs[entry.ordinal].record
+        self._jobs[entry.ordinal] = StoredJob(record, entry.counts)
+        self._queues[record.priority].add(entry.ordinal)
+
+    def _record(self, entry: OutcomeRecorded) -> None:
+        self._leave_queue(entry.ordinal)
+        if entry.outcome.state is not State.QUARANTINED:  # a person may still want that one to run again
+            self._forget_job(entry.ordinal)
+        self._outcomes.setdefault(entry.batch, deque()).append(entry.outcome)
+
+    def _forget_job(self, ordinal: int) -> None:
+        del self._jobs[ordinal]
+
+    def _acknowledge(self, entry: Acknowledged) -> None:
+        kept = self._outcomes.get(entry.batch)
+        while kept and kept[0].no <= entry.upto:
             kept.popleft()
+
+    def _forget_batch(self, entry: BatchForgotten) -> None:
+        self._outcomes.pop(entry.batch, None)
+        self._digests.pop(entry.batch, None)

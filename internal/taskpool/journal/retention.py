@@ -67,7 +67,7 @@ class AgeClock:
 
 
 class Retention:
-    """Begins to choose when a period of grace is over: whoever was there before this life may come back first."""
+    """Begins to choose when a period of grace is over: generators of the life before may come back first."""
 
     def __init__(
         self,
@@ -77,10 +77,10 @@ class Retention:
         *,
         grace_ns: int = limits.RETAIN_GRACE_NS,
         age_clock: AgeClock | None = None,
-        condemned: Callable[[], None] = lambda: None,
+        on_choice: Callable[[], None] = lambda: None,
     ) -> None:
         self._connection = connection
-        self._condemned = condemned
+        self._on_choice = on_choice
         self._retain_ns = retain_ns
         self._retain_batches = retain_batches
         self._grace_ns = grace_ns
@@ -89,14 +89,15 @@ class Retention:
         self._step_from = 0.0  # monotonic seconds
         self._look_from = time.monotonic() + seconds(grace_ns)
 
-    def rest(self) -> float:
-        """One step, if it is time for one; returns in how many seconds it may be time again. Raises sqlite3.Error."""
+    def step(self) -> float:
+        """Take a step, if it is time for one; return in how many seconds it may be time again. Raises sqlite3.Error."""
         now = time.monotonic()
+        # The share of the thread's time is kept by resting after each step for as long as it took, times so much.
         if now < self._step_from:
             return self._step_from - now
         if now >= self._look_from:
             self._look_from = now + LOOK_SECONDS
-            self._more = self.condemn()
+            self._more = self.choose()
         removed = self.remove()
         after = time.monotonic()
         if self._more and not removed:
@@ -104,24 +105,27 @@ class Retention:
         self._step_from = after + (after - now) * (_SHARE - 1) if removed or self._more else self._look_from
         return max(0.0, self._step_from - after)
 
-    def condemn(self, *, most: int = BATCHES_PER_LOOK_MAX) -> bool:
-        """Chooses batches to let go of: from here on nobody finds them. Whether there may be more."""
+    def choose(self, *, most: int = BATCHES_PER_LOOK_MAX) -> bool:
+        """Choose batches to let go of: from here on no request finds them. Whether there may be more. `on_choice` is
+        called before, since what others remember of those batches holds no more."""
         now, begin = self._age_clock.past_ns(), self._age_clock.begin_wall_ns
         unused_ns = max(self._retain_ns, self._grace_ns)
         found = self._connection.execute(_OLD, (now - unused_ns, begin, most)).fetchall()
         (kept,) = self._connection.execute(_COUNT).fetchone()
+        # Too many: those that no reader wants any more go first, and only those.
         surplus = min(kept - len(found) - self._retain_batches, most - len(found))
         if surplus > 0:
             found += self._connection.execute(_READ, (now - self._grace_ns, surplus)).fetchall()
+        # They lose their name first, all in one short transaction; their rows go later, a few at a time.
         if found:
-            self._condemned()
+            self._on_choice()
             self._connection.execute("BEGIN IMMEDIATE")
             self._connection.executemany("UPDATE batches SET name = NULL WHERE id = ?", found)
             self._connection.execute("COMMIT")
         return len(found) >= most
 
     def remove(self) -> bool:
-        """Some rows of a batch that is to go. False: there is none."""
+        """Remove some rows of a batch that is to go. False: there is none."""
         execute = self._connection.execute
         row = execute("SELECT id FROM batches WHERE name IS NULL LIMIT 1").fetchone()
         if row is None:

@@ -12,16 +12,22 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from taskpool.core.entries import AttemptMade, Entry, JobAccepted, OutcomeRecorded
-from taskpool.core.events import InFlight, Restored, StoredBatch, StoredJob
+from msgspec import structs
+
+from taskpool import limits
+from taskpool.core.effects import FindBatch, LoadDigests, LoadJobs, LoadOutcomes
+from taskpool.core.entries import AttemptMade, BatchRecord, Entry, JobAccepted, OutcomeRecorded
+from taskpool.core.events import BatchFound, DigestsLoaded, InFlight, Loaded, OutcomesLoaded, Restored, StoredJob
 from taskpool.errors import JournalError
 from taskpool.journal import encoding
-from taskpool.journal.coalesce import BatchChange, Changes, fold
-from taskpool.journal.schema import tolerating_full
+from taskpool.journal.coalesce import BatchChange, Changes, coalesce
+from taskpool.journal.encoding import JobRow
+from taskpool.journal.file import tolerating_full
+from taskpool.journal.store import StoreEvent
 from taskpool.messages import DEFAULT_LIMITS, Outcome, State
 
+# Batches whose row id is kept in memory.
 _BATCHES_KNOWN_MAX = 1024
-
 _TOGETHER = 32  # rows in one statement: fewer calls, and each gives the interpreter away
 
 
@@ -42,7 +48,7 @@ _RETURN_JOB = (
     "WHERE ordinal = ? AND state < 3"
 )
 _SEND_JOB = "UPDATE jobs SET state = 1, epoch = ?, n = ?, tries = ? WHERE ordinal = ? AND state < 2"
-# A job that is in quarantine may come there again by a later run only, when its return was folded into that run's end.
+# A job that is in quarantine may come there again by a later run only: its return was coalesced with that run's end.
 _PARK_JOB = (
     "UPDATE jobs SET state = 2, run = ?1, tries = ?2, crashes = ?3 "
     "WHERE ordinal = ?4 AND (state < 2 OR state = 2 AND run < ?1)"
@@ -62,6 +68,7 @@ _FINISH_BATCH = (
     "THEN coalesce(finished_wall_ns, ?) END WHERE id = ?"
 )
 # A flipped bit can turn a blob into text, which Python would not even let us look at; hence the casts.
+# In the order of encoding.JobRow.
 _JOB = (
     "SELECT j.ordinal, b.name, j.seq, j.run, j.tries, j.failures, j.crashes, j.unclean, -j.rank, j.queued_wall_ns, "
     "CAST(j.spec AS BLOB), j.crc, CAST(b.limits AS BLOB), b.crc, j.epoch, j.n "
@@ -77,6 +84,8 @@ _BATCH = (
     "SELECT name, CAST(limits AS BLOB), crc, accepted, total, recorded, acknowledged, open, cancelled FROM batches "
 )
 
+Read = LoadJobs | LoadOutcomes | FindBatch | LoadDigests
+
 
 class Statements:
     """The journal's content, over the one connection."""
@@ -89,9 +98,9 @@ class Statements:
 
     # --- writing ---
 
-    def store(self, rows: Iterable[Entry], now_wall_ns: int) -> None:
-        """Raises sqlite3.Error, or JournalError for rows that contradict what is stored."""
-        for changes in fold(rows):
+    def store(self, entries: Iterable[Entry], now_wall_ns: int) -> None:
+        """Raises sqlite3.Error, or JournalError for entries that contradict what is stored."""
+        for changes in coalesce(entries):
             self._apply(changes, now_wall_ns)
             if changes.forgotten is not None:
                 self._connection.execute("UPDATE batches SET name = NULL WHERE name = ?", (changes.forgotten,))
@@ -102,48 +111,54 @@ class Statements:
         self._ids.clear()
 
     def _apply(self, changes: Changes, now_wall_ns: int) -> None:
+        """Rows before what refers to them: batches, jobs, what became of jobs, and the batches' counts last."""
         many = self._connection.executemany
-        for row in changes.opened:
-            limits = (row.batch, *encoding.pack_limits(row.limits), now_wall_ns)
+        for entry in changes.opened:
+            values = (entry.batch, *encoding.pack_limits(entry.limits), now_wall_ns)
             self._connection.execute(
-                "INSERT INTO batches (name, limits, crc, changed_wall_ns) VALUES (?, ?, ?, ?)", limits
+                "INSERT INTO batches (name, limits, crc, changed_wall_ns) VALUES (?, ?, ?, ?)", values
             )
         if changes.accepted:
-            self._write(_INSERT_JOBS, [self._job_values(row) for row in changes.accepted])
+            self._write(_INSERT_JOBS, [self._job_values(entry) for entry in changes.accepted])
         if changes.leaving_quarantine:
             many(_LEAVE_QUARANTINE, [(*leaving, now_wall_ns) for leaving in changes.leaving_quarantine])
         if changes.returned:
-            returned = changes.returned.values()
-            many(_RETURN_JOB, [(r.run, r.tries, r.failures, r.crashes, r.unclean_exits, r.ordinal) for r in returned])
-        sent = [row for row in changes.last.values() if isinstance(row, AttemptMade)]
+            many(_RETURN_JOB, [(*structs.astuple(e.counts), e.ordinal) for e in changes.returned.values()])
+        sent = [entry for entry in changes.last.values() if isinstance(entry, AttemptMade)]
         if sent:
-            many(_SEND_JOB, [(self._epoch, row.n, row.try_, row.ordinal) for row in sent])
+            many(_SEND_JOB, [(self._epoch, entry.n, entry.try_, entry.ordinal) for entry in sent])
         if changes.outcomes:
-            self._write(_INSERT_OUTCOMES, [self._outcome_values(row) for row in changes.outcomes])
-            self._end_jobs([row for row in changes.last.values() if isinstance(row, OutcomeRecorded)])
+            self._write(_INSERT_OUTCOMES, [self._outcome_values(entry) for entry in changes.outcomes])
+            self._end_jobs([entry for entry in changes.last.values() if isinstance(entry, OutcomeRecorded)])
         if changes.dropped:
             self._write(_FINISH_JOBS, [(ordinal,) for ordinal in changes.dropped])
         for name, change in changes.batches.items():
             self._count(name, change, now_wall_ns)
 
-    def _end_jobs(self, rows: list[OutcomeRecorded]) -> None:
-        finished: list[tuple[Any, ...]] = [(row.ordinal,) for row in rows if row.outcome.state is not State.QUARANTINED]
-        parked = [
-            (row.outcome.run, row.outcome.attempts, row.outcome.crashes, row.ordinal)
-            for row in rows
-            if row.outcome.state is State.QUARANTINED
-        ]
+    def _end_jobs(self, entries: list[OutcomeRecorded]) -> None:
+        """Raises JournalError when a job has an outcome of this run already: rule 3 is checked by counting rows."""
+        finished: list[tuple[Any, ...]] = []
+        parked: list[tuple[Any, ...]] = []
+        for entry in entries:
+            outcome = entry.outcome
+            if outcome.state is State.QUARANTINED:
+                parked.append((outcome.run, outcome.attempts, outcome.crashes, entry.ordinal))
+            else:
+                finished.append((entry.ordinal,))
+        # The conditions in the statements let a row change once; a second outcome changes none and is missed in the
+        # sum.
         changed = self._write(_FINISH_JOBS, finished)
         if parked:
             changed += self._connection.executemany(_PARK_JOB, parked).rowcount
-        if changed != len(rows):
+        if changed != len(entries):
             raise JournalError(
-                f"{len(rows) - changed} outcomes are of jobs that have one already, or that were never accepted"
+                f"{len(entries) - changed} outcomes are of jobs that have one already, or that were never accepted"
             )
 
     def _write(self, statements: tuple[str, str], rows: list[tuple[Any, ...]]) -> int:
         """How many rows were written."""
         single, together = statements
+        # Only whole groups: sqlite3 keeps prepared statements by their text, and each other length would be one more.
         whole = len(rows) - len(rows) % _TOGETHER
         written = 0
         for start in range(0, whole, _TOGETHER):
@@ -155,20 +170,22 @@ class Statements:
 
     def _count(self, name: str, change: BatchChange, now_wall_ns: int) -> None:
         if change.only_marks and self.batch(name) is None:
-            return  # retention was quicker than its reader, or than whoever cancels it
+            return  # retention was quicker than the reader of the batch, or than the person who cancels it
         batch_id = self._id(name)
         levels = (change.accepted, change.total, change.recorded, change.acknowledged)
         steps = (change.open, change.quarantined, change.cancelled)
         self._connection.execute(_CHANGE_BATCH, (*levels, *steps, now_wall_ns, batch_id))
         self._connection.execute(_FINISH_BATCH, (now_wall_ns, batch_id))
 
-    def _job_values(self, row: JobAccepted) -> tuple[Any, ...]:
-        spec, crc = encoding.pack_job(row)
-        return row.ordinal, self._id(row.batch), row.seq, -row.priority, row.queued_wall_ns, row.digest, crc, spec
+    def _job_values(self, entry: JobAccepted) -> tuple[Any, ...]:
+        job = entry.job
+        body, crc = encoding.pack_job(job)
+        return job.ordinal, self._id(job.batch), job.seq, -job.priority, job.queued_wall_ns, entry.digest, crc, body
 
-    def _outcome_values(self, row: OutcomeRecorded) -> tuple[Any, ...]:
-        body, crc = encoding.pack_outcome(row)
-        return self._id(row.batch), row.outcome.no, row.outcome.seq, row.outcome.run, crc, body
+    def _outcome_values(self, entry: OutcomeRecorded) -> tuple[Any, ...]:
+        outcome = entry.outcome
+        body, crc = encoding.pack_outcome(outcome)
+        return self._id(entry.batch), outcome.no, outcome.seq, outcome.run, crc, body
 
     def _id(self, name: str) -> int:
         known = self._ids.get(name)
@@ -177,6 +194,7 @@ class Statements:
         row = self._connection.execute("SELECT id FROM batches WHERE name = ?", (name,)).fetchone()
         if row is None:
             raise JournalError(f"batch {name} is not in the journal")
+        # Emptied whole: batches come and go one after the other, so those in use are soon known again.
         if len(self._ids) >= _BATCHES_KNOWN_MAX:
             self._ids.clear()
         self._ids[name] = row[0]
@@ -184,34 +202,50 @@ class Statements:
 
     # --- reading ---
 
+    def answer(self, request: Read, now_wall_ns: int) -> StoreEvent:
+        """What the core asked for. `now_wall_ns` dates the use of a batch that is asked for."""
+        match request:
+            case LoadJobs(after, limit, bytes_max):
+                return Loaded(*self.queued(after, limit, bytes_max))
+            case LoadOutcomes(batch, after_no, limit, reader):
+                most = limits.OUTCOMES_IN_FLIGHT_BYTES_MAX
+                return OutcomesLoaded(batch, self.outcomes(batch, after_no, limit, most), reader)
+            case FindBatch(name):
+                return BatchFound(name, self.find(name, now_wall_ns))
+            case LoadDigests(batch, first_seq, count):
+                return DigestsLoaded(batch, first_seq, self.digests(batch, first_seq, count))
+
     def restore(self) -> Restored | None:
         """None: nothing was ever accepted into what is kept."""
         (clean,) = self._connection.execute("SELECT value FROM meta WHERE key = 'clean'").fetchone()
+        # Of all jobs ever accepted: an ordinal that is given twice would put two jobs in one place of the queue.
         (ordinal,) = self._connection.execute("SELECT coalesce(max(ordinal), 0) FROM jobs").fetchone()
-        in_flight = [InFlight(row[14], row[15], self._job(row)) for row in self._connection.execute(_IN_STATE, (1,))]
-        quarantined = [self._job(row) for row in self._connection.execute(_IN_STATE, (2,))]
+        running = map(JobRow._make, self._connection.execute(_IN_STATE, (1,)))
+        in_flight = [InFlight(row.epoch, row.n, self._job(row)) for row in running]
+        quarantined = [self._job(row) for row in map(JobRow._make, self._connection.execute(_IN_STATE, (2,)))]
         live = self._connection.execute(_BATCH + "WHERE open > 0 OR quarantined > 0 ORDER BY id")
-        batches = [self._stored_batch(row) for row in live]
+        batches = [_batch_record(row) for row in live]
         if clean and not ordinal:
             return None
         return Restored(not clean, ordinal, batches, in_flight, quarantined, [])
 
     def queued(self, after: tuple[int, int], limit: int, bytes_max: int) -> tuple[list[StoredJob], bool]:
-        """(jobs, whether there are more)"""
+        """(jobs, whether there are more); see `effects.LoadJobs`."""
         jobs: list[StoredJob] = []
         bytes_left = bytes_max
+        # One more than wanted tells whether there are more.
         for row in self._queued(after, limit + 1):
             job = self._job(row)
-            bytes_left -= len(job.spec.payload)
+            bytes_left -= len(job.record.spec.payload)
             if len(jobs) == limit or (jobs and bytes_left < 0):
                 return jobs, True
             jobs.append(job)
         return jobs, False
 
-    def _queued(self, after: tuple[int, int], limit: int) -> Iterator[Any]:
+    def _queued(self, after: tuple[int, int], limit: int) -> Iterator[JobRow]:
         rank, ordinal = after
-        yield from self._connection.execute(_QUEUED_SAME_RANK, (rank, ordinal, limit))
-        yield from self._connection.execute(_QUEUED_LOWER_RANK, (rank, limit))
+        yield from map(JobRow._make, self._connection.execute(_QUEUED_SAME_RANK, (rank, ordinal, limit)))
+        yield from map(JobRow._make, self._connection.execute(_QUEUED_LOWER_RANK, (rank, limit)))
 
     def outcomes(self, batch: str, after: int, limit: int, bytes_max: int) -> list[Outcome]:
         """As many as are asked for and fit, but at least one if there is one."""
@@ -228,22 +262,23 @@ class Statements:
             items.append(encoding.unpack_outcome(*row))
         return items
 
-    def batch(self, name: str) -> StoredBatch | None:
+    def batch(self, name: str) -> BatchRecord | None:
         row = self._connection.execute(_BATCH + "WHERE name = ?", (name,)).fetchone()
-        return None if row is None else self._stored_batch(row)
+        return None if row is None else _batch_record(row)
 
-    def find(self, name: str, now_wall_ns: int) -> StoredBatch | None:
-        """The batch, which counts as used now: retention must not take it from whoever is about to read it."""
+    def find(self, name: str, now_wall_ns: int) -> BatchRecord | None:
+        """The batch, which counts as used now: retention must not take it from the generator that is about to read
+        it."""
         found = self.batch(name)
         if found is not None:
             with tolerating_full():
                 self._connection.execute("UPDATE batches SET changed_wall_ns = ? WHERE name = ?", (now_wall_ns, name))
         return found
 
-    def batches(self) -> Iterator[StoredBatch]:
+    def batches(self) -> Iterator[BatchRecord]:
         """All of them, in the order in which they were opened."""
         for row in self._connection.execute(_BATCH + "WHERE name IS NOT NULL ORDER BY id"):
-            yield self._stored_batch(row)
+            yield _batch_record(row)
 
     def batches_without_limits(self) -> list[str]:
         """Those whose limits are damaged."""
@@ -253,7 +288,7 @@ class Statements:
     def waiting(self) -> Iterator[tuple[State, StoredJob]]:
         """Every job without an outcome of its present run, and those in quarantine."""
         for number, state in enumerate((State.QUEUED, State.RUNNING, State.QUARANTINED)):
-            for row in self._connection.execute(_IN_STATE, (number,)):
+            for row in map(JobRow._make, self._connection.execute(_IN_STATE, (number,))):
                 yield state, self._job(row)
 
     def digests(self, batch: str, first_seq: int, count: int) -> list[bytes]:
@@ -264,20 +299,20 @@ class Statements:
         )
         return [digest for (digest,) in rows]
 
-    def _job(self, row: Any) -> StoredJob:
-        return encoding.unpack_job(row[:10], row[10], row[11], limits_lost=self._are_lost(row[12], row[13]))
+    def _job(self, row: JobRow) -> StoredJob:
+        return encoding.unpack_job(row, limits_lost=self._are_lost(row.limits, row.limits_crc))
 
-    def _are_lost(self, limits: bytes, crc: int) -> bool:
+    def _are_lost(self, body: bytes, crc: int) -> bool:
         """Jobs of one batch come in a row, so their batch's limits are looked at once."""
         known, known_crc, lost = self._limits
-        if limits != known or crc != known_crc:
-            lost = encoding.unpack_limits(limits, crc) is None
-            self._limits = limits, crc, lost
+        if body != known or crc != known_crc:
+            lost = encoding.unpack_limits(body, crc) is None
+            self._limits = body, crc, lost
         return lost
 
-    @staticmethod
-    def _stored_batch(row: Any) -> StoredBatch:
-        """Jobs that need limits which are lost come back as corrupt, so that nothing runs without its own."""
-        name, limits, crc, accepted, total, recorded, acknowledged, open_jobs, cancelled = row
-        known = encoding.unpack_limits(limits, crc) or DEFAULT_LIMITS
-        return StoredBatch(name, known, accepted, total, recorded, acknowledged, open_jobs, cancelled == 1)
+
+def _batch_record(row: Any) -> BatchRecord:
+    """Jobs that need limits which are lost come back as corrupt, so that nothing runs without its own."""
+    name, body, crc, accepted, total, recorded, acknowledged, open_jobs, cancelled = row
+    known = encoding.unpack_limits(body, crc) or DEFAULT_LIMITS
+    return BatchRecord(name, known, accepted, total, recorded, acknowledged, open_jobs, cancelled == 1)

@@ -1,8 +1,8 @@
-"""The thread behind the store: it takes what was asked for in order, and its answers wait for the loop.
+"""The thread behind the store: it takes requests in order, and its answers wait for the loop.
 
 Rules of this file:
-1. The caller never waits: asking is an append, and answers are taken when there are some.
-2. Requests that wait together are handed over together, in their order; their server decides what they share.
+1. The caller never waits: a request is an append, and answers are taken when there are some.
+2. Requests that wait together are handed over together, in their order; the engine decides what they share.
 3. A thread that ends unasked says so as a failed commit. Silence would leave the loop waiting for ever.
 """
 
@@ -12,33 +12,33 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from taskpool.core.events import CommitFailed
 from taskpool.errors import JournalError
 from taskpool.journal.store import StoreEvent
 
 REQUESTS_TAKEN_MAX = 64  # handed over at once
-_QUIT_SECONDS_MAX = 5.0  # how long a leaving that need not be clean waits for the disk
+_QUIT_SECONDS_MAX = 5.0  # how long a close that need not be clean waits for the disk
+
+_Request = TypeVar("_Request")
+_Handled_contra = TypeVar("_Handled_contra", contravariant=True)
 
 
-class Request(Protocol):
-    """Anything the server understands."""
-
-
-class RequestHandler(Protocol):
+class Handler(Protocol[_Handled_contra]):
     """What the thread runs. Everything here is called on the thread and nowhere else."""
 
-    def serve(self, requests: Sequence[Request]) -> None: ...
+    def handle(self, requests: Sequence[_Handled_contra]) -> None: ...
 
-    def rest(self) -> float | None:
-        """Nothing is asked: do a little of what is left to do. Seconds until there may be more; None: until then."""
+    def idle(self) -> float | None:
+        """Nothing is requested: do a little of what is left to do. Seconds until there may be more; None: until a
+        request comes."""
 
-    def leave(self) -> None: ...
+    def close(self) -> None: ...
 
 
 class Answers:
-    """Where the thread puts what it has to say. The descriptor is readable while there is something."""
+    """Where the thread puts its answers. The descriptor is readable while there is one."""
 
     def __init__(self) -> None:
         self._items: list[StoreEvent] = []
@@ -55,7 +55,7 @@ class Answers:
                 os.eventfd_write(self._fd, 1)
 
     def take(self) -> list[StoreEvent]:
-        if not self._items:  # asked several times a turn, mostly in vain
+        if not self._items:  # the loop asks several times a turn, mostly in vain
             return []
         with self._lock:
             if self._fd >= 0:
@@ -70,19 +70,21 @@ class Answers:
             os.close(fd)
 
 
-class JournalThread:
-    """Runs a server on a thread of its own."""
+class JournalThread(Generic[_Request]):
+    """Runs a handler on a thread of its own."""
 
-    def __init__(self, server: RequestHandler, answers: Answers) -> None:
-        self._server = server
+    def __init__(self, handler: Handler[_Request], answers: Answers) -> None:
+        self._handler = handler
         self._answers = answers
-        self._requests: SimpleQueue[Request | None] = SimpleQueue()
+        # Its put never waits, so a request costs the loop no more than an append.
+        self._requests: SimpleQueue[_Request | None] = SimpleQueue()
+        # A daemon: a disk that hangs in the kernel must not keep a dealer from exiting.
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._started = False
 
-    def ask(self, request: Request) -> None:
-        """Starts the thread with the first request: until then its server is the caller's. Raises JournalError when
-        the system gives no thread; then it stays the caller's."""
+    def request(self, request: _Request) -> None:
+        """Start the thread with the first request: until then its handler is the caller's. Raises JournalError when the
+        system gives no thread; then it stays the caller's."""
         self._requests.put(request)
         if not self._started:
             try:
@@ -95,9 +97,9 @@ class JournalThread:
             self._started = True
 
     def stop(self, *, patient: bool) -> bool:
-        """Serves what was asked for, then ends. Whether it did; only an impatient caller gives up waiting."""
+        """Handle what was requested, then end. Whether it did; only an impatient caller gives up waiting."""
         if not self._started:
-            self._server.leave()
+            self._handler.close()
             return True
         self._requests.put(None)
         self._thread.join(None if patient else _QUIT_SECONDS_MAX)
@@ -107,19 +109,22 @@ class JournalThread:
         in_order = False
         try:
             while (requests := self._take()) is not None:
-                self._server.serve(requests)
-            self._server.leave()
+                self._handler.handle(requests)
+            self._handler.close()
             in_order = True
         finally:
+            # By an exception that has no place here: its traceback goes to stderr, and the dealer ends.
             if not in_order:
                 self._answers.put(CommitFailed(0, "the journal's thread ended by an error in the program"))
 
-    def _take(self) -> list[Request] | None:
+    def _take(self) -> list[_Request] | None:
         """The next requests, at least one; None: to end."""
-        first = self._next(self._server.rest)
+        # What is left to do is done only when nothing waits: a request never stands behind retention.
+        first = self._next(self._handler.idle)
         if first is None:
             return None
         requests = [first]
+        # All that came while the last sync took its time: the more there is, the more one sync covers.
         while len(requests) < REQUESTS_TAKEN_MAX:
             try:
                 request = self._requests.get_nowait()
@@ -131,12 +136,12 @@ class JournalThread:
             requests.append(request)
         return requests
 
-    def _next(self, rest: Callable[[], float | None]) -> Request | None:
+    def _next(self, idle: Callable[[], float | None]) -> _Request | None:
         while True:
             try:
                 return self._requests.get_nowait()
             except Empty:
-                timeout = rest()
+                timeout = idle()
             try:
                 return self._requests.get(timeout=timeout)
             except Empty:

@@ -18,24 +18,41 @@ import msgspec
 from msgspec import Struct
 
 from taskpool.clock import rfc3339
+from taskpool.core.entries import BatchRecord
 from taskpool.errors import JournalError
-from taskpool.journal import audit, schema
+from taskpool.journal import file, schema
+from taskpool.journal.encoding import CORRUPT
 from taskpool.journal.retention import Retention
 from taskpool.journal.statements import Statements
 from taskpool.messages import Outcome
 
 _OUTCOMES_AT_ONCE = 500
 _BYTES_AT_ONCE = 8 * 1024 * 1024
+_STATES = ("queued", "running", "quarantined", "finished")
+_PROBLEMS_MAX = 100
+
+_UNBALANCED = (
+    "SELECT name FROM (SELECT b.name, b.open, b.quarantined, "
+    "(SELECT count(*) FROM jobs j WHERE j.batch = b.id AND j.state < 2) AS open_found, "
+    "(SELECT count(*) FROM jobs j WHERE j.batch = b.id AND j.state = 2) AS parked_found "
+    "FROM batches b WHERE b.name IS NOT NULL) WHERE open <> open_found OR quarantined <> parked_found"
+)
+_GAPS = (
+    "SELECT name FROM (SELECT b.name, b.accepted, b.recorded, "
+    "(SELECT count(*) FROM jobs j WHERE j.batch = b.id) AS jobs_found, "
+    "(SELECT count(*) FROM outcomes o WHERE o.batch = b.id) AS outcomes_found "
+    "FROM batches b WHERE b.name IS NOT NULL) WHERE accepted <> jobs_found OR recorded <> outcomes_found"
+)
 
 
 class Findings(Struct):
-    """What a check found."""
+    """What a check found. A problem is a line for a person; damage that stops the reading is the last one."""
 
-    problems: list[str]
-    batches: int
-    jobs: dict[str, int]  # by state
-    outcomes: int
     bytes: int
+    problems: list[str] = []
+    batches: int = 0
+    jobs: dict[str, int] = {}  # by state
+    outcomes: int = 0
 
     @property
     def text(self) -> str:
@@ -49,20 +66,18 @@ def check(path: Path, lock: Path | None = None) -> Findings:
 
     Raises JournalError when the file cannot be read at all, or is in use.
     """
-    had_wal = os.path.exists(schema.wal_of(path))
+    had_wal = os.path.exists(file.wal_of(path))
     with _reading(path, lock) as connection:
-        problems, counts = audit.audit(connection, path, had_wal=had_wal)
-        size = sum(place.stat().st_size for place in (path, schema.wal_of(path)) if place.exists())
-        return Findings(problems, counts.batches, counts.jobs, counts.outcomes, size)
+        return Inspection(connection, path).findings(had_wal=had_wal)
 
 
 def accept_loss(path: Path, lock: Path | None = None) -> None:
     """The -wal is gone and is not coming back: go on with what the database has."""
     with _held(path, lock):
         try:
-            schema.accept_loss(path)
+            file.accept_loss(path)
         except sqlite3.Error as error:
-            raise JournalError(schema.explain(path, error)) from error
+            raise JournalError(file.explain(path, error)) from error
 
 
 def export(path: Path, write: Callable[[bytes], object], lock: Path | None = None) -> None:
@@ -76,29 +91,32 @@ def export(path: Path, write: Callable[[bytes], object], lock: Path | None = Non
                 for outcome in _outcomes(statements, batch.name):
                     write(_line("outcome", _presented(outcome), batch=batch.name))
             for state, job in statements.waiting():
-                write(_line("job", _plain(job), state=state.value))
+                fields = {**_plain(job.record), **_plain(job.counts), "corrupt": job.corrupt}
+                write(_line("job", fields, state=state.value))
         except sqlite3.Error as error:
-            raise JournalError(f"the export is not complete: {schema.explain(path, error)}") from error
+            raise JournalError(f"the export is not complete: {file.explain(path, error)}") from error
 
 
 def prune(path: Path, retain_ns: int, retain_batches: int, lock: Path | None = None) -> int:
     """Removes batches as the dealer's retention would, without its period of grace, and gives their space back to
     the disk. How many batches went."""
     with _held(path, lock):
-        connection = schema.connect(path, "FULL")
+        connection = file.connect(path, "FULL")
         try:
             before = _batches(connection)
             retention = Retention(connection, retain_ns, retain_batches, grace_ns=0)
-            retention.condemn(most=before + 1)
+            # All in one go: no dealer waits meanwhile.
+            retention.choose(most=before + 1)
             while retention.remove():
                 pass
+            # The only way to give pages back: SQLite keeps those it has freed for later rows.
             connection.execute("VACUUM")
             after = _batches(connection)
-            schema.end_life(connection, path, clean=False)  # how the last life ended is still to be told
+            file.end_life(connection, path, clean=False)  # how the last life ended is still to be told
         except sqlite3.Error as error:
-            raise JournalError(schema.explain(path, error)) from error
+            raise JournalError(file.explain(path, error)) from error
         finally:
-            schema.close(connection, path)
+            file.close(connection, path)
         return before - after
 
 
@@ -110,26 +128,26 @@ def backup(path: Path, target: Path, lock: Path | None = None) -> None:
         try:
             connection.execute("VACUUM INTO ?", (str(target),))
         except sqlite3.Error as error:
-            raise JournalError(f"the copy {target} could not be made: {schema.explain(path, error)}") from error
+            raise JournalError(f"the copy {target} could not be made: {file.explain(path, error)}") from error
     target.chmod(0o600)
-    schema.accept_loss(target)  # the copy has no -wal and needs none: all of it is inside
+    file.accept_loss(target)  # the copy has no -wal and needs none: all of it is inside
 
 
 def remove(path: Path) -> None:
     """Removes a journal that nobody needs any more, and what belongs to it."""
-    for place in (path, schema.wal_of(path), Path(f"{path}-shm"), Path(f"{path}.ballast"), Path(f"{path}.new")):
+    for place in (path, file.wal_of(path), Path(f"{path}-shm"), Path(f"{path}.ballast"), Path(f"{path}.new")):
         place.unlink(missing_ok=True)
 
 
 @contextmanager
 def _reading(path: Path, lock: Path | None) -> Iterator[sqlite3.Connection]:
     with _held(path, lock):
-        had_wal = os.path.exists(schema.wal_of(path))  # unlike Path.exists it does not raise
-        connection = schema.read_only(path)
+        had_wal = os.path.exists(file.wal_of(path))  # unlike Path.exists it does not raise
+        connection = file.read_only(path)
         try:
             yield connection
         finally:
-            schema.stop_reading(connection, path, had_wal=had_wal)
+            file.stop_reading(connection, path, had_wal=had_wal)
 
 
 @contextmanager
@@ -148,6 +166,7 @@ def _held(path: Path, lock: Path | None) -> Iterator[None]:
 
 def _take(fd: int, path: Path, lock: Path) -> None:
     try:
+        # The dealer's own lock: while this holds it, none comes up.
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise JournalError(
@@ -182,3 +201,71 @@ def _plain(item: Struct) -> dict[str, Any]:
 
 def _line(record: str, fields: dict[str, Any], **more: str) -> bytes:
     return msgspec.json.encode({"record": record, **more, **fields}) + b"\n"
+
+
+# --- the check ---
+
+
+class Inspection:
+    """Looks at everything in a journal: SQLite's own check, every checksum, and whether the counts add up."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self._connection = connection
+        self._path = path
+        self._problems: list[str] = []
+        self._batches = 0
+        self._outcomes = 0
+        self._jobs: dict[str, int] = {}
+
+    def findings(self, *, had_wal: bool) -> Findings:
+        """`had_wal`: whether there was one before the file was opened for this."""
+        self._look_at_file(had_wal=had_wal)
+        try:
+            self._look_at_records()
+        except sqlite3.Error as error:
+            self._problems.append(file.explain(self._path, error))
+        size = sum(place.stat().st_size for place in (self._path, file.wal_of(self._path)) if place.exists())
+        return Findings(size, self._problems[:_PROBLEMS_MAX], self._batches, self._jobs, self._outcomes)
+
+    def _look_at_file(self, *, had_wal: bool) -> None:
+        meta: dict[str, Any] = dict(self._rows("SELECT key, value FROM meta"))
+        if meta.get("sentinel") != schema.SENTINEL:
+            self._problems.append("its sentinel row is missing")
+        if meta.get("wal") and not had_wal:
+            self._problems.append(f"{file.wal_of(self._path).name} is missing, and with it the newest commits")
+        lines = [line for (line,) in self._rows(f"PRAGMA integrity_check({_PROBLEMS_MAX})")]
+        self._problems += [f"SQLite: {line}" for line in lines if line != "ok"]
+
+    def _look_at_records(self) -> None:
+        statements, problems = Statements(self._connection, 0), self._problems
+        for batch in statements.batches():
+            self._batches += 1
+            self._look_at_outcomes(statements, batch)
+        problems += [
+            f"batch {name}: its limits are damaged; its jobs without limits of their own will be failed"
+            for name in statements.batches_without_limits()
+        ]
+        states = self._connection.execute("SELECT state, count(*) FROM jobs GROUP BY state")
+        self._jobs = {_STATES[state]: count for state, count in states}
+        problems += [
+            f"job {job.record.batch}/{job.record.seq}: its record is damaged; it will be failed, not run"
+            for _, job in statements.waiting()
+            if job.corrupt
+        ]
+        for statement, what in ((_UNBALANCED, "open jobs"), (_GAPS, "jobs or outcomes")):
+            names = self._connection.execute(statement)
+            problems += [f"batch {name}: its count of {what} is wrong" for (name,) in names]
+
+    def _look_at_outcomes(self, statements: Statements, batch: BatchRecord) -> None:
+        for outcome in _outcomes(statements, batch.name):
+            self._outcomes += 1
+            if outcome.kind == CORRUPT:
+                where = f"outcome {outcome.no} of job {batch.name}/{outcome.seq}"
+                self._problems.append(f"{where}: its record is damaged")
+
+    def _rows(self, statement: str) -> list[Any]:
+        try:
+            return self._connection.execute(statement).fetchall()
+        except sqlite3.Error as error:
+            self._problems.append(f"SQLite: {error}")
+            return []

@@ -94,7 +94,7 @@ def _now(pool: PoolState) -> Iterator[Metric]:
 
 def oldest_queued_wall_ns(pool: PoolState) -> int | None:
     """What lies beyond the backlog's horizon is in the store, and with one priority it is younger."""
-    queued = (job.queued_wall_ns for job in list(pool.jobs.values()) if job.state is State.QUEUED)
+    queued = (job.record.queued_wall_ns for job in list(pool.jobs.values()) if job.state is State.QUEUED)
     return min(queued, default=None)
 
 

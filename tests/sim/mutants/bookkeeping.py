@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from sim.mutants.plan import mutant
 
-BACKLOG, DESK, DISPATCHER, BATCH = "core/backlog.py", "core/intake.py", "core/reactor.py", "core/batch.py"
+BACKLOG, BATCH, DELIVERY = "core/backlog.py", "core/batch.py", "core/delivery.py"
+INTAKE, REACTOR = "core/intake.py", "core/reactor.py"
 
 BOOKKEEPING = (
     mutant(
         "the horizon is off by one",
         "I1",
-        DISPATCHER,
+        REACTOR,
         "        horizon = (-last.priority, last.ordinal) if last is not None else None\n",
         "        horizon = (-last.priority, last.ordinal + 1) if last is not None else None\n",
     ),
@@ -31,15 +32,15 @@ BOOKKEEPING = (
     mutant(
         "a job in memory is read again",
         "I7",
-        DISPATCHER,
-        "or stored.ordinal in pool.jobs",
-        "or stored.ordinal < 0",
+        REACTOR,
+        "or record.ordinal in pool.jobs",
+        "or record.ordinal < 0",
     ),
     mutant(
         "the store is read before it knows everything",
         "I1",
-        DISPATCHER,
-        "        if pool.backlog.wants_more() and pool.commits.blank:\n",
+        REACTOR,
+        "        if pool.backlog.wants_more() and pool.commits.handed_over:\n",
         "        if pool.backlog.wants_more():\n",
     ),
     mutant(
@@ -60,27 +61,27 @@ BOOKKEEPING = (
         "first in, last out",
         "order",
         "core/job.py",
-        "        return (-self.limits.priority, self.ordinal)\n",
-        "        return (-self.limits.priority, -self.ordinal)\n",
+        "        return (-self.record.priority, self.record.ordinal)\n",
+        "        return (-self.record.priority, -self.record.ordinal)\n",
     ),
     mutant(
         "what is said twice is taken twice",
         "I2",
-        DESK,
+        INTAKE,
         "        skip = batch.received + 1 - event.first_seq\n        jobs",
         "        skip = 0\n        jobs",
     ),
     mutant(
         "a gap is not noticed",
         "I1",
-        DESK,
+        INTAKE,
         "        if skip < 0:\n",
         "        if skip < -(10**6):\n",
     ),
     mutant(
         "a batch is closed at any number",
         "I1",
-        DESK,
+        INTAKE,
         "        elif close.total != batch.received:\n",
         "        elif close.total < 0:\n",
     ),
@@ -101,28 +102,28 @@ BOOKKEEPING = (
     mutant(
         "what was read back is taken for all there is",
         "I10",
-        DESK,
-        "        batch.behind = batch.sent + len(batch.unsent) < batch.recorded\n        if event",
-        "        batch.behind = False\n        if event",
+        BATCH,
+        "        self.behind = self.sent + len(self.unsent) < self.recorded\n",
+        "        self.behind = False\n",
     ),
     mutant(
         "jobs of a cancelled batch are lost on their way in",
         "I1",
-        DISPATCHER,
+        REACTOR,
         "        if job.batch.cancelled:\n            self.completion.cancel_waiting(job, now)\n",
         "        if job.batch.cancelled:\n            del pool.jobs[job.ordinal]\n",
     ),
     mutant(
         "a batch is forgotten with jobs open",
         "I1",
-        DESK,
+        DELIVERY,
         "batch.at_rest if journaled else",
         "batch.client is None if journaled else",
     ),
     mutant(
         "without a journal, a batch is forgotten unread",
         "I1",
-        DESK,
+        DELIVERY,
         "if journaled else batch.settled and batch.client is None",
         "if journaled else batch.finished and batch.client is None",
     ),

@@ -24,8 +24,8 @@ ORDERING = (
         "the end of a batch is told before the commit",
         "R1",
         "core/intake.py",
-        "            batch.total = close.total\n            self._pool.commits",
-        "            batch.total = close.total\n            self.closed(batch)\n            self._pool.commits",
+        "            batch.close(close.total)\n            self._pool.commits",
+        "            batch.close(close.total)\n            self.closed(batch)\n            self._pool.commits",
     ),
     mutant(
         "a careful start is not careful",
@@ -38,15 +38,15 @@ ORDERING = (
         "a careful dealer sends before its attempt is stored",
         "R2",
         "core/scheduler.py",
-        "        frame.sent = now.mono >= self.write_ahead_until_ns\n",
-        "        frame.sent = True\n",
+        "        sent = now.mono >= self._write_ahead_until_ns\n",
+        "        sent = True\n",
     ),
     mutant(
         "attempts are not stored",
         "R2",
         "core/scheduler.py",
-        "            self._pool.commits.add(row, stored)\n",
-        "            if stored:\n                self._pool.commits.add(row, stored)\n",
+        "            self._pool.commits.add(entry, stored)\n",
+        "            if stored:\n                self._pool.commits.add(entry, stored)\n",
     ),
     mutant(
         "an outcome is told before the commit",
@@ -129,8 +129,8 @@ ORDERING = (
     mutant(
         "anybody speaks for anybody's batch",
         "R8",
-        "core/intake.py",
-        "return batch if batch is not None and batch.client is not None and batch.client.id == client_id else None",
+        "core/state.py",
+        "return batch if batch is not None and batch.client is not None and batch.client.id == client else None",
         "return batch",
     ),
     mutant(

@@ -39,7 +39,7 @@ def session(**options: object) -> Session:
 
 
 def welcome(**changes: object) -> Welcome:
-    fields: dict[str, object] = {"client": ME, "epoch": 1, "pool": "demo", "pid": 9, "version": "0", "spool": "/s"}
+    fields: dict[str, object] = {"client": ME, "epoch": 1, "pid": 9, "spool": "/s"}
     return Welcome(**{**fields, **changes})  # type: ignore[arg-type]
 
 
@@ -119,7 +119,7 @@ def test_waits_longer_and_longer_while_nobody_is_home_then_gives_up() -> None:
 
 def test_a_batch_that_is_there_already_is_not_added_to() -> None:
     with pytest.raises(UsageError, match=r"exists already .* add --resume"):
-        session().receive(welcome(accepted=3, last_no=1, fresh=False), 0)
+        session().receive(welcome(accepted=3, last_no=1), 0)
 
 
 def test_who_does_not_want_the_batch_lets_go_of_it_and_leaves_nothing_in_it() -> None:
@@ -127,7 +127,7 @@ def test_who_does_not_want_the_batch_lets_go_of_it_and_leaves_nothing_in_it() ->
     talk.submissions.submit([JOB])
     talk.submissions.finish()
     with pytest.raises(UsageError):
-        talk.receive(welcome(accepted=3, last_no=1, fresh=False), 0)
+        talk.receive(welcome(accepted=3, last_no=1), 0)
     talk.leave()
     assert control(talk) == [Bye(ME)]
     assert intake(talk) == []
@@ -135,7 +135,7 @@ def test_who_does_not_want_the_batch_lets_go_of_it_and_leaves_nothing_in_it() ->
 
 def test_a_hello_answered_twice_is_no_news() -> None:
     talk = connected(jobs=1)
-    talk.receive(welcome(fresh=False), 1)
+    talk.receive(welcome(), 1)
     assert talk.generation == 1
     assert intake(talk) == []
 
@@ -143,7 +143,7 @@ def test_a_hello_answered_twice_is_no_news() -> None:
 def test_messages_for_others_mean_nothing() -> None:
     talk = session()
     talk.receive(welcome(client=ME + 1), 0)
-    talk.receive(Hello(client=ME, slot=0, pid=1, version="0"), 0)
+    talk.receive(Hello(client=ME, slot=0, pid=1), 0)
     assert talk.connecting
 
 
@@ -336,7 +336,7 @@ def test_a_dealer_that_never_fills_the_gap_is_given_up() -> None:
     with pytest.raises(DealerUnreachable, match="outcome 1"):
         for _ in range(GAPS_MAX + 1):
             talk.receive(Outcomes(ME, "b", [outcome(2)]), 0)
-            talk.receive(welcome(fresh=False), 0)
+            talk.receive(welcome(), 0)
 
 
 def test_outcomes_of_jobs_never_submitted_are_dropped() -> None:
@@ -362,7 +362,7 @@ def test_only_what_is_stored_is_acknowledged_and_commands_go_first() -> None:
 def resumed(jobs: int, *, accepted: int, cursor: int = 0, total: int | None = None) -> Session:
     """Welcomed by a dealer that has accepted so many jobs before, with so many frames of one job to be sent."""
     talk = session(resume=True, cursor=cursor)
-    talk.receive(welcome(accepted=accepted, last_no=accepted, total=total, fresh=False), 0)
+    talk.receive(welcome(accepted=accepted, last_no=accepted, total=total), 0)
     for _ in range(jobs):
         talk.submissions.submit([JOB])
     return talk
@@ -391,7 +391,7 @@ def test_what_was_not_compared_before_a_restart_is_compared_after_it() -> None:
     talk = resumed(3, accepted=3)
     intake(talk)
     talk.reconnect(0)
-    talk.receive(welcome(epoch=2, accepted=3, last_no=3, fresh=False), 0)
+    talk.receive(welcome(epoch=2, accepted=3, last_no=3), 0)
     assert talk.submissions.accepted == 0
     assert first_seqs(intake(talk)) == [1]
 
@@ -459,7 +459,7 @@ def test_outcomes_lost_with_a_journal_are_noticed() -> None:
     talk.receive(Outcomes(ME, "b", [outcome(1), outcome(2)]), 0)
     talk.reconnect(0)
     with pytest.raises(JobsLost):
-        talk.receive(welcome(epoch=2, accepted=3, last_no=1, fresh=False), 0)
+        talk.receive(welcome(epoch=2, accepted=3, last_no=1), 0)
 
 
 def test_a_session_that_collects_tells_no_outcome() -> None:
@@ -485,7 +485,7 @@ def test_pings_say_the_last_acknowledgement_again() -> None:
 
 def test_a_silent_dealer_is_called_again_and_given_up_in_the_end() -> None:
     talk = connected()
-    talk.receive(Pong(ME, 1), SECOND)
+    talk.receive(Pong(ME), SECOND)
     talk.tick(SECOND + limits.REPLY_OVERDUE_NS - 1)
     assert not talk.connecting
     lost_at = SECOND + limits.REPLY_OVERDUE_NS
@@ -506,7 +506,7 @@ def test_after_a_restart_with_a_journal_it_goes_on_where_it_was() -> None:
     talk = connected(jobs=3)
     talk.receive(Accepted(ME, "b", 1), 0)
     talk.reconnect(0)
-    talk.receive(welcome(epoch=2, accepted=2, fresh=False), 0)
+    talk.receive(welcome(epoch=2, accepted=2), 0)
     assert first_seqs(intake(talk)) == [3]
 
 

@@ -173,7 +173,7 @@ def test_a_job_finished_while_the_store_is_read_is_not_brought_back() -> None:
             world.run()
             world.answer(1)
     (loaded,) = [answer for answer in world.waiting_answers if isinstance(answer, Loaded)]
-    assert 1 in [job.seq for job in loaded.jobs]
+    assert 1 in [job.record.seq for job in loaded.jobs]
     assert world.command("cancel", "b", 1) == {"cancelled": 1, "stopping": 0}
     world.answer()
     assert world.core.pool.find_job("b", 1) is None

@@ -8,7 +8,7 @@ from support.builders import World, work
 from taskpool.clock import SECOND
 from taskpool.core.backlog import Backlog
 from taskpool.core.effects import TakeBack, Topic
-from taskpool.core.entries import BatchCancelled, BatchForgotten, JobReturned, QuarantineDropped
+from taskpool.core.entries import BatchCancelled, BatchForgotten, JobCounts, JobReturned, QuarantineDropped
 from taskpool.core.events import Reconfigured
 from taskpool.limits import FRAME_TAKE_BACK_NS
 from taskpool.messages import Answer, End, State
@@ -235,7 +235,7 @@ def test_cancel_a_whole_batch_wherever_its_jobs_are() -> None:
     world.die(signal=9)
     assert world.core.pool.batches["b"].open == 0
     assert world.command("cancel", "b") == {"cancelled": 0, "stopping": 0}
-    assert world.rows.count(BatchCancelled("b")) == 1
+    assert world.entries.count(BatchCancelled("b")) == 1
     assert world.core.pool.counters.jobs_finished["fib", "cancelled"] == 7
     assert "error" in world.command("cancel", "nowhere")
 
@@ -284,7 +284,7 @@ def test_a_requeued_job_has_a_new_run_with_clean_counts(verb: str) -> None:
     quarantined(world)
     assert world.command(verb, "b", 1) == {"requeued": 1}
     assert world.sent() == [(1, [1])]
-    assert JobReturned(1, 2, 0, 0, 0, 0) in world.rows
+    assert JobReturned(1, JobCounts(2, 0, 0, 0, 0)) in world.entries
     world.run(end=End.CRASHED, signal=11)
     (outcome,) = world.outcomes()
     assert (outcome.no, outcome.run, outcome.attempts, outcome.crashes) == (2, 2, 1, 1)
@@ -313,14 +313,14 @@ def test_a_batch_with_a_job_in_quarantine_is_kept_for_it() -> None:
     quarantined(world)
     world.ack(1)
     world.bye()
-    assert BatchForgotten("b") not in world.rows
+    assert BatchForgotten("b") not in world.entries
     world.command("requeue", "b", 1)
     world.run()
     world.hello(client=2, cursor=1)
     assert [(outcome.run, outcome.state) for outcome in world.outcomes(2)] == [(2, State.SUCCEEDED)]
     world.ack(2, client=2)
     world.bye(2)
-    assert BatchForgotten("b") in world.rows
+    assert BatchForgotten("b") in world.entries
 
 
 def test_a_requeued_job_behind_the_horizon_waits_in_the_store() -> None:
@@ -353,7 +353,7 @@ def test_a_batch_kept_for_a_job_in_quarantine_goes_with_it() -> None:
     world.ack(1)
     world.bye()
     world.command("quarantine-drop")
-    assert world.rows[-2:] == [QuarantineDropped(1), BatchForgotten("b")]
+    assert world.entries[-2:] == [QuarantineDropped(1), BatchForgotten("b")]
 
 
 def test_an_answer_goes_to_who_asked() -> None:

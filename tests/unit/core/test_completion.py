@@ -9,7 +9,7 @@ import pytest
 from support.builders import Work, World, work
 from taskpool.clock import MILLISECOND, SECOND
 from taskpool.core.effects import Topic
-from taskpool.core.entries import AttemptMade, JobReturned
+from taskpool.core.entries import AttemptMade, JobCounts, JobReturned
 from taskpool.limits import COMMAND_BACKSTOP_NS, TERM_GRACE_NS
 from taskpool.messages import End, JobError, State
 
@@ -111,14 +111,14 @@ def test_others_run_while_a_retry_waits() -> None:
 def test_every_attempt_and_every_return_is_stored() -> None:
     world = World()
     world.batch(work("command", retries=1, crash_limit=3))
-    world.rows.clear()
+    world.entries.clear()
     world.run(end=End.FAILED)
     world.run(end=End.CRASHED, signal=11)
-    rows = [row for row in world.rows if isinstance(row, AttemptMade | JobReturned)]
+    rows = [row for row in world.entries if isinstance(row, AttemptMade | JobReturned)]
     assert rows == [
-        JobReturned(1, 1, tries=1, failures=1, crashes=0, unclean_exits=0),
+        JobReturned(1, JobCounts(1, 1, 1, 0, 0)),
         AttemptMade(2, 1, 2, 1),
-        JobReturned(1, 1, tries=2, failures=1, crashes=1, unclean_exits=0),
+        JobReturned(1, JobCounts(1, 2, 1, 1, 0)),
         AttemptMade(3, 1, 3, 1),
     ]
 
@@ -132,7 +132,7 @@ def test_a_started_job_whose_worker_dies_has_crashed() -> None:
     world.sent()
     world.start()
     world.advance(2 * SECOND)
-    world.die(signal=11, last_words="Fatal", cpu_ns=5, max_rss_bytes=6)
+    world.die(signal=11, stderr_tail="Fatal", cpu_ns=5, max_rss_bytes=6)
     (outcome,) = world.outcomes()
     assert (outcome.state, outcome.attempts, outcome.crashes) == (State.QUARANTINED, 1, 1)
     assert (outcome.signal, outcome.exit_status, outcome.pid, outcome.slot) == (11, None, 101, 0)

@@ -34,7 +34,7 @@ def test_an_outcome_is_told_when_it_is_stored_and_not_before() -> None:  # R3
     world.answer()
     world.forget()
     world.run()
-    assert [row.outcome.state for row in world.rows if isinstance(row, OutcomeRecorded)] == [State.SUCCEEDED]
+    assert [row.outcome.state for row in world.entries if isinstance(row, OutcomeRecorded)] == [State.SUCCEEDED]
     world.quiet()
     world.answer()
     assert world.ends() == [(1, State.SUCCEEDED)]
@@ -160,12 +160,12 @@ def test_an_acknowledgement_counts_once_and_only_for_what_was_sent() -> None:
     world.batch(work(), work())
     run_all(world, 2)
     assert numbers(world) == [1, 2]
-    world.rows.clear()
+    world.entries.clear()
     for upto in (2, 2, 1, 3, 0):
         world.ack(upto)
     world.ack(2, batch="nowhere")
     world.ack(2, client=5)
-    assert world.rows == [Acknowledged("b", 2)]
+    assert world.entries == [Acknowledged("b", 2)]
     world.quiet()
 
 
@@ -191,7 +191,7 @@ def test_a_cursor_acknowledges() -> None:
     run_all(world, 2)
     world.forget()
     world.hello(cursor=1)
-    assert world.rows == [Acknowledged("b", 1)]
+    assert world.entries == [Acknowledged("b", 1)]
     assert numbers(world) == [2]
     world.hello(cursor=0)
     assert numbers(world) == [2], "a cursor that goes back does not unsay it"
@@ -221,15 +221,15 @@ def test_the_store_is_told_of_batches_that_are_held_however_still_their_readers(
     world.batch(work())
     world.run()
     world.hello(None, client=5)
-    world.rows.clear()
+    world.entries.clear()
     for _ in range(HELD_NOTED_NS // PING_NS + 1):
         world.advance(PING_NS)
         world.ping()
-    assert world.rows == [Acknowledged("b", 0)]
+    assert world.entries == [Acknowledged("b", 0)]
     world.bye()
-    world.rows.clear()
+    world.entries.clear()
     world.advance(HELD_NOTED_NS)
-    assert world.rows == []
+    assert world.entries == []
 
 
 def test_a_read_back_for_a_batch_or_a_reader_that_is_gone_is_dropped() -> None:
@@ -259,14 +259,14 @@ def test_a_settled_batch_is_forgotten_when_its_reader_leaves() -> None:
     world.batch(work())
     world.run()
     world.bye()
-    assert BatchForgotten("b") not in world.rows, "unread"
+    assert BatchForgotten("b") not in world.entries, "unread"
     world.hello()
     world.ack(1)
-    assert BatchForgotten("b") not in world.rows, "held"
+    assert BatchForgotten("b") not in world.entries, "held"
     world.bye()
-    assert world.rows[-1] == BatchForgotten("b")
+    assert world.entries[-1] == BatchForgotten("b")
     world.hello()
-    assert world.told()[-1].fresh
+    assert world.told()[-1].accepted == 0
 
 
 def test_a_batch_whose_reader_left_before_its_close_was_stored_is_forgotten_then() -> None:
@@ -275,7 +275,7 @@ def test_a_batch_whose_reader_left_before_its_close_was_stored_is_forgotten_then
     world.close()
     world.bye()
     world.answer()
-    assert world.rows[-1] == BatchForgotten("b")
+    assert world.entries[-1] == BatchForgotten("b")
 
 
 # --- dispatch waits for readers -------------------------------------------------------------------

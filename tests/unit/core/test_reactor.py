@@ -20,7 +20,7 @@ from taskpool.codec import decode_tasks, encode
 from taskpool.core.backlog import Backlog
 from taskpool.core.effects import Commit, Effect, Note, SendFrame
 from taskpool.core.entries import OutcomeRecorded
-from taskpool.core.events import ClientLost, Event, LifelineClosed, Signalled, Stalled, Submitted, TakenBack
+from taskpool.core.events import CheckedJob, ClientLost, Event, LifelineClosed, Signalled, Stalled, Submitted, TakenBack
 from taskpool.core.worker import WorkerState
 from taskpool.ids import Incarnation
 from taskpool.messages import (
@@ -278,12 +278,11 @@ def lie(random: Random) -> Event:
     incarnation = random.choice((1, 2, 3, 4, 5, 99))
     jobs = [some_job(random) for _ in range(random.randrange(1, 4))]
     reports = [Report(random.randrange(60), random.choice(tuple(End))) for _ in range(random.randrange(3))]
-    digests = [random.choice((each.digest, b"other")) for each in jobs]
-    specs, traits = [each.spec for each in jobs], [each.traits for each in jobs]
+    checked = [CheckedJob(each.spec, each.traits, random.choice((each.digest, b"other"))) for each in jobs]
     return random.choice(
         (
-            Hello(client, 0, 1, "1", random.choice((batch, None)), cursor=number),
-            Submitted(client, batch, random.randrange(1, 9), specs, traits, digests),
+            Hello(client, 0, 1, random.choice((batch, None)), cursor=number),
+            Submitted(client, batch, random.randrange(1, 9), checked),
             Close(client, batch, number),
             Ack(client, batch, number),
             Ping(client),
@@ -328,7 +327,7 @@ def test_a_hostile_walk_breaks_nothing(seed: int) -> None:
     _, effects = hostile(seed)
     ended: Counter[tuple[int, int, int]] = Counter()
     for effect in chain.from_iterable(effects):
-        for row in effect.rows if isinstance(effect, Commit) else []:
+        for row in effect.entries if isinstance(effect, Commit) else []:
             if isinstance(row, OutcomeRecorded):
                 ended[row.ordinal, row.outcome.seq, row.outcome.run] += 1
     assert max(ended.values(), default=1) == 1, "a run ended twice"

@@ -11,9 +11,19 @@ from support.builders import EPOCH, Work, World, work
 from taskpool.clock import SECOND
 from taskpool.codec import decode_tasks
 from taskpool.core.backlog import Backlog
-from taskpool.core.effects import FindBatch, SendFrame, Topic
-from taskpool.core.entries import AttemptMade, Entry, JobAccepted, JobReturned, OutcomeRecorded
-from taskpool.core.events import DiskFull, InFlight, Loaded, Restored, StoredBatch, StoredJob, TakenBack
+from taskpool.core.effects import Commit, FindBatch, SendFrame, StoreRequest, Topic
+from taskpool.core.entries import (
+    AttemptMade,
+    BatchOpened,
+    BatchRecord,
+    Entry,
+    JobAccepted,
+    JobCounts,
+    JobRecord,
+    JobReturned,
+    OutcomeRecorded,
+)
+from taskpool.core.events import DiskFull, InFlight, Loaded, Restored, StoredJob, TakenBack
 from taskpool.errors import ExitCode
 from taskpool.journal.memory import MemoryStore
 from taskpool.journal.store import StoreEvent
@@ -40,37 +50,23 @@ class Estate:
     def stored(self, seq: int) -> StoredJob:
         each, tries = self.works[seq - 1], int(seq <= self.in_flight)
         priority = (each.spec.limits or DEFAULT_LIMITS).priority
-        return StoredJob(
-            ordinal=seq,
-            batch="b",
-            seq=seq,
-            run=1,
-            tries=tries,
-            failures=0,
-            crashes=0,
-            unclean_exits=self.unclean_before * tries,
-            priority=priority,
-            spec=each.spec,
-            traits=each.traits,
-            queued_wall_ns=5,
-            corrupt=seq in self.corrupt,
-        )
+        counts = JobCounts(tries=tries, unclean_exits=self.unclean_before * tries)
+        record = JobRecord(seq, "b", seq, priority, each.spec, each.traits, 5)
+        return StoredJob(record, counts, corrupt=seq in self.corrupt)
 
     def world(self, workers: int = 1, **options: Any) -> World:
         """The next life begins."""
         jobs = [self.stored(seq) for seq in range(1, len(self.works) + 1)]
-        rows: list[Entry] = [
-            JobAccepted(job.ordinal, "b", job.seq, job.priority, job.spec, job.traits, b"", 5) for job in jobs
-        ]
+        rows: list[Entry] = [JobAccepted(job.record, b"") for job in jobs]
         rows += [AttemptMade(seq, seq, 1, 1) for seq in [*range(1, self.in_flight + 1), *self.quarantined]]
         rows += [
             OutcomeRecorded(seq, "b", Outcome(no, seq, 1, "fib", None, State.QUARANTINED, 1, 1))
             for no, seq in enumerate(self.quarantined, 1)
         ]
-        self.store.commit(0, rows)
+        self.store.request(Commit(0, rows))
         self.store.answers()
         done = len(self.quarantined)
-        batch = StoredBatch("b", DEFAULT_LIMITS, len(jobs), len(jobs), done, 0, len(jobs) - done, self.cancelled)
+        batch = BatchRecord("b", DEFAULT_LIMITS, len(jobs), len(jobs), done, 0, len(jobs) - done, self.cancelled)
         restored = Restored(
             unclean_exit=self.unclean_exits,
             ordinal=len(jobs),
@@ -96,9 +92,9 @@ def run_out(world: World, worker: int = 1) -> list[int]:
 
 def test_what_was_under_way_goes_back_uncounted_and_everything_runs_in_order() -> None:
     world = Estate(*[work()] * 5, in_flight=2).world()
-    assert [row for row in world.rows if isinstance(row, JobReturned)] == [
-        JobReturned(1, 1, 0, 0, 0, 0),
-        JobReturned(2, 1, 0, 0, 0, 0),
+    assert [row for row in world.entries if isinstance(row, JobReturned)] == [
+        JobReturned(1, JobCounts(1, 0, 0, 0, 0)),
+        JobReturned(2, JobCounts(1, 0, 0, 0, 0)),
     ]
     world.hello()
     assert run_out(world) == [1, 2, 3, 4, 5]
@@ -136,7 +132,7 @@ def test_new_jobs_get_new_numbers() -> None:
     world = Estate(work(), in_flight=1).world()
     world.hello("new")
     world.submit(work(), batch="new")
-    assert [row.ordinal for row in world.rows if isinstance(row, JobAccepted)] == [2]
+    assert [row.job.ordinal for row in world.entries if isinstance(row, JobAccepted)] == [2]
 
 
 def test_jobs_the_store_cannot_vouch_for_are_not_run() -> None:
@@ -154,14 +150,15 @@ def test_jobs_the_store_cannot_vouch_for_are_not_run() -> None:
 
 def test_nor_those_it_gives_back_later() -> None:
     class Damaged(MemoryStore):
-        def load_jobs(self, after: tuple[int, int], limit: int, bytes_max: int) -> None:
-            super().load_jobs(after, limit, bytes_max)
-            (loaded,) = super().answers()
-            self._answers.append(damage(loaded))
+        def request(self, request: StoreRequest) -> None:
+            super().request(request)
+            self._answers[-1] = damage(self._answers[-1])
 
     def damage(answer: StoreEvent) -> StoreEvent:
-        assert isinstance(answer, Loaded)
-        return Loaded([structs.replace(job, corrupt=job.seq == 2) for job in answer.jobs], answer.more)
+        if not isinstance(answer, Loaded):
+            return answer
+        jobs = [structs.replace(job, corrupt=job.record.seq == 2) for job in answer.jobs]
+        return Loaded(jobs, answer.more)
 
     estate = Estate(work(), work(), work())
     estate.store = Damaged()
@@ -188,7 +185,7 @@ def test_the_quarantine_survives() -> None:
 def test_a_careful_dealer_stores_an_attempt_before_it_sends_it() -> None:  # R2
     world = Estate(work(), work(), work(), unclean_exits=True).world(slow_store=True)
     world.answer(1)  # the jobs
-    assert world.rows[-1] == AttemptMade(1, 1, 1, 1)
+    assert world.entries[-1] == AttemptMade(1, 1, 1, 1)
     world.quiet()
     world.advance(START_SILENT_NS_MAX - 1)
     world.answer(1)
@@ -279,7 +276,7 @@ def test_a_batch_that_is_not_in_memory_is_looked_for_once() -> None:
     world = World(journaled=True, slow_store=True)
     found: list[str] = []
     world.on_event = lambda event, effects: found.extend(each.name for each in effects if isinstance(each, FindBatch))
-    world.kept["b"] = StoredBatch("b", DEFAULT_LIMITS, 5, 5, 5, 3, 0)
+    world.kept["b"] = BatchRecord("b", DEFAULT_LIMITS, 5, 5, 5, 3, 0)
     world.hello()
     world.hello()
     world.hello(client=2)
@@ -287,19 +284,20 @@ def test_a_batch_that_is_not_in_memory_is_looked_for_once() -> None:
     assert world.told() == []
     world.answer(1)
     (welcome,) = world.told(1)
-    assert (welcome.accepted, welcome.total, welcome.last_no, welcome.fresh) == (5, 5, 5, False)
+    assert (welcome.accepted, welcome.total, welcome.last_no) == (5, 5, 5)
     assert world.told(2)[0].reason == "conflict"
 
 
 def test_a_batch_nobody_knows_is_opened() -> None:
     world = World(journaled=True)
     world.hello()
-    assert world.told()[0].fresh
+    assert world.told()[0].accepted == 0
+    assert BatchOpened("b", DEFAULT_LIMITS) in world.entries
 
 
 def test_outcomes_that_the_store_has_lost_are_neither_asked_for_nor_waited_for_for_ever() -> None:
     world = World(journaled=True)
-    world.kept["b"] = StoredBatch("b", DEFAULT_LIMITS, 2, 2, 2, 1, 0)
+    world.kept["b"] = BatchRecord("b", DEFAULT_LIMITS, 2, 2, 2, 1, 0)
     world.hello()
     welcome, refused = world.told()
     assert welcome.last_no == 2
@@ -314,7 +312,7 @@ def test_a_batch_at_rest_is_found_again() -> None:
     world.bye()
     world.run()
     assert "b" not in world.core.pool.batches
-    world.kept["b"] = StoredBatch("b", DEFAULT_LIMITS, 1, 1, 1, 0, 0)
+    world.kept["b"] = BatchRecord("b", DEFAULT_LIMITS, 1, 1, 1, 0, 0)
     world.hello()
     assert world.ends() == [(1, State.SUCCEEDED)]
 
@@ -353,16 +351,16 @@ def test_a_draining_dealer_serves_batches_it_finds_and_opens_none() -> None:
     world = World(journaled=True)
     world.batch(work(), batch="a", client=3)
     world.signal("INT")
-    world.kept["b"] = StoredBatch("b", DEFAULT_LIMITS, 1, 1, 1, 1, 0)
+    world.kept["b"] = BatchRecord("b", DEFAULT_LIMITS, 1, 1, 1, 1, 0)
     world.hello()
-    assert not world.told()[0].fresh
+    assert world.told()[0].accepted == 1
     world.hello("new", client=2)
     assert world.told(2)[0].reason == "draining"
 
 
 def test_where_a_batch_stands() -> None:
     world = World(journaled=True)
-    world.kept["b"] = StoredBatch("b", DEFAULT_LIMITS, 5, None, 4, 3, 0, cancelled=True)
+    world.kept["b"] = BatchRecord("b", DEFAULT_LIMITS, 5, None, 4, 3, 0, cancelled=True)
     assert world.command("batch", "b") == {
         "batch": "b",
         "accepted": 5,
@@ -394,7 +392,7 @@ def test_a_batch_cancelled_in_an_earlier_life_stays_cancelled() -> None:
     estate = Estate(work(), work(), in_flight=1)
     estate.cancelled = True
     world = estate.world()
-    ended = [(row.ordinal, row.outcome.state) for row in world.rows if isinstance(row, OutcomeRecorded)]
+    ended = [(row.ordinal, row.outcome.state) for row in world.entries if isinstance(row, OutcomeRecorded)]
     assert ended == [(1, State.CANCELLED), (2, State.CANCELLED)]
     assert world.sent() == []
 

@@ -8,7 +8,7 @@ from support.builders import World, work
 from taskpool.clock import SECOND
 from taskpool.core.effects import Exit, TakeBack, Topic
 from taskpool.core.events import CommitFailed, DiskFull, LifelineClosed
-from taskpool.core.shutdown import LAST_WORDS_NS
+from taskpool.core.shutdown import READERS_WAIT_NS
 from taskpool.errors import ExitCode
 from taskpool.limits import DRAIN_TIMEOUT_NS, TERM_GRACE_NS
 from taskpool.messages import End, State
@@ -74,7 +74,7 @@ def test_a_drain_waits_for_readers_a_moment_only() -> None:
     world = busy(1)
     world.signal("TERM")
     world.report()
-    world.advance(LAST_WORDS_NS - 1)
+    world.advance(READERS_WAIT_NS - 1)
     assert world.exits() == []
     world.advance(1)
     assert world.exits() == [ExitCode.OK]
@@ -109,11 +109,11 @@ def unstored() -> World:
 
 def test_a_slow_store_is_no_slow_reader() -> None:
     world = unstored()
-    world.advance(LAST_WORDS_NS + SECOND)
+    world.advance(READERS_WAIT_NS + SECOND)
     assert world.exits() == []
     world.answer()
     assert world.ends() == [(1, State.SUCCEEDED)], "stored, and told"
-    world.advance(LAST_WORDS_NS - 1)
+    world.advance(READERS_WAIT_NS - 1)
     assert world.exits() == [], "from here on its reader has a moment"
     world.advance(1)
     assert world.exits() == [ExitCode.OK]
@@ -127,9 +127,9 @@ def test_a_reader_that_acknowledges_gets_another_moment() -> None:
     world.signal("TERM")
     world.report()
     world.forget()
-    world.advance(LAST_WORDS_NS - 1)
+    world.advance(READERS_WAIT_NS - 1)
     world.ack(1)
-    world.advance(LAST_WORDS_NS - 1)
+    world.advance(READERS_WAIT_NS - 1)
     assert world.exits() == []
     world.ack(2)
     assert world.exits() == [ExitCode.OK]
@@ -149,7 +149,7 @@ def test_a_dead_disk_does_not_hold_a_drain_for_ever() -> None:
 def test_nor_does_a_full_one() -> None:
     world = unstored()
     world.do(DiskFull(True, "the disk is full"))
-    world.advance(LAST_WORDS_NS - 1)
+    world.advance(READERS_WAIT_NS - 1)
     assert world.exits() == []
     world.advance(1)
     assert world.exits() == [ExitCode.ENVIRONMENT]
@@ -159,7 +159,7 @@ def test_a_disk_that_has_room_again_is_waited_for() -> None:
     world = unstored()
     world.do(DiskFull(True, "the disk is full"))
     world.do(DiskFull(False, "there is room again"))
-    world.advance(LAST_WORDS_NS)
+    world.advance(READERS_WAIT_NS)
     assert world.exits() == []
     world.answer()
     world.ack(1)

@@ -1,55 +1,19 @@
-"""The tables, cell by cell, and the small parts that have no scenario of their own."""
+"""What comes too late or too early changes nothing; and the small parts that have no scenario of their own."""
 
 from __future__ import annotations
 
 import pytest
 
-from support.builders import EPOCH, World, work
+from support.builders import EPOCH, START, World, record, work
 from taskpool.core.batch import Batch
 from taskpool.core.counters import Histogram, JournalCounters, LoopCounters
-from taskpool.core.job import JOB_TABLE, Job, JobAction, JobEvent, retry_delay_ns
+from taskpool.core.entries import JobCounts
+from taskpool.core.job import Job, retry_delay_ns
 from taskpool.core.respawn import Respawn
-from taskpool.core.worker import WORKER_TABLE, Worker, WorkerAction, WorkerEvent, WorkerState
+from taskpool.core.worker import Worker, WorkerEvent, WorkerState
 from taskpool.ids import Incarnation
 from taskpool.limits import RESPAWN_DELAY_NS_MIN
 from taskpool.messages import DEFAULT_LIMITS, TERMINAL, End, Limits, Progress, Report, State
-
-# --- every cell -----------------------------------------------------------------------------------
-
-JOB_CELLS = {
-    State.QUEUED: {"DISPATCH": "RUN", "CANCEL": "CANCEL"},
-    State.DELAYED: {"DUE": "ENQUEUE", "CANCEL": "CANCEL"},
-    State.RUNNING: {
-        "SUCCEEDED": "SUCCEED",
-        "FAILED": "RETRY_OR_FAIL",
-        "TIMED_OUT": "RETRY_OR_TIME_OUT",
-        "CRASHED": "COUNT_CRASH",
-        "LOST": "SEND_AGAIN",
-        "CANCEL": "STOP_ATTEMPT",
-    },
-    State.QUARANTINED: {"REQUEUE": "NEW_RUN"},
-}
-
-WORKER_CELLS = {
-    WorkerState.STARTING: {"READY": "ENLIST", "STOP": "STOP", "EXITED": "COUNT_BOOT_DEATH"},
-    WorkerState.SPARE: {"ASSIGN": "WORK", "STOP": "STOP", "EXITED": "REPLACE"},
-    WorkerState.IDLE: {"ASSIGN": "WORK", "STOP": "STOP", "EXITED": "REPLACE"},
-    WorkerState.BUSY: {"ASSIGN": "WORK", "DONE": "REST", "STOP": "STOP", "EXITED": "JUDGE"},
-    WorkerState.STOPPING: {"EXITED": "BURY"},
-}
-
-
-@pytest.mark.parametrize("state", State)
-@pytest.mark.parametrize("event", JobEvent)
-def test_every_cell_of_the_job_table(state: State, event: JobEvent) -> None:
-    assert JOB_TABLE[state, event] is JobAction[JOB_CELLS.get(state, {}).get(event.name, "STALE")]
-
-
-@pytest.mark.parametrize("state", WorkerState)
-@pytest.mark.parametrize("event", WorkerEvent)
-def test_every_cell_of_the_worker_table(state: WorkerState, event: WorkerEvent) -> None:
-    assert WORKER_TABLE[state, event] is WorkerAction[WORKER_CELLS[state].get(event.name, "STALE")]
-
 
 # --- the stale cells, from outside ----------------------------------------------------------------
 
@@ -87,7 +51,7 @@ def test_a_report_for_a_job_that_does_not_run_changes_nothing(state: State, end:
     world.do(Progress(worker, EPOCH, [Report(1, end)]))
     assert world.core.pool.counters.stale_reports == 1
     assert world.outcomes() == []
-    assert world.rows == []
+    assert world.entries == []
 
 
 @pytest.mark.parametrize("state", sorted(TERMINAL - {State.QUARANTINED}))
@@ -119,18 +83,18 @@ def test_what_a_worker_says_while_it_is_to_go() -> None:
     world.settle()
 
 
-@pytest.mark.parametrize(("before", "after"), [(WorkerState.STARTING, WorkerState.BUSY)])
-def test_a_worker_takes_no_other_way(before: WorkerState, after: WorkerState) -> None:
-    worker = Worker(Incarnation(1), 0)
-    assert worker.state is before
-    with pytest.raises(AssertionError, match=r"worker 1: .*STARTING -> .*BUSY"):
-        worker.move(after)
+@pytest.mark.parametrize("event", [WorkerEvent.ASSIGN, WorkerEvent.DONE])
+def test_a_worker_that_is_not_ready_stays_as_it_is(event: WorkerEvent) -> None:
+    worker = Worker(Incarnation(1), START)
+    assert not worker.take(event)
+    assert worker.state is WorkerState.STARTING
+    with pytest.raises(AssertionError, match=r"worker 1 is .*STARTING and gets work"):
+        worker.assign({0})
 
 
 @pytest.mark.parametrize("state", [State.SUCCEEDED, State.DELAYED, State.QUARANTINED])
 def test_a_queued_job_takes_no_other_way(state: State) -> None:
-    each = work()
-    job = Job(1, Batch("b", DEFAULT_LIMITS), 1, each.spec, each.traits, 0)
+    job = Job(record(work()), Batch("b", DEFAULT_LIMITS))
     with pytest.raises(AssertionError, match="b/1: queued -> "):
         job.move(state)
 
@@ -143,9 +107,8 @@ def test_a_queued_job_takes_no_other_way(state: State) -> None:
     [(0, 0, 1, 0), (1, 60, 1, 1), (1, 60, 3, 4), (1, 60, 7, 60), (5, 0, 9, 5), (1, 10**18, 1_000_000, 2**40)],
 )
 def test_the_delay_before_a_retry(least: int, most: int, failures: int, expected: int) -> None:
-    each = work()
-    job = Job(1, Batch("b", Limits(backoff_min_ns=least, backoff_max_ns=most)), 1, each.spec, each.traits, 0)
-    job.failures = failures
+    batch = Batch("b", Limits(backoff_min_ns=least, backoff_max_ns=most))
+    job = Job(record(work()), batch, JobCounts(failures=failures))
     assert retry_delay_ns(job) == expected
 
 

@@ -255,13 +255,16 @@ def test_too_many_deaths_at_boot_put_the_pool_out_of_service() -> None:
     world.ready(1)
     world.forget()
     for worker in range(2, 2 + BOOT_DEATHS_MAX):
-        world.die(worker, signal=6, last_words=" no libc \n")
+        world.die(worker, signal=6, stderr_tail=" no libc \n")
         world.ping()
         if worker < 1 + BOOT_DEATHS_MAX:
             world.advance(RESPAWN_DELAY_NS_MIN << 4)
             assert world.spawned() == [worker + 1]
     (note,) = world.noted(Topic.OUT_OF_SERVICE)
-    assert note["text"] == "worker PID 106 was killed by SIGABRT before it was ready. Its last words: no libc"
+    assert (
+        note["text"]
+        == "worker PID 106 was killed by SIGABRT before it was ready. The end of its standard error: no libc"
+    )
     assert world.exits() == [], "worker 1 serves"
     world.advance(OUT_OF_SERVICE_NS - 1)
     assert world.spawned() == []

@@ -39,7 +39,7 @@ class Lines:
 
     def open(self, client: int = CLIENT, slot: int = 0) -> MemoryQueueEnd:
         end = self.namespace.create(names.reply(POOL, slot), SHAPE)
-        assert self.reply_queues.open(Hello(client, slot, 1, "1"))
+        assert self.reply_queues.open(Hello(client, slot, 1))
         return end
 
     def read(self, end: MemoryQueueEnd) -> list[Message]:
@@ -88,11 +88,11 @@ def test_a_line_on_which_something_is_missing_falls_silent(lines: Lines) -> None
     shutil.rmtree(lines.spool.directory)
     lines.reply_queues.send(CLIENT, Outcomes(CLIENT, "b", [outcome(1, 600)]))
     assert lines.reply_queues.take_lost() == [CLIENT]
-    lines.reply_queues.send(CLIENT, Pong(CLIENT, 1))
+    lines.reply_queues.send(CLIENT, Pong(CLIENT))
     assert lines.reply_queues.take_lost() == [], "told once"
     end = lines.open()
-    lines.reply_queues.send(CLIENT, Pong(CLIENT, 1))
-    assert lines.read(end) == [Pong(CLIENT, 1)], "it said hello again"
+    lines.reply_queues.send(CLIENT, Pong(CLIENT))
+    assert lines.read(end) == [Pong(CLIENT)], "it said hello again"
 
 
 def test_who_has_said_hello_again_is_not_lost(lines: Lines) -> None:
@@ -152,9 +152,9 @@ def test_what_was_packed_before_the_spool_was_full_leaves_no_file(
 def test_who_asks_and_does_not_read_is_let_go(lines: Lines) -> None:
     lines.open()
     for _ in range(SHAPE.maxmsg + limits.REPLIES_WAITING_MAX):
-        lines.reply_queues.send(CLIENT, Pong(CLIENT, 1))
+        lines.reply_queues.send(CLIENT, Pong(CLIENT))
     assert lines.reply_queues.take_lost() == []
-    lines.reply_queues.send(CLIENT, Pong(CLIENT, 1))
+    lines.reply_queues.send(CLIENT, Pong(CLIENT))
     assert lines.reply_queues.take_lost() == [CLIENT]
     assert len(lines.warnings) == 1
 
@@ -173,7 +173,7 @@ def test_outcomes_wait_as_long_as_the_core_lets_them(lines: Lines) -> None:
     for item in items:
         lines.reply_queues.send(CLIENT, Outcomes(CLIENT, "b", [item]))
     for _ in range(limits.REPLIES_WAITING_MAX):
-        lines.reply_queues.send(CLIENT, Pong(CLIENT, 1))
+        lines.reply_queues.send(CLIENT, Pong(CLIENT))
     read: list[Message] = []
     while got := lines.read(end):
         read += got

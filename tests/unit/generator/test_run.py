@@ -107,7 +107,7 @@ class FakeDealer:
                 self.total = message.total
                 self.say(Accepted(self.client, self.batch, self.accepted, closed=True))
             case Ping():
-                self.say(Pong(self.client, self.epoch))
+                self.say(Pong(self.client))
             case Command():
                 self.say(Answer(self.client, message.verb, True, self.answer(message)))
             case _:
@@ -119,20 +119,16 @@ class FakeDealer:
             if self.reply is not None:
                 self.reply.close()
             self.reply = queue
-        fresh = not self.batch
         self.client, self.batch = hello.client, hello.batch or ""
         self.say(
             Welcome(
                 client=self.client,
                 epoch=self.epoch,
-                pool=self.pool,
                 pid=os.getpid(),
-                version="fake",
                 spool=str(self.spool.directory),
                 accepted=self.accepted,
                 last_no=len(self.outcomes),
                 total=self.total,
-                fresh=fresh,
             )
         )
         self.tell(self.outcomes[hello.cursor :])

@@ -27,7 +27,7 @@ from support.journals import (
     recorded,
     writer,
 )
-from taskpool.journal import schema, tools
+from taskpool.journal import file, tools
 
 KILLS = 12
 CUTS = 1000
@@ -104,7 +104,7 @@ def test_a_power_cut_anywhere_behind_the_last_fsync(tmp_path: Path) -> None:
     store = open_store(path)
     asked = Asked(store)
     asked.commit(opened())
-    wal = schema.wal_of(path)
+    wal = file.wal_of(path)
     on_disk = [wal.stat().st_size]  # after so many commits
     for done in range(40):
         jobs = range(done * 10 + 1, done * 10 + 11)
@@ -120,7 +120,7 @@ def test_a_power_cut_anywhere_behind_the_last_fsync(tmp_path: Path) -> None:
     for number, place in enumerate(places):
         copy = tmp_path / f"{number}.db"
         copy.write_bytes(database)
-        schema.wal_of(copy).write_bytes(log[:place])
+        file.wal_of(copy).write_bytes(log[:place])
         answered = sum(size <= place for size in on_disk) - 1
         assert commits_after_a_cut(copy) == answered, f"cut at {place}"
         tools.remove(copy)
@@ -128,13 +128,13 @@ def test_a_power_cut_anywhere_behind_the_last_fsync(tmp_path: Path) -> None:
 
 def commits_after_a_cut(path: Path) -> int:
     """Opened as a dealer opens it: nothing is refused."""
-    connection = schema.connect(path, "FULL")
-    schema.begin_life(connection, path, 2)
+    connection = file.connect(path, "FULL")
+    file.begin_life(connection, path, 2)
     (accepted_jobs, open_jobs) = connection.execute("SELECT accepted, open FROM batches").fetchone()
     (jobs,) = connection.execute("SELECT count(*) FROM jobs").fetchone()
     (outcomes,) = connection.execute("SELECT count(*) FROM outcomes").fetchone()
     assert connection.execute("PRAGMA quick_check").fetchone() == ("ok",)
-    schema.close(connection, path)
+    file.close(connection, path)
     assert accepted_jobs == jobs
     assert outcomes == jobs - open_jobs
     assert jobs % JOBS_A_COMMIT == 0
@@ -144,7 +144,7 @@ def commits_after_a_cut(path: Path) -> int:
 def test_garbage_behind_the_last_frame_is_no_commit(tmp_path: Path) -> None:
     path = tmp_path / "journal.db"
     kill_a_writer(path, commits=3)
-    with schema.wal_of(path).open("ab") as wal:
+    with file.wal_of(path).open("ab") as wal:
         wal.write(random.Random(3).randbytes(3 * 4120 + 17))
     assert look(path) == 3
 
@@ -154,7 +154,7 @@ def test_what_a_kill_left_can_be_copied_elsewhere_whole(tmp_path: Path) -> None:
     kill_a_writer(path, commits=3)
     moved = tmp_path / "moved.db"
     shutil.copy(path, moved)
-    shutil.copy(schema.wal_of(path), schema.wal_of(moved))
+    shutil.copy(file.wal_of(path), file.wal_of(moved))
     os.unlink(path)
     store = open_store(moved, 2)
     found = store.restore()

@@ -12,7 +12,7 @@ import pytest
 
 from support.journals import FIRST, MANY, accepted, open_store, recorded
 from taskpool.core.entries import AttemptMade
-from taskpool.journal import encoding, schema, statements, tools
+from taskpool.journal import encoding, file, statements, tools
 from taskpool.journal.statements import Statements
 from taskpool.messages import Limits
 
@@ -24,9 +24,9 @@ RATIO_MAX = 2.5  # the machine is shared; a scan would make it a hundred
 def deep_queue(path: Path, jobs: int) -> sqlite3.Connection:
     """A journal with so many queued jobs, half of them of a higher priority, written without our code."""
     open_store(path).close(clean=True)
-    body, _ = encoding.pack_job(accepted(1))
+    body, _ = encoding.pack_job(accepted(1).job)
     head = encoding._job_head
-    connection = schema.connect(path, "NORMAL")
+    connection = file.connect(path, "NORMAL")
     connection.create_function("crc", 2, lambda n, p: zlib.crc32(body, zlib.crc32(head(n, n, p, 5))))
     connection.execute("BEGIN")
     limits = encoding.pack_limits(Limits())
@@ -64,7 +64,7 @@ def queues(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, sqlit
     connections = {jobs: deep_queue(path, jobs) for jobs, path in paths.items()}
     yield connections
     for jobs, path in paths.items():
-        schema.close(connections[jobs], path)
+        file.close(connections[jobs], path)
         tools.remove(path)
 
 
@@ -112,8 +112,8 @@ def test_the_statements_find_their_rows_by_an_index(
 ) -> None:
     path = tmp_path / "journal.db"
     open_store(path).close(clean=True)
-    connection = schema.connect(path, "NORMAL")
+    connection = file.connect(path, "NORMAL")
     plan = [row[3] for row in connection.execute("EXPLAIN QUERY PLAN " + statement, values)]
     assert any(expected in step for step in plan), plan
     assert not any("TEMP B-TREE" in step for step in plan), plan
-    schema.close(connection, path)
+    file.close(connection, path)

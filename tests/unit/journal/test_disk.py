@@ -48,7 +48,7 @@ while full is None:  # jobs come in until the disk is full
     number += 1
     jobs = range(ordinal + 1, ordinal + 11)
     ordinal += 10
-    store.commit(1000 + number, [accepted(n, payload=os.urandom(8000)) for n in jobs])
+    store.request(Commit(1000 + number, [accepted(n, payload=os.urandom(8000)) for n in jobs]))
     answer = asked.next()
     if isinstance(answer, DiskFull):
         full = answer
@@ -131,12 +131,12 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, resource.RLIM_INFINITY))
 ordinal = 0
 while True:
     ordinal += 1
-    store.commit(ordinal + 1, [accepted(ordinal, payload=bytes(100_000))])
+    store.request(Commit(ordinal + 1, [accepted(ordinal, payload=bytes(100_000))]))
     answer = asked.next()
     if isinstance(answer, CommitFailed):
         break
 assert "limit on file size (ulimit -f)" in answer.text, answer
-store.commit(9999, [])
+store.request(Commit(9999, []))
 store.close(clean=False)
 assert store.answers() == []
 print(ordinal - 1)
@@ -189,14 +189,14 @@ asked = Asked(store)
 asked.commit(opened())
 answered = 0
 for n in range(1, 100):
-    store.commit(1000 + n, [accepted(n)])
+    store.request(Commit(1000 + n, [accepted(n)]))
     answer = asked.next()
     if isinstance(answer, CommitFailed):
         break
     answered = n
 assert "disk I/O error" in answer.text and answer.number == 1000 + n, answer
-store.commit(9999, [])
-store.load_jobs((-10, 0), 10, 1000)
+store.request(Commit(9999, []))
+store.request(LoadJobs((-10, 0), 10, 1000))
 store.close(clean=False)
 assert store.answers() == []
 print(answered)
@@ -231,8 +231,8 @@ print(flush=True)
 slowest = 0.0
 for n in range(8):
     before = time.monotonic()
-    store.commit(n, [opened()] if n == 0 else [accepted(n)])
-    store.load_jobs((-10, 0), 10, 1000)
+    store.request(Commit(n, [opened()] if n == 0 else [accepted(n)]))
+    store.request(LoadJobs((-10, 0), 10, 1000))
     store.check()
     store.answers()
     slowest = max(slowest, time.monotonic() - before)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from support.journals import Asked, accepted, attempted, open_store, opened, recorded
+from taskpool.core.entries import JobRecord
 from taskpool.journal import encoding, schema
+from taskpool.journal.encoding import JobRow
 from taskpool.messages import JobSpec, Limits, State
 
 
@@ -16,36 +19,55 @@ def every_flip(body: bytes) -> list[bytes]:
     return [body[:at] + bytes([body[at] ^ 1 << bit]) + body[at + 1 :] for at in range(len(body)) for bit in range(8)]
 
 
+def row_of(job: JobRecord, body: bytes | None, crc: int, **changes: Any) -> JobRow:
+    row = JobRow(
+        ordinal=job.ordinal,
+        batch=job.batch,
+        seq=job.seq,
+        run=1,
+        tries=0,
+        failures=0,
+        crashes=0,
+        unclean_exits=0,
+        priority=job.priority,
+        queued_wall_ns=job.queued_wall_ns,
+        body=body,
+        crc=crc,
+        limits=b"",
+        limits_crc=0,
+        epoch=0,
+        n=0,
+    )
+    return row._replace(**changes)
+
+
 def test_every_flipped_bit_of_a_job_is_found() -> None:
-    row = accepted(1)
-    body, crc = encoding.pack_job(row)
-    head = (1, "b", 1, 1, 0, 0, 0, 0, 0, row.queued_wall_ns)
-    assert encoding.unpack_job(head, body, crc, limits_lost=False).spec == row.spec
+    record = accepted(1).job
+    body, crc = encoding.pack_job(record)
+    assert encoding.unpack_job(row_of(record, body, crc), limits_lost=False).record == record
     for damaged in [*every_flip(body), None]:
-        job = encoding.unpack_job(head, damaged, crc, limits_lost=False)
+        job = encoding.unpack_job(row_of(record, damaged, crc), limits_lost=False)
         assert job.corrupt
-        assert job.spec == JobSpec(encoding.CORRUPT, b"", Limits(priority=0))
+        assert job.record.spec == JobSpec(encoding.CORRUPT, b"", Limits(priority=0))
 
 
-@pytest.mark.parametrize("column", [0, 2, 8, 9])
-def test_what_stands_beside_a_job_and_never_changes_is_covered_too(column: int) -> None:
-    row = accepted(1)
-    body, crc = encoding.pack_job(row)
-    head: list[object] = [1, "b", 1, 1, 0, 0, 0, 0, 0, row.queued_wall_ns]
-    head[column] = 12345
-    assert encoding.unpack_job(tuple(head), body, crc, limits_lost=False).corrupt  # type: ignore[arg-type]
+@pytest.mark.parametrize("column", ["ordinal", "seq", "priority", "queued_wall_ns"])
+def test_what_stands_beside_a_job_and_never_changes_is_covered_too(column: str) -> None:
+    record = accepted(1).job
+    body, crc = encoding.pack_job(record)
+    assert encoding.unpack_job(row_of(record, body, crc, **{column: 12345}), limits_lost=False).corrupt
 
 
 def test_a_job_that_needs_lost_limits_is_as_good_as_damaged() -> None:
-    row = accepted(1)
-    body, crc = encoding.pack_job(row)
-    assert encoding.unpack_job((1, "b", 1, 1, 0, 0, 0, 0, 0, row.queued_wall_ns), body, crc, limits_lost=True).corrupt
+    record = accepted(1).job
+    body, crc = encoding.pack_job(record)
+    assert encoding.unpack_job(row_of(record, body, crc), limits_lost=True).corrupt
 
 
 def test_every_flipped_bit_of_an_outcome_is_found() -> None:
-    row = recorded(1)
-    body, crc = encoding.pack_outcome(row)
-    assert encoding.unpack_outcome(1, 1, 1, body, crc) == row.outcome
+    recorded_outcome = recorded(1).outcome
+    body, crc = encoding.pack_outcome(recorded_outcome)
+    assert encoding.unpack_outcome(1, 1, 1, body, crc) == recorded_outcome
     for damaged in every_flip(body):
         outcome = encoding.unpack_outcome(1, 1, 1, damaged, crc)
         assert (outcome.no, outcome.seq, outcome.run, outcome.state) == (1, 1, 1, State.FAILED)
@@ -56,8 +78,8 @@ def test_every_flipped_bit_of_an_outcome_is_found() -> None:
 
 def test_the_bytes_are_those_written_down() -> None:
     """If this fails, JobSpec, Limits or Outcome has another shape: raise schema.VERSION, and migrate."""
-    assert encoding.pack_job(accepted(1))[0].hex() == GOLDEN_JOB
-    assert encoding.pack_outcome(recorded(1))[0].hex() == GOLDEN_OUTCOME
+    assert encoding.pack_job(accepted(1).job)[0].hex() == GOLDEN_JOB
+    assert encoding.pack_outcome(recorded(1).outcome)[0].hex() == GOLDEN_OUTCOME
     assert encoding.pack_limits(Limits())[0].hex() == GOLDEN_LIMITS
     assert schema.VERSION == 1
 
@@ -96,8 +118,8 @@ def test_a_damaged_job_does_not_come_back_as_one_to_run(path: Path) -> None:
     store = open_store(path)
     restored = store.restore()
     assert restored is not None
-    assert [(each.job.seq, each.job.corrupt) for each in restored.in_flight] == [(3, True)]
-    assert [(job.seq, job.corrupt) for job in Asked(store).jobs()] == [(1, True), (2, False)]
+    assert [(each.job.record.seq, each.job.corrupt) for each in restored.in_flight] == [(3, True)]
+    assert [(job.record.seq, job.corrupt) for job in Asked(store).jobs()] == [(1, True), (2, False)]
     store.close(clean=False)
 
 

@@ -1,4 +1,4 @@
-"""A file that is not as it should be is refused in words that help, and left as it is (journal/schema.py)."""
+"""A file that is not as it should be is refused in words that help, and left as it is (journal/file.py)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support.journals import Asked, accepted, kill_a_writer, open_store, opened,
 from support.programs import run
 from taskpool.core.events import CommitFailed
 from taskpool.errors import ExitCode, JournalError
-from taskpool.journal import schema, tools
+from taskpool.journal import file, schema, tools
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_a_journal_is_only_its_owners(tmp_path: Path) -> None:
 def test_a_removed_wal_is_noticed_and_the_loss_can_be_accepted(tmp_path: Path) -> None:
     path = tmp_path / "journal.db"
     kill_a_writer(path, commits=3)
-    schema.wal_of(path).unlink()
+    file.wal_of(path).unlink()
     for _ in range(2):  # looking does not make it forget
         with pytest.raises(JournalError, match=r"journal\.db-wal is missing, .* --accept-loss"):
             open_store(path)
@@ -138,7 +138,7 @@ def test_no_false_alarm_when_an_opening_fails_halfway(tmp_path: Path, monkeypatc
         raise sqlite3.OperationalError("disk I/O error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(schema, "begin_life", broken)
+        patch.setattr(file, "begin_life", broken)
         with pytest.raises(JournalError, match="disk I/O error"):
             open_store(path)
     store = open_store(path)
@@ -241,7 +241,7 @@ def test_a_file_that_lost_its_name_is_noticed(path: Path, how: Callable[[Path], 
     asked.commit(accepted(100, seq=100))
     store.check()
     asked.commit(accepted(101, seq=101))
-    how(schema.wal_of(path) if wal else path)
+    how(file.wal_of(path) if wal else path)
     store.check()
     answer = asked.next()
     assert isinstance(answer, CommitFailed)
@@ -255,12 +255,12 @@ def test_a_file_that_lost_its_name_is_noticed(path: Path, how: Callable[[Path], 
 def test_an_older_journal_is_migrated_in_one_transaction_and_kept(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_sql(path, "ALTER TABLE batches DROP COLUMN finished_wall_ns")
     step = ("ALTER TABLE batches ADD COLUMN finished_wall_ns INTEGER",)
-    monkeypatch.setattr(schema, "VERSION", 2)
+    monkeypatch.setattr(file, "VERSION", 2)
     with monkeypatch.context() as patch:
-        patch.setattr(schema, "MIGRATIONS", {1: (*step, "nonsense")})
+        patch.setattr(file, "MIGRATIONS", {1: (*step, "nonsense")})
         with pytest.raises(JournalError, match="nonsense"):
             open_store(path)
-    monkeypatch.setattr(schema, "MIGRATIONS", {1: step})
+    monkeypatch.setattr(file, "MIGRATIONS", {1: step})
     store = open_store(path)
     assert len(Asked(store).jobs()) == 39
     store.close(clean=True)

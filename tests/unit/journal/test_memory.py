@@ -6,6 +6,8 @@ from random import Random
 
 import pytest
 
+from support.journals import returned
+from taskpool.core.effects import Commit, FindBatch, LoadDigests, LoadJobs, LoadOutcomes
 from taskpool.core.entries import (
     Acknowledged,
     AttemptMade,
@@ -14,11 +16,13 @@ from taskpool.core.entries import (
     BatchOpened,
     Entry,
     JobAccepted,
-    JobReturned,
+    JobCounts,
+    JobRecord,
     OutcomeRecorded,
     QuarantineDropped,
+    Traits,
 )
-from taskpool.core.events import BatchFound, Committed, DigestsLoaded, Loaded, OutcomesLoaded, Traits
+from taskpool.core.events import BatchFound, Committed, DigestsLoaded, Loaded, OutcomesLoaded, StoredJob
 from taskpool.journal.memory import MemoryStore
 from taskpool.messages import DEFAULT_LIMITS, JobSpec, Outcome, State
 
@@ -27,33 +31,33 @@ FIRST = (-(2**31), 0)
 
 def accepted(ordinal: int, *, batch: str = "b", priority: int = 0, payload: bytes = b"") -> JobAccepted:
     spec = JobSpec("fib", payload)
-    return JobAccepted(ordinal, batch, ordinal, priority, spec, Traits(True, ""), b"digest %d" % ordinal, 7)
+    return JobAccepted(JobRecord(ordinal, batch, ordinal, priority, spec, Traits(True, ""), 7), b"digest %d" % ordinal)
 
 
 def recorded(ordinal: int, no: int, state: State = State.SUCCEEDED, *, batch: str = "b") -> OutcomeRecorded:
     return OutcomeRecorded(ordinal, batch, Outcome(no, ordinal, 1, "fib", None, state, 1, 0))
 
 
-def filled(*rows: Entry) -> MemoryStore:
+def filled(*entries: Entry) -> MemoryStore:
     store = MemoryStore()
-    store.commit(1, rows)
+    store.request(Commit(1, list(entries)))
     assert store.answers() == [Committed(1)]
     return store
 
 
 def load(store: MemoryStore, after: tuple[int, int] = FIRST, limit: int = 100, bytes_max: int = 1000) -> Loaded:
-    store.load_jobs(after, limit, bytes_max)
+    store.request(LoadJobs(after, limit, bytes_max))
     (answer,) = store.answers()
     assert isinstance(answer, Loaded)
     return answer
 
 
 def ordinals(loaded: Loaded) -> list[int]:
-    return [job.ordinal for job in loaded.jobs]
+    return [job.record.ordinal for job in loaded.jobs]
 
 
 def numbers(store: MemoryStore, after: int = 0, limit: int = 100, batch: str = "b") -> list[int]:
-    store.load_outcomes(batch, after, limit, 0)
+    store.request(LoadOutcomes(batch, after, limit))
     (answer,) = store.answers()
     assert isinstance(answer, OutcomesLoaded)
     assert answer.batch == batch
@@ -65,7 +69,7 @@ def test_it_survives_nothing_and_finds_nothing() -> None:
     assert not store.durable
     assert store.restore() is None
     assert store.fileno() == -1
-    store.find_batch("b")
+    store.request(FindBatch("b"))
     assert store.answers() == [BatchFound("b", None)]
     store.check()
     store.close(clean=True)
@@ -74,18 +78,17 @@ def test_it_survives_nothing_and_finds_nothing() -> None:
 
 def test_answers_come_in_the_order_of_the_requests() -> None:
     store = MemoryStore()
-    store.commit(1, [BatchOpened("b", DEFAULT_LIMITS), accepted(1), BatchClosed("b", 1)])
-    store.load_jobs(FIRST, 1, 1)
-    store.commit(2, [])
+    store.request(Commit(1, [BatchOpened("b", DEFAULT_LIMITS), accepted(1), BatchClosed("b", 1)]))
+    store.request(LoadJobs(FIRST, 1, 1))
+    store.request(Commit(2, []))
     kinds = [type(answer) for answer in store.answers()]
     assert kinds == [Committed, Loaded, Committed]
 
 
 def test_a_job_comes_back_as_it_was_accepted() -> None:
     (job,) = load(filled(accepted(3, priority=2, payload=b"x"))).jobs
-    assert (job.ordinal, job.batch, job.seq, job.priority, job.queued_wall_ns) == (3, "b", 3, 2, 7)
-    assert (job.run, job.tries, job.failures, job.crashes, job.unclean_exits) == (1, 0, 0, 0, 0)
-    assert (job.spec, job.traits, job.corrupt) == (JobSpec("fib", b"x"), Traits(True, ""), False)
+    record = JobRecord(3, "b", 3, 2, JobSpec("fib", b"x"), Traits(True, ""), 7)
+    assert job == StoredJob(record, JobCounts(1, 0, 0, 0, 0), corrupt=False)
 
 
 def test_jobs_come_best_first_above_a_key() -> None:
@@ -113,19 +116,19 @@ def test_so_many_bytes_at_most_and_one_job_at_least(bytes_max: int, expected: li
 def test_a_job_under_way_does_not_wait_and_one_that_came_back_does_with_its_counts() -> None:
     store = filled(accepted(1), accepted(2), accepted(3), AttemptMade(1, 1, 1, 1), AttemptMade(2, 2, 1, 1))
     assert ordinals(load(store)) == [3]
-    store.commit(2, [JobReturned(2, 1, tries=1, failures=1, crashes=2, unclean_exits=3)])
-    store.commit(3, [JobReturned(1, 2, tries=0, failures=0, crashes=0, unclean_exits=0)])
+    store.request(Commit(2, [returned(2, run=1, tries=1, failures=1, crashes=2, unclean_exits=3)]))
+    store.request(Commit(3, [returned(1, run=2)]))
     store.answers()
     first, second, third = load(store).jobs
-    assert (first.ordinal, second.ordinal, third.ordinal) == (1, 2, 3)
-    assert first.run == 2
-    assert (second.tries, second.failures, second.crashes, second.unclean_exits) == (1, 1, 2, 3)
+    assert [job.record.ordinal for job in (first, second, third)] == [1, 2, 3]
+    assert first.counts == JobCounts(run=2)
+    assert second.counts == JobCounts(1, 1, 1, 2, 3)
 
 
 def test_a_finished_job_is_gone_and_one_in_quarantine_can_come_back() -> None:
     store = filled(accepted(1), accepted(2), recorded(1, 1), recorded(2, 2, State.QUARANTINED))
     assert ordinals(load(store)) == []
-    store.commit(2, [JobReturned(2, 2, 0, 0, 0, 0)])
+    store.request(Commit(2, [returned(2, run=2)]))
     store.answers()
     assert ordinals(load(store)) == [2]
 
@@ -133,38 +136,38 @@ def test_a_finished_job_is_gone_and_one_in_quarantine_can_come_back() -> None:
 def test_a_dropped_job_leaves_nothing() -> None:
     store = filled(accepted(1), recorded(1, 1, State.QUARANTINED), QuarantineDropped(1))
     with pytest.raises(KeyError):
-        store.commit(2, [JobReturned(1, 2, 0, 0, 0, 0)])
+        store.request(Commit(2, [returned(1, run=2)]))
 
 
 def test_outcomes_are_kept_until_they_are_acknowledged() -> None:
     store = filled(*[accepted(n) for n in (1, 2, 3)], *[recorded(n, n) for n in (1, 2, 3)])
     assert numbers(store) == [1, 2, 3]
     assert numbers(store, after=1, limit=1) == [2]
-    store.commit(2, [Acknowledged("b", 2), Acknowledged("nowhere", 2)])
+    store.request(Commit(2, [Acknowledged("b", 2), Acknowledged("nowhere", 2)]))
     store.answers()
     assert numbers(store) == [3]
     assert numbers(store, batch="nowhere") == []
-    store.commit(3, [BatchForgotten("b")])
+    store.request(Commit(3, [BatchForgotten("b")]))
     store.answers()
     assert numbers(store) == []
 
 
 def test_an_answer_names_who_asked() -> None:
     store = MemoryStore()
-    store.load_outcomes("b", 0, 1, 42)
+    store.request(LoadOutcomes("b", 0, 1, 42))
     assert store.answers() == [OutcomesLoaded("b", [], 42)]
 
 
 def test_digests_of_what_was_accepted() -> None:
     store = filled(*[accepted(n) for n in (1, 2, 3)], recorded(1, 1))
-    store.load_digests("b", 2, 5)
-    store.load_digests("nowhere", 1, 1)
+    store.request(LoadDigests("b", 2, 5))
+    store.request(LoadDigests("nowhere", 1, 1))
     assert store.answers() == [
         DigestsLoaded("b", 2, [b"digest 2", b"digest 3"]),
         DigestsLoaded("nowhere", 1, []),
     ]
-    store.commit(2, [BatchForgotten("b")])
-    store.load_digests("b", 1, 1)
+    store.request(Commit(2, [BatchForgotten("b")]))
+    store.request(LoadDigests("b", 1, 1))
     assert store.answers()[1] == DigestsLoaded("b", 1, [])
 
 
@@ -177,19 +180,19 @@ def test_against_a_sorted_list(seed: int) -> None:
         if choice < 0.4:
             last += 1
             waiting[last] = random.randrange(-2, 3)
-            store.commit(number, [accepted(last, priority=waiting[last])])
+            store.request(Commit(number, [accepted(last, priority=waiting[last])]))
         elif choice < 0.6 and waiting:
             taken = random.choice(list(waiting))
             running[taken] = waiting.pop(taken)
-            store.commit(number, [AttemptMade(number, taken, 1, 1)])
+            store.request(Commit(number, [AttemptMade(number, taken, 1, 1)]))
         elif choice < 0.8 and running:
             back = random.choice(list(running))
             waiting[back] = running.pop(back)
-            store.commit(number, [JobReturned(back, 1, 1, 0, 0, 0)])
+            store.request(Commit(number, [returned(back, run=1, tries=1)]))
         elif running:
             done = random.choice(list(running))
             del running[done]
-            store.commit(number, [recorded(done, number)])
+            store.request(Commit(number, [recorded(done, number)]))
         store.answers()
         after = (random.randrange(-3, 4), random.randrange(last + 2))
         keys = sorted((-priority, ordinal) for ordinal, priority in waiting.items())

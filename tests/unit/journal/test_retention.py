@@ -13,7 +13,7 @@ import pytest
 from support.journals import DEADLINE_SECONDS, Asked, accepted, open_store, opened, recorded
 from taskpool.clock import SECOND, Instant
 from taskpool.core.entries import Acknowledged, BatchClosed, Entry
-from taskpool.journal import retention, schema, tools
+from taskpool.journal import file, retention, tools
 from taskpool.journal.retention import AgeClock, Retention
 from taskpool.journal.statements import Statements
 from taskpool.messages import State
@@ -69,21 +69,21 @@ def path(tmp_path: Path) -> Path:
 
 
 def kept(path: Path) -> list[str]:
-    connection = schema.read_only(path)
+    connection = file.read_only(path)
     names = [batch.name for batch in Statements(connection, 0).batches()]
-    schema.stop_reading(connection, path, had_wal=True)
+    file.stop_reading(connection, path, had_wal=True)
     return names
 
 
-def condemn(path: Path, retain_ns: int, retain_batches: int = 1000, **options: Any) -> None:
+def choose(path: Path, retain_ns: int, retain_batches: int = 1000, **options: Any) -> None:
     """One look, as a dealer takes it now and then."""
-    connection = schema.connect(path, "NORMAL")
-    Retention(connection, retain_ns, retain_batches, **options).condemn()
-    schema.close(connection, path)
+    connection = file.connect(path, "NORMAL")
+    Retention(connection, retain_ns, retain_batches, **options).choose()
+    file.close(connection, path)
 
 
 def test_old_batches_go(path: Path) -> None:
-    condemn(path, 7 * DAY_NS)
+    choose(path, 7 * DAY_NS)
     assert kept(path) == ["new-read", "waiting", "parked"]
     store = open_store(path, 2)
     asked = Asked(store)
@@ -93,12 +93,12 @@ def test_old_batches_go(path: Path) -> None:
 
 
 def test_a_young_batch_stays(path: Path) -> None:
-    condemn(path, 11 * DAY_NS)
+    choose(path, 11 * DAY_NS)
     assert len(kept(path)) == 6
 
 
 def test_when_there_are_too_many_only_those_that_were_read_go(path: Path) -> None:
-    condemn(path, 11 * DAY_NS, retain_batches=0)
+    choose(path, 11 * DAY_NS, retain_batches=0)
     assert kept(path) == ["old", "new-read", "waiting", "parked", "halfway"], "new-read is within its grace"
 
 
@@ -106,12 +106,12 @@ def test_a_batch_somebody_just_found_counts_as_used(path: Path) -> None:
     store = open_store(path, 2, retain_ns=11 * DAY_NS)
     Asked(store).batch("old")
     store.close(clean=True)
-    condemn(path, 7 * DAY_NS)
+    choose(path, 7 * DAY_NS)
     assert "old" in kept(path)
 
 
 def test_what_was_in_use_lately_stays_however_short_the_retention(path: Path) -> None:
-    condemn(path, 0, 0)
+    choose(path, 0, 0)
     assert kept(path) == ["new-read", "waiting", "parked"]
 
 
@@ -119,7 +119,7 @@ def test_a_batch_whose_reader_is_still_there_counts_as_used(path: Path) -> None:
     store = open_store(path, 2, retain_ns=11 * DAY_NS)
     Asked(store).commit(Acknowledged("old", 0))
     store.close(clean=True)
-    condemn(path, 7 * DAY_NS)
+    choose(path, 7 * DAY_NS)
     assert "old" in kept(path)
 
 
@@ -130,10 +130,10 @@ def test_a_batch_that_was_never_closed_stays_in_the_life_that_used_it(path: Path
     Asked(store).batch("halfway")
     store.close(clean=True)
     clock.advance(10 * DAY_NS)
-    condemn(path, 7 * DAY_NS, age_clock=age_clock)
+    choose(path, 7 * DAY_NS, age_clock=age_clock)
     assert "halfway" in kept(path)
     clock.advance(SECOND)
-    condemn(path, 7 * DAY_NS, age_clock=AgeClock(clock))
+    choose(path, 7 * DAY_NS, age_clock=AgeClock(clock))
     assert "halfway" not in kept(path)
 
 
@@ -151,9 +151,9 @@ def test_a_step_of_the_clock_makes_nothing_older(tmp_path: Path, step_ns: int) -
     clock.step(step_ns)
     asked.commit(*finished("amid", 2))
     store.close(clean=True)
-    condemn(path, 7 * DAY_NS, age_clock=looks)
+    choose(path, 7 * DAY_NS, age_clock=looks)
     clock.step(-step_ns)
-    condemn(path, 7 * DAY_NS, age_clock=looks)
+    choose(path, 7 * DAY_NS, age_clock=looks)
     assert kept(path) == ["before", "amid"]
 
 
@@ -161,14 +161,14 @@ def test_a_clock_that_is_wrong_at_the_start_and_then_set_ends_nothing(path: Path
     clock = HandClock(Instant(0, time.time_ns() + 100 * DAY_NS))
     age_clock = AgeClock(clock)
     clock.step(-100 * DAY_NS)
-    condemn(path, 11 * DAY_NS, age_clock=age_clock)
+    choose(path, 11 * DAY_NS, age_clock=age_clock)
     assert len(kept(path)) == 6
 
 
 def test_a_life_begins_with_a_period_in_which_nothing_goes(path: Path) -> None:
-    connection = schema.connect(path, "NORMAL")
-    asleep = Retention(connection, 7 * DAY_NS, 1000, grace_ns=3600 * SECOND).rest()
-    schema.close(connection, path)
+    connection = file.connect(path, "NORMAL")
+    asleep = Retention(connection, 7 * DAY_NS, 1000, grace_ns=3600 * SECOND).step()
+    file.close(connection, path)
     assert 3590 < asleep <= 3600
     assert len(kept(path)) == 6
 
@@ -188,11 +188,11 @@ def test_the_thread_removes_what_was_condemned(path: Path, monkeypatch: pytest.M
     Asked(store).commit()  # starts the thread; it does its steps while it is not asked for anything
     assert nothing_left.wait(DEADLINE_SECONDS)
     store.close(clean=True)
-    connection = schema.read_only(path)
+    connection = file.read_only(path)
     assert connection.execute("SELECT count(*) FROM batches").fetchone() == (3,)
     assert connection.execute("SELECT seq FROM outcomes").fetchall() == [(1,), (1,)]
     assert connection.execute("SELECT count(*) FROM jobs").fetchone() == (3,)
-    schema.stop_reading(connection, path, had_wal=False)
+    file.stop_reading(connection, path, had_wal=False)
     assert tools.check(path).problems == []
 
 
@@ -205,16 +205,16 @@ def test_a_large_batch_goes_in_small_steps(tmp_path: Path) -> None:
         opened(), *map(accepted, range(1, many + 1)), *map(recorded, range(1, many + 1)), BatchClosed("b", many)
     )
     store.close(clean=True)
-    connection = schema.connect(path, "NORMAL")
+    connection = file.connect(path, "NORMAL")
     step = Retention(connection, -DAY_NS, 0, grace_ns=-DAY_NS)
-    step.condemn()
+    step.choose()
     steps = 0
     while step.remove():
         steps += 1
         (left,) = connection.execute("SELECT count(*) FROM jobs").fetchone()
         assert left == max(0, many - steps * retention.STEP_ROWS)
     assert steps == many // retention.STEP_ROWS + 1
-    schema.close(connection, path)
+    file.close(connection, path)
 
 
 def test_many_that_end_together_go_together(tmp_path: Path) -> None:
@@ -223,22 +223,22 @@ def test_many_that_end_together_go_together(tmp_path: Path) -> None:
     store = open_store(path)
     Asked(store).commit(*[row for n in range(1, many + 1) for row in finished(f"b{n}", n)])
     store.close(clean=True)
-    connection = schema.connect(path, "NORMAL")
+    connection = file.connect(path, "NORMAL")
     step = Retention(connection, -DAY_NS, 0, grace_ns=0)
     deadline = time.monotonic() + DEADLINE_SECONDS
-    while (pause := step.rest()) < retention.LOOK_SECONDS / 2:
+    while (pause := step.step()) < retention.LOOK_SECONDS / 2:
         assert time.monotonic() < deadline
         time.sleep(pause)  # what it asks for, as the journal's thread grants it
     assert connection.execute("SELECT count(*) FROM batches").fetchone() == (0,)
-    schema.close(connection, path)
+    file.close(connection, path)
 
 
 def test_it_takes_its_share_of_the_time_and_no_more(path: Path) -> None:
-    connection = schema.connect(path, "NORMAL")
+    connection = file.connect(path, "NORMAL")
     step = Retention(connection, 7 * DAY_NS, 1000, grace_ns=0)
-    assert 0 < step.rest() < 5
-    assert step.rest() > 0, "a step directly after a step"
-    schema.close(connection, path)
+    assert 0 < step.step() < 5
+    assert step.step() > 0, "a step directly after a step"
+    file.close(connection, path)
 
 
 def test_pages_are_used_again(tmp_path: Path) -> None:

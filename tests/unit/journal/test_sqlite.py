@@ -7,17 +7,19 @@ from typing import Any
 
 import pytest
 
-from support.journals import Asked, accepted, attempted, open_store, opened, recorded
+from support.journals import Asked, accepted, attempted, open_store, opened, recorded, returned
+from taskpool.core.effects import Commit
 from taskpool.core.entries import (
     Acknowledged,
     BatchCancelled,
     BatchClosed,
     BatchForgotten,
+    BatchRecord,
     Entry,
-    JobReturned,
+    JobCounts,
     QuarantineDropped,
 )
-from taskpool.core.events import CommitFailed, Restored, StoredBatch
+from taskpool.core.events import CommitFailed, Restored, StoredJob
 from taskpool.journal import tools
 from taskpool.messages import Limits, State
 
@@ -92,7 +94,9 @@ def test_what_was_under_way_comes_back_with_its_token(path: Path) -> None:
     )
     found = restored(path)
     assert found is not None
-    assert [(each.epoch, each.n, each.job.seq, each.job.tries) for each in found.in_flight] == [(1, 70, 2, 3)]
+    assert [(each.epoch, each.n, each.job.record.seq, each.job.counts.tries) for each in found.in_flight] == [
+        (1, 70, 2, 3)
+    ]
     assert found.ordinal == 4
 
 
@@ -115,10 +119,10 @@ def test_batches_with_open_jobs_come_back_and_others_are_found_by_name(path: Pat
     store = open_store(path, 2)
     found = store.restore()
     assert found is not None
-    assert found.batches == [StoredBatch("open", Limits(**limits), 2, None, 1, 0, 1)]
+    assert found.batches == [BatchRecord("open", Limits(**limits), 2, None, 1, 0, 1)]
     asked = Asked(store)
-    assert asked.batch("done") == StoredBatch("done", Limits(), 1, 1, 1, 1, 0)
-    assert asked.batch("empty") == StoredBatch("empty", Limits(), 0, None, 0, 0, 0)
+    assert asked.batch("done") == BatchRecord("done", Limits(), 1, 1, 1, 1, 0)
+    assert asked.batch("empty") == BatchRecord("empty", Limits(), 0, None, 0, 0, 0)
     store.close(clean=True)
 
 
@@ -126,12 +130,12 @@ def test_a_job_in_quarantine_comes_back_with_its_batch(path: Path) -> None:
     live(path, [opened(), accepted(1)], [attempted(1)], [recorded(1, state=State.QUARANTINED, attempts=4, crashes=3)])
     found = restored(path)
     assert found is not None
-    assert [(job.seq, job.tries, job.crashes, job.spec.payload) for job in found.quarantined] == [(1, 4, 3, b"payload")]
+    assert found.quarantined == [StoredJob(accepted(1).job, JobCounts(tries=4, crashes=3))]
     assert [(batch.name, batch.open) for batch in found.batches] == [("b", 0)]
 
 
 def test_a_requeued_job_is_open_again_until_its_next_outcome(path: Path) -> None:
-    again = JobReturned(1, run=2, tries=0, failures=0, crashes=0, unclean_exits=0)
+    again = returned(1, run=2)
     parked = recorded(1, 1, state=State.QUARANTINED)
     live(path, [opened(), accepted(1)], [parked])
     live(path, [again], epoch=2)
@@ -162,7 +166,7 @@ def test_a_cancelled_batch_stays_cancelled(path: Path) -> None:
 
 
 def test_parked_and_requeued_within_one_commit(path: Path) -> None:
-    again = JobReturned(1, run=2, tries=0, failures=0, crashes=0, unclean_exits=0)
+    again = returned(1, run=2)
     live(path, [opened(), accepted(1)], [recorded(1, 1, state=State.QUARANTINED), again])
     found = restored(path)
     assert found is not None
@@ -187,7 +191,7 @@ CONTRADICTIONS: dict[str, list[Entry]] = {
     "a job twice": [accepted(2)],
     "a place in the batch twice": [accepted(9, seq=2)],
     "two outcomes in one commit": [recorded(2, 2), recorded(2, 3)],
-    "back after its outcome": [recorded(2, 2), JobReturned(2, 2, 0, 0, 0, 0)],
+    "back after its outcome": [recorded(2, 2), returned(2, run=2)],
 }
 
 
@@ -195,8 +199,8 @@ CONTRADICTIONS: dict[str, list[Entry]] = {
 def test_contradictions_are_refused_whole(path: Path, rows: list[Entry]) -> None:
     live(path, [opened(), accepted(1), accepted(2)], [recorded(1)])
     store = open_store(path, 2)
-    store.commit(1, [accepted(3), *rows])
-    store.commit(2, [accepted(4)])
+    store.request(Commit(1, [accepted(3), *rows]))
+    store.request(Commit(2, [accepted(4)]))
     answer = Asked(store).next()
     assert isinstance(answer, CommitFailed)
     assert str(path) in answer.text
@@ -204,7 +208,7 @@ def test_contradictions_are_refused_whole(path: Path, rows: list[Entry]) -> None
     assert store.answers() == []  # nothing is served after a failure
     store = open_store(path, 3)
     asked = Asked(store)
-    assert [job.seq for job in asked.jobs()] == [2]
+    assert [job.record.seq for job in asked.jobs()] == [2]
     assert len(asked.outcomes()) == 1
     store.close(clean=True)
 
@@ -212,7 +216,7 @@ def test_contradictions_are_refused_whole(path: Path, rows: list[Entry]) -> None
 def test_one_run_ends_in_quarantine_once(path: Path) -> None:
     live(path, [opened(), accepted(1)], [recorded(1, state=State.QUARANTINED)])
     store = open_store(path, 2)
-    store.commit(1, [recorded(1, 2, state=State.QUARANTINED)])
+    store.request(Commit(1, [recorded(1, 2, state=State.QUARANTINED)]))
     assert isinstance(Asked(store).next(), CommitFailed)
     store.close(clean=False)
 
@@ -230,7 +234,7 @@ def test_commits_that_wait_together_share_a_transaction_and_are_answered_each(pa
     asked = Asked(store)
     asked.commit(opened())
     for number in range(1, 501):
-        store.commit(100 + number, [accepted(number)])
+        store.request(Commit(100 + number, [accepted(number)]))
     answers = [asked.next() for _ in range(500)]
     assert [answer.number for answer in answers if not isinstance(answer, Restored)] == list(range(101, 601))  # type: ignore[union-attr]
     assert sum(transactions) == 501
@@ -240,9 +244,9 @@ def test_commits_that_wait_together_share_a_transaction_and_are_answered_each(pa
 
 def test_closing_stores_what_was_asked_for(path: Path) -> None:
     store = open_store(path)
-    store.commit(1, [opened()])
+    store.request(Commit(1, [opened()]))
     for number in range(1, 201):
-        store.commit(number + 1, [accepted(number)])
+        store.request(Commit(number + 1, [accepted(number)]))
     store.close(clean=True)
     found = restored(path)
     assert found is not None

@@ -14,7 +14,7 @@ import pytest
 from support.journals import Asked, accepted, attempted, kill_a_writer, open_store, opened, recorded
 from taskpool.core.entries import BatchClosed
 from taskpool.errors import JournalError
-from taskpool.journal import schema, tools
+from taskpool.journal import file, tools
 from taskpool.messages import State
 
 
@@ -127,8 +127,8 @@ def test_a_backup_is_whole_and_starts(tmp_path: Path) -> None:
     path, copy = tmp_path / "journal.db", tmp_path / "copy.db"
     kill_a_writer(path, commits=3)
     tools.backup(path, copy)
-    assert schema.wal_of(path).exists()
-    assert not schema.wal_of(copy).exists()
+    assert file.wal_of(path).exists()
+    assert not file.wal_of(copy).exists()
     assert copy.stat().st_mode & 0o077 == 0
     assert tools.check(copy).problems == []
     store = open_store(copy, 3)

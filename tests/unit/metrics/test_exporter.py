@@ -14,7 +14,7 @@ from prometheus_client import generate_latest
 from prometheus_client.exposition import choose_encoder
 
 from support.exposition import check_golden
-from taskpool.clock import MILLISECOND, SECOND, SystemClock
+from taskpool.clock import MILLISECOND, SECOND, Instant, SystemClock
 from taskpool.core.counters import JournalCounters, LoopCounters
 from taskpool.core.job import Job
 from taskpool.core.reactor import Reactor
@@ -67,12 +67,12 @@ class Dealer:
 
     def queue_job(self, ordinal: int, wall_ns: int) -> Job:
         from taskpool.core.batch import Batch
-        from taskpool.core.events import Traits
+        from taskpool.core.entries import JobRecord, Traits
 
         batch = self.core.pool.batches.setdefault("b", Batch("b", DEFAULT_LIMITS))
-        job = Job(ordinal, batch, ordinal, JobSpec("fib", b""), Traits(True, ""), wall_ns)
+        job = Job(JobRecord(ordinal, "b", ordinal, 0, JobSpec("fib", b""), Traits(True, ""), wall_ns), batch)
         self.core.pool.jobs[ordinal] = job
-        self.core.pool.pending += 1
+        batch.receive()
         return job
 
 
@@ -192,7 +192,7 @@ def test_a_slot_shows_what_its_worker_uses() -> None:
         assert child.stdin is not None
         assert child.stdout is not None
         own_word = float(child.stdout.readline())
-        worker = Worker(Incarnation(1), 0)
+        worker = Worker(Incarnation(1), Instant(0, 0))
         worker.pid, worker.slot, worker.state = child.pid, 1, WorkerState.BUSY
         dealer.core.supervisor.workers[worker.incarnation] = worker
         assert dealer.value('taskpool_worker_cpu_seconds_total{slot="1"}') >= own_word
@@ -229,7 +229,7 @@ def test_pages_can_be_made_while_the_loop_changes_everything() -> None:
         thread.start()
         for n in range(20_000):
             dealer.queue_job(n, n)
-            dealer.core.supervisor.workers[Incarnation(n)] = Worker(Incarnation(n), 0)
+            dealer.core.supervisor.workers[Incarnation(n)] = Worker(Incarnation(n), Instant(0, 0))
             dealer.core.pool.counters.worker_exits["signal", f"SIG{n}"] = 1
             if n >= 100:
                 del dealer.core.pool.jobs[n - 100]

@@ -1,0 +1,350 @@
+"""The journal's file: how it comes to be, how it is opened again, and what is said when it is not as it should be.
+
+Rules of this file:
+1. A path that exists is never initialised. A journal is made under another name, whole, and then given its own.
+2. Nothing is deleted or repaired at opening. What does not look right is refused, with what to do about it.
+3. A journal in use says in the database file itself that there must be a -wal beside it. So a -wal that was removed, or
+   left behind by a copy, is noticed.
+4. One connection, and no other process has the file open meanwhile: SQLite up to 3.51.2 can corrupt a WAL that two
+   connections write (https://www.sqlite.org/wal.html#the_wal_reset_bug).
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+from taskpool.errors import JournalError
+from taskpool.journal.schema import APPLICATION_ID, MIGRATIONS, PAGE_BYTES, SENTINEL, TABLES, VERSION
+
+_MAGIC = b"SQLite format 3\0"
+_HEADER_BYTES = 100  # https://www.sqlite.org/fileformat2.html#the_database_header
+_WAL_PAGES_MAX = 1000  # then the WAL is copied into the database; less than the ballast (engine.py asserts it)
+WAL_BYTES_MAX = _WAL_PAGES_MAX * PAGE_BYTES  # what a burst made larger is cut back to this
+_CACHE_KIB = 16 * 1024
+
+
+def wal_of(path: Path) -> Path:
+    """The write-ahead log: the newest commits, as long as nothing has copied them into the database."""
+    return Path(f"{path}-wal")
+
+
+def create(path: Path, created_wall_ns: int) -> None:
+    """Makes an empty journal. Raises JournalError when it cannot, or when a -wal shows that one was here."""
+    making = Path(f"{path}.new")  # left by a dealer that was killed here; nothing was ever accepted into it
+    try:
+        _check_nothing_was_here(path)
+        for left_over in (making, wal_of(making)):
+            left_over.unlink(missing_ok=True)
+        # Made here, so that the mode is 0600 before SQLite writes the first byte.
+        os.close(os.open(making, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        _fill(making, created_wall_ns)
+        os.link(making, path)  # unlike a rename it cannot replace anything
+        making.unlink()
+        _sync(path.parent, os.O_DIRECTORY)
+    except (OSError, sqlite3.Error) as error:
+        with suppress(OSError):
+            making.unlink(missing_ok=True)
+        raise JournalError(f"the journal {path} cannot be made: {_cause(error)}") from error
+
+
+def _check_nothing_was_here(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise JournalError(f"the journal {path} cannot be made: the directory {path.parent} is missing: create it")
+    if wal_of(path).exists():
+        raise JournalError(
+            f"the journal {path} is missing, but its {wal_of(path).name} is there: bring the journal back, or, if "
+            "what it held may be lost, remove that file too"
+        )
+
+
+def _fill(path: Path, created_wall_ns: int) -> None:
+    connection = sqlite3.connect(path, isolation_level=None, timeout=0)
+    try:
+        connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+        # Before WAL is switched on: then SQLite keeps its index in memory and makes no -shm file.
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        head = f"BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION};"
+        connection.executescript(f"{head} {TABLES} COMMIT;")
+        meta = {"sentinel": SENTINEL, "created_wall_ns": created_wall_ns, "epoch": 0, "clean": 1, "wal": 0}
+        connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
+        connection.execute("PRAGMA journal_mode = WAL")
+    finally:
+        connection.close()
+    _sync(path)
+
+
+def connect(path: Path, synchronous: str) -> sqlite3.Connection:
+    """The one connection to an existing journal, which nobody else can open until it is closed.
+
+    `synchronous` is FULL (what is committed survives a loss of power) or NORMAL (it survives the process).
+    Raises JournalError, naming what is wrong with the file and what to do.
+    """
+    _check_file(path)
+    _check_writable(path)
+    # Looked at before SQLite opens the file: it makes a -wal of its own when there is none.
+    had_wal = wal_of(path).exists()
+    try:
+        # Opened by the loop, used by the thread: never by both at a time. timeout=0: who else holds the file is told at
+        # once.
+        connection = sqlite3.connect(path, isolation_level=None, timeout=0, check_same_thread=False)
+        try:
+            _set_up(connection, synchronous)
+            _check_content(connection, path, had_wal=had_wal)
+            migrate(connection, path, MIGRATIONS)
+        except BaseException:
+            close(connection, path, had_wal=had_wal)
+            raise
+    except sqlite3.Error as error:
+        raise JournalError(explain(path, error)) from error
+    return connection
+
+
+def is_full(error: sqlite3.Error) -> bool:
+    """The disk is full; nothing else is wrong."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
+
+
+@contextmanager
+def tolerating_full() -> Iterator[None]:
+    """For what can be done later, when there is room."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        if not is_full(error):
+            raise
+
+
+def begin_life(connection: sqlite3.Connection, path: Path, epoch: int) -> None:
+    """From here on the database says that it is in use and that its -wal belongs to it."""
+    connection.execute("BEGIN IMMEDIATE")
+    # The mark `wal` is copied into the database at once, by the checkpoint below: in the -wal alone it would be lost
+    # with it.
+    connection.executemany("UPDATE meta SET value = ? WHERE key = ?", [(0, "clean"), (1, "wal"), (epoch, "epoch")])
+    connection.execute("COMMIT")
+    with tolerating_full():
+        checkpoint(connection, path)
+
+
+def end_life(connection: sqlite3.Connection, path: Path, *, clean: bool) -> None:
+    """Everything into the database; its -wal goes with the connection."""
+    if clean:
+        connection.execute("UPDATE meta SET value = 1 WHERE key = 'clean'")
+    connection.execute("UPDATE meta SET value = 0 WHERE key = 'wal'")
+    checkpoint(connection, path)
+
+
+def accept_loss(path: Path) -> None:
+    """Says of a journal whose -wal is gone that it goes on without: the commits in it are lost."""
+    _check_file(path)
+    _check_writable(path)
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as connection:
+        _set_up(connection, "FULL")
+        connection.execute("UPDATE meta SET value = 0 WHERE key = 'wal'")
+
+
+def close(connection: sqlite3.Connection, path: Path, *, had_wal: bool = True) -> None:
+    """Ends the connection whatever became of it. With it SQLite may copy the WAL into the database and remove it;
+    that one must not be missed at the next opening."""
+    connection.close()
+    if not had_wal:
+        _remove_empty_wal(path)
+    elif not wal_of(path).exists():
+        with suppress(sqlite3.Error, JournalError, OSError):
+            accept_loss(path)
+
+
+def read_only(path: Path) -> sqlite3.Connection:
+    """A connection for looking at a journal that no dealer has open. It changes neither the database nor its -wal,
+    and does not ask whether they are in good order. `stop_reading` ends it."""
+    _check_file(path)
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=0)
+    try:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version > VERSION:
+            raise JournalError(_newer(path, version))
+    except sqlite3.Error as error:
+        connection.close()
+        raise JournalError(explain(path, error)) from error
+    except JournalError:
+        connection.close()
+        raise
+    return connection
+
+
+def stop_reading(connection: sqlite3.Connection, path: Path, *, had_wal: bool) -> None:
+    """Takes away what only reading needed. A dealer does without a -shm."""
+    connection.close()
+    with suppress(OSError):
+        Path(f"{path}-shm").unlink(missing_ok=True)
+    if not had_wal:
+        _remove_empty_wal(path)
+
+
+def _remove_empty_wal(path: Path) -> None:
+    """SQLite makes one to read a journal that has none, and does not always take it away again. It would hide that
+    the real one is missing."""
+    with suppress(OSError):
+        if wal_of(path).stat().st_size == 0:
+            wal_of(path).unlink()
+
+
+def checkpoint(connection: sqlite3.Connection, path: Path) -> None:
+    """Copies the WAL into the database and empties it. Raises JournalError when the database is then too short."""
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    # What is missing at a file's end reads as zeros, not as an error (https://www.sqlite.org/c3ref/io_methods.html).
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
+    size = path.stat().st_size
+    if size < pages * page_bytes:
+        raise JournalError(_damaged(path, f"it has {size} bytes and should have {pages * page_bytes}"))
+
+
+def migrate(connection: sqlite3.Connection, path: Path, steps: Mapping[int, tuple[str, ...]]) -> None:
+    """Brings an older journal up to VERSION in one transaction; a copy of the old one stays as PATH.v<old>."""
+    (found,) = connection.execute("PRAGMA user_version").fetchone()
+    if found == VERSION:
+        return
+    kept = Path(f"{path}.v{found}")
+    with suppress(FileNotFoundError):
+        kept.unlink()  # of a migration that did not get to its end: the journal is still as it was
+    # Not a copy of the file: its newest commits may still lie in the -wal.
+    connection.execute("VACUUM INTO ?", (str(kept),))
+    _sync(kept)
+    connection.execute("BEGIN IMMEDIATE")
+    for version in range(found, VERSION):
+        for statement in steps[version]:
+            connection.execute(statement)
+    connection.execute(f"PRAGMA user_version = {VERSION}")
+    connection.execute("COMMIT")
+
+
+def explain(path: Path, error: sqlite3.Error) -> str:
+    """What SQLite says, in words that help."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    primary = code & 0xFF
+    name = getattr(error, "sqlite_errorname", type(error).__name__)
+    said = f"{error} [{name}]"
+    # The exclusive lock of another process: with one dealer a pool, it is a tool or a second dealer.
+    if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return f"the journal {path} is open in another process: a dealer holds it, or a tool; end that one first"
+    if primary in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+        return _damaged(path, said)
+    if primary == sqlite3.SQLITE_FULL:
+        return f"the journal {path} cannot be written: its disk is full: make room"
+    if primary in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+        return f"the journal {path} cannot be opened for writing: {said}: check owner, mode and mount"
+    if primary == sqlite3.SQLITE_IOERR:
+        return (
+            f"the journal {path} cannot be read or written: {said}: a disk error, a quota, or a limit on file size "
+            "(ulimit -f); the kernel log may say more"
+        )
+    return f"the journal {path}: {said}"
+
+
+def _check_file(path: Path) -> None:
+    """What can be told before SQLite touches the file."""
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise JournalError(f"{path} is not a file, so it is no journal: name another with --journal")
+            header = file.read(_HEADER_BYTES)
+    except OSError as error:
+        raise JournalError(f"the journal {path} cannot be opened: {_cause(error)}") from error
+    if not header:
+        raise JournalError(
+            f"{path} is empty: it is no journal, or all of one was lost. Bring the journal back, or, if there never "
+            "was one, remove the file"
+        )
+    if not header.startswith(_MAGIC):
+        raise JournalError(f"{path} is not a journal, nor any SQLite database; it was left as it is")
+    if len(header) < _HEADER_BYTES:
+        raise JournalError(_damaged(path, f"it has {len(header)} bytes, less than a header"))
+    # Offset 68, big-endian: https://www.sqlite.org/fileformat2.html#application_id
+    (application,) = struct.unpack_from(">I", header, 68)
+    if application != APPLICATION_ID:
+        raise JournalError(
+            f"{path} is an SQLite database of another program (application id {application:#x}, a journal has "
+            f"{APPLICATION_ID:#x}); it was left as it is"
+        )
+
+
+def _check_writable(path: Path) -> None:
+    for place, what in ((path, "file"), (path.parent, "directory")):
+        # access(2) alone does not tell the mount from the mode, and the cure is another one.
+        if os.statvfs(place).f_flag & os.ST_RDONLY:
+            raise JournalError(f"the journal {path} cannot be written: its file system is mounted read-only")
+        if not os.access(place, os.W_OK, effective_ids=True):
+            raise JournalError(
+                f"the journal {path} cannot be written: uid {os.geteuid()} may not write the {what} {place}: check "
+                "owner and mode"
+            )
+
+
+def _set_up(connection: sqlite3.Connection, synchronous: str) -> None:
+    for pragma in (
+        "locking_mode = EXCLUSIVE",  # before the first read: then no -shm, and no other connection
+        f"synchronous = {synchronous}",
+        f"wal_autocheckpoint = {_WAL_PAGES_MAX}",
+        f"journal_size_limit = {WAL_BYTES_MAX}",
+        f"cache_size = -{_CACHE_KIB}",
+        "temp_store = MEMORY",
+        "mmap_size = 0",  # a mapped file that shrinks is a SIGBUS
+        "secure_delete = OFF",  # some builds overwrite what is deleted
+        "cell_size_check = ON",
+        "trusted_schema = OFF",
+    ):
+        connection.execute(f"PRAGMA {pragma}").fetchone()
+
+
+def _check_content(connection: sqlite3.Connection, path: Path, *, had_wal: bool) -> None:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > VERSION:
+        raise JournalError(_newer(path, version))
+    if version < 1:
+        raise JournalError(_damaged(path, f"its schema version is {version}"))
+    statements = connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'meta'").fetchone()
+    meta = dict(connection.execute("SELECT key, value FROM meta")) if statements == (1,) else {}
+    if meta.get("wal") and not had_wal:
+        raise JournalError(
+            f"the journal {path} was in use when its dealer ended, but {wal_of(path).name} is missing, and with it the "
+            "newest commits: bring that file back or restore a backup; to go on without what it held, run "
+            "`tp-dealer journal check --accept-loss`"
+        )
+    if meta.get("sentinel") != SENTINEL:
+        raise JournalError(_damaged(path, "its sentinel row is missing"))
+    connection.execute("PRAGMA journal_mode = WAL").fetchone()
+
+
+def _newer(path: Path, version: int) -> str:
+    return (
+        f"the journal {path} has schema version {version}, and this program knows versions up to {VERSION}: a newer "
+        "taskpool wrote it; run that one, or name another with --journal"
+    )
+
+
+def _damaged(path: Path, how: str) -> str:
+    return (
+        f"the journal {path} is damaged: {how}. It was left as it is: see `tp-dealer journal check`, save what can be "
+        "read with `tp-dealer journal export`, then restore a backup or name another with --journal"
+    )
+
+
+def _cause(error: OSError | sqlite3.Error) -> str:
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}: check owner, mode and mount"
+    return f"{error} [{getattr(error, 'sqlite_errorname', type(error).__name__)}]"
+
+
+def _sync(path: Path, flags: int = 0) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
