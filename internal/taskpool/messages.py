@@ -81,7 +81,7 @@ DEFAULT_LIMITS = Limits()
 
 
 class JobSpec(Part):
-    """A job as submitted. `payload` is the kind's own MessagePack, opaque to everybody else."""
+    """A job as submitted. `payload` is the kind's own MessagePack, opaque to all others."""
 
     kind: KindName
     payload: Payload
@@ -98,7 +98,7 @@ class JobError(Part):
 
 
 class Usage(Part):
-    """What an attempt used, as measured by whoever ran it."""
+    """What an attempt used, as measured by the process that ran it."""
 
     started_wall_ns: U63 = 0
     run_ns: U63 = 0
@@ -120,7 +120,7 @@ NO_USAGE = Usage()
 
 
 class Report(Part):
-    """A worker's word on one attempt."""
+    """How one attempt ended, as its worker saw it."""
 
     n: U63  # the attempt's number; the epoch stands in the message around it
     end: End  # SUCCEEDED, FAILED, CRASHED (its program was killed by a signal) or TIMED_OUT
@@ -206,7 +206,7 @@ class Ack(Part, tag=4):
 
 
 class Ping(Part, tag=5):
-    """I am here; are you? Renews the lease."""
+    """Asks whether the dealer is there, and renews the lease."""
 
     client: U63
 
@@ -218,7 +218,7 @@ class Bye(Part, tag=6):
 
 
 class Command(Part, tag=7):
-    """A person's wish: see `Verb`."""
+    """What a person asks of the pool; `core.commands` has the verbs."""
 
     client: U63
     verb: Annotated[str, Meta(pattern=r"^[a-z-]{1,32}\Z")]

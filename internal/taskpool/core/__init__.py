@@ -1,4 +1,4 @@
-"""The decisions of the dealer, without any I/O.
+"""The decisions of the dealer, without any I/O. Read `reactor` first, then `job` and `worker` for the two tables.
 
 Rules of this folder:
 1. Events in, effects out: `Reactor.handle(event, now) -> list[Effect]`. The same events give the same effects.
@@ -6,21 +6,32 @@ Rules of this folder:
 3. Time is an `Instant` handed in; deadlines are integer nanoseconds of the monotonic clock.
 4. Branching on a job's or a worker's state is a table with every cell filled; "stale" is a named entry.
 5. `handle` never raises on what came from outside. An assertion here means an error in this folder.
+6. An object's attributes are written by its own methods; a record is declared once, in `entries`.
 
-Who does what:
+A job on its way:
 
-    reactor   routes events to the others, and ticks
-    scheduler      which jobs go to which worker
-    completion      how attempts end and what becomes of their jobs
-    restore      what a restarted dealer makes of what it finds
-    shutdown      how a dealer stops
-    intake         conversations with generators: hello, submit, acknowledge, lease
+    clients      conversations with generators: hello, lease, bye
+    intake       jobs in: taken in order, or refused
+    backlog      the order in which they wait
+    scheduler    which job goes to which worker, and which share a frame
+    supervisor   worker processes: wanted against actual, slots, deadlines
+    respawn      when a dead worker is replaced, and when not
+    completion   how attempts end, and what becomes of their jobs
+    delivery     outcomes out: sent within a window, acknowledged
+
+What they share:
+
+    state        the pool's state, and the effects of the present step
+    job attempt worker batch   the objects, each the only writer of its own
+    events effects             what happened, and what is to be done
+    entries      what the store keeps: records, and the entries that change them
+    commits      what must be stored before it may be told
+    counters     plain counters for the metrics
+
+Beside the way:
+
     commands     what a person may ask of a running pool
-    supervisor         worker processes: wanted against actual, slots, deadlines
-    commits       what must be stored before it may be told, and what is told then
-    backlog      the order in which jobs run
-    job worker batch   the records, with their tables
-    restart      when a dead worker is replaced, and when not
-    counters        plain counters for the metrics
-    invariants   what must hold after every step
+    recovery     what a dealer takes over from the one before
+    shutdown     how a dealer stops
+    invariants   what must hold after every step; called by tests and the simulator
 """

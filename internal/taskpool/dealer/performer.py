@@ -1,4 +1,4 @@
-"""What the core wants done, done: one small method per effect. Nothing here decides, and nothing waits."""
+"""Carries out the effects of the core: one small method each. Nothing here decides, and nothing waits."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SPOOL = "spool"  # the place without room
 
 
 class Performer:
-    """Performs effects in the order given; what they give rise to waits for `take_events`."""
+    """Performs effects in the order given; the events they cause wait for `take_events`."""
 
     def __init__(
         self, store: Store, processes: Processes, reply_queues: ReplyQueues, spool: Spool, log: DealerLog
@@ -42,7 +42,7 @@ class Performer:
         self._spool = spool
         self._log = log
         self._events: list[Event] = []
-        self._unwritten = 0  # bytes of the largest frame that found no room in the spool
+        self._unwritten = 0  # bytes of the largest frame that found no room in the spool; 0: all had room
         self.exit: Exit | None = None
         self._methods: dict[type, Callable[[Any], None]] = {
             **dict.fromkeys(get_args(StoreRequest), self._store.request),
@@ -61,12 +61,12 @@ class Performer:
             self._methods[type(effect)](effect)
 
     def take_events(self) -> list[Event]:
-        """What performing gave rise to since the last call."""
+        """The events that effects have caused since the last call."""
         events, self._events = self._events, []
         return [*events, *map(ClientLost, self._reply_queues.take_lost())]
 
     def look_for_room(self) -> bool:
-        """Whether the spool has room again where it had none: then there is an event."""
+        """Whether the spool has room again where it had none; then there is an event."""
         if not self._unwritten or not self._spool.has_room(self._unwritten):
             return False
         self._unwritten = 0
@@ -74,8 +74,10 @@ class Performer:
         return True
 
     def send_frame(self, effect: SendFrame) -> None:
-        """A worker that has died keeps its queue until it is buried, so a send can't miss it. The core sends
-        no more frames than the queue holds: a full one is somebody else's doing, and kills the worker."""
+        """Send a frame to its worker's own queue, through the spool if it is long.
+
+        A worker that has died keeps its queue until its exit is handled, so a send cannot miss it. The core sends no
+        more frames than the queue holds: a full one was filled from outside, and its worker is killed."""
         queue = self._processes.request_queue(effect.incarnation)
         assert queue is not None
         data = encode(effect.frame)
@@ -85,21 +87,21 @@ class Performer:
             self._not_sent(effect, len(data), str(error))
             return
         try:
-            queue.send(packed)  # R7
+            queue.send(packed)  # R7 (docs/protocol.md, 11)
         except QueueFull:
             self._spool.discard(packed)
             self._processes.kill(effect.incarnation, "KILL")
 
     def _not_sent(self, effect: SendFrame, size: int, text: str) -> None:
-        """The worker never had the frame, so nothing is held against its jobs. First the reason, then the frame:
-        the other way round it would be sent again at once."""
+        """The worker never had the frame, so nothing is held against its jobs."""
+        # First the reason, then the frame: the other way round it would be sent again at once.
         if not self._unwritten:
             self._events.append(DiskFull(True, f"{text}; until then no job is accepted or sent", SPOOL))
         self._unwritten = max(self._unwritten, size)
         self._events.append(TakenBack(effect.incarnation, (effect.frame.first_n,)))
 
     def take_back(self, effect: TakeBack) -> None:
-        """Receive from the worker's own queue: what we get there, it never will."""
+        """Receive from the worker's own queue: what the dealer gets there, the worker never will."""
         queue = self._processes.request_queue(effect.incarnation)
         taken: list[int] = []
         while queue is not None:
@@ -108,7 +110,7 @@ class Performer:
             except QueueEmpty:
                 break
             except MessageError:
-                continue  # somebody else's garbage
+                continue  # garbage that another process wrote into the queue
             if isinstance(message, Frame):
                 taken.append(message.first_n)
         self._events.append(TakenBack(effect.incarnation, tuple(taken)))
@@ -129,5 +131,5 @@ class Performer:
         self._log.write(effect)
 
     def leave(self, effect: Exit) -> None:
-        """The first reason to leave stands."""
+        """Keep the first reason to exit; the loop ends with the turn."""
         self.exit = self.exit or effect

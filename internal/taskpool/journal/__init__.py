@@ -1,1 +1,16 @@
-"""Where accepted jobs and their outcomes are kept. Only this folder knows how."""
+"""Where accepted jobs and their outcomes are kept. Read `store` first: it is all that the dealer knows of this folder.
+
+store        the interface: requests in, answers out
+memory       the store of a pool without a journal
+sqlite       the store of a pool with one; hands each request to
+thread       the one thread that uses the file, which runs
+engine       group commits, reads, a full disk, the end of a life
+statements   the SQL
+coalesce     what a run of entries comes to, so that each job is written once
+encoding     records as bytes with a checksum
+schema       the tables and their version
+file         how the file is made, opened, checked and closed
+retention    what is let go of, and when
+ballast      disk space held back for a full disk
+tools        what a person does with a journal while no dealer has it open
+"""

@@ -80,7 +80,7 @@ def _fill(path: Path, created_wall_ns: int) -> None:
 
 
 def connect(path: Path, synchronous: str) -> sqlite3.Connection:
-    """The one connection to an existing journal, which nobody else can open until it is closed.
+    """Open the one connection to an existing journal, which no other process can open until it is closed.
 
     `synchronous` is FULL (what is committed survives a loss of power) or NORMAL (it survives the process).
     Raises JournalError, naming what is wrong with the file and what to do.

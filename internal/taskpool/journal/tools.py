@@ -134,7 +134,7 @@ def backup(path: Path, target: Path, lock: Path | None = None) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a journal that nobody needs any more, and what belongs to it."""
+    """Remove a journal that is not needed any more, and what belongs to it."""
     for place in (path, file.wal_of(path), Path(f"{path}-shm"), Path(f"{path}.ballast"), Path(f"{path}.new")):
         place.unlink(missing_ok=True)
 
