@@ -1,10 +1,10 @@
 """When a dead worker is replaced at once, when later, and when not at all.
 
-A worker that served and died is replaced at once: its job is to blame, and jobs have their own limit. A worker that died
-before it was ready is a broken program; its replacement waits, longer each time, and after BOOT_DEATHS_MAX such deaths
-within BOOT_DEATHS_WINDOW_NS none is started for OUT_OF_SERVICE_NS. Deaths by KILL or TERM come from outside and do not
-count, unless no worker comes up for very many of them: then it is the machine that kills them, most likely for the
-memory they want.
+A worker that served and died is replaced at once: its job is to blame, and jobs have their own limit. A worker that
+died before it was ready is a broken program; its replacement waits, longer each time, and after BOOT_DEATHS_MAX such
+deaths within BOOT_DEATHS_WINDOW_NS none is started for OUT_OF_SERVICE_NS. Deaths by KILL or TERM come from outside and
+do not count, unless no worker comes up for very many of them: then it is the machine that kills them, most likely for
+the memory they want.
 """
 
 from __future__ import annotations

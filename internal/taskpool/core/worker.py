@@ -216,8 +216,6 @@ class Worker:
             self.frames[0].hear(now)  # it could not be started before; its time begins now
 
     def _set_deadline(self) -> None:
-        if self.state is WorkerState.STARTING:
-            return  # BOOT_NS_MAX, set at the spawn
         head = self.head
         stopping = self.state is WorkerState.STOPPING  # nothing more is expected of it but its end
         self.deadline_ns = head.deadline_ns() if head is not None and not stopping else NEVER

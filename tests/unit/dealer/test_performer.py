@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 
@@ -32,7 +33,7 @@ class Bench:
         self.queue = namespace.create("/w1", Shape(2, 1024))
         self.killed: list[int] = []
         reply_queues = ReplyQueues(namespace, "p", self.spool, lambda fd, wanted: None, lambda text: None)
-        self.performer = Performer(cast(Any, None), cast(Any, self), reply_queues, self.spool, cast(Any, None))
+        self.performer = Performer(cast(Any, Mock()), cast(Any, self), reply_queues, self.spool, cast(Any, None))
 
     def request_queue(self, incarnation: Incarnation) -> MemoryQueueEnd:
         return self.queue
