@@ -13,19 +13,6 @@ Epoch = NewType("Epoch", int)
 Incarnation = NewType("Incarnation", int)
 """The number of a worker process within an epoch, from 1. Never used twice."""
 
-ClientId = NewType("ClientId", int)
-"""A generator's own random 63-bit number: it names one run of the generator, not a person."""
-
-
-class JobId(NamedTuple):
-    """A job: its batch and its place in that batch, from 1."""
-
-    batch: str
-    seq: int
-
-    def __str__(self) -> str:
-        return f"{self.batch}/{self.seq}"
-
 
 class Token(NamedTuple):
     """One attempt of one job. A report that carries any other token is stale and is dropped."""

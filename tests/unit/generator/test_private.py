@@ -24,8 +24,9 @@ from taskpool.ipc import names
 from taskpool.ipc.mqueue import KernelNamespace
 from taskpool.ipc.sizing import Shape
 from taskpool.ipc.stale_queues import StaleQueues
+from taskpool.procs.pool_lock import PoolLock
 from taskpool.procs.process_tree import worker_mark
-from taskpool.procs.state_dir import PoolLock, identity
+from taskpool.procs.state_dir import identity
 
 DEADLINE_S = 20.0
 

@@ -31,8 +31,6 @@ from taskpool.errors import UsageError
 from taskpool.ipc import names
 from taskpool.ipc.sizing import Shape
 from taskpool.messages import Frame
-from taskpool.procs import spawn
-from taskpool.worker import main
 from taskpool.worker.main import Options, parse
 
 COMMAND = command_line("p", 7, "spool")[len(PROGRAM) :]
@@ -81,10 +79,6 @@ def test_what_is_wrong_is_named(arguments: list[str], named: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse(arguments)
     assert named in str(caught.value)
-
-
-def test_dealer_and_worker_agree_where_the_log_is() -> None:
-    assert main.LOG_FD == spawn.LOG_FD
 
 
 def test_by_hand_it_says_whose_it_is() -> None:
