@@ -15,9 +15,9 @@ from taskpool.dealer.processes import LaunchSpec, WorkerProcesses
 from taskpool.errors import ConfigurationError
 from taskpool.ids import Epoch
 from taskpool.ipc.mqueue import KernelNamespace, kernel_limits
+from taskpool.ipc.names import StaleQueues
 from taskpool.ipc.sizing import Layout, Room, Shape, choose, room
 from taskpool.ipc.spool import Spool
-from taskpool.ipc.stale_queues import StaleQueues
 from taskpool.journal.memory import MemoryStore
 from taskpool.journal.store import Store
 from taskpool.procs.pool_lock import PoolLock

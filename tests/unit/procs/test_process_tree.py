@@ -171,7 +171,7 @@ def left():
     return process_tree.kill_marked(set(process_tree.children_of()) - {other}, f"{pool}/home/1/1")
 rounds = 0
 while left():
-    assert signal.sigtimedwait({signal.SIGCHLD}, 10), "nobody died"
+    assert signal.sigtimedwait({signal.SIGCHLD}, 10), "no child died"
     rounds += 1
 print(rounds > 0, marked(pool) == [other], process_tree.mark_of(other) == f"{pool}/home/1/2")
 process_tree.kill_descendants()

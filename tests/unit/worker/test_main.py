@@ -129,8 +129,8 @@ def test_it_loads_nothing_that_its_start_would_have_to_wait_for() -> None:
 
 def test_a_worker_whose_dealer_is_dead_already_never_says_ready(pool: str, tmp_path: Path) -> None:
     with queues(pool) as (events, _):
-        somebody_else = os.getppid()
-        assert run(command_line(pool, somebody_else, str(tmp_path)), pool).returncode == -signal.SIGKILL
+        another = os.getppid()
+        assert run(command_line(pool, another, str(tmp_path)), pool).returncode == -signal.SIGKILL
         assert events.depth() == 0
 
 
@@ -146,7 +146,7 @@ sys.stdin.read()
 
 @pytest.mark.parametrize("state", ["idle", "sending"])
 def test_a_worker_dies_with_its_dealer(pool: str, tmp_path: Path, state: str) -> None:
-    """Also when it waits for room in a queue that nobody will ever read again."""
+    """Also when it waits for room in a queue that is never read again."""
     worker = command_line(pool, "MY PID", str(tmp_path))
     dealer = [sys.executable, "-c", DEALER, str(tmp_path), *worker]
     pipe = subprocess.PIPE

@@ -85,7 +85,7 @@ def raising(error: BaseException) -> Job:
 
 
 def terminate(context: Context) -> Result:
-    """A job to whose process somebody sends SIGTERM."""
+    """A job whose process gets a SIGTERM."""
     os.kill(os.getpid(), signal.SIGTERM)
     return DONE
 
@@ -212,7 +212,7 @@ def test_the_next_job_finds_directory_and_umask_as_they_were(stage: Stage) -> No
 
 
 def test_a_limit_that_cannot_be_raised_again_ends_the_process(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a hard limit for everybody but root; here a soft one, which this process gets back."""
+    """As a hard limit for all users but root; here a soft one, which this process gets back."""
     before, real = resource.getrlimit(resource.RLIMIT_CORE), resource.setrlimit
 
     def job(context: Context) -> Result:

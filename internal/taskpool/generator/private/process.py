@@ -22,8 +22,8 @@ from taskpool.generator.output.formats import signal_name
 from taskpool.generator.private.state import PrivateState
 from taskpool.generator.signals import STOP_SIGNALS, raise_if_stopped
 from taskpool.ipc import names
+from taskpool.ipc.names import StaleQueues
 from taskpool.ipc.queue import QueueNamespace
-from taskpool.ipc.stale_queues import StaleQueues
 from taskpool.procs.environment import scrubbed
 from taskpool.procs.pool_lock import PoolLock, last_holder
 from taskpool.procs.process_tree import end_orphans
