@@ -1,4 +1,4 @@
-"""Use the kernel's message queues. The only module that imports posix_ipc: its errors are translated here.  # R10
+"""Use the kernel's message queues. The only module that imports posix_ipc: its errors are translated here.
 
 Three properties of posix_ipc shape this file (1.3.2, read in its source and measured):
 its limit errors carry no errno and one text stands for two limits; dropping an object does not close its
@@ -31,7 +31,7 @@ from taskpool.errors import (
 from taskpool.ipc.sizing import KernelLimits, Shape, byte_limit_cure, sysctl_cure
 
 _SYSCTLS = "/proc/sys/fs/mqueue"
-_MODE = 0o600
+_MODE = 0o600  # who may write to a queue may have the pool's user run any program
 _UNLIMITED = 2**63 - 1
 # The texts of posix_ipc's errors that come without an errno.
 _ERRNO_OF_TEXT = {
@@ -43,6 +43,7 @@ _ERRNO_OF_TEXT = {
 
 def kernel_limits() -> KernelLimits:
     """Read the limits on queues here and now. Raises ConfigurationError where the kernel has no queues."""
+    # Read each time: the sysctls are this IPC namespace's (mq_overview(7)) and may be raised while a pool runs.
     return KernelLimits(
         msg_max=_sysctl("msg_max"),
         msgsize_max=_sysctl("msgsize_max"),
@@ -51,6 +52,7 @@ def kernel_limits() -> KernelLimits:
     )
 
 
+# R10 (docs/protocol.md, 11): no other place in the package opens queues.
 class KernelNamespace:
     """The queues of this process's IPC namespace; see `queue.QueueNamespace`."""
 
@@ -69,7 +71,7 @@ class KernelNamespace:
             raise QueueExists(f"a queue {name} is there already") from None
         except (ValueError, OSError, MemoryError, posix_ipc.PermissionsError) as error:
             raise _not_created(name, shape, error) from error
-        queue = KernelQueueEnd(name, handle)
+        queue = KernelQueueEnd(name, handle)  # from here on it has to be closed: posix_ipc does not
         try:
             os.fchmod(handle.mqd, _MODE)  # the umask has taken bits from the mode (mq_open(3))
         except OSError as error:
@@ -177,7 +179,7 @@ class KernelQueueEnd:
             raise QueueMissing(f"queue {self.name} lost its name while it was being taken; try again")
 
     def close(self) -> None:
-        if self.fileno() >= 0:  # posix_ipc sets it to -1; closing twice could close a stranger's descriptor
+        if self.fileno() >= 0:  # posix_ipc sets it to -1; closing twice could close another object's
             self._queue.close()
 
     def _send(self, data: bytes, timeout: int | None) -> None:
@@ -251,7 +253,7 @@ def _foreign(name: str, owner: str) -> QueueForeign:
 
 def _not_created(name: str, shape: Shape, error: Exception) -> QueueError:
     """Return the true reason why the kernel refused a new queue; posix_ipc does not tell it."""
-    if isinstance(error, ValueError):
+    if isinstance(error, ValueError):  # EINVAL, in posix_ipc's translation
         return _beyond_sysctls(name, shape, kernel_limits())
     code = _errno(error)
     if code == errno.ENOSPC:
@@ -292,6 +294,7 @@ def _out_of_descriptors(name: str, error: Exception) -> QueueError:
 
 
 def _errno(error: Exception) -> int | None:
+    # Both ways, should a later posix_ipc set errno.
     return getattr(error, "errno", None) or _ERRNO_OF_TEXT.get(str(error))
 
 

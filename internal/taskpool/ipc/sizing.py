@@ -91,10 +91,11 @@ LADDER = (
     ),
 )
 
+# The dealer's send to a worker must not meet a full queue: what is in flight always fits.
 assert all(layout.worker.maxmsg >= limits.FRAMES_IN_FLIGHT_MAX for layout in LADDER)
 
 
-_QUEUES_BESIDE = 4 + limits.REPLY_SLOTS_MAX  # those of the workers; 4: intake, control, events, lock
+_QUEUES_BESIDE = 4 + limits.REPLY_SLOTS_MAX  # beside those of the workers; 4: intake, control, events, lock
 
 
 def choose(workers: int, kernel: KernelLimits) -> Layout:
@@ -104,6 +105,7 @@ def choose(workers: int, kernel: KernelLimits) -> Layout:
     """
     workers = max(workers, limits.WORKER_QUEUES_BUDGETED_MIN)
     queues = workers + _QUEUES_BESIDE
+    # The number first: no layout changes it, so the text need not speak of bytes.
     if queues > kernel.queues_max:
         raise QueueLimit(
             f"fs.mqueue.queues_max is {kernel.queues_max}; a pool of up to {workers} workers needs {queues} queues. "

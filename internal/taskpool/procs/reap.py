@@ -7,8 +7,8 @@ its process group, cannot be given to another process, and what is left of the g
         kill_group(pid)
         exit = reap(pid)
 
-Only one place in a program may do this, because a second one would take exits away from the first.  # R10
-A SIGCHLD means "go and look": fifty deaths may send one (signals do not queue, signal(7)).
+Only one place in a program may do this, because a second one would take exits away from the first. A SIGCHLD means
+"go and look": fifty deaths may send one, since a signal that is pending already is not queued again (signal(7)).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from taskpool.clock import SECOND
 _KIB = 1024
 
 
+# R10 (docs/protocol.md, 11): the dealer calls `peek` and `reap` in dealer/processes.py only.
 class ChildExit(NamedTuple):
     """The end of a child. Exactly one of `status` and `signal` is not None."""
 
