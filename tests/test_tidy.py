@@ -34,7 +34,7 @@ CORE_WORDS = frozenset({"ids", "errors", "clock", "limits", "messages", "codec"}
 EDGES: dict[str, frozenset[str]] = {
     "ipc": frozenset(),
     "procs": frozenset(),
-    "metrics": frozenset({"core"}),
+    "metrics": frozenset({"core", "procs"}),
     "journal": frozenset({"core"}),
     "kinds": frozenset({"procs", "ipc"}),
     "client": frozenset({"procs", "ipc"}),

@@ -1,11 +1,12 @@
 """taskpool: a crash-proof job pool for Linux hosts.
 
-Layers, imports point one way only:
+Read docs/architecture.md first, then `core/reactor.py`. Layers; imports point one way only (tests/test_tidy.py):
 
     generator | dealer | worker   the three programs; none imports another
+    client                        a generator's side of the protocol
     ipc procs metrics journal kinds   the edges: queues, processes, pages, storage, job kinds
     core                          decisions: events in, effects out, no I/O
-    chaos durations log codec messages limits clock errors ids   words everybody shares
+    chaos durations log codec messages limits clock errors ids   what all layers share
 """
 
 __version__ = "0.1.0"

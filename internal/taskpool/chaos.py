@@ -1,6 +1,6 @@
-"""Fault injection for demonstrations and proofs: what `--chaos` says, and whom it hits.
+"""Read `--chaos`, which injects faults for demonstrations and proofs, and decide which tries they hit.
 
-Pure: all three programs parse it and pass it on; only a worker acts on it. The fate of a try depends on
+Pure: all three programs parse it and pass it on; only a worker acts on it. Whether a try is hit depends on
 the seed, the job's number and the try alone, so a run repeats exactly, whatever the workers, their order
 and their speed.
 """
@@ -23,17 +23,16 @@ _EXPECTED = "expected crash=P[:SEGV|KILL|ABRT|BUS], exit=P, hang=P or seed=N"
 _SUM_MAX = 1 + 1e-9  # decimal fractions that add up to 1 for a person may pass it by a rounding error
 
 
-class Fate(StrEnum):
-    """What is to happen to one try, instead of its job."""
+class Fault(StrEnum):
+    """What happens to one try, instead of its job."""
 
-    SPARED = "spared"
     CRASH = "crash"  # the worker dies by a signal
-    EXIT = "exit"  # the worker ends without a word
+    EXIT = "exit"  # the worker exits without a report
     HANG = "hang"  # the worker waits for ever
 
 
 class Chaos(NamedTuple):
-    """How often each fault happens (probabilities of a try), and the seed that decides to whom."""
+    """How often each fault happens (probabilities of a try), and the seed that decides to which tries."""
 
     crash: float = 0.0
     exit: float = 0.0
@@ -41,23 +40,25 @@ class Chaos(NamedTuple):
     seed: int = 0
     crash_signal: Signals = Signals.SIGSEGV
 
-    def fate(self, seq: int, try_: int) -> Fate:
-        """What happens to try `try_` (from 1) of job number `seq`."""
-        lot = draw(self.seed, seq, try_)
-        for fate, probability in ((Fate.CRASH, self.crash), (Fate.EXIT, self.exit), (Fate.HANG, self.hang)):
-            if lot < probability:
-                return fate
-            lot -= probability
-        return Fate.SPARED
+    def fault(self, seq: int, try_: int) -> Fault | None:
+        """Return what happens to try `try_` (from 1) of job number `seq`; None: nothing."""
+        # One number for all faults, each with its own part of [0, 1): a try has one fault at most, and a higher
+        # probability of one fault only takes tries from those behind it.
+        drawn = draw(self.seed, seq, try_)
+        for fault, probability in ((Fault.CRASH, self.crash), (Fault.EXIT, self.exit), (Fault.HANG, self.hang)):
+            if drawn < probability:
+                return fault
+            drawn -= probability
+        return None
 
     def spec(self) -> str:
-        """The text that `parse` turns into this very value."""
+        """Return the text that `parse` turns into this very value."""
         signal = self.crash_signal.name.removeprefix("SIG")
         return f"crash={self.crash!r}:{signal},exit={self.exit!r},hang={self.hang!r},seed={self.seed}"
 
 
 def parse(spec: str) -> Chaos:
-    """The meaning of `crash=0.3[:SEGV|KILL|ABRT|BUS],exit=0.01,hang=0.01,seed=7`, each part optional.
+    """Parse `crash=0.3[:SEGV|KILL|ABRT|BUS],exit=0.01,hang=0.01,seed=7`, each part optional.
 
     Raises UsageError naming the part that is wrong.
     """
@@ -77,15 +78,16 @@ def parse(spec: str) -> Chaos:
 
 
 def draw(seed: int, seq: int, try_: int) -> float:
-    """A number in [0, 1) that looks random and is the same for the same three numbers, on every machine."""
+    """Return a number in [0, 1) that looks random and is the same for the same three numbers, on every machine."""
+    # Not the random module: what it draws for a seed may change with the version of Python.
     mixed = 0
-    for word in (seed, seq, try_):
-        mixed = _splitmix64(mixed ^ word)
+    for number in (seed, seq, try_):
+        mixed = _splitmix64(mixed ^ number)
     return (mixed >> 11) / 2**53  # the 53 bits that a float keeps exactly
 
 
 def _splitmix64(word: int) -> int:
-    """One step of Steele, Lea and Flood's SplitMix64: every bit of the input changes half of the output."""
+    """Do one step of Steele, Lea and Flood's SplitMix64: every bit of the input changes half of the output."""
     word = (word + 0x9E3779B97F4A7C15) % 2**64
     word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
     word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) % 2**64

@@ -1,4 +1,4 @@
-"""Durations as people write them: `90`, `10s`, `5m`, `1h30m`."""
+"""Read and write durations as people do: `90`, `10s`, `5m`, `1h30m`."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from taskpool import limits
 from taskpool.clock import SECOND
 from taskpool.errors import UsageError
 
+# Digits are limited so that a long number is refused here, and not after float() has made it infinite. re.ASCII: \d
+# would match the digits of every script.
 _PARTS = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9}(?:\.\d+)?)s)?", re.ASCII)
 _PLAIN = re.compile(r"\d{1,12}(?:\.\d+)?", re.ASCII)
-EXPECTED = "expected a duration such as 90, 10s, 5m or 1h30m"
+_EXPECTED = "expected a duration such as 90, 10s, 5m or 1h30m"
 
 
 def parse_duration(value: object, where: str) -> int:
-    """Nanoseconds of a text, or of a plain number of seconds. Raises UsageError that starts with `where`."""
+    """Return the nanoseconds of a text, or of a plain number of seconds. Raises UsageError that starts with `where`."""
+    # bool is an int to Python, but `timeout = true` in a configuration file is no duration.
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise UsageError(f"{where}: {EXPECTED}, got {value!r}")
+        raise UsageError(f"{where}: {_EXPECTED}, got {value!r}")
     seconds = _seconds(value) if isinstance(value, str) else float(value)
     if seconds is None:
-        raise UsageError(f"{where}: {EXPECTED}, got {value!r}")
+        raise UsageError(f"{where}: {_EXPECTED}, got {value!r}")
     if not 0 <= seconds <= limits.TIMEOUT_NS_MAX / SECOND:  # written so that NaN is refused
         raise UsageError(f"{where}: {value!r} is out of range; the longest is {limits.TIMEOUT_NS_MAX // SECOND}s")
     return round(seconds * SECOND)
@@ -29,7 +32,7 @@ def _seconds(text: str) -> float | None:
     text = text.strip()
     if _PLAIN.fullmatch(text):
         return float(text)
-    match = _PARTS.fullmatch(text)
+    match = _PARTS.fullmatch(text)  # all parts are optional, so it matches the empty text too
     if not text or match is None:
         return None
     hours, minutes, seconds = match.groups(default="0")
@@ -37,9 +40,9 @@ def _seconds(text: str) -> float | None:
 
 
 def human(duration_ns: int) -> str:
-    """The other way, for people, in two units at most: `0.3s`, `12s`, `5m10s`, `2h05m`."""
+    """Format a duration for people, in two units at most: `0.3s`, `12s`, `5m10s`, `2h05m`."""
     seconds = duration_ns / SECOND
-    if seconds < 9.95:
+    if seconds < 9.95:  # from here on one decimal would be rounded to `10.0s`
         return f"{seconds:.1f}s"
     whole = round(seconds)
     if whole < 60:

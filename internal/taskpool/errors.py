@@ -1,6 +1,6 @@
-"""Every error the programs raise on purpose, in a small tree by whose fault it is.
+"""The errors that the programs raise on purpose, in a small tree by what is at fault, and the exit codes.
 
-Each carries the exit code it leads to. A message names the value, the limit and the cure, because the
+Each error has the exit code it leads to. A message names the value, the limit and the cure, because the
 person who reads it cannot ask back.
 """
 
@@ -10,7 +10,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """What the three programs tell their caller. The first that applies wins, in `PRECEDENCE`."""
+    """The exit codes of the three programs. Where several apply, the first in `PRECEDENCE` is given."""
 
     OK = 0
     JOBS_FAILED = 1  # some jobs failed, timed out or were cancelled
@@ -25,6 +25,7 @@ class ExitCode(IntEnum):
     TERMINATED = 143  # SIGTERM
 
 
+# From what says that the run itself went wrong down to what says how its jobs ended.
 PRECEDENCE = (
     ExitCode.USAGE,
     ExitCode.ENVIRONMENT,
@@ -46,7 +47,7 @@ class TaskpoolError(Exception):
 
 
 class UsageError(TaskpoolError):
-    """The caller's words or input are wrong: names the field, the value and what was expected."""
+    """The command line or the input is wrong: names the field, the value and what was expected."""
 
     exit_code = ExitCode.USAGE
 
@@ -66,7 +67,7 @@ class SpoolFull(ConfigurationError):
 
 
 class DealerUnreachable(TaskpoolError):
-    """Nobody answers for the pool, or its dealer went away."""
+    """No dealer answers for the pool, or it went away."""
 
     exit_code = ExitCode.UNREACHABLE
 
@@ -112,11 +113,11 @@ class QueueEmpty(QueueError):
 
 
 class QueueInterrupted(QueueError):
-    """A signal came while waiting; go and look, then wait again."""
+    """A signal came while waiting: look which, then wait again."""
 
 
 class QueueGone(QueueError):
-    """The descriptor is closed or was never a queue: an error in the program."""
+    """The descriptor is closed, or not open for this: an error in the program."""
 
 
 class MessageTooLong(QueueError):
@@ -128,7 +129,8 @@ class QueueLimit(QueueError, ConfigurationError):
 
 
 def system_refused(error: OSError) -> str:
-    """For whoever has no better text: what the system refused, and where the program was."""
+    """Return the text for an OSError that no code has explained: what the system refused, and where the program was."""
+    # The innermost frame: strerror alone would leave a reader to guess which of a program's files is meant.
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

@@ -1,6 +1,6 @@
-"""The names of things that travel: jobs, attempts, workers, clients.
+"""Types of the identifiers of dealers, workers and attempts: plain data, cheap to compare and to print.
 
-Rule of this file: an id is plain data, cheap to compare and to print, and carries no behaviour.
+A job is identified by its batch and its number in it, a generator by a random number: str and int.
 """
 
 from __future__ import annotations
@@ -8,27 +8,14 @@ from __future__ import annotations
 from typing import NamedTuple, NewType
 
 Epoch = NewType("Epoch", int)
-"""One life of a dealer. Starts at 1, grows by one at each start of the pool, kept in its lock file."""
+"""One life of a dealer. Begins at 1, grows by one at each start of the pool, is kept in its lock file."""
 
 Incarnation = NewType("Incarnation", int)
 """The number of a worker process within an epoch, from 1. Never used twice."""
 
-ClientId = NewType("ClientId", int)
-"""A generator's own random 63-bit number: it names one run of the generator, not a person."""
-
-
-class JobId(NamedTuple):
-    """A job: its batch and its place in that batch, from 1."""
-
-    batch: str
-    seq: int
-
-    def __str__(self) -> str:
-        return f"{self.batch}/{self.seq}"
-
 
 class Token(NamedTuple):
-    """One attempt of one job. A report that carries any other token is stale and is dropped."""
+    """One attempt of one job. A report that carries another token is stale and is dropped."""
 
     epoch: int
     n: int

@@ -1,4 +1,4 @@
-"""One line of the human log, as text or as JSON.
+"""Render one line of the log for people, as text or as JSON.
 
 A worker writes such lines straight to its log descriptor; dealer and generator put a `logging` handler
 around this. It stays this small because every worker loads it.
@@ -19,7 +19,7 @@ Fact = str | int | float | None
 
 
 def render(fmt: Format, who: str, text: str, fields: Mapping[str, Fact] | None = None, level: Level = "info") -> str:
-    """One event as exactly one line, newline included.
+    """Render one event as exactly one line, newline included.
 
     Text form: `[who] text`. JSON form: an object with ts (RFC 3339, UTC), level, who and text, then
     `fields`: the facts of the text again, for programs. A field cannot replace one of those four.
@@ -29,16 +29,17 @@ def render(fmt: Format, who: str, text: str, fields: Mapping[str, Fact] | None =
     record: dict[str, Fact] = {"ts": rfc3339(SystemClock().now().wall), "level": level, "who": who, "text": text}
     for name, value in (fields or {}).items():
         record.setdefault(name, value)
+    # By msgspec and not json, which a worker would have to import for this alone.
     return msgspec.json.encode({name: _utf8(value) for name, value in record.items()}).decode() + "\n"
 
 
 def printable(text: str) -> str:
-    """The text with all that could break the line, or play with a terminal, shown as escapes."""
-    if text.isprintable():
+    """Return the text with all that could break the line, or control a terminal, shown as escapes."""
+    if text.isprintable():  # nearly always: spares the loop below
         return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _utf8(value: Fact) -> Fact:
-    """A surrogate stands for a byte of a file name that is no UTF-8; JSON cannot carry it."""
+    """Escape surrogates, each of which stands for a byte of a file name that is no UTF-8; JSON cannot carry them."""
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value

@@ -12,7 +12,7 @@ from taskpool.ipc.queue import QueueEnd, QueueNamespace
 from taskpool.ipc.sizing import Shape
 
 
-class TidyPost:
+class TidyNamespace:
     """Hands everything on to a namespace, and knows what to close and unlink in the end."""
 
     def __init__(self, namespace: QueueNamespace) -> None:
@@ -25,8 +25,8 @@ class TidyPost:
     def open(self, name: str, *, send: bool, receive: bool) -> QueueEnd:
         return self._kept(self._namespace.open(name, send=send, receive=receive))
 
-    def adopt(self, name: str, shape: Shape) -> tuple[QueueEnd, bool]:
-        queue, recovered = self._namespace.adopt(name, shape)
+    def reopen_or_create(self, name: str, shape: Shape) -> tuple[QueueEnd, bool]:
+        queue, recovered = self._namespace.reopen_or_create(name, shape)
         return self._kept(queue), recovered
 
     def unlink(self, name: str) -> None:
@@ -43,16 +43,16 @@ class TidyPost:
 
 
 @pytest.fixture(params=[MemoryNamespace, KernelNamespace])
-def namespace(request: pytest.FixtureRequest, pool: str) -> Iterator[TidyPost]:
+def namespace(request: pytest.FixtureRequest, pool: str) -> Iterator[TidyNamespace]:
     """The contract's subject: the model and the kernel in turn. Tidied before `pool` looks for left-overs."""
-    namespace = TidyPost(request.param())
+    namespace = TidyNamespace(request.param())
     yield namespace
     namespace.tidy()
 
 
 @pytest.fixture
-def kernel(pool: str) -> Iterator[TidyPost]:
+def kernel(pool: str) -> Iterator[TidyNamespace]:
     """For what a model of one process cannot have."""
-    namespace = TidyPost(KernelNamespace())
+    namespace = TidyNamespace(KernelNamespace())
     yield namespace
     namespace.tidy()

@@ -21,7 +21,7 @@ from taskpool.ipc.sizing import LOCK, Shape
 
 SHAPE = Shape(maxmsg=2, msgsize=64)
 STRANGER = 65534  # nobody, on every distribution
-LONER = 54321  # a user id nobody has, so that no other queue is charged to it
+LONER = 54321  # a user id that is not in use, so that no other queue is charged to it
 WAIT_SECONDS = 10
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
@@ -131,7 +131,7 @@ for queue in made:
 @needs_root
 @pytest.mark.needs_tool("unshare")
 def test_too_many_queues_in_the_namespace(pool: str) -> None:
-    """In a namespace of its own: the limit is lowered for nobody else."""
+    """In a namespace of its own: the limit is lowered for no other process."""
     text = run_python(
         """
 try:
@@ -184,26 +184,26 @@ def test_a_queue_open_to_others_is_not_opened(kernel: QueueNamespace, name: str)
         kernel.open(name, send=True, receive=False)
 
 
-def test_a_queue_open_to_others_is_replaced_when_adopted(kernel: QueueNamespace, name: str) -> None:
+def test_a_queue_open_to_others_is_replaced_not_reopened(kernel: QueueNamespace, name: str) -> None:
     first = kernel.create(name, SHAPE)
     first.send(b"perhaps not from us")
     os.fchmod(first.fileno(), 0o666)
-    adopted, recovered = kernel.adopt(name, SHAPE)
+    reopened, recovered = kernel.reopen_or_create(name, SHAPE)
     assert not recovered
-    assert adopted.depth() == 0
+    assert reopened.depth() == 0
     assert not first.linked()
 
 
 @needs_root
-def test_root_does_not_take_a_queue_of_somebody_else(kernel: QueueNamespace, name: str) -> None:
+def test_root_does_not_take_a_queue_of_another_user(kernel: QueueNamespace, name: str) -> None:
     with as_user(STRANGER):
         theirs = kernel.create(name, SHAPE)
     with pytest.raises(QueueForeign, match=f"uid {STRANGER}.* runs as user root"):
         kernel.open(name, send=True, receive=True)
     with pytest.raises(QueueForeign, match=f"uid {STRANGER}"):
-        kernel.adopt(name, SHAPE)
+        kernel.reopen_or_create(name, SHAPE)
     with pytest.raises(QueueForeign, match=f"uid {STRANGER}"):
-        kernel.adopt(name, Shape(1, 1))
+        kernel.reopen_or_create(name, Shape(1, 1))
     assert theirs.linked()
 
 
@@ -214,7 +214,7 @@ def test_a_stranger_is_kept_out(kernel: QueueNamespace, name: str) -> None:
         with pytest.raises(QueueForeign, match=f"another user .* runs as .*uid {STRANGER}"):
             kernel.open(name, send=True, receive=False)
         with pytest.raises(QueueForeign):
-            kernel.adopt(name, SHAPE)
+            kernel.reopen_or_create(name, SHAPE)
         with pytest.raises(QueueForeign, match="only he or root"):
             kernel.unlink(name)
     assert ours.linked()
@@ -287,7 +287,7 @@ def test_the_lock_is_held_against_other_processes_and_freed_by_sigkill(kernel: Q
 import sys, time
 from taskpool.ipc.sizing import LOCK
 from taskpool.ipc.mqueue import KernelNamespace
-lock, _ = KernelNamespace().adopt(sys.argv[1], LOCK)
+lock, _ = KernelNamespace().reopen_or_create(sys.argv[1], LOCK)
 lock.hold_notification_lock()
 print("held", flush=True)
 time.sleep(60)
@@ -297,7 +297,7 @@ time.sleep(60)
         assert holder.stdout is not None
         try:
             assert holder.stdout.readline() == b"held\n"
-            lock, recovered = kernel.adopt(names.lock(pool), LOCK)
+            lock, recovered = kernel.reopen_or_create(names.lock(pool), LOCK)
             assert recovered
             with pytest.raises(QueueExists, match="held by another process"):
                 lock.hold_notification_lock()
@@ -316,6 +316,6 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
     done = subprocess.run([sys.executable, "-c", script, name], env=python_env(), timeout=WAIT_SECONDS)
     assert done.returncode == -signal.SIGKILL
-    queue, recovered = kernel.adopt(name, SHAPE)
+    queue, recovered = kernel.reopen_or_create(name, SHAPE)
     assert recovered
     assert queue.receive() == b"survivor"

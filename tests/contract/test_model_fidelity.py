@@ -50,7 +50,7 @@ class Worlds:
             self.use(self.dice.choice(self.pairs))
 
     def find(self) -> None:
-        verb = self.dice.choice(("create", "open", "adopt", "unlink"))
+        verb = self.dice.choice(("create", "open", "reopen_or_create", "unlink"))
         name, shape, way = self.dice.choice(self.names), self.dice.choice(SHAPES), self.dice.choice(WAYS)
         model, model_says = found(self.model, verb, name, shape, way)
         kernel, kernel_says = found(self.kernel, verb, name, shape, way)
@@ -84,8 +84,8 @@ def found(
                 queue = namespace.create(name, shape)
             case "open":
                 queue = namespace.open(name, send=way[0], receive=way[1])
-            case "adopt":
-                queue, recovered = namespace.adopt(name, shape)
+            case "reopen_or_create":
+                queue, recovered = namespace.reopen_or_create(name, shape)
             case _:
                 namespace.unlink(name)
     except QueueError as error:

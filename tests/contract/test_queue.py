@@ -189,32 +189,30 @@ def test_unlinking_what_is_not_there_is_fine(namespace: QueueNamespace, name: st
     namespace.unlink(name)
 
 
-# --- adopting -------------------------------------------------------------------------------------
+# --- reopening ------------------------------------------------------------------------------------
 
 
-def test_adopting_what_is_not_there_creates_it(namespace: QueueNamespace, name: str) -> None:
-    queue, recovered = namespace.adopt(name, SHAPE)
+def test_what_is_not_there_is_created(namespace: QueueNamespace, name: str) -> None:
+    queue, recovered = namespace.reopen_or_create(name, SHAPE)
     assert not recovered
     assert (queue.maxmsg, queue.msgsize) == SHAPE
 
 
-def test_adopting_a_queue_of_the_same_shape_keeps_its_messages(namespace: QueueNamespace, queue: QueueEnd) -> None:
+def test_a_queue_of_the_same_shape_is_reopened_with_its_messages(namespace: QueueNamespace, queue: QueueEnd) -> None:
     queue.send(b"from an earlier life")
     queue.close()
-    adopted, recovered = namespace.adopt(queue.name, SHAPE)
+    reopened, recovered = namespace.reopen_or_create(queue.name, SHAPE)
     assert recovered
-    assert drain(adopted) == [b"from an earlier life"]
-    adopted.send(b"and on")
+    assert drain(reopened) == [b"from an earlier life"]
+    reopened.send(b"and on")
 
 
 @pytest.mark.parametrize("shape", [Shape(2, 64), Shape(3, 65)])
-def test_adopting_a_queue_of_another_shape_replaces_it(
-    namespace: QueueNamespace, queue: QueueEnd, shape: Shape
-) -> None:
+def test_a_queue_of_another_shape_is_replaced(namespace: QueueNamespace, queue: QueueEnd, shape: Shape) -> None:
     queue.send(b"lost")
-    adopted, recovered = namespace.adopt(queue.name, shape)
+    reopened, recovered = namespace.reopen_or_create(queue.name, shape)
     assert not recovered
-    assert (adopted.maxmsg, adopted.msgsize, adopted.depth()) == (*shape, 0)
+    assert (reopened.maxmsg, reopened.msgsize, reopened.depth()) == (*shape, 0)
     assert not queue.linked()
 
 
@@ -222,16 +220,16 @@ def test_adopting_a_queue_of_another_shape_replaces_it(
 
 
 def test_closing_gives_the_lock_back(namespace: QueueNamespace, pool: str) -> None:
-    first, _ = namespace.adopt(names.lock(pool), LOCK)
+    first, _ = namespace.reopen_or_create(names.lock(pool), LOCK)
     first.hold_notification_lock()
     first.close()
-    second, recovered = namespace.adopt(names.lock(pool), LOCK)
+    second, recovered = namespace.reopen_or_create(names.lock(pool), LOCK)
     assert recovered
     second.hold_notification_lock()
 
 
 def test_the_lock_of_a_queue_without_a_name_is_no_lock(namespace: QueueNamespace, pool: str) -> None:
-    lock, _ = namespace.adopt(names.lock(pool), LOCK)
+    lock, _ = namespace.reopen_or_create(names.lock(pool), LOCK)
     lock.unlink()
     with pytest.raises(QueueMissing):
         lock.hold_notification_lock()

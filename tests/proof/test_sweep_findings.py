@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import threading
 from collections.abc import Callable
@@ -14,7 +13,6 @@ import pytest
 
 from taskpool.codec import decode, encode
 from taskpool.core.effects import FindBatch
-from taskpool.dealer import processes
 from taskpool.dealer.dealer import Dealer
 from taskpool.errors import ConfigurationError, JournalError, QueueError, QueueMissing, system_refused
 from taskpool.ipc.mqueue import KernelNamespace
@@ -100,19 +98,6 @@ def test_a_dealer_that_failed_half_way_closes_its_store() -> None:
     dealer = Dealer.__new__(Dealer)
     dealer._performer = None
     assert not dealer._left_cleanly()
-
-
-def test_workers_boot_where_files_cannot_be_unnamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker refuses a standard error that is not opened for appending."""
-    unnamed = refusing(errno.EOPNOTSUPP, os.open, lambda _, flags, *__: flags & os.O_TMPFILE == os.O_TMPFILE)
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "open", unnamed)
-        fd = processes._unnamed_file(str(tmp_path))
-    try:
-        wanted = os.O_RDWR | os.O_APPEND
-        assert fcntl.fcntl(fd, fcntl.F_GETFL) & wanted == wanted
-    finally:
-        os.close(fd)
 
 
 def test_a_queue_whose_mode_cannot_be_set_does_not_stay(pool: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,9 +61,9 @@ class DealerNamespace(SimNamespace):
         self._platform.step()
         return super().create(name, shape)
 
-    def adopt(self, name: str, shape: Shape) -> tuple[SimQueueEnd, bool]:
+    def reopen_or_create(self, name: str, shape: Shape) -> tuple[SimQueueEnd, bool]:
         self._platform.step()
-        end, recovered = super().adopt(name, shape)
+        end, recovered = super().reopen_or_create(name, shape)
         assert isinstance(end, SimQueueEnd)
         return end, recovered
 

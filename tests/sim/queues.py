@@ -39,7 +39,7 @@ class SimQueueEnd(MemoryQueueEnd):
         self._put(data)
 
     def receive(self) -> bytes:
-        if not self._has_mail():
+        if not self._has_message():
             raise QueueEmpty(self.name)
         return self._take()
 
@@ -55,7 +55,7 @@ class SimQueueEnd(MemoryQueueEnd):
             if process.received is not None:
                 data, process.received = process.received, None
                 return data
-            if self._has_mail():
+            if self._has_message():
                 return self._take()
             self.queue.receivers.append(process)
             yield None
@@ -141,5 +141,5 @@ class SimNamespace(MemoryNamespace):
     def wipe(self) -> None:
         """What a reboot leaves of it."""
         for queue in self._queues.values():
-            queue.linked = False
+            queue.lose_name()
         self._queues.clear()

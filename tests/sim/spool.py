@@ -14,7 +14,7 @@ DIRECTORY = Path("/var/spool/sim")
 
 
 class SimSpool(Spool):
-    """One directory, seen by everybody."""
+    """One directory, seen by every process."""
 
     def __init__(self) -> None:
         super().__init__(DIRECTORY)

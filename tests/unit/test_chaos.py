@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taskpool.chaos import Chaos, Fate, draw, parse
+from taskpool.chaos import Chaos, Fault, draw, parse
 from taskpool.errors import UsageError
 
 PROBABILITIES = st.floats(min_value=0, max_value=1 / 3)
@@ -63,22 +63,22 @@ def test_spec_says_what_parse_reads(crash: float, exit_: float, hang: float, see
     assert parse(chaos.spec()) == chaos
 
 
-def test_fates_come_as_often_as_asked() -> None:
+def test_faults_come_as_often_as_asked() -> None:
     chaos = parse("crash=0.3,exit=0.05,hang=0.05,seed=7")
-    fates = Counter(chaos.fate(seq, try_) for seq in range(1, 10_001) for try_ in (1, 2))
-    assert fates[Fate.CRASH] / 20_000 == pytest.approx(0.3, abs=0.02)
-    assert fates[Fate.EXIT] / 20_000 == pytest.approx(0.05, abs=0.01)
-    assert fates[Fate.HANG] / 20_000 == pytest.approx(0.05, abs=0.01)
+    faults = Counter(chaos.fault(seq, try_) for seq in range(1, 10_001) for try_ in (1, 2))
+    assert faults[Fault.CRASH] / 20_000 == pytest.approx(0.3, abs=0.02)
+    assert faults[Fault.EXIT] / 20_000 == pytest.approx(0.05, abs=0.01)
+    assert faults[Fault.HANG] / 20_000 == pytest.approx(0.05, abs=0.01)
 
 
-@pytest.mark.parametrize(("spec", "fate"), [("crash=1", Fate.CRASH), ("exit=1", Fate.EXIT), ("hang=1", Fate.HANG)])
-def test_certain_and_impossible(spec: str, fate: Fate) -> None:
-    assert {parse(spec).fate(seq, 1) for seq in range(1, 1000)} == {fate}
-    assert {Chaos(seed=3).fate(seq, 1) for seq in range(1, 1000)} == {Fate.SPARED}
+@pytest.mark.parametrize(("spec", "fault"), [("crash=1", Fault.CRASH), ("exit=1", Fault.EXIT), ("hang=1", Fault.HANG)])
+def test_certain_and_impossible(spec: str, fault: Fault) -> None:
+    assert {parse(spec).fault(seq, 1) for seq in range(1, 1000)} == {fault}
+    assert {Chaos(seed=3).fault(seq, 1) for seq in range(1, 1000)} == {None}
 
 
 def test_the_draw_is_the_same_on_every_machine() -> None:
-    """Fixed for ever: a seed in somebody's notes must go on meaning the same run."""
+    """Fixed for ever: a seed that was written down must go on meaning the same run."""
     assert draw(0, 1, 1) == 0.27471265698820735
     assert draw(7, 2**53, 2**32 - 1) == 0.05338219433368796
 

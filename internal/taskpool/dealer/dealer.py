@@ -207,7 +207,7 @@ def _hold_namespace(namespace: QueueNamespace, pool: str, teardown: ExitStack) -
 def _held(namespace: QueueNamespace, pool: str) -> QueueEnd:
     name = names.lock(pool)
     for _ in range(3):
-        queue, _ = namespace.adopt(name, sizing.LOCK)
+        queue, _ = namespace.reopen_or_create(name, sizing.LOCK)
         try:
             queue.hold_notification_lock()
             return queue

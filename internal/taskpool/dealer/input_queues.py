@@ -53,7 +53,7 @@ class InputQueues:
             self._drop(queue)
 
     def _adopt(self, name: str, shape: Shape) -> QueueEnd:
-        queue, _ = self._namespace.adopt(name, shape)
+        queue, _ = self._namespace.reopen_or_create(name, shape)
         self._watch(queue.fileno())
         return queue
 

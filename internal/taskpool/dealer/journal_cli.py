@@ -13,7 +13,8 @@ from taskpool.durations import parse_duration
 from taskpool.errors import ConfigurationError, ExitCode, UsageError
 from taskpool.ipc.names import check_pool_name
 from taskpool.journal import tools
-from taskpool.procs.state_dir import LOCK_NAME, state_directory
+from taskpool.procs.pool_lock import LOCK_NAME
+from taskpool.procs.state_dir import state_directory
 
 
 def run(argv: Sequence[str]) -> int:

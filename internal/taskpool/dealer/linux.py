@@ -15,16 +15,17 @@ from taskpool.dealer.processes import LaunchSpec, WorkerProcesses
 from taskpool.errors import ConfigurationError
 from taskpool.ids import Epoch
 from taskpool.ipc.mqueue import KernelNamespace, kernel_limits
+from taskpool.ipc.names import StaleQueues
 from taskpool.ipc.sizing import Layout, Room, Shape, choose, room
 from taskpool.ipc.spool import Spool
-from taskpool.ipc.stale_queues import StaleQueues
 from taskpool.journal.memory import MemoryStore
 from taskpool.journal.store import Store
+from taskpool.procs.pool_lock import PoolLock
 from taskpool.procs.prctl import become_subreaper
 from taskpool.procs.process_tree import end_orphans
 from taskpool.procs.signals import Wakeup
 from taskpool.procs.spawn import find_worker
-from taskpool.procs.state_dir import PoolLock, identity, state_directory
+from taskpool.procs.state_dir import identity, state_directory
 
 JOURNAL_NAME = "journal.db"
 ORPHANS_NS_MAX = 20 * SECOND

@@ -7,7 +7,6 @@ not run anywhere else. All reaping of the dealer is here.  # R10
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import signal
 from collections.abc import Callable, Mapping
@@ -26,6 +25,7 @@ from taskpool.ipc.sizing import Shape
 from taskpool.ipc.spool import Spool
 from taskpool.procs import process_tree, reap
 from taskpool.procs.environment import scrubbed
+from taskpool.procs.files import open_unnamed_somewhere
 from taskpool.procs.spawn import spawn_worker
 
 EXIT_WAIT_NS_MAX = 5 * SECOND
@@ -52,7 +52,7 @@ class WorkerProcess:
         self.queue = queue
         self.capture_fd = capture_fd
         self.pid = 0
-        self.exit: reap.Exit | None = None
+        self.exit: reap.ChildExit | None = None
         self.seen_mono_ns = 0
 
 
@@ -103,7 +103,7 @@ class WorkerProcesses:
         self._record(incarnation)
         queue = self._namespace.create(names.worker(spec.pool, spec.epoch, incarnation), spec.shape)
         try:
-            return WorkerProcess(incarnation, queue, _unnamed_file(spec.spool))
+            return WorkerProcess(incarnation, queue, open_unnamed_somewhere(spec.spool))
         except OSError:
             queue.unlink()
             queue.close()
@@ -225,16 +225,6 @@ class WorkerProcesses:
                 return
             except (MessageError, ConfigurationError):
                 continue
-
-
-def _unnamed_file(directory: str) -> int:
-    """A file that needs no cleaning up, for what a worker writes to its standard error."""
-    try:
-        return os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    except OSError:  # some file systems know no unnamed files
-        fd = os.memfd_create("tp-worker-stderr", os.MFD_CLOEXEC)
-        fcntl.fcntl(fd, fcntl.F_SETFL, os.O_APPEND)  # a worker insists on it: several processes write
-        return fd
 
 
 def _last_words(fd: int) -> str | None:

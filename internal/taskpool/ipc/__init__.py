@@ -1,10 +1,11 @@
-"""How the three programs talk: named POSIX message queues, and files for what does not fit them.
+"""How the three programs exchange messages: named POSIX message queues, and files for what does not fit them.
 
-- names: what the queues of a pool are called
-- budget: how large they may be under the kernel's limits
-- queue: what a queue promises, whoever implements it
+Read `queue` first: what a queue guarantees. docs/protocol.md, 3 and 4, is the reference.
+
+- queue: the interface of a queue and of the namespace that it is found in
 - mqueue: the kernel's queues (the only importer of posix_ipc)
-- memory: the same promises without a kernel, for tests and simulation
+- memory: the same interface without a kernel, for tests and simulation
+- names: what the queues of a pool are called, and the names that a killed dealer left
+- sizing: how large the queues may be under the kernel's limits
 - spool: files for messages larger than their queue
-- leftovers: names of worker queues that a killed dealer left, and taking them away
 """

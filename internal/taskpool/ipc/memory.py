@@ -16,23 +16,38 @@ _FIRST_FILENO = 1_000_000  # no process has that many: a number taken for a desc
 
 
 class _Queue:
-    """What the kernel calls the inode: it outlives its name."""
+    """The queue itself, as the kernel's inode: it outlives its name, and each open end."""
 
     def __init__(self, name: str, shape: Shape) -> None:
         self.name = name
         self.shape = shape
         self.messages: deque[bytes] = deque()
         self.linked = True
-        self.holder: MemoryQueueEnd | None = None
+        self._holder: MemoryQueueEnd | None = None
+
+    def lose_name(self) -> None:
+        """Go on without a name: ends that are open work as before."""
+        self.linked = False
+
+    def hold(self, end: MemoryQueueEnd) -> None:
+        """Register `end` for notification. Raises QueueExists when another end is."""
+        if self._holder not in (None, end):
+            raise QueueExists(f"queue {self.name} is held by another process")
+        self._holder = end
+
+    def release(self, end: MemoryQueueEnd) -> None:
+        """Take back the registration of `end`, if it has one."""
+        if self._holder is end:
+            self._holder = None
 
 
 class MemoryNamespace:
-    """One IPC namespace. Everybody who shall meet uses the same object."""
+    """One IPC namespace. The ends that are to meet come from one object."""
 
     def __init__(self) -> None:
         self._queues: dict[str, _Queue] = {}
         self._filenos = itertools.count(_FIRST_FILENO)
-        self.changed = Condition()
+        self.changed = Condition()  # one for all queues: few threads wait, and each looks again at its own
 
     def create(self, name: str, shape: Shape) -> MemoryQueueEnd:
         if name in self._queues:
@@ -45,7 +60,7 @@ class MemoryNamespace:
             raise QueueMissing(f"no queue {name}")
         return MemoryQueueEnd(self, self._queues[name], next(self._filenos), send=send, receive=receive)
 
-    def adopt(self, name: str, shape: Shape) -> tuple[MemoryQueueEnd, bool]:
+    def reopen_or_create(self, name: str, shape: Shape) -> tuple[MemoryQueueEnd, bool]:
         found = self._queues.get(name)
         if found is not None and found.shape == shape:
             return self.open(name, send=True, receive=True), True
@@ -55,7 +70,7 @@ class MemoryNamespace:
     def unlink(self, name: str) -> None:
         queue = self._queues.pop(name, None)
         if queue is not None:
-            queue.linked = False
+            queue.lose_name()
 
 
 class MemoryQueueEnd:
@@ -83,17 +98,17 @@ class MemoryQueueEnd:
 
     def receive(self) -> bytes:
         with self._namespace.changed:
-            if not self._has_mail():
+            if not self._has_message():
                 raise QueueEmpty(f"queue {self.name} is empty")
             return self._take()
 
     def receive_blocking(self) -> bytes:
         with self._namespace.changed:
-            self._namespace.changed.wait_for(self._has_mail)
+            self._namespace.changed.wait_for(self._has_message)
             return self._take()
 
     def fileno(self) -> int:
-        """A number of its own, to be looked up by; nothing can wait on it."""
+        """Return a number of its own, to look the end up by; it cannot be waited on."""
         return self._fileno
 
     def depth(self) -> int:
@@ -103,20 +118,19 @@ class MemoryQueueEnd:
         return self._queue.linked
 
     def unlink(self) -> None:
+        # The name may belong to a successor by now, which must keep it.
         if self.linked():
             self._namespace.unlink(self.name)
 
     def hold_notification_lock(self) -> None:
-        queue = self._queue
-        if queue.holder not in (None, self):
-            raise QueueExists(f"queue {self.name} is held by another process")
-        if not queue.linked:
+        self._queue.hold(self)
+        # After the registration, as with the kernel: a name that was lost in between must not go unseen.
+        if not self.linked():
             raise QueueMissing(f"queue {self.name} has lost its name")
-        queue.holder = self
 
     def close(self) -> None:
-        if self._open_queue is not None and self._open_queue.holder is self:
-            self._open_queue.holder = None
+        if self._open_queue is not None:
+            self._open_queue.release(self)
         self._open_queue = None
         self._fileno = -1
 
@@ -127,6 +141,7 @@ class MemoryQueueEnd:
         return self._open_queue
 
     def _has_room(self, data: bytes) -> bool:
+        # In the kernel's order: the length is looked at before the room, so a long message never waits.
         if len(data) > self.msgsize:
             raise MessageTooLong(f"a message of {len(data)} bytes; queue {self.name} takes {self.msgsize}")
         if not self._may_send:
@@ -137,7 +152,7 @@ class MemoryQueueEnd:
         self._queue.messages.append(data)
         self._namespace.changed.notify_all()
 
-    def _has_mail(self) -> bool:
+    def _has_message(self) -> bool:
         if not self._may_receive:
             raise QueueGone(f"queue {self.name} is not open for receiving")
         return bool(self._queue.messages)

@@ -1,8 +1,8 @@
-"""The kernel's message queues. The only module that knows posix_ipc: its errors never leave here.
+"""Use the kernel's message queues. The only module that imports posix_ipc: its errors are translated here.
 
-Three habits of posix_ipc shape this file (1.3.2, read in its source and measured):
+Three properties of posix_ipc shape this file (1.3.2, read in its source and measured):
 its limit errors carry no errno and one text stands for two limits; dropping an object does not close its
-descriptor; and an exception raised by a signal handler during a wait is swallowed, so handlers only mark.
+descriptor; and an exception raised by a signal handler during a wait is lost, so handlers only note the signal.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ from taskpool.errors import (
 from taskpool.ipc.sizing import KernelLimits, Shape, byte_limit_cure, sysctl_cure
 
 _SYSCTLS = "/proc/sys/fs/mqueue"
-_MODE = 0o600
+_MODE = 0o600  # who may write to a queue may have the pool's user run any program
 _UNLIMITED = 2**63 - 1
+# The texts of posix_ipc's errors that come without an errno.
 _ERRNO_OF_TEXT = {
     "Insufficient space for a new queue": errno.ENOSPC,
     "This process already has the maximum number of files open": errno.EMFILE,
@@ -41,7 +42,8 @@ _ERRNO_OF_TEXT = {
 
 
 def kernel_limits() -> KernelLimits:
-    """The limits on queues here and now. Raises ConfigurationError where the kernel has no queues."""
+    """Read the limits on queues here and now. Raises ConfigurationError where the kernel has no queues."""
+    # Read each time: the sysctls are this IPC namespace's (mq_overview(7)) and may be raised while a pool runs.
     return KernelLimits(
         msg_max=_sysctl("msg_max"),
         msgsize_max=_sysctl("msgsize_max"),
@@ -50,11 +52,14 @@ def kernel_limits() -> KernelLimits:
     )
 
 
+# R10 (docs/protocol.md, 11): no other place in the package opens queues.
 class KernelNamespace:
     """The queues of this process's IPC namespace; see `queue.QueueNamespace`."""
 
     def create(self, name: str, shape: Shape) -> KernelQueueEnd:
         try:
+            # O_CREX, never O_CREAT alone: a queue that is there would be opened silently, with the owner and the shape
+            # that it has, which may be another user's trap (measured).
             handle = posix_ipc.MessageQueue(
                 name,
                 posix_ipc.O_CREX | posix_ipc.O_NONBLOCK,
@@ -66,9 +71,9 @@ class KernelNamespace:
             raise QueueExists(f"a queue {name} is there already") from None
         except (ValueError, OSError, MemoryError, posix_ipc.PermissionsError) as error:
             raise _not_created(name, shape, error) from error
-        queue = KernelQueueEnd(name, handle)
+        queue = KernelQueueEnd(name, handle)  # from here on it has to be closed: posix_ipc does not
         try:
-            os.fchmod(handle.mqd, _MODE)  # the umask may have taken bits from it
+            os.fchmod(handle.mqd, _MODE)  # the umask has taken bits from the mode (mq_open(3))
         except OSError as error:
             queue.unlink()
             queue.close()
@@ -85,13 +90,16 @@ class KernelNamespace:
             )
         return queue
 
-    def adopt(self, name: str, shape: Shape) -> tuple[KernelQueueEnd, bool]:
+    def reopen_or_create(self, name: str, shape: Shape) -> tuple[KernelQueueEnd, bool]:
+        # Created first, opened second: the other order would leave a gap in which the name can be taken.
         try:
             return self.create(name, shape), False
         except QueueExists:
             found = _open_own(name, send=True, receive=True)
         if _is_private(found) and (found.maxmsg, found.msgsize) == shape:
             return found, True
+        # Another shape comes from another version or other limits, another mode from a foreign program that may have
+        # put messages into it.
         found.close()
         self.unlink(name)
         return self.create(name, shape), False
@@ -110,6 +118,7 @@ class KernelQueueEnd:
 
     The descriptor is O_NONBLOCK, so that nothing the dealer does can wait. The first `*_blocking` call turns
     that off for this descriptor alone; `send` and `receive` then use a time-out of zero, to the same effect.
+    No other time-out is used: mq_timedsend(3) counts on the wall clock, which may jump.
     """
 
     def __init__(self, name: str, queue: posix_ipc.MessageQueue) -> None:
@@ -117,20 +126,20 @@ class KernelQueueEnd:
         self.maxmsg: int = queue.max_messages
         self.msgsize: int = queue.max_message_size
         self._queue = queue
-        self._at_once: int | None = None  # the time-out that makes a call return at once
+        self._no_wait: int | None = None  # the time-out with which a call returns at once; None while O_NONBLOCK is set
 
     def send(self, data: bytes) -> None:
-        self._send(data, self._at_once)
+        self._send(data, self._no_wait)
 
     def send_blocking(self, data: bytes) -> None:
-        self._wait_from_now_on()
+        self._allow_blocking()
         self._send(data, None)
 
     def receive(self) -> bytes:
-        return self._receive(self._at_once)
+        return self._receive(self._no_wait)
 
     def receive_blocking(self) -> bytes:
-        self._wait_from_now_on()
+        self._allow_blocking()
         return self._receive(None)
 
     def fileno(self) -> int:
@@ -146,7 +155,7 @@ class KernelQueueEnd:
         return self.status().st_nlink > 0
 
     def status(self) -> os.stat_result:
-        """Owner, mode and link count of the queue itself, whatever its name means by now."""
+        """Return owner, mode and link count of the queue itself, which its name may not mean any more."""
         try:
             return os.fstat(self.fileno())
         except OSError as error:
@@ -157,18 +166,20 @@ class KernelQueueEnd:
             KernelNamespace().unlink(self.name)
 
     def hold_notification_lock(self) -> None:
-        # SIGURG is ignored by default, should anybody send to the queue after all.
+        # SIGURG: its default action is to be ignored (signal(7)), should a message come after all.
         try:
             self._queue.request_notification(signal.SIGURG)
         except posix_ipc.BusyError:
             raise QueueExists(f"queue {self.name} is held by another process of this IPC namespace") from None
         except OSError as error:
             raise self._gone(error) from None
+        # After the registration: the last holder unlinks before it closes, so a name that is still there is not lost
+        # by its leaving any more.
         if not self.linked():
             raise QueueMissing(f"queue {self.name} lost its name while it was being taken; try again")
 
     def close(self) -> None:
-        if self.fileno() >= 0:
+        if self.fileno() >= 0:  # posix_ipc sets it to -1; closing twice could close another object's
             self._queue.close()
 
     def _send(self, data: bytes, timeout: int | None) -> None:
@@ -178,9 +189,10 @@ class KernelQueueEnd:
             self._queue.send(data, timeout)
         except posix_ipc.BusyError:
             raise QueueFull(f"queue {self.name} is full: {self.maxmsg} messages") from None
-        except posix_ipc.SignalError:
+        except posix_ipc.SignalError:  # posix_ipc does not try again, as the standard library does (PEP 475)
             raise QueueInterrupted(f"a signal came while sending to {self.name}") from None
         except (posix_ipc.Error, OSError) as error:
+            # Also a matter of room, though of the kernel's: a moment later there may be some.
             if isinstance(error, OSError) and error.errno == errno.ENOMEM:
                 raise QueueFull(f"the kernel has no memory for another message in {self.name}") from None
             raise self._gone(error) from None
@@ -195,21 +207,20 @@ class KernelQueueEnd:
         except (posix_ipc.Error, OSError) as error:
             raise self._gone(error) from None
 
-    def _wait_from_now_on(self) -> None:
-        if self._at_once is None:
+    def _allow_blocking(self) -> None:
+        if self._no_wait is None:
             try:
                 self._queue.block = True
             except posix_ipc.ExistentialError as error:
                 raise self._gone(error) from None
-            self._at_once = 0
+            self._no_wait = 0
 
     def _gone(self, error: Exception) -> QueueGone:
         return QueueGone(f"queue {self.name} is closed here, or not open for this: {error}")
 
 
 def _open_own(name: str, *, send: bool, receive: bool) -> KernelQueueEnd:
-    """Opens a queue of this user. Never with O_CREAT: on a queue that is there it would silently return
-    whatever owner and shape that one has."""
+    """Open a queue of this user that is there. Raises QueueMissing, QueueForeign, QueueLimit."""
     try:
         queue = KernelQueueEnd(name, posix_ipc.MessageQueue(name, posix_ipc.O_NONBLOCK, read=receive, write=send))
     except posix_ipc.ExistentialError:
@@ -223,7 +234,7 @@ def _open_own(name: str, *, send: bool, receive: bool) -> KernelQueueEnd:
         raise _out_of_descriptors(name, error) from error
     owner = queue.status().st_uid
     if owner != os.geteuid():
-        # Root gets this far with anybody's queue.
+        # Root gets this far with any user's queue, and jobs in it would run as root.
         queue.close()
         raise _foreign(name, _user(owner))
     return queue
@@ -241,8 +252,8 @@ def _foreign(name: str, owner: str) -> QueueForeign:
 
 
 def _not_created(name: str, shape: Shape, error: Exception) -> QueueError:
-    """The true reason the kernel refused a new queue."""
-    if isinstance(error, ValueError):
+    """Return the true reason why the kernel refused a new queue; posix_ipc does not tell it."""
+    if isinstance(error, ValueError):  # EINVAL, in posix_ipc's translation
         return _beyond_sysctls(name, shape, kernel_limits())
     code = _errno(error)
     if code == errno.ENOSPC:
@@ -251,6 +262,7 @@ def _not_created(name: str, shape: Shape, error: Exception) -> QueueError:
             f"queue {name}: this IPC namespace holds its fs.mqueue.queues_max of {queues_max} queues already. "
             f"Stop a pool, or raise it: {sysctl_cure('queues_max', 2 * queues_max)}"
         )
+    # The kernel itself says EMFILE for an exceeded RLIMIT_MSGQUEUE (mqueue_get_inode in ipc/mqueue.c).
     if code == errno.EMFILE and _descriptor_is_free():
         bytes_max = _bytes_max()
         return QueueLimit(
@@ -282,11 +294,12 @@ def _out_of_descriptors(name: str, error: Exception) -> QueueError:
 
 
 def _errno(error: Exception) -> int | None:
+    # Both ways, should a later posix_ipc set errno.
     return getattr(error, "errno", None) or _ERRNO_OF_TEXT.get(str(error))
 
 
 def _descriptor_is_free() -> bool:
-    """Tells RLIMIT_NOFILE from RLIMIT_MSGQUEUE, which posix_ipc reports in the same words."""
+    """Say whether a descriptor can be had: that tells RLIMIT_NOFILE from RLIMIT_MSGQUEUE, as no error does."""
     try:
         os.close(os.open("/", os.O_RDONLY | os.O_CLOEXEC))
     except OSError:

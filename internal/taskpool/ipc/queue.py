@@ -1,7 +1,10 @@
-"""What a message queue promises, whoever implements it: the kernel (`mqueue`) or a model (`memory`).
+"""What a message queue guarantees, be it the kernel's (`mqueue`) or a model of it (`memory`).
 
-tests/contract holds both to it. In short: bounded, first in first out, whole messages, and a queue lives
-on without its name for whoever has it open.
+tests/contract holds both to it. In short: bounded, first in first out, whole messages, and a queue that has lost its
+name goes on working for the processes that have it open (mq_overview(7)).
+
+The queue is never the record of who has a job: the kernel hands a message to a blocked receiver before that runs, and
+the message is gone when the receiver is killed then (docs/adr/0001).
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from taskpool.ipc.sizing import Shape
 
 
 class QueueEnd(Protocol):
-    """One open end of a queue. Close it yourself: nothing else gives its descriptor back.
+    """One open end of a queue. It has to be closed: dropping the object does not give its descriptor back.
 
     Every method but `close` and `fileno` raises QueueGone on a closed queue.
     """
@@ -27,61 +30,68 @@ class QueueEnd(Protocol):
     def msgsize(self) -> int: ...
 
     def send(self, data: bytes) -> None:
-        """Never waits. Raises MessageTooLong, else QueueFull; QueueGone when not opened for sending."""
+        """Send without waiting. Raises MessageTooLong, else QueueFull; QueueGone when not opened for sending."""
 
     def send_blocking(self, data: bytes) -> None:
-        """Waits for room. Raises QueueInterrupted when a signal came, and what `send` raises but QueueFull."""
+        """Wait for room, then send. Raises QueueInterrupted when a signal came, and what `send` raises but QueueFull.
+
+        Nothing but room or a signal ends the wait: neither the other end's death nor the loss of the name.
+        """
 
     def receive(self) -> bytes:
-        """Never waits. Raises QueueEmpty; QueueGone when not opened for receiving.
+        """Receive without waiting. Raises QueueEmpty; QueueGone when not opened for receiving.
 
         The kernel's bytes occupy `msgsize` whatever their length: decode them, do not keep them.
         """
 
     def receive_blocking(self) -> bytes:
-        """Waits for a message. Raises QueueInterrupted when a signal came; QueueGone as `receive`."""
+        """Wait for a message. Raises QueueInterrupted when a signal came; QueueGone as `receive`."""
 
     def fileno(self) -> int:
-        """For epoll, and only level-triggered: a blocked sender that refills the queue raises no edge.
-        -1 once closed."""
+        """Return the descriptor, for epoll, and only level-triggered; -1 once closed.
+
+        A blocked sender that refills the queue as it is emptied raises no edge (measured): an edge-triggered loop would
+        stand still before a full queue.
+        """
 
     def depth(self) -> int:
-        """How many messages wait."""
+        """Return how many messages wait."""
 
     def linked(self) -> bool:
-        """Whether the queue still has its name. Nobody is woken when a queue loses it: look now and then."""
+        """Say whether the queue still has its name. The loss of a name wakes no process: look now and then."""
 
     def unlink(self) -> None:
-        """Takes the name away, if it still names this queue. Both ends go on working."""
+        """Take the name away, if it still names this queue. Both ends go on working."""
 
     def hold_notification_lock(self) -> None:
-        """Makes this process the holder of the queue until it closes any of its ends of it or dies, even by
-        SIGKILL.
+        """Make this process the holder of the queue until it closes any of its ends of it or dies, even by SIGKILL.
+
+        A queue takes one registration for notification (mq_notify(3)), which the kernel keeps and frees: so it serves
+        as a lock in this IPC namespace. No process may send to such a queue, and the holder unlinks it before closing.
 
         Raises QueueExists when another process holds it, QueueMissing when the queue has lost its name (the
-        holder has just left: adopt it anew). Nobody may send to such a queue, and who leaves it unlinks it
-        before closing it.
+        holder has just left: reopen or create it again).
         """
 
     def close(self) -> None:
-        """May be called twice."""
+        """Give the descriptor back. May be called twice."""
 
 
 class QueueNamespace(Protocol):
-    """Where queues are made and found."""
+    """Where queues are created and found: an IPC namespace."""
 
     def create(self, name: str, shape: Shape) -> QueueEnd:
-        """A new queue, private to this user, open both ways. Raises QueueExists, QueueLimit."""
+        """Create a queue, private to this user, open both ways. Raises QueueExists, QueueLimit."""
 
     def open(self, name: str, *, send: bool, receive: bool) -> QueueEnd:
-        """A queue that is there. Raises QueueMissing, QueueForeign, QueueLimit. Never creates."""
+        """Open a queue that is there; never create one. Raises QueueMissing, QueueForeign, QueueLimit."""
 
-    def adopt(self, name: str, shape: Shape) -> tuple[QueueEnd, bool]:
-        """The queue of that name, open both ways, and whether it was recovered from an earlier life.
+    def reopen_or_create(self, name: str, shape: Shape) -> tuple[QueueEnd, bool]:
+        """Return the queue of that name, open both ways, and whether it is one of an earlier life that was reopened.
 
-        A recovered queue still holds its messages. One of ours with another shape or mode is replaced and
-        its messages are lost. Raises QueueForeign when it belongs to somebody else, and QueueLimit.
+        A reopened queue still holds its messages. One of this user with another shape or mode is replaced and its
+        messages are lost. Raises QueueForeign when it belongs to another user, and QueueLimit.
         """
 
     def unlink(self, name: str) -> None:
-        """Takes a name away; one that is not there is fine. Raises QueueForeign when it is not ours to take."""
+        """Take a name away; one that is not there is fine. Raises QueueForeign when it is another user's."""

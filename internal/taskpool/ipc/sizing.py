@@ -1,9 +1,9 @@
-"""How large the queues of a pool may be.
+"""Choose how large the queues of a pool are.
 
 The kernel charges `maxmsg * (msgsize + 96)` bytes for a queue when it is created, full or empty, to the
 user who creates it, over all IPC namespaces, until its last descriptor closes (measured; ipc/mqueue.c).
 So sizes are chosen once, for the most queues a pool can ever hold at the same time, and `scale` never has
-to make a queue again. Numbers in, numbers out: reading the kernel's limits is `mqueue.kernel_limits`.
+to create a queue again. Numbers in, numbers out: reading the kernel's limits is `mqueue.kernel_limits`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from taskpool import limits
 from taskpool.errors import QueueLimit
 
 MESSAGE_OVERHEAD_BYTES = 96  # what the kernel adds to each slot of a queue
-SHARE = 2  # a pool takes at most 1/SHARE of the user's bytes: the rest is for his other pools
+SHARE = 2  # a pool takes at most 1/SHARE of the user's bytes: the rest is for the same user's other pools
 
 
 class Shape(NamedTuple):
@@ -25,7 +25,7 @@ class Shape(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """What the kernel charges for it."""
+        """Return what the kernel charges for it."""
         return self.maxmsg * (self.msgsize + MESSAGE_OVERHEAD_BYTES)
 
 
@@ -51,13 +51,15 @@ class Layout(NamedTuple):
     reply: Shape
 
     def need(self, workers: int) -> int:
-        """Bytes charged when `workers` workers and every reply slot are there at once."""
+        """Return the bytes charged when `workers` workers and every reply slot are there at once."""
         shared = self.intake.bytes + self.control.bytes + self.events.bytes + LOCK.bytes
         return shared + workers * self.worker.bytes + limits.REPLY_SLOTS_MAX * self.reply.bytes
 
 
-# From the roomiest down. A generator does not know the spool before it is welcomed, so Hello and Welcome
-# must fit their queues on every rung: that is why control and reply never go below 512 bytes.
+# From the roomiest down (docs/protocol.md, 3). Larger messages save spool files, more of them save waits. A generator
+# does not know the spool before its Welcome, so Hello and Welcome must fit their queues in every layout: that is why
+# control and reply never go below 512 bytes. A worker's queue is small because there are so many of it, and takes two
+# messages: the frame in hand and the next one.
 LADDER = (
     Layout(  # raised sysctls and a raised byte limit
         intake=Shape(64, 8192),
@@ -89,19 +91,21 @@ LADDER = (
     ),
 )
 
+# The dealer's send to a worker must not meet a full queue: what is in flight always fits.
 assert all(layout.worker.maxmsg >= limits.FRAMES_IN_FLIGHT_MAX for layout in LADDER)
 
 
-_QUEUES_BESIDE = 4 + limits.REPLY_SLOTS_MAX  # those of the workers; 4: intake, control, events, lock
+_QUEUES_BESIDE = 4 + limits.REPLY_SLOTS_MAX  # beside those of the workers; 4: intake, control, events, lock
 
 
 def choose(workers: int, kernel: KernelLimits) -> Layout:
-    """The roomiest layout for a pool of this many workers. Raises QueueLimit when none fits.
+    """Return the roomiest layout for a pool of this many workers. Raises QueueLimit when none fits.
 
     The count is not the pool's present size but the largest it may be scaled to.
     """
     workers = max(workers, limits.WORKER_QUEUES_BUDGETED_MIN)
     queues = workers + _QUEUES_BESIDE
+    # The number first: no layout changes it, so the text need not speak of bytes.
     if queues > kernel.queues_max:
         raise QueueLimit(
             f"fs.mqueue.queues_max is {kernel.queues_max}; a pool of up to {workers} workers needs {queues} queues. "
@@ -121,7 +125,10 @@ class Room(NamedTuple):
 
 
 def room(layout: Layout, kernel: KernelLimits) -> Room:
-    """For a pool that has its layout. All of the bytes count here: who scales that far takes them from himself."""
+    """Return how far a pool with this layout can be scaled.
+
+    All of the user's bytes count here, not a share of them: the one who scales that far is the one who goes short.
+    """
     by_count = kernel.queues_max - _QUEUES_BESIDE
     by_bytes = (kernel.bytes_max - layout.need(0)) // layout.worker.bytes
     if by_count < by_bytes:
@@ -130,12 +137,12 @@ def room(layout: Layout, kernel: KernelLimits) -> Room:
 
 
 def byte_limit_cure(need_bytes: int) -> str:
-    """Where RLIMIT_MSGQUEUE is raised."""
+    """Return the ways to raise RLIMIT_MSGQUEUE."""
     return f"ulimit -q {need_bytes}, LimitMSGQUEUE={need_bytes} (systemd), --ulimit msgqueue={need_bytes} (container)"
 
 
 def sysctl_cure(name: str, value: int) -> str:
-    """Where one of fs.mqueue.* is raised."""
+    """Return the ways to raise one of fs.mqueue.*."""
     return f"sysctl fs.mqueue.{name}={value}, --sysctl fs.mqueue.{name}={value} (container)"
 
 
@@ -144,6 +151,7 @@ def _shapes_fit(layout: Layout, kernel: KernelLimits) -> bool:
 
 
 def _nothing_fits(workers: int, smallest: Layout, kernel: KernelLimits) -> QueueLimit:
+    # In this order: a queue that the sysctls forbid cannot be had for any number of bytes.
     for name, value, need in (
         ("msg_max", kernel.msg_max, max(shape.maxmsg for shape in smallest)),
         ("msgsize_max", kernel.msgsize_max, max(shape.msgsize for shape in smallest)),

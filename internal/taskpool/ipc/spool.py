@@ -1,8 +1,8 @@
-"""Messages larger than their queue travel as files.
+"""Send messages that are larger than their queue as files.
 
 The sender writes the message to a file of the pool's spool and sends its name, size and hash instead; the
-receiver checks and removes the file. A spool file is a transfer, not a record: it need not survive a loss
-of power, because the queue that refers to it does not either. So nothing is fsynced.
+receiver checks and removes the file. A spool file is a transfer, not a record (docs/adr/0003): it need not survive a
+loss of power, because the queue that refers to it does not either. So nothing is fsynced.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ from taskpool.messages import Message, Spilled
 if TYPE_CHECKING:
     from pathlib import Path  # a worker starts without it
 
+# O_EXCL and O_NOFOLLOW: a name or a link that was laid there must not redirect what is written.
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-# Of reading: not the message's fault but the machine's. Dropped like a bad message, a report would be missing for ever.
-_OUR_TROUBLE = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+# Errors of reading that are the machine's, not the message's. Were it dropped like a bad message, a report would be
+# missing for ever.
+_MACHINE_ERRORS = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # O_NONBLOCK: opening a FIFO must not wait
 
 
@@ -34,8 +36,10 @@ class Spool:
         self.directory = directory
 
     def sweep(self) -> None:
-        """Makes the directory, private to this user and empty. For a dealer at its start: no message that
-        could refer to a file is left. Raises ConfigurationError."""
+        """Make the directory, private to this user and empty. Raises ConfigurationError.
+
+        For a dealer at its start: it has dropped every message that could refer to a file.
+        """
         try:
             os.makedirs(self.directory, mode=0o700, exist_ok=True)
             os.chmod(self.directory, 0o700)
@@ -45,7 +49,7 @@ class Spool:
             raise ConfigurationError(f"the pool's spool {self.directory} cannot be made ready: {error}") from error
 
     def pack(self, data: bytes, msgsize: int) -> bytes:
-        """`data` itself when it fits a queue of this message size, else a Spilled in its place.
+        """Return `data` itself when it fits a queue of this message size, else a Spilled in its place.
 
         Raises MessageError for more than SPILL_BYTES_MAX, SpoolFull when the file cannot be written.
         """
@@ -58,7 +62,7 @@ class Spool:
         return encode(Spilled(name=name, size=len(data), digest=_sha256(data)))
 
     def has_room(self, size: int) -> bool:
-        """Whether a message of so many bytes could be written now. Whatever may forbid it, only trying tells."""
+        """Say whether a message of so many bytes could be written now, by trying: a quota shows in no other way."""
         name = os.urandom(16).hex()
         try:
             self._write(name, bytes(size))
@@ -68,14 +72,14 @@ class Spool:
         return True
 
     def discard(self, packed: bytes) -> None:
-        """Removes the file of a packed message that nobody will receive. One that was received has none any more."""
+        """Remove the file of a packed message that will not be received. One that was received has none any more."""
         message = decode(packed)
         if isinstance(message, Spilled):
             with suppress(OSError):  # it is swept by the next dealer
                 self._discard(message.name)
 
     def unpack(self, message: Message) -> Message:
-        """The real message where `message` is Spilled, else `message`. Its file is gone afterwards.
+        """Return the message in the file where `message` is Spilled, else `message`. The file is gone afterwards.
 
         Raises MessageError when the file is not what was promised, or cannot be reached from here; ConfigurationError
         when this machine has no descriptors or no memory to read it, or its disk fails.
@@ -83,10 +87,12 @@ class Spool:
         if not isinstance(message, Spilled):
             return message
         data = self._take(message)
+        # The hash says that this is the file its sender wrote, whole: a program of the same user could swap it.
         if len(data) != message.size or _sha256(data) != message.digest:
             raise MessageError(f"spool file {message.name} is not what its sender wrote: size or SHA-256 differ")
         inner = decode(data)
         if isinstance(inner, Spilled):
+            # One message would otherwise lead through as many files as a sender likes.
             raise MessageError(f"spool file {message.name} refers to another spool file")
         return inner
 
@@ -99,18 +105,19 @@ class Spool:
             with open(os.open(path, _CREATE, 0o600), "wb") as file:
                 file.write(data)
         except OSError as error:
-            self._discard(name)
+            self._discard(name)  # what was written of it, which would take room until the next dealer sweeps
             raise SpoolFull(
                 f"spool file {path} of {len(data)} bytes cannot be written: {error.strerror}; "
                 f"the pool's spool {self.directory} must be there, writable, and have room"
             ) from error
 
     def _take(self, message: Spilled) -> bytes:
-        """Reads and removes a file, whatever is in it, but only one that a program of this user made."""
+        """Read and remove a file, with any content, but only one that a program of this user made."""
         path = self._path(message.name)
         try:
             descriptor = os.open(path, _READ)
             try:
+                # The open file is checked, not its path: that could be replaced between check and open.
                 status = os.fstat(descriptor)
                 if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
                     raise MessageError(f"spool file {path} is not a regular file of this user")
@@ -119,7 +126,7 @@ class Spool:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            if error.errno in _OUR_TROUBLE:
+            if error.errno in _MACHINE_ERRORS:
                 raise ConfigurationError(
                     f"spool file {path} cannot be read: {error.strerror}; what it says would be lost"
                 ) from error
@@ -127,7 +134,8 @@ class Spool:
                 f"spool file {path}: {error.strerror}; the pool's spool {self.directory} is not visible here as it "
                 "is where the message was written; share that mount"
             ) from error
-        with suppress(OSError):  # what was read is whole; a file that stays is swept by the next dealer
+        # Removed also when its content is refused: no second message can refer to it.
+        with suppress(OSError):  # a file that stays is swept by the next dealer
             self._discard(message.name)
         return data
 

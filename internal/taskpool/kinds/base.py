@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from taskpool.ids import JobId, Token
+from taskpool.ids import Token
 from taskpool.messages import NO_OUTPUT, End, JobError, Output
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Context(NamedTuple):
     def environment(self) -> dict[str, str]:
         """The variables a job finds in its environment."""
         return {
-            "TP_JOB_ID": str(JobId(self.batch, self.seq)),
+            "TP_JOB_ID": f"{self.batch}/{self.seq}",
             "TP_BATCH": self.batch,
             "TP_SEQ": str(self.seq),
             "TP_ATTEMPT": str(self.try_),

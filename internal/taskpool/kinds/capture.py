@@ -6,13 +6,13 @@ open keeps nobody waiting. A file without a name is gone with the last process t
 
 from __future__ import annotations
 
-import errno
 import os
 from types import TracebackType
 
 from taskpool import limits
 from taskpool.kinds.base import Context
 from taskpool.messages import Output
+from taskpool.procs.files import open_unnamed, sync_directory
 
 _COPY_BYTES = 16 * 1024 * 1024
 
@@ -21,7 +21,7 @@ class CaptureFile:
     """A file without a name in `directory`, open for as long as the `with` block. Raises OSError."""
 
     def __init__(self, directory: str) -> None:
-        self.fd = _open_unnamed(directory)
+        self.fd = open_unnamed(directory)
 
     def __enter__(self) -> CaptureFile:
         return self
@@ -80,7 +80,7 @@ def _link(fd: int, name: str, directory_fd: int) -> bool:
     try:
         # With dst_dir_fd, os.link follows the symbolic link in /proc: how linkat(2) names a file made by O_TMPFILE.
         os.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=directory_fd)
-    except FileNotFoundError:  # made by the detour in _open_unnamed: it can get no name any more
+    except FileNotFoundError:  # made without O_TMPFILE, see procs.files.open_unnamed: it can get no name any more
         return False
     return True
 
@@ -102,23 +102,4 @@ def _make_directory(path: str) -> None:
         os.mkdir(path, 0o700)
     except FileExistsError:
         return
-    parent_fd = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(parent_fd)
-    finally:
-        os.close(parent_fd)
-
-
-def _open_unnamed(directory: str) -> int:
-    # O_APPEND: a job that opens /dev/stderr anew still writes behind what is there.
-    flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC
-    try:
-        return os.open(directory, flags | os.O_TMPFILE, 0o600)
-    except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR):
-            raise
-    # NFS and old overlay file systems have no O_TMPFILE.
-    path = os.path.join(directory, f"capture-{os.getpid()}-{os.urandom(8).hex()}")
-    fd = os.open(path, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    os.unlink(path)
-    return fd
+    sync_directory(os.path.dirname(path))

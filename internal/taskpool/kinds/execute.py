@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,14 +15,14 @@ from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
 
 from taskpool import limits
-from taskpool.clock import MILLISECOND, SECOND
+from taskpool.clock import MILLISECOND
 from taskpool.procs.process_tree import children_of
+from taskpool.procs.reap import reap
 from taskpool.procs.signals import catchable
+from taskpool.procs.wait import wait_ready
 
-_POLL_NS_MAX = 3600 * SECOND  # poll(2) counts milliseconds in an int, which a time-out of 25 days overflows
 _SIGNALS = tuple(catchable())
 _LOOK_NS = 10 * MILLISECOND
-_KIB = 1024
 _T = TypeVar("_T")
 
 EXIT_CANNOT_RUN = 126  # as a shell, env(1) and xargs(1) report it
@@ -85,7 +84,7 @@ def when_possible(attempt: Callable[[], _T], until_ns: int) -> _T:
                 raise
             if left_ns <= 0:
                 raise CannotStart(f"waited in vain to start it: {reason}", EXIT_CANNOT_RUN) from None
-        _pause(min(pause_ns, left_ns))
+        wait_ready((), timeout_ns=min(pause_ns, left_ns))  # no descriptor tells when the machine has room again
         pause_ns = min(2 * pause_ns, limits.SHORTAGE_PAUSE_NS_MAX)
 
 
@@ -125,17 +124,10 @@ def wait(pid: int, deadline_ns: int | None) -> Ended:
         _signal_session(pid, signal.SIGCONT)  # a stopped process hears SIGTERM only when it goes on
         if not _ends_by(pid, grace_ns):
             _signal_session(pid, signal.SIGKILL)
-    _, status, usage = os.wait4(pid, 0)
+    end = reap(pid)
     if timed_out:
         _spare_children_until(grace_ns)
-    exited = os.WIFEXITED(status)
-    return Ended(
-        timed_out,
-        exit_status=os.WEXITSTATUS(status) if exited else None,
-        signal=None if exited else os.WTERMSIG(status),
-        cpu_ns=round((usage.ru_utime + usage.ru_stime) * SECOND),
-        max_rss_bytes=usage.ru_maxrss * _KIB,
-    )
+    return Ended(timed_out, end.status, end.signal, end.cpu_ns, end.max_rss_bytes)
 
 
 def _ends_by(pid: int, deadline_ns: int | None) -> bool:
@@ -147,14 +139,8 @@ def _ends_by(pid: int, deadline_ns: int | None) -> bool:
             return _is_seen_to_end_by(pid, deadline_ns)
         raise
     try:
-        poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
-        while True:
-            left_ns = _POLL_NS_MAX if deadline_ns is None else deadline_ns - time.monotonic_ns()
-            if poll.poll(max(0, min(left_ns, _POLL_NS_MAX)) / MILLISECOND):
-                return True
-            if left_ns <= 0:
-                return False
+        left_ns = None if deadline_ns is None else deadline_ns - time.monotonic_ns()
+        return bool(wait_ready([pidfd], timeout_ns=left_ns))
     finally:
         os.close(pidfd)
 
@@ -164,12 +150,8 @@ def _is_seen_to_end_by(pid: int, deadline_ns: int | None) -> bool:
     while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
         if deadline_ns is not None and time.monotonic_ns() >= deadline_ns:
             return False
-        _pause(_LOOK_NS)
+        wait_ready((), timeout_ns=_LOOK_NS)
     return True
-
-
-def _pause(ns: int) -> None:
-    select.poll().poll(ns / MILLISECOND)  # on nothing: no descriptor tells when the machine has room again
 
 
 def _spare_children_until(deadline_ns: int) -> None:

@@ -14,6 +14,7 @@ from taskpool.core.counters import EXIT_REASONS, SIGNALS, Counters
 from taskpool.core.supervisor import Supervisor
 from taskpool.core.worker import WorkerState
 from taskpool.metrics.families import counter, counter_by, gauge, gauge_by, histogram
+from taskpool.procs import procfs
 
 _WITHOUT_SIGNAL = frozenset({"clean", "error"})  # exits by exit status only
 
@@ -91,13 +92,9 @@ def use_of(pid: int) -> Use:
     if not pid:
         return NOTHING
     try:
-        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
-            text = file.readall()
+        stat = procfs.stat_of(pid)
     except OSError:
         return NOTHING
-    # The second field is the program's name in parentheses, which may itself hold blanks and parentheses.
-    fields = text.rpartition(b")")[2].split()  # proc_pid_stat(5), from the third field on
-    if int(fields[1]) != os.getpid():
+    if stat is None or stat.parent != os.getpid():
         return NOTHING
-    ticks = sum(map(int, fields[11:15]))
-    return Use(ticks * SECOND // os.sysconf("SC_CLK_TCK"), int(fields[21]) * os.sysconf("SC_PAGE_SIZE"))
+    return Use(stat.cpu_ns, stat.resident_bytes)

@@ -1,5 +1,7 @@
-"""Processes: start them, hear of their death, reap them, and leave none behind.
+"""Processes: start them, see their death, reap them, and leave none behind.
 
-All knowledge of pids, signals, /proc and the pool's lock file is in this package. It decides nothing
-about jobs.
+All knowledge of pids, signals, /proc and the pool's lock file is in this package. It decides nothing about jobs.
+Read `process_tree` first: how the descendants of a worker are found and ended is the hard part. Then `reap` and
+`spawn`; `prctl`, `signals` and `environment` are what a process sets for itself and its children, `procfs` and `wait`
+what the others look with. `state_dir`, `pool_lock` and `files` are about the disk.
 """

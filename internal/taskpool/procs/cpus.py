@@ -1,4 +1,4 @@
-"""How many CPUs this process may really use."""
+"""Count the CPUs that this process may really use."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import os
 
 
 def usable_cpus(cgroup_root: str = "/sys/fs/cgroup", membership: str = "/proc/self/cgroup") -> int:
-    """The CPUs in our affinity mask, or fewer when a cgroup's quota allows fewer. At least 1.
+    """Return the CPUs in the affinity mask, or fewer when a control group's quota allows fewer. At least 1.
 
     `os.cpu_count()` knows neither: a container of 2 CPUs on a host of 64 would start 64 workers.
+    The parameters are files that exist once on a machine, for tests to replace.
     """
     allowed = len(os.sched_getaffinity(0))
     quota = _quota_cpus(cgroup_root, membership)
@@ -16,7 +17,8 @@ def usable_cpus(cgroup_root: str = "/sys/fs/cgroup", membership: str = "/proc/se
 
 
 def _quota_cpus(root: str, membership: str) -> int | None:
-    """The smallest quota on the way from our cgroup up, in whole CPUs, rounded up. None: no quota."""
+    """Return the smallest quota on the way from our control group up, in whole CPUs, rounded up. None: no quota."""
+    # All on the way up: a group is held to its parents' quotas too, and the own one is often unlimited.
     quotas = []
     for path in _cgroup_paths(root, membership):
         quota = _quota_v2(path) or _quota_v1(path)
@@ -26,6 +28,7 @@ def _quota_cpus(root: str, membership: str) -> int | None:
 
 
 def _cgroup_paths(root: str, membership: str) -> list[str]:
+    # Lines of cgroups(7): "0::/path" in version 2, "4:cpu,cpuacct:/path" in version 1; on hybrid hosts there are both.
     paths = []
     for line in (_read(membership) or "").splitlines():
         _, controllers, own = line.split(":", 2)
@@ -38,11 +41,13 @@ def _cgroup_paths(root: str, membership: str) -> list[str]:
 
 
 def _quota_v2(path: str) -> tuple[int, int] | None:
-    words = (_read(os.path.join(path, "cpu.max")) or "").split()
-    return (int(words[0]), int(words[1])) if len(words) == 2 and words[0].isdigit() else None
+    """Return (quota, period) in microseconds of a group of version 2."""
+    fields = (_read(os.path.join(path, "cpu.max")) or "").split()  # "max 100000" where there is no quota
+    return (int(fields[0]), int(fields[1])) if len(fields) == 2 and fields[0].isdigit() else None
 
 
 def _quota_v1(path: str) -> tuple[int, int] | None:
+    """Return (quota, period) in microseconds of a group of version 1, where -1 stands for no quota."""
     quota = _read(os.path.join(path, "cpu.cfs_quota_us"))
     period = _read(os.path.join(path, "cpu.cfs_period_us"))
     return (int(quota), int(period)) if quota and period and int(quota) > 0 else None
@@ -53,4 +58,4 @@ def _read(path: str) -> str | None:
         with open(path, encoding="ascii") as file:
             return file.read()
     except OSError:
-        return None
+        return None  # this level has no such controller, or the other version's file names

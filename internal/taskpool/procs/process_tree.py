@@ -1,7 +1,9 @@
-"""Who descends from whom, and ending a whole family.
+"""Find the descendants of a process, and end them all.
 
-Two ways to know: the parent (children_of), and a mark in the environment that every descendant inherits
-(TP_WORKER). No attempt may outlive its worker, and no worker its dealer.
+Two ways to find them: by the parent (children_of), and by a mark in the environment that every descendant inherits
+(TP_WORKER). Both are needed: a subreaper is handed the orphans below it but cannot see whose they are, and a mark tells
+whose they are but can be cleared. No attempt may outlive its worker, and no worker its dealer: a job that is sent again
+while the process tree of its last attempt lives would run twice at a time.
 
 LIMIT: a process that clears its environment *and* escapes from its parent is not found; nor is one that
 runs as another user. One whose environment cannot be read is found as a child only, not by end_orphans.
@@ -10,52 +12,47 @@ runs as another user. One whose environment cannot be read is found as a child o
 from __future__ import annotations
 
 import os
-import select
 import signal
 import time
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
 
 from taskpool import limits
-from taskpool.clock import MILLISECOND
 from taskpool.errors import ConfigurationError
+from taskpool.procs import procfs
+from taskpool.procs.wait import wait_ready
 
 MARK_VARIABLE = "TP_WORKER"
 _MARK_PREFIX = MARK_VARIABLE.encode() + b"="
 
 
 def worker_mark(pool: str, home: str, epoch: int, incarnation: int) -> str:
-    """The value of TP_WORKER for a worker and all its descendants.
+    """Return the value of TP_WORKER for a worker and all its descendants.
 
     `home` is the identity of the pool's state directory, where epochs are counted: a pool of the same name with
-    another one, in a container that shares our processes, is another pool.
+    another directory, in a container that shares this one's processes, is another pool (docs/adr/0014).
     """
     return f"{pool}/{home}/{epoch}/{incarnation}"
 
 
-# --- looking ------------------------------------------------------------------------------------------
+# --- finding ------------------------------------------------------------------------------------------
 
 
 def children_of(pid: int | None = None) -> list[int]:
-    """The pids of the children of `pid` (default: this process), zombies included."""
+    """List the children of `pid` (default: this process), zombies included."""
     parent = os.getpid() if pid is None else pid
-    try:
-        threads = os.listdir(f"/proc/{parent}/task")
-        return [child for thread in threads for child in _pids_in(f"/proc/{parent}/task/{thread}/children")]
-    except (FileNotFoundError, ProcessLookupError):
-        # A kernel without CONFIG_PROC_CHILDREN has no such file; or a thread has just ended.
-        return _children_by_scan(parent)
+    listed = procfs.listed_children(parent)
+    return _children_by_scan(parent) if listed is None else listed
 
 
 def mark_of(pid: int) -> str | None:
-    """The TP_WORKER that `pid` was started with.
+    """Return the TP_WORKER that `pid` was started with.
 
-    None when it has none, is dead, belongs to another user, or lets nobody look (see _hides_its_mark). A child
+    None when it has none, is dead, belongs to another user, or cannot be looked into (see _hides_its_mark). A child
     that has not reached its exec yet shows its parent's.
     """
     deadline = time.monotonic_ns() + limits.EXEC_NS_MAX
-    while (environ := _read(f"/proc/{pid}/environ")) == b"" and not _has_no_environment(pid):
-        # Amid an exec there is nothing to read for an instant.
+    while (environ := procfs.read(pid, "environ")) == b"" and not _has_no_environment(pid):
+        # Amid an exec there is nothing to read for an instant, which nothing announces: yield and look again.
         if time.monotonic_ns() > deadline:
             return None
         os.sched_yield()
@@ -65,19 +62,14 @@ def mark_of(pid: int) -> str | None:
     return None
 
 
-def find_marked(prefix: str) -> list[int]:
-    """All processes of our user whose mark starts with `prefix`, such as "pool/"; this one excepted."""
-    return [pid for pid in _all_pids() if _is_marked(pid, lambda mark: mark.startswith(prefix))]
-
-
 # --- ending -------------------------------------------------------------------------------------------
 
 
 def kill_descendants() -> int:
-    """Kills and reaps all children until none is left; returns how many there were.
+    """Kill and reap all children until none is left; return how many there were.
 
-    For a process that is a subreaper and has no child to keep: each death hands it the next generation.
-    Costs one system call when there is no child.
+    For a process that is a subreaper and has no child to keep: each death hands it the dead one's children.
+    Costs one system call when there is no child, since it runs after every job.
 
     LIMIT: children that run as another user cannot be killed and are left.
     """
@@ -86,6 +78,7 @@ def kill_descendants() -> int:
         killed = [pid for pid in children_of() if _kill_child(pid)]
         if not killed:
             break
+        # All are killed before the first is waited for, so that none has the time to start more.
         for pid in killed:
             os.waitpid(pid, 0)
         ended += len(killed)
@@ -93,25 +86,27 @@ def kill_descendants() -> int:
 
 
 def kill_marked(children: Iterable[int], mark: str) -> int:
-    """Kills those of `children` that carry `mark`, or may carry it; returns how many may still have to die.
+    """Kill those of `children` that carry `mark`, or may carry it; return how many may still have to die.
 
-    For a subreaper after a worker's death: `children` are all its children it does not know. Each that is
+    For a subreaper after a worker's death: `children` are all its children that it did not start itself. Each one
     counted will send a SIGCHLD; reap it and call again with the children there are then, until the answer
-    is 0. Only then nothing of that worker runs. Never waits for a death.
+    is 0. Only then nothing of that worker runs. Does not wait for a death: the dealer's loop must not stand still.
     """
     return sum(_kill_child(pid) for pid in children if _may_carry(pid, mark))
 
 
 def end_orphans(pool: str, home: str, epoch: int, deadline_mono_ns: int) -> int:
-    """Kills all workers of the pool's other epochs with their descendants; waits until they are dead.
+    """Kill all workers of the pool's other epochs with their descendants; wait until they are dead.
 
-    Returns how many there were. Raises ConfigurationError naming those still alive at the deadline.
+    Returns how many there were. Raises ConfigurationError naming those still alive at the deadline. They are found by
+    their mark, because they are not this process's children and the pids that an earlier dealer knew may be reused.
     """
 
     def is_orphan(mark: str) -> bool:
         return mark.startswith(f"{pool}/{home}/") and not mark.startswith(f"{pool}/{home}/{epoch}/")
 
     ended: set[int] = set()
+    # Until a scan finds none: what an orphan starts behind the scan that found it is seen by the next one only.
     while killed := _kill_all(is_orphan):
         try:
             alive = _wait_for_deaths(killed, deadline_mono_ns)
@@ -128,26 +123,49 @@ def end_orphans(pool: str, home: str, epoch: int, deadline_mono_ns: int) -> int:
 
 
 def _may_carry(pid: int, mark: str) -> bool:
-    """Whether this child, which nobody knows, must be dead before the worker of that mark counts as buried."""
+    """Say whether this unknown child has to be dead before the worker of that mark counts as gone."""
     found = mark_of(pid)
     if found is not None:
         return found == mark
-    # The dying count too: who they were can no longer be read, and their children are not ours yet.
-    # They are killed as well, for the sake of those whose first thread alone has ended.
+    # The dying count too: their environment can no longer be read, and their children are not handed to us before
+    # they are dead. They are killed as well, because in a process whose first thread alone has ended others run on.
     return _is_dying(pid) or _hides_its_mark(pid)
 
 
+def _is_dying(pid: int) -> bool:
+    stat = procfs.stat_of(pid)
+    return stat is not None and stat.is_dying
+
+
+def _has_no_environment(pid: int) -> bool:
+    """Say whether an empty environ is the truth, rather than an exec that is going on or just over."""
+    stat = procfs.stat_of(pid)
+    return stat is None or stat.is_dying or stat.environ_start == stat.environ_end != 0
+
+
+def _hides_its_mark(pid: int) -> bool:
+    """Say whether it runs as our user and its environment cannot be read.
+
+    So it is for a program without read permission, and for one that made itself undumpable, as agents that hold keys
+    do (PR_SET_DUMPABLE in prctl(2)). Of its /proc only its status still tells whose it is.
+
+    LIMIT: below PID 1 of a container it may also be a foreign process that was started there as our user. It is
+    killed all the same: the alternative is a second execution of a job beside the first.
+    """
+    return procfs.is_readable(pid, "environ") is False and os.geteuid() in procfs.user_ids_of(pid)
+
+
 def _kill_all(wanted: Callable[[str], bool]) -> dict[int, int]:
-    """Kills every process whose mark is wanted; returns their pids, each with a pidfd open on it."""
+    """Kill every process whose mark is wanted; return their pids, each with a pidfd open on it."""
     killed: dict[int, int] = {}
-    for pid in _all_pids():
+    for pid in procfs.all_pids():
         if not _is_marked(pid, wanted):
             continue
         try:
             pidfd = os.pidfd_open(pid)
         except ProcessLookupError:
             continue
-        # Looked at again: before the pidfd held it, the pid could have gone to somebody else.
+        # Looked at again: until the pidfd held it, the pid could have gone to another process.
         if _is_marked(pid, wanted) and _kill_pidfd(pidfd):
             killed[pid] = pidfd
         else:
@@ -156,20 +174,16 @@ def _kill_all(wanted: Callable[[str], bool]) -> dict[int, int]:
 
 
 def _wait_for_deaths(pidfds: dict[int, int], deadline_mono_ns: int) -> set[int]:
-    """Returns the pids alive at the deadline. A pidfd is readable once its process is dead."""
-    poll = select.poll()
+    """Wait until all are dead; return the pids alive at the deadline."""
     alive = {pidfd: pid for pid, pidfd in pidfds.items()}
-    for pidfd in alive:
-        poll.register(pidfd, select.POLLIN)
-    while alive and (rest := deadline_mono_ns - time.monotonic_ns()) > 0:
-        for pidfd, _ in poll.poll(rest / MILLISECOND):
-            poll.unregister(pidfd)
+    while alive and (left_ns := deadline_mono_ns - time.monotonic_ns()) > 0:
+        for pidfd in wait_ready(alive, timeout_ns=left_ns):  # readable once its process is dead, see pidfd_open(2)
             del alive[pidfd]
     return set(alive.values())
 
 
 def _kill_child(pid: int) -> bool:
-    """SIGKILL to a child not reaped yet, whose pid nobody else can have. False: it runs as another user."""
+    """Send SIGKILL to a child that is not reaped yet, so that its pid is its own. False: it runs as another user."""
     try:
         os.kill(pid, signal.SIGKILL)
     except PermissionError:
@@ -186,6 +200,7 @@ def _kill_pidfd(pidfd: int) -> bool:
 
 
 def _has_children() -> bool:
+    # WNOWAIT leaves a dead child for the code that waits for it; ECHILD is the answer looked for.
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
@@ -193,88 +208,14 @@ def _has_children() -> bool:
     return True
 
 
-# --- /proc: whatever is asked about may be gone by the time we look -----------------------------------
-
-
-class _Stat(NamedTuple):
-    """What is used of /proc/PID/stat; see proc_pid_stat(5)."""
-
-    parent: int
-    memory_bytes: int  # 0: a zombie, a process amid its exit, or a kernel thread
-    environ_start: int
-    environ_end: int  # 0 amid an exec
-
-
-def _stat(pid: int) -> _Stat | None:
-    text = _read(f"/proc/{pid}/stat")
-    if not text:
-        return None
-    # The second field is the program's name in parentheses, which may itself hold blanks and parentheses.
-    fields = text.rpartition(b")")[2].split()
-    return _Stat(int(fields[1]), int(fields[20]), int(fields[47]), int(fields[48]))
-
-
-def _is_dying(pid: int) -> bool:
-    stat = _stat(pid)
-    return stat is not None and stat.memory_bytes == 0
-
-
-def _has_no_environment(pid: int) -> bool:
-    """Whether an empty environ is the truth, rather than an exec going on or just over."""
-    stat = _stat(pid)
-    return stat is None or stat.memory_bytes == 0 or stat.environ_start == stat.environ_end != 0
-
-
-def _hides_its_mark(pid: int) -> bool:
-    """Whether it is one of our user's and lets nobody look into it: a program without read permission, or one
-    that made itself undumpable, as agents that hold keys do. All of its /proc that still tells is its status.
-
-    LIMIT: below PID 1 of a container it may also be a stranger that somebody else started there as our user.
-    Rather him than a second execution beside the first.
-    """
-    try:
-        os.close(os.open(f"/proc/{pid}/environ", os.O_RDONLY | os.O_CLOEXEC))
-    except PermissionError:
-        return os.geteuid() in _user_ids(pid)
-    except (FileNotFoundError, ProcessLookupError):
-        pass
-    return False
-
-
-def _user_ids(pid: int) -> set[int]:
-    """Real, effective, saved and file system's."""
-    for line in (_read(f"/proc/{pid}/status") or b"").splitlines():
-        if line.startswith(b"Uid:"):
-            return {int(word) for word in line.split()[1:]}
-    return set()
-
-
 def _is_marked(pid: int, wanted: Callable[[str], bool]) -> bool:
-    try:
-        ours = os.stat(f"/proc/{pid}").st_uid == os.geteuid()
-    except (FileNotFoundError, ProcessLookupError):
+    """Say whether a process has a mark that is wanted. Only our user's are looked at, and not this one itself."""
+    # This one: a dealer that a job has started carries the mark of that job's worker.
+    if pid == os.getpid() or procfs.owner_of(pid) != os.geteuid():
         return False
-    mark = mark_of(pid) if ours and pid != os.getpid() else None
+    mark = mark_of(pid)
     return mark is not None and wanted(mark)
 
 
 def _children_by_scan(parent: int) -> list[int]:
-    return [pid for pid in _all_pids() if (stat := _stat(pid)) is not None and stat.parent == parent]
-
-
-def _all_pids() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
-
-
-def _pids_in(path: str) -> list[int]:
-    with open(path, "rb", buffering=0) as file:
-        return [int(word) for word in file.readall().split()]
-
-
-def _read(path: str) -> bytes | None:
-    """None: there is no such process, or we may not look into it."""
-    try:
-        with open(path, "rb", buffering=0) as file:
-            return file.readall()
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return None
+    return [pid for pid in procfs.all_pids() if (stat := procfs.stat_of(pid)) is not None and stat.parent == parent]

@@ -1,4 +1,4 @@
-"""Finding our own programs, and starting a worker."""
+"""Find the programs of this package, and start a worker."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from fcntl import F_DUPFD_CLOEXEC, fcntl
 
 from taskpool.errors import WorkerCannotBoot
 from taskpool.procs import signals
+from taskpool.procs.environment import LOG_FD
 
 WORKER = "tp-worker"
-LOG_FD = 3  # where a worker finds the dealer's stderr, for the lines a person reads
 
+# What posix_spawn refused a worker for, and the cure, for the person who reads the dealer's log.
 _CAUSES = {
     errno.EACCES: "it may not be executed: check its mode (chmod +x) and that its mount is not noexec",
     errno.ENOEXEC: "it is not a program for this machine (wrong format or architecture, or no #! line)",
@@ -28,8 +29,11 @@ _CAUSES = {
 
 
 def find_program(name: str) -> str | None:
-    """The absolute path of one of our programs: beside the running one, else on PATH; None if nowhere."""
-    for directory in _places():
+    """Return the absolute path of a program of this package: beside the running one, else on PATH; None if nowhere.
+
+    Beside comes first, so that an installation that is not on PATH uses its own worker, not another version's.
+    """
+    for directory in _search_path():
         path = os.path.join(directory, name)
         if _cause_not_runnable(path) is None:
             return os.path.abspath(path)
@@ -37,7 +41,7 @@ def find_program(name: str) -> str | None:
 
 
 def find_worker(option: str | None = None) -> list[str]:
-    """The worker's program, as the head of its command line; `option` is the value of --worker-exec.
+    """Return the worker's program, as the head of its command line; `option` is the value of --worker-exec.
 
     Raises WorkerCannotBoot, naming the path and the cause, when it is missing or not executable.
     """
@@ -56,24 +60,28 @@ def find_worker(option: str | None = None) -> list[str]:
 
 
 def spawn_worker(program: list[str], env: Mapping[str, str], *, capture_fd: int, log_fd: int) -> int:
-    """Starts a worker and returns its pid.
+    """Start a worker and return its pid.
 
     `program` is its whole command line. It gets /dev/null as standard input, `capture_fd` as standard output
     and error, `log_fd` as descriptor 3, a process group of its own, an empty signal mask and default
     dispositions. Raises WorkerCannotBoot naming the path and the cause; its `__cause__` is the OSError.
 
-    Main thread only: a worker dies with the *thread* that spawned it (see lifeline.die_with_parent).
+    Main thread only: a worker dies with the *thread* that spawned it (see prctl.die_with_parent).
     """
+    # Not by fork: a forked child holds the dealer's locks and queue descriptors until its exec, and its flock for ever.
     assert threading.get_native_id() == os.getpid(), "workers are spawned from the main thread"
     path = program[0]
     try:
         with _out_of_the_way(capture_fd) as capture:
+            # In this order: each move overwrites its target, and only `capture` is out of the way of all targets.
             moves = [
                 (os.POSIX_SPAWN_DUP2, log_fd, LOG_FD),
                 (os.POSIX_SPAWN_DUP2, capture, 1),
                 (os.POSIX_SPAWN_DUP2, capture, 2),
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
             ]
+            # A group of its own keeps a terminal's Ctrl-C from it, and lets all it started be killed at once. Mask and
+            # ignored signals would cross the exec.
             return os.posix_spawn(
                 path, program, env, file_actions=moves, setpgroup=0, setsigmask=(), setsigdef=signals.catchable()
             )
@@ -83,8 +91,10 @@ def spawn_worker(program: list[str], env: Mapping[str, str], *, capture_fd: int,
 
 @contextmanager
 def _out_of_the_way(fd: int) -> Iterator[int]:
-    """A copy above the descriptors 0..3 that the child's are moved to, so that it is not overwritten before it is
-    moved. What is moved first needs no such care."""
+    """Give a copy above the descriptors 0..3 that the child's are moved to.
+
+    A descriptor that is one of those would be overwritten before it is moved. The one moved first needs no copy.
+    """
     copy = fcntl(fd, F_DUPFD_CLOEXEC, LOG_FD + 1)
     try:
         yield copy
@@ -92,10 +102,11 @@ def _out_of_the_way(fd: int) -> Iterator[int]:
         os.close(copy)
 
 
-def _places() -> Iterator[str]:
-    # A bare argv[0] was found on PATH; its empty directory part would mean the current directory.
+def _search_path() -> Iterator[str]:
+    # A bare argv[0] was found on PATH; its empty directory part would mean the current directory, as an empty entry of
+    # PATH does: a worker must not come from wherever the dealer was started.
     yield from (os.path.dirname(path) for path in (sys.argv[0], sys.executable) if os.sep in path)
-    yield from (place for place in os.environ.get("PATH", os.defpath).split(os.pathsep) if place)
+    yield from (directory for directory in os.environ.get("PATH", os.defpath).split(os.pathsep) if directory)
 
 
 def _cause_not_runnable(path: str) -> str | None:
@@ -108,7 +119,8 @@ def _cause_not_runnable(path: str) -> str | None:
 
 def _cause(error: OSError, path: str) -> str:
     if error.errno == errno.ENOENT:
-        # exec says ENOENT for a missing interpreter too, and that is the puzzling case.
-        there = os.path.exists(path)
-        return "the interpreter in its #! line, or its loader, is missing" if there else "there is no such file"
+        # execve(2) says ENOENT for a missing interpreter too, and then "no such file" about a file that is there
+        # would send a person looking in the wrong place.
+        exists = os.path.exists(path)
+        return "the interpreter in its #! line, or its loader, is missing" if exists else "there is no such file"
     return _CAUSES.get(error.errno or 0, os.strerror(error.errno or 0))

@@ -9,7 +9,9 @@ import select
 from collections.abc import Iterable
 from typing import Protocol
 
-from taskpool.clock import MILLISECOND
+from taskpool.clock import MILLISECOND, SECOND
+
+_POLL_NS_MAX = 3600 * SECOND  # poll(2) counts milliseconds in an int, which a time-out of 25 days overflows
 
 
 class HasFileno(Protocol):
@@ -36,9 +38,15 @@ def wait_ready(
     poll = select.poll()
     for fd, mask in wanted.items():
         poll.register(fd, mask)
-    # Rounded up, since poll counts milliseconds: who waits for a deadline must not wake just before it.
-    milliseconds = None if timeout_ns is None else max(0, -(-timeout_ns // MILLISECOND))
-    return {fd for fd, _ in poll.poll(milliseconds)}
+    if timeout_ns is None:
+        return {fd for fd, _ in poll.poll()}
+    while True:
+        step_ns = max(0, min(timeout_ns, _POLL_NS_MAX))
+        # Rounded up, since poll counts milliseconds: who waits for a deadline must not wake just before it.
+        ready = poll.poll(-(-step_ns // MILLISECOND))
+        timeout_ns -= step_ns
+        if ready or timeout_ns <= 0:
+            return {fd for fd, _ in ready}
 
 
 def _number(descriptor: Descriptor) -> int:

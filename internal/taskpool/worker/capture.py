@@ -1,7 +1,8 @@
-"""What a job inside the worker prints, in whatever language, on descriptors 1 and 2.
+"""Keep what a job inside the worker prints, in any language, on descriptors 1 and 2.
 
-Descriptor 1 is a file of the worker's own. Descriptor 2 is the dealer's: it quotes the end of it when the
-worker dies, so it must hold the last words of the job in hand, and nothing of the jobs before.
+Files, not pipes: nothing has to read them while the job runs, and a grandchild that keeps one open keeps no reader
+waiting. Descriptor 1 is a file of the worker's own. Descriptor 2 is the dealer's (docs/adr/0005): it quotes the end of
+it when the worker dies, so the file must hold what the job in hand has written, and nothing of the jobs before.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class Capture:
 
     def __init__(self, spool: str) -> None:
         _check_stderr()
+        # Descriptors, not sys.stdout alone: C code and the programs that a job starts know only those.
         with CaptureFile(spool) as file:
             os.dup2(file.fd, _STDOUT)
         sys.stdout = self._stdout = _stream(_STDOUT)
@@ -38,17 +40,19 @@ class Capture:
         self.clear()
 
     def clear(self) -> None:
-        """Forgets what was printed."""
+        """Discard what was printed."""
+        # Looked at first: most jobs print nothing, and a look costs less than two truncations.
         for fd in (_STDOUT, _STDERR):
             if _size(fd):
                 os.ftruncate(fd, 0)
 
     def take(self, context: Context) -> Output:
-        """What was printed since the last call.
+        """Return what was printed since the last call.
 
         Raises ValueError when the job has closed or replaced a stream, OSError when the output cannot be
         kept. Neither leaves this object fit for another job.
         """
+        # A job may have put objects of its own there (contextlib.redirect_stdout does), and may have left them.
         sys.stdout, sys.stderr = self._stdout, self._stderr
         self._stdout.flush()
         self._stderr.flush()
@@ -63,6 +67,7 @@ class Capture:
 
 
 def _check_stderr() -> None:
+    # Anything but the dealer's file would be truncated here between jobs: a terminal cannot be, a user's log must not.
     flags = os.O_RDWR | os.O_APPEND
     is_file = stat.S_ISREG(os.fstat(_STDERR).st_mode)
     if not is_file or fcntl.fcntl(_STDERR, fcntl.F_GETFL) & flags != flags:
@@ -77,7 +82,7 @@ def _stream(fd: int) -> TextIO:
 
 
 def _files() -> list[tuple[int, int]]:
-    """Which files the descriptors stand for."""
+    """Identify the files that the descriptors stand for."""
     return [(status.st_dev, status.st_ino) for status in (os.fstat(_STDOUT), os.fstat(_STDERR))]
 
 

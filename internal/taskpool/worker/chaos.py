@@ -1,38 +1,41 @@
-"""What `--chaos` does to a worker: real deaths, so that what is proved is the real recovery."""
+"""Inject the faults of `--chaos` into a worker: real deaths, so that the recovery shown is the real one."""
 
 from __future__ import annotations
 
 import os
 import signal
 
-from taskpool.chaos import Chaos, Fate
+from taskpool.chaos import Chaos, Fault
 from taskpool.worker.log import Log
 
 
-class Faults:
-    """Lets the fates happen that `chaos` has in store."""
+class FaultInjector:
+    """Ends or stops this process in those tries that `chaos` picks."""
 
     def __init__(self, chaos: Chaos, log: Log) -> None:
         self._chaos = chaos
         self._log = log
 
     def inject(self, seq: int, try_: int) -> None:
-        """The fate of this try. Returns only to the spared."""
-        match self._chaos.fate(seq, try_):
-            case Fate.CRASH:
+        """Inject the fault of this try; return when there is none."""
+        match self._chaos.fault(seq, try_):
+            case Fault.CRASH:
                 self._log.info("Simulated crash!")
                 _die_by(self._chaos.crash_signal)
-            case Fate.EXIT:
+            case Fault.EXIT:
                 self._log.info("Simulated exit!")
-                os._exit(1)  # no clean-up, no last words: as a library that gives up does it
-            case Fate.HANG:
+                os._exit(1)  # no report and no clean-up, as when a library ends the process
+            case Fault.HANG:
                 self._log.info("Simulated hang!")
                 while True:
-                    signal.pause()  # for ever: SIGTERM wakes it, and finds no job to interrupt
+                    # For ever: the SIGTERM of a time-out only wakes it, since no job is armed to be interrupted yet.
+                    # So it tests the SIGKILL that follows.
+                    signal.pause()
 
 
 def _die_by(signum: signal.Signals) -> None:
-    """By the kernel's hand: no handler of ours, no traceback."""
+    """Die by the signal itself, with no handler and no traceback of Python's."""
+    # faulthandler has handlers for SIGSEGV, SIGABRT and SIGBUS, and would print where this file raised them.
     if signum != signal.SIGKILL:
         signal.signal(signum, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signum,))

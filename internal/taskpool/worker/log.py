@@ -1,4 +1,4 @@
-"""The lines a worker writes for people, on a descriptor its dealer has given it."""
+"""Write a worker's lines for people, on a descriptor that its dealer has given it."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from taskpool.log import Format, Level, render
 
 
 class Log:
-    """Writes `[Worker PID] text`. Never raises: a line is never worth a job."""
+    """Writes `[Worker PID] text`. Never raises: a line that cannot be written must not fail a job."""
 
     def __init__(self, fd: int | None, fmt: Format = "text", *, verbose: bool = False) -> None:
         self._fd = fd
-        self._file = None if fd is None else _file(fd)
+        self._file = None if fd is None else _file(fd)  # to see later whether the number still means the same file
         self._format: Format = fmt
         self._verbose = verbose
 
     def info(self, text: str) -> None:
-        """What only --verbose shows."""
+        """Write what only --verbose shows."""
         if self._verbose:
             self._write(text, "info")
 
     def warning(self, text: str) -> None:
-        """What should not happen."""
+        """Write what should not happen."""
         self._write(text, "warning")
 
     def _write(self, text: str, level: Level) -> None:
@@ -32,7 +32,8 @@ class Log:
         line = render(self._format, f"Worker {pid}", text, {"pid": pid}, level)
         try:
             if _file(self._fd) != self._file:
-                self._fd = None  # job code has closed it and opened a file of its own, which is not ours to write to
+                # Job code has closed it and opened a file of its own, which must get no lines of the log.
+                self._fd = None
                 return
             os.write(self._fd, line.encode())  # one write: lines of many processes share the file
         except OSError:  # its reader is gone, its disk is full, or job code closed it
@@ -40,6 +41,6 @@ class Log:
 
 
 def _file(fd: int) -> tuple[int, int]:
-    """Which file the descriptor stands for. Raises OSError."""
+    """Identify the file that the descriptor stands for. Raises OSError."""
     status = os.fstat(fd)
     return status.st_dev, status.st_ino

@@ -1,11 +1,13 @@
-"""A worker's conversation with its dealer: frames come in, `started` and reports go out.
+"""Exchange messages with the dealer: frames come in, `started` and reports go out.
 
 Rules of this file:
 1. `started` goes out from a frame's header, before a task is decoded or job code loaded: if those kill the
-   worker, the dealer knows whose fault it was.
-2. All reports of a frame go out before the next frame's `started`, at the latest in the same message.
-3. A report may wait for company, but not for a job that may take long, and never for an idle worker.
-4. What is no frame of this epoch is dropped: the queue's other end may be anybody.
+   worker, the dealer knows which job was at fault (docs/adr/0001).
+2. All reports of a frame go out before the next frame's `started`, at the latest in the same message: what the
+   dealer sees started must be the only thing that runs.
+3. A report may be held to share a message with others, but not while a job runs that may take long, and not by an idle
+   worker.
+4. What is no frame of this epoch is dropped: any process of this user may write to the queue.
 """
 
 from __future__ import annotations
@@ -46,23 +48,24 @@ class Loop:
         self._spool = spool
         self._runner = runner
         self._log = log
-        self._held: list[Report] = []  # reports of the frame in hand that are not sent yet
+        # Reports of the frame in hand that are not sent yet. A message costs more than a tiny job.
+        self._held: list[Report] = []
         self._held_since_ns = 0
 
-    def say_ready(self) -> None:
-        """The worker's first words: from now on the dealer may send frames."""
+    def send_ready(self) -> None:
+        """Say `Ready`: from now on the dealer may send frames."""
         notes = [note for kind in KINDS.values() for note in kind.notes()]
         version = taskpool.__version__
         ready = Ready(self._me.incarnation, self._me.epoch, os.getpid(), version, list(KINDS), notes)
         self._send(codec.encode(ready))
 
     def serve(self) -> None:
-        """Frame after frame. Returns with every report sent."""
-        while not self._runner.spent:
+        """Run frame after frame until the runner must exit. Returns with every report sent."""
+        while not self._runner.must_exit:
             frame = self._next_frame()
-            self._tell(started=frame.first_n)
+            self._send_progress(started=frame.first_n)
             self._run(frame)
-        self._tell()
+        self._send_progress()
 
     def _next_frame(self) -> Frame:
         while True:
@@ -75,11 +78,11 @@ class Loop:
             try:
                 return self._requests.receive()  # it waits already: `started` and the last reports go as one
             except QueueEmpty:
-                self._tell()
+                self._send_progress()
             try:
                 return self._requests.receive_blocking()
             except QueueInterrupted:
-                continue
+                continue  # a signal whose handler has run: none of them ends a worker without a job
 
     def _frame(self, data: bytes) -> Frame | None:
         try:
@@ -100,14 +103,15 @@ class Loop:
             tasks = _tasks(frame)
         except MessageError as error:
             if frame.count > 1:
-                raise  # the worker dies, the dealer sends each job alone, and only the bad one fails
+                # The worker exits, the dealer sends each job alone, and only the bad one fails.
+                raise
             self._hold(Report(frame.first_n, End.FAILED, error=JobError("MessageError", str(error))))
             return
         for n, task in enumerate(tasks, frame.first_n):
             if self._held and (self._held_too_long() or _may_take_long(task)):
-                self._tell()
+                self._send_progress()
             self._hold(self._runner.run(frame, n, task))
-            if self._runner.spent:
+            if self._runner.must_exit:
                 return
 
     def _hold(self, report: Report) -> None:
@@ -118,26 +122,27 @@ class Loop:
     def _held_too_long(self) -> bool:
         return time.monotonic_ns() - self._held_since_ns > limits.REPORT_HELD_NS_MAX
 
-    def _tell(self, started: int = 0) -> None:
-        """Sends what there is to say; nothing when there is nothing."""
+    def _send_progress(self, started: int = 0) -> None:
+        """Send the held reports and `started`; send nothing when there is neither."""
         reports, self._held = self._held, []
         if reports or started:
-            self._tell_these(reports, started)
+            self._send_reports(reports, started)
 
-    def _tell_these(self, reports: list[Report], started: int) -> None:
+    def _send_reports(self, reports: list[Report], started: int) -> None:
         data = codec.encode(Progress(self._me.incarnation, self._me.epoch, reports, started))
         if len(data) > self._events.msgsize and len(reports) > 1:
-            # Two messages cost less than a file, and half of the reports may well fit.
+            # Two messages cost less than a file, and half of the reports may well fit. `started` goes with the second
+            # half: rule 2.
             middle = len(reports) // 2
-            self._tell_these(reports[:middle], 0)
-            self._tell_these(reports[middle:], started)
+            self._send_reports(reports[:middle], 0)
+            self._send_reports(reports[middle:], started)
             return
         try:
             self._send(data)
         except (ConfigurationError, MessageError) as error:
             if len(reports) != 1:
                 raise
-            # No room in the spool for a large result: that is this job's bad luck, not the worker's end.
+            # No room in the spool for a large result: this job fails, and the worker goes on.
             lost = Progress(self._me.incarnation, self._me.epoch, [_without_result(reports[0], error)], started)
             self._send(codec.encode(lost))
 
@@ -145,7 +150,9 @@ class Loop:
         message = self._spool.pack(data, self._events.msgsize)
         while True:
             try:
-                return self._events.send_blocking(message)  # may block: if the dealer dies now, so does this process
+                # May block, alone of all sends in the pool: the dealer empties `events` first in each turn, and if it
+                # dies now the kernel kills this process, which nothing else would wake.
+                return self._events.send_blocking(message)
             except QueueInterrupted:
                 continue
 
@@ -159,11 +166,12 @@ def _tasks(frame: Frame) -> list[Task]:
 
 def _without_result(report: Report, cause: Exception) -> Report:
     text = f"the job {report.end}, but its result cannot be handed over: {cause}"
+    # `cause` may hold a path with any bytes; cut by bytes, since the queue counts those.
     fits = text.encode("utf-8", "backslashreplace")[:_LOST_TEXT_BYTES_MAX].decode("utf-8", "ignore")
     error = JobError("ResultLost", fits)
     return Report(report.n, End.FAILED, None, report.exit_status, report.signal, error, report.usage)
 
 
 def _may_take_long(task: Task) -> bool:
-    """A frame of several jobs holds tiny ones; a time-out or a program says that this one may not be."""
+    """Say whether a job may take long. The dealer puts only tiny ones together, but judges by a mean."""
     return task.timeout_ns > 0 or task.kind not in KINDS or not KINDS[task.kind].IN_PROCESS

@@ -1,7 +1,8 @@
-"""tp-worker: its command line, and the start of a worker.
+"""Read tp-worker's command line, and start a worker.
 
 Rules of this file:
-1. No argparse, no logging: a pool waits for its workers at each start and after each crash.
+1. No argparse, no logging, and imports where they are needed: a pool waits for its workers at each start and after
+   each crash.
 2. Exit codes before `ready` tell the dealer whether another try makes sense: 3 this machine does not let a
    worker work, 4 a job kind cannot be loaded. Both would only happen again.
 """
@@ -19,18 +20,18 @@ from taskpool.ipc import names
 from taskpool.ipc.mqueue import KernelNamespace
 from taskpool.ipc.spool import Spool
 from taskpool.log import Format
-from taskpool.procs import prctl, signals
+from taskpool.procs import prctl, procfs, signals
+from taskpool.procs.environment import LOG_FD
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from taskpool.chaos import Chaos
-    from taskpool.worker.chaos import Faults
+    from taskpool.worker.chaos import FaultInjector
     from taskpool.worker.log import Log
     from taskpool.worker.loop import Loop
 
 _NOT_BY_HAND = "tp-worker is started by tp-dealer, not by people. To run jobs: tp-generator --help\n"
-LOG_FD = 3  # where the dealer puts its own standard error, for the log
 _STDERR_FD = 2
 _FLAG = "--verbose"
 _REQUIRED = ("--pool", "--epoch", "--incarnation", "--dealer-pid", "--spool")
@@ -57,7 +58,7 @@ class Options(NamedTuple):
 
 
 def main() -> int:
-    """Runs the program on `sys.argv`; returns its exit code, unless it got as far as serving jobs."""
+    """Run the program on `sys.argv`; return its exit code, unless it got as far as serving jobs."""
     arguments = sys.argv[1:]
     if arguments == ["--version"]:
         sys.stdout.write(f"tp-worker {__version__}\n")
@@ -78,16 +79,17 @@ def main() -> int:
 
 
 def parse(arguments: Sequence[str]) -> Options:
-    """The options on a command line. Raises UsageError."""
+    """Return the options on a command line. Raises UsageError."""
+    # Strict although only the dealer writes it: --worker-exec may name a worker of another version.
     given: dict[str, str] = {}
-    words = iter(arguments)
-    for word in words:
-        if word != _FLAG and word not in _REQUIRED and word not in _OPTIONAL:
-            raise UsageError(f"unknown argument {word!r}")
-        value = "" if word == _FLAG else next(words, None)
+    rest = iter(arguments)
+    for name in rest:
+        if name != _FLAG and name not in _REQUIRED and name not in _OPTIONAL:
+            raise UsageError(f"unknown argument {name!r}")
+        value = "" if name == _FLAG else next(rest, None)
         if value is None:
-            raise UsageError(f"{word}: its value is missing")
-        given[word] = value
+            raise UsageError(f"{name}: its value is missing")
+        given[name] = value
     if missing := [name for name in _REQUIRED if name not in given]:
         raise UsageError(f"{', '.join(missing)} missing; {_NOT_BY_HAND.strip()}")
     return Options(
@@ -103,7 +105,7 @@ def parse(arguments: Sequence[str]) -> Options:
 
 
 def start(options: Options) -> Loop:
-    """Makes this process a worker, and tells the dealer that it is ready.
+    """Make this process a worker, and tell the dealer that it is ready.
 
     Raises TaskpoolError or OSError. Does not return when the dealer is dead already.
     """
@@ -111,6 +113,7 @@ def start(options: Options) -> Loop:
     _keep_from_children()
     signals.ensure_low_fds()
     signals.reset_inherited()
+    # Before anything that takes time: until this is armed, a dealer's death would leave a worker behind.
     prctl.die_with_parent(options.dealer_pid)
     prctl.become_subreaper()
     prctl.lower_oom_protection()
@@ -129,19 +132,20 @@ def start(options: Options) -> Loop:
     log.info("Starting up")
     timeout_signal = TimeoutSignal()
     timeout_signal.install()
+    # The name of the request queue holds the epoch: a worker that outlived its dealer finds no work of the next one.
     namespace = KernelNamespace()
     requests = namespace.open(names.worker(options.pool, options.epoch, options.incarnation), send=False, receive=True)
     events = namespace.open(names.events(options.pool), send=True, receive=False)
-    runner = Runner(options.spool, timeout_signal, Capture(options.spool), log, _faults(options.chaos, log))
+    runner = Runner(options.spool, timeout_signal, Capture(options.spool), log, _fault_injector(options.chaos, log))
     me = Identity(options.epoch, options.incarnation)
     spool = Spool(cast("Path", options.spool))  # a str does, and pathlib would add 8 ms to each start
     loop = Loop(me, requests, events, spool, runner, log)
-    loop.say_ready()
+    loop.send_ready()
     return loop
 
 
 def serve(loop: Loop) -> NoReturn:
-    """Runs jobs, then ends the process."""
+    """Run jobs, then end the process."""
     code: int = ExitCode.OK
     try:
         loop.serve()
@@ -152,7 +156,7 @@ def serve(loop: Loop) -> NoReturn:
 
 
 def _load_kinds() -> None:
-    """Loads the kinds before the modules that need them, to tell their failures from our own."""
+    """Load the kinds before the modules that need them, to tell their failures from the worker's own."""
     try:
         import taskpool.kinds  # noqa: F401
     except Exception as error:  # whatever it is, the next worker would meet it too
@@ -160,6 +164,7 @@ def _load_kinds() -> None:
 
 
 def _log_fd() -> int | None:
+    """Return the descriptor for the log, kept from programs that jobs start; None when the dealer gave none."""
     try:
         os.set_inheritable(LOG_FD, False)
     except OSError:
@@ -168,8 +173,8 @@ def _log_fd() -> int | None:
 
 
 def _keep_from_children() -> None:
-    """Whatever the dealer's parent left open and inheritable must not reach the programs that jobs start."""
-    for fd in map(int, os.listdir("/proc/self/fd")):
+    """Keep what the dealer's parent left open and inheritable from the programs that jobs start."""
+    for fd in procfs.own_descriptors():
         if fd > _STDERR_FD:
             try:
                 os.set_inheritable(fd, False)
@@ -178,7 +183,7 @@ def _keep_from_children() -> None:
 
 
 def _number(given: dict[str, str], name: str) -> int:
-    text = given[name]
+    text = given[name]  # below 19 digits it is below 2**63, the largest number a message carries
     if not (text.isascii() and text.isdecimal() and len(text) < 19 and int(text) > 0):
         raise UsageError(f"{name}: expected a positive integer, got {text!r}")
     return int(text)
@@ -192,12 +197,12 @@ def _chaos(spec: str | None) -> Chaos | None:
     return chaos.parse(spec)
 
 
-def _faults(chaos: Chaos | None, log: Log) -> Faults | None:
+def _fault_injector(chaos: Chaos | None, log: Log) -> FaultInjector | None:
     if chaos is None:
         return None
-    from taskpool.worker.chaos import Faults
+    from taskpool.worker.chaos import FaultInjector
 
-    return Faults(chaos, log)
+    return FaultInjector(chaos, log)
 
 
 def _log_format(text: str) -> Format:

@@ -1,7 +1,7 @@
-"""Runs one attempt and writes its report.
+"""Run one attempt and write its report.
 
-Whatever the job does, the report is one the dealer accepts, nothing the job has started lives on, and the
-next job finds the process as this one found it; where that cannot be had, the process is `spent`.
+Whatever the job does, the report is one the dealer accepts, nothing the job has started lives on, and the next job
+finds the process as this one found it; where that is impossible, the process `must_exit` after the report.
 """
 
 from __future__ import annotations
@@ -18,36 +18,41 @@ from taskpool.kinds import KINDS, Context, JobTimedOut, Kind, Result
 from taskpool.kinds.capture import lost
 from taskpool.messages import End, Frame, JobError, Output, Report, Task, Usage
 from taskpool.procs.process_tree import kill_descendants
+from taskpool.procs.procfs import take_own_peak_bytes
 from taskpool.worker.capture import Capture
 from taskpool.worker.log import Log
 from taskpool.worker.process_state import ProcessState
 from taskpool.worker.timeout import TimeoutSignal
-from taskpool.worker.usage import take_peak_bytes
 
 if TYPE_CHECKING:
-    from taskpool.worker.chaos import Faults
+    from taskpool.worker.chaos import FaultInjector
 
 
 class Runner:
-    """One for a worker's life. `spent` says that this process must not run another job."""
+    """Runs all attempts of a worker. `must_exit` says that this process may not run another job."""
 
     def __init__(
-        self, spool: str, timeout_signal: TimeoutSignal, capture: Capture, log: Log, faults: Faults | None = None
+        self,
+        spool: str,
+        timeout_signal: TimeoutSignal,
+        capture: Capture,
+        log: Log,
+        fault_injector: FaultInjector | None = None,
     ) -> None:
-        self.spent = False
+        self.must_exit = False
         self._spool = spool
         self._timeout_signal = timeout_signal
         self._capture = capture
         self._log = log
-        self._faults = faults
+        self._fault_injector = fault_injector
         self._clock = SystemClock()
         self._pid = os.getpid()
         self._process_state = ProcessState()
 
     def run(self, frame: Frame, n: int, task: Task) -> Report:
-        """One attempt, from the fault that `--chaos` may have in store to the last descendant's end."""
-        if self._faults is not None:
-            self._faults.inject(task.seq, task.try_)
+        """Run one attempt, from the fault that `--chaos` may inject to the end of its last descendant."""
+        if self._fault_injector is not None:
+            self._fault_injector.inject(task.seq, task.try_)
         kind = KINDS.get(task.kind)
         if kind is None:
             error = JobError("UnknownKind", f"{task.kind!r}; this worker knows {', '.join(KINDS)}")
@@ -57,22 +62,26 @@ class Runner:
         context = Context(frame.batch, task.seq, task.try_, frame.slot, token, self._spool, began.mono, task.timeout_ns)
         result = self._result(kind, task.payload, context)
         if os.getpid() != self._pid:
-            os._exit(0)  # the job has forked, and this is the child: a second worker must not come of it
+            # The job has forked, and this is the child that returned from it: there must be no second worker that
+            # reads the same queue and sends the same report.
+            os._exit(0)
         run_ns, cpu_ns = self._clock.now().mono - began.mono, time.process_time_ns() - cpu_ns
         if kind.RUNS_USER_CODE:
-            self._put_back(context)  # before anything else, which might fail in such a process
+            self._restore_process(context)  # before anything else, which might fail in such a process
         if kind.IN_PROCESS:
-            # Looking takes longer than a tiny job, which cannot touch much memory in its time.
-            peak_bytes = take_peak_bytes() if run_ns > limits.FRAME_TINY_JOB_NS_MAX else 0
+            # Reading the peak takes longer than a tiny job, which cannot touch much memory in its time.
+            peak_bytes = take_own_peak_bytes() if run_ns > limits.FRAME_TINY_JOB_NS_MAX else 0
             usage = Usage(began.wall, run_ns, cpu_ns, peak_bytes)
         else:
             usage = Usage(began.wall, run_ns, result.cpu_ns, result.max_rss_bytes)
+        # Before the output is taken, since they may still write to it; and before the report, since the dealer may then
+        # send the job again elsewhere. It does not wait for them to close their descriptors, which may be never.
         kill_descendants()
         output = self._take_output(context) if kind.IN_PROCESS else result.output
         return _report(n, result, usage, output)
 
     def _result(self, kind: Kind, payload: bytes, context: Context) -> Result:
-        # Only a job in this process needs to be interrupted: other kinds keep the time of what they start.
+        # Only a job in this process needs to be interrupted: kinds that start a program end it themselves.
         deadline_ns = context.deadline_ns if kind.IN_PROCESS else None
         try:
             try:  # two, because the signal may still come in the `finally`
@@ -82,31 +91,33 @@ class Runner:
                 self._timeout_signal.disarm()
         except JobTimedOut:
             return self._timed_out(context)
-        except (OSError, TaskpoolError) as error:  # the machine under the job fails, or its payload is damaged
+        except (OSError, TaskpoolError) as error:
+            # The machine under the job fails, or its payload is damaged: what a job's own code raises, its kind tells.
             return Result(End.FAILED, error=JobError(type(error).__name__, str(error)))
         if self._timeout_signal.fired and result.end is End.FAILED:
-            return self._timed_out(context)  # its code caught the interruption and failed of it
-        self.spent = self.spent or self._timeout_signal.fired
+            return self._timed_out(context)  # its code caught JobTimedOut, and failed because of it
+        # A job that caught it and succeeded keeps its result; the process is as suspect as after any interruption.
+        self.must_exit = self.must_exit or self._timeout_signal.fired
         return result
 
     def _timed_out(self, context: Context) -> Result:
-        self.spent = True  # interrupted at any point: locks held, half-done imports, threads
+        self.must_exit = True  # interrupted at any point: locks held, half-done imports, threads
         text = f"still running after its time-out of {seconds(context.timeout_ns):g} s"
         return Result(End.TIMED_OUT, error=JobError("TimedOut", text))
 
-    def _put_back(self, context: Context) -> None:
-        """Undoes what the job has changed about this process, or makes it the process's last."""
-        left = self._process_state.put_back()
+    def _restore_process(self, context: Context) -> None:
+        """Undo what the job has changed about this process, or make it the process's last job."""
+        left = self._process_state.restore()
         if left is not None:
-            self.spent = True
+            self.must_exit = True
             self._log.warning(f"Job {context.batch}/{context.seq} leaves {left}: another worker takes over")
 
     def _take_output(self, context: Context) -> Output:
-        """What the job has printed."""
+        """Return what the job has printed, or a note that it is lost: that does not change how the job ended."""
         try:
             return self._capture.take(context)
         except (OSError, ValueError) as error:
-            self.spent = True
+            self.must_exit = True
             self._log.warning(f"Job {context.batch}/{context.seq}: what the job printed is lost: {error}")
             return lost(error)
 
@@ -117,7 +128,7 @@ def _report(n: int, result: Result, usage: Usage, output: Output) -> Report:
 
 
 def _accepted(error: JobError) -> JobError:
-    """The error as the protocol takes it: its words are a job's, of any length and with any character."""
+    """Return the error as the protocol takes it: its texts are a job's, of any length and with any character."""
     traceback = None if error.traceback is None else _text(error.traceback)
     return JobError(_text(error.type), _text(error.message), traceback)
 
@@ -126,5 +137,5 @@ def _text(text: str) -> str:
     data = text.encode("utf-8", "backslashreplace")  # a surrogate: a byte of a file name that is no UTF-8
     if len(data) > limits.ERROR_TEXT_BYTES_MAX:
         half = limits.ERROR_TEXT_BYTES_MAX // 2 - 8
-        data = data[:half] + b"\n ...\n " + data[-half:]  # both ends tell: where it began, what it was
+        data = data[:half] + b"\n ...\n " + data[-half:]  # a traceback begins with where and ends with what
     return data.decode("utf-8", "replace")

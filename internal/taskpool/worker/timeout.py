@@ -1,7 +1,8 @@
-"""SIGTERM means: the job in hand is past its deadline. To a worker without such a job it means nothing.
+"""Interrupt the job in hand when the dealer says by SIGTERM that its time is over.
 
-The dealer keeps the deadlines and sends the signal; a service manager that signals the whole control
-group sends it too, and must not take a job in hand along.
+The dealer keeps the deadlines and sends the signal. A service manager that signals the whole control group (systemd's
+KillMode=control-group) sends it too, and must not end a job that is still in time: so the signal counts only past the
+deadline, and means nothing to a worker without a job. Whether workers stop is the dealer's to decide.
 """
 
 from __future__ import annotations
@@ -21,18 +22,18 @@ class TimeoutSignal:
         self.fired = False  # since it was last armed
 
     def install(self) -> None:
-        """Takes the signals over. Handlers, not SIG_IGN: programs that a job starts get the default back."""
+        """Handle the signals from now on. Handlers, not SIG_IGN: a program that a job starts would inherit that."""
         signal.signal(signal.SIGTERM, self._on_term)
         for meant_for_the_dealer in (signal.SIGINT, signal.SIGHUP):
             signal.signal(meant_for_the_dealer, _ignore)
 
     def arm(self, deadline_ns: int | None) -> None:
-        """Lets the signal through from `deadline_ns` (monotonic) on; None: not at all."""
+        """Let the signal interrupt the job from `deadline_ns` (monotonic) on; None: not at all."""
         self.fired = False
         self._deadline_ns = deadline_ns
 
     def disarm(self) -> None:
-        """From now on the signal means nothing again. Until this has run, it may still come."""
+        """Ignore the signal again. Until this has returned, it may still interrupt."""
         self._deadline_ns = None
 
     def _on_term(self, _signum: int, _frame: FrameType | None) -> None:
@@ -45,4 +46,4 @@ class TimeoutSignal:
 
 
 def _ignore(_signum: int, _frame: FrameType | None) -> None:
-    """Only wakes whatever was waiting."""
+    """Do nothing. The signal still ends a wait in the kernel, which then starts again."""

@@ -22,10 +22,11 @@ from taskpool.generator.private.state import NOTE_NAME, PrivateState
 from taskpool.ids import Epoch, Incarnation
 from taskpool.ipc import names
 from taskpool.ipc.mqueue import KernelNamespace
+from taskpool.ipc.names import StaleQueues
 from taskpool.ipc.sizing import Shape
-from taskpool.ipc.stale_queues import StaleQueues
+from taskpool.procs.pool_lock import PoolLock
 from taskpool.procs.process_tree import worker_mark
-from taskpool.procs.state_dir import PoolLock, identity
+from taskpool.procs.state_dir import identity
 
 DEADLINE_S = 20.0
 

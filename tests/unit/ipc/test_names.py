@@ -1,12 +1,18 @@
+"""The names of queues, legal and illegal, and those that a killed dealer left."""
+
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
 from taskpool import limits
 from taskpool.errors import ExitCode, UsageError
+from taskpool.ids import Epoch, Incarnation
 from taskpool.ipc import names
+from taskpool.ipc.memory import MemoryNamespace
+from taskpool.ipc.sizing import Shape
 
 LONGEST_QUEUE_NAME = 255  # NAME_MAX; mq_overview(7)
 
@@ -48,3 +54,38 @@ def test_the_longest_name_is_one_the_kernel_takes() -> None:
 def test_a_reply_slot_out_of_range_is_a_bug(slot: int) -> None:
     with pytest.raises(AssertionError):
         names.reply("demo", slot)
+
+
+# --- queues that a killed dealer left --------------------------------------------------------------
+
+
+def test_the_queues_of_workers_that_were_starting_lose_their_names(tmp_path: Path) -> None:
+    namespace = MemoryNamespace()
+    dealer = names.StaleQueues(tmp_path, Epoch(4))
+    ends = {}
+    for number in (1, 2, 64, 65, 66, 200):
+        dealer.note(Incarnation(number))
+        ends[number] = namespace.create(names.worker("demo", 4, number), Shape(2, 256))
+    other = namespace.create(names.worker("other", 4, 1), Shape(2, 256))
+    names.StaleQueues(tmp_path).sweep(namespace, "demo")
+    assert not any(end.linked() for end in ends.values())
+    assert other.linked()
+
+
+def test_a_note_is_overwritten_by_a_shorter_one(tmp_path: Path) -> None:
+    namespace = MemoryNamespace()
+    names.StaleQueues(tmp_path, Epoch(1_000_000)).note(Incarnation(2**40))
+    names.StaleQueues(tmp_path, Epoch(5)).note(Incarnation(1))
+    left = namespace.create(names.worker("demo", 5, 1), Shape(2, 256))
+    names.StaleQueues(tmp_path).sweep(namespace, "demo")
+    assert not left.linked()
+
+
+@pytest.mark.parametrize("text", [None, "", "5", "5 x", "1 2 3", "\xff\xfe"])
+def test_without_a_note_nothing_is_swept(tmp_path: Path, text: str | None) -> None:
+    namespace = MemoryNamespace()
+    left = namespace.create(names.worker("demo", 5, 1), Shape(2, 256))
+    if text is not None:
+        (tmp_path / "worker-queues").write_text(text, encoding="latin-1")
+    names.StaleQueues(tmp_path).sweep(namespace, "demo")
+    assert left.linked()

@@ -1,4 +1,4 @@
-"""Who descends from whom, and that none of them is left."""
+"""Finding the descendants of a process, and that none of them is left."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from contextlib import suppress
 
 import pytest
 
+from support.harness import marked
 from support.programs import dies, run, start
 from taskpool.clock import SECOND
 from taskpool.errors import ConfigurationError
-from taskpool.procs import process_tree
+from taskpool.procs import process_tree, procfs
 from taskpool.procs.reap import peek, reap
 
 Sleeper = Callable[..., int]
@@ -42,7 +43,7 @@ def in_a_while() -> int:
     return time.monotonic_ns() + 10 * SECOND
 
 
-# --- looking ------------------------------------------------------------------------------------------
+# --- finding ------------------------------------------------------------------------------------------
 
 
 def test_children_are_found_both_ways(sleeper: Sleeper) -> None:
@@ -105,16 +106,6 @@ def test_a_mark_is_a_whole_variable() -> None:
     reap(pid)
 
 
-def test_marked_processes_are_found_by_pool(sleeper: Sleeper, pool: str) -> None:
-    ours = {
-        sleeper(process_tree.worker_mark(pool, "home", 1, 1)),
-        sleeper(process_tree.worker_mark(pool, "home", 2, 7)),
-    }
-    sleeper(process_tree.worker_mark(f"{pool}x", "home", 1, 1))
-    sleeper()
-    assert set(process_tree.find_marked(f"{pool}/")) == ours
-
-
 def test_a_program_name_cannot_confuse_the_reader(tmp_path: os.PathLike[str]) -> None:
     path = os.path.join(tmp_path, "a) Z 1 (b")
     os.symlink("/bin/sleep", path)
@@ -134,6 +125,7 @@ import os, signal, subprocess, sys
 from taskpool.procs import reap
 from taskpool.procs import process_tree
 from taskpool.procs import prctl
+from support.harness import marked
 prctl.become_subreaper()
 """
 
@@ -162,8 +154,8 @@ print(process_tree.kill_descendants() >= 1, process_tree.children_of())
     assert run(SUBREAPER + program) == "True []\n"
 
 
-def test_a_dead_workers_family_is_ended_and_nobody_else(pool: str) -> None:
-    """As the dealer does it: reap whoever is dead, kill what carries the mark, wait for SIGCHLD, again."""
+def test_the_process_tree_of_a_dead_worker_is_ended_and_no_other(pool: str) -> None:
+    """As the dealer does it: reap the dead, kill what carries the mark, wait for SIGCHLD, again."""
     program = """
 pool = sys.argv[1]
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
@@ -179,12 +171,12 @@ def left():
     return process_tree.kill_marked(set(process_tree.children_of()) - {other}, f"{pool}/home/1/1")
 rounds = 0
 while left():
-    assert signal.sigtimedwait({signal.SIGCHLD}, 10), "nobody died"
+    assert signal.sigtimedwait({signal.SIGCHLD}, 10), "no child died"
     rounds += 1
-print(rounds > 0, process_tree.find_marked(f"{pool}/home/1/1"), process_tree.find_marked(f"{pool}/") == [other])
+print(rounds > 0, marked(pool) == [other], process_tree.mark_of(other) == f"{pool}/home/1/2")
 process_tree.kill_descendants()
 """
-    assert run(SUBREAPER + program, pool) == "True [] True\n"
+    assert run(SUBREAPER + program, pool) == "True True True\n"
 
 
 def test_strangers_are_spared(sleeper: Sleeper, pool: str) -> None:
@@ -217,8 +209,8 @@ ctypes.CDLL(None).syscall(SYS_exit, 0)  # ends this one thread
         assert undead.wait(20) == -signal.SIGKILL
 
 
-def test_a_child_that_lets_nobody_look_is_ended(pool: str) -> None:
-    """Root may look, so this is tried as somebody else."""
+def test_a_child_that_cannot_be_looked_into_is_ended(pool: str) -> None:
+    """Root may look, so this is tried as another user."""
     program = """
 import os, shutil, sys, tempfile
 from taskpool.procs import process_tree
@@ -235,8 +227,8 @@ with tempfile.TemporaryDirectory() as directory:
 
 @pytest.mark.needs_tool("setpriv")
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a child as another user")
-def test_another_users_child_is_spared_though_it_lets_nobody_look(pool: str) -> None:
-    """Root of a container may kill anybody and look into nobody else."""
+def test_another_users_child_is_spared_though_it_cannot_be_looked_into(pool: str) -> None:
+    """Root of a container may kill any process, and look into those of its own user only."""
     program = """
 import os, subprocess, sys
 from taskpool.procs import process_tree
@@ -255,7 +247,7 @@ def test_orphans_of_other_epochs_are_ended(sleeper: Sleeper, pool: str) -> None:
     spared = {sleeper(mark) for mark in others}
     assert process_tree.end_orphans(pool, "home", 2, in_a_while()) == 3
     assert {reap(pid).signal for pid in orphans} == {signal.SIGKILL}
-    assert set(process_tree.find_marked(pool)) == spared
+    assert {*marked(pool), *marked(f"{pool}x")} == spared
     assert process_tree.end_orphans(pool, "home", 2, in_a_while()) == 0
 
 
@@ -276,7 +268,7 @@ def test_an_orphan_that_keeps_forking_is_ended(pool: str) -> None:
     pid = os.posix_spawn("/bin/sh", ["sh", "-c", "while :; do /bin/true; done"], env)
     assert process_tree.end_orphans(pool, "home", 2, in_a_while()) >= 1
     assert reap(pid).signal == signal.SIGKILL
-    assert process_tree.find_marked(f"{pool}/") == []
+    assert marked(pool) == []
 
 
 def test_an_orphan_born_behind_the_scan_is_found_by_the_next(
@@ -284,7 +276,7 @@ def test_an_orphan_born_behind_the_scan_is_found_by_the_next(
 ) -> None:
     early, late = sleeper(f"{pool}/home/1/1"), sleeper(f"{pool}/home/1/1")
     scans = iter([[early]])
-    monkeypatch.setattr(process_tree, "_all_pids", lambda: next(scans, [early, late]))
+    monkeypatch.setattr(procfs, "all_pids", lambda: next(scans, [early, late]))
     assert process_tree.end_orphans(pool, "home", 2, in_a_while()) == 2
 
 
@@ -299,7 +291,7 @@ def test_orphans_alive_at_the_deadline_are_named(sleeper: Sleeper, pool: str) ->
 def test_a_dealer_started_by_a_job_does_not_end_itself(pool: str) -> None:
     program = """
 import sys, time
-from taskpool.procs.process_tree import end_orphans, find_marked
-print(find_marked(sys.argv[1]), end_orphans(sys.argv[1], "home", 2, time.monotonic_ns() + 10**10))
+from taskpool.procs.process_tree import end_orphans
+print(end_orphans(sys.argv[1], "home", 2, time.monotonic_ns() + 10**10))
 """
-    assert run(program, pool, env={process_tree.MARK_VARIABLE: f"{pool}/home/1/1"}) == "[] 0\n"
+    assert run(program, pool, env={process_tree.MARK_VARIABLE: f"{pool}/home/1/1"}) == "0\n"

@@ -24,7 +24,7 @@ def start_and_wait(*argv: str) -> int:
     return pid
 
 
-def test_nobody_has_died() -> None:
+def test_no_child_has_died() -> None:
     assert peek() is None
     pid = start("sleep", "60")
     try:
@@ -102,7 +102,7 @@ def test_a_core_dump_is_reported(tmp_path: Path) -> None:
     assert reap(pid).core
 
 
-def test_a_stranger_is_reaped_like_anybody() -> None:
+def test_an_unknown_child_is_reaped_like_any_other() -> None:
     """A subreaper is handed children it never started."""
     program = """
 import os

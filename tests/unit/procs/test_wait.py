@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from taskpool.clock import MILLISECOND
+from taskpool.clock import MILLISECOND, SECOND
 from taskpool.procs.wait import wait_ready
 
 
@@ -41,6 +41,30 @@ def test_it_does_not_wake_before_the_time_is_over() -> None:
             assert wait_ready([reader], timeout_ns=timeout_ns) == set()
             assert time.monotonic_ns() - began >= timeout_ns
         assert wait_ready([reader], timeout_ns=-1) == set()
+        assert wait_ready([], timeout_ns=MILLISECOND) == set()
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def test_a_time_out_longer_than_poll_can_count() -> None:
+    """30 days of milliseconds overflow the int that poll(2) takes."""
+    reader, writer = os.pipe()
+    try:
+        os.write(writer, b"x")
+        assert wait_ready([reader], timeout_ns=30 * 24 * 3600 * SECOND) == {reader}
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def test_a_long_wait_is_made_of_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("taskpool.procs.wait._POLL_NS_MAX", MILLISECOND)
+    reader, writer = os.pipe()
+    try:
+        began = time.monotonic_ns()
+        assert wait_ready([reader], timeout_ns=5 * MILLISECOND) == set()
+        assert time.monotonic_ns() - began >= 5 * MILLISECOND
     finally:
         os.close(reader)
         os.close(writer)

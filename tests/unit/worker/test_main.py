@@ -31,8 +31,6 @@ from taskpool.errors import UsageError
 from taskpool.ipc import names
 from taskpool.ipc.sizing import Shape
 from taskpool.messages import Frame
-from taskpool.procs import spawn
-from taskpool.worker import main
 from taskpool.worker.main import Options, parse
 
 COMMAND = command_line("p", 7, "spool")[len(PROGRAM) :]
@@ -83,10 +81,6 @@ def test_what_is_wrong_is_named(arguments: list[str], named: str) -> None:
     assert named in str(caught.value)
 
 
-def test_dealer_and_worker_agree_where_the_log_is() -> None:
-    assert main.LOG_FD == spawn.LOG_FD
-
-
 def test_by_hand_it_says_whose_it_is() -> None:
     done = run(PROGRAM)
     assert done.returncode == 2
@@ -135,8 +129,8 @@ def test_it_loads_nothing_that_its_start_would_have_to_wait_for() -> None:
 
 def test_a_worker_whose_dealer_is_dead_already_never_says_ready(pool: str, tmp_path: Path) -> None:
     with queues(pool) as (events, _):
-        somebody_else = os.getppid()
-        assert run(command_line(pool, somebody_else, str(tmp_path)), pool).returncode == -signal.SIGKILL
+        another = os.getppid()
+        assert run(command_line(pool, another, str(tmp_path)), pool).returncode == -signal.SIGKILL
         assert events.depth() == 0
 
 
@@ -152,7 +146,7 @@ sys.stdin.read()
 
 @pytest.mark.parametrize("state", ["idle", "sending"])
 def test_a_worker_dies_with_its_dealer(pool: str, tmp_path: Path, state: str) -> None:
-    """Also when it waits for room in a queue that nobody will ever read again."""
+    """Also when it waits for room in a queue that is never read again."""
     worker = command_line(pool, "MY PID", str(tmp_path))
     dealer = [sys.executable, "-c", DEALER, str(tmp_path), *worker]
     pipe = subprocess.PIPE

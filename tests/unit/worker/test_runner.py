@@ -85,7 +85,7 @@ def raising(error: BaseException) -> Job:
 
 
 def terminate(context: Context) -> Result:
-    """A job to whose process somebody sends SIGTERM."""
+    """A job whose process gets a SIGTERM."""
     os.kill(os.getpid(), signal.SIGTERM)
     return DONE
 
@@ -99,7 +99,7 @@ def test_a_report_says_how_it_went(stage: Stage) -> None:
     report = stage.attempt(lambda context: DONE)
     assert (report.n, report.end, report.value, report.output.stdout) == (71, End.SUCCEEDED, b"42", "hello")
     assert before <= report.usage.started_wall_ns <= time.time_ns()
-    assert not stage.runner.spent
+    assert not stage.runner.must_exit
 
 
 def test_a_job_is_told_who_it_is(stage: Stage) -> None:
@@ -132,13 +132,13 @@ def test_usage_is_measured_inside_and_taken_from_programs(stage: Stage) -> None:
     assert (usage.cpu_ns, usage.max_rss_bytes) == (7, 8)
 
 
-def test_what_is_put_back_behind_a_job_is_not_charged_to_it(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_restored_after_a_job_is_not_charged_to_it(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     def slowly(_: ProcessState) -> None:
         until = time.process_time_ns() + 50_000_000
         while time.process_time_ns() < until:
             pass
 
-    monkeypatch.setattr(ProcessState, "put_back", slowly)
+    monkeypatch.setattr(ProcessState, "restore", slowly)
     assert stage.attempt(lambda context: DONE).usage.cpu_ns < 50_000_000
 
 
@@ -169,7 +169,7 @@ def test_an_unknown_kind_fails_its_job(stage: Stage) -> None:
 def test_what_the_machine_or_the_payload_spoils_is_a_failure(stage: Stage, error: Exception) -> None:
     report = stage.attempt(raising(error))
     assert (report.end, report.error) == (End.FAILED, JobError(type(error).__name__, str(error)))
-    assert not stage.runner.spent
+    assert not stage.runner.must_exit
 
 
 def test_an_error_in_a_kind_is_not_hidden(stage: Stage) -> None:
@@ -191,7 +191,7 @@ def test_a_job_that_spoils_its_output_loses_only_that(stage: Stage) -> None:
     report = stage.attempt(lambda context: DONE)
     lost = "[taskpool] what the job printed is lost: [Errno 9] Bad file descriptor\n"
     assert (report.end, report.output) == (End.SUCCEEDED, Output(stderr=lost))
-    assert stage.runner.spent
+    assert stage.runner.must_exit
 
 
 # --- what is left of a job ------------------------------------------------------------------------
@@ -212,7 +212,7 @@ def test_the_next_job_finds_directory_and_umask_as_they_were(stage: Stage) -> No
 
 
 def test_a_limit_that_cannot_be_raised_again_ends_the_process(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a hard limit for everybody but root; here a soft one, which this process gets back."""
+    """As a hard limit for all users but root; here a soft one, which this process gets back."""
     before, real = resource.getrlimit(resource.RLIMIT_CORE), resource.setrlimit
 
     def job(context: Context) -> Result:
@@ -228,7 +228,7 @@ def test_a_limit_that_cannot_be_raised_again_ends_the_process(stage: Stage, monk
     finally:
         real(resource.RLIMIT_CORE, before)
     assert report.end is End.SUCCEEDED
-    assert stage.runner.spent
+    assert stage.runner.must_exit
 
 
 def test_no_child_outlives_its_job(stage: Stage) -> None:
@@ -250,13 +250,13 @@ def test_a_job_past_its_deadline_is_interrupted(stage: Stage) -> None:
     report = stage.attempt(terminate, timeout_ns=1)
     assert report.end is End.TIMED_OUT
     assert report.error == JobError("TimedOut", "still running after its time-out of 1e-09 s")
-    assert stage.runner.spent
+    assert stage.runner.must_exit
 
 
 @pytest.mark.parametrize("timeout_ns", [0, 3600 * SECOND], ids=["no time-out", "time left"])
 def test_no_other_job_hears_the_signal(stage: Stage, timeout_ns: int) -> None:
     assert stage.attempt(terminate, timeout_ns=timeout_ns).end is End.SUCCEEDED
-    assert not stage.runner.spent
+    assert not stage.runner.must_exit
 
 
 def test_a_kind_that_keeps_its_own_time_is_not_interrupted(stage: Stage) -> None:
@@ -293,8 +293,8 @@ def test_the_signal_may_come_at_any_instruction(stage: Stage) -> None:
     for position in range(1, 10_000):
         with SignalAt(position) as trap:
             report = stage.attempt(lambda context: DONE, timeout_ns=1)
-        assert stage.runner.spent == (report.end is End.TIMED_OUT), position
-        stage.runner.spent = False
+        assert stage.runner.must_exit == (report.end is End.TIMED_OUT), position
+        stage.runner.must_exit = False
         ends.add(report.end)
         if not trap.sprung:
             break

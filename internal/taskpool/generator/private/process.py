@@ -22,13 +22,14 @@ from taskpool.generator.output.formats import signal_name
 from taskpool.generator.private.state import PrivateState
 from taskpool.generator.signals import STOP_SIGNALS, raise_if_stopped
 from taskpool.ipc import names
+from taskpool.ipc.names import StaleQueues
 from taskpool.ipc.queue import QueueNamespace
-from taskpool.ipc.stale_queues import StaleQueues
 from taskpool.procs.environment import scrubbed
+from taskpool.procs.pool_lock import PoolLock, last_holder
 from taskpool.procs.process_tree import end_orphans
 from taskpool.procs.signals import Wakeup, catchable
 from taskpool.procs.spawn import find_program
-from taskpool.procs.state_dir import PoolLock, identity, last_holder
+from taskpool.procs.state_dir import identity
 
 DEALER = "tp-dealer"
 LIFELINE_FD = 3  # where the dealer finds it

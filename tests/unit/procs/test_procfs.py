@@ -1,0 +1,119 @@
+"""What /proc tells of processes, of those that are gone included."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.programs import run
+from taskpool.clock import SECOND
+from taskpool.procs import procfs
+from taskpool.procs.reap import reap
+
+
+@pytest.fixture
+def zombie() -> Iterator[int]:
+    pid = os.posix_spawn("/bin/true", ["true"], {})
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    yield pid
+    reap(pid)
+
+
+@pytest.fixture
+def gone() -> int:
+    reap(pid := os.posix_spawn("/bin/true", ["true"], {}))
+    return pid
+
+
+def test_this_process() -> None:
+    times = os.times()
+    stat = procfs.stat_of(os.getpid())
+    assert stat is not None
+    assert stat.parent == os.getppid()
+    assert stat.resident_bytes > 2**20
+    assert stat.virtual_bytes > stat.resident_bytes
+    assert not stat.is_dying
+    used_ns = (times.user + times.system + times.children_user + times.children_system) * SECOND
+    assert stat.cpu_ns >= used_ns - SECOND / 10
+
+
+def test_a_program_name_cannot_shift_the_fields(tmp_path: Path) -> None:
+    path = tmp_path / "a) Z 1 (b"
+    path.symlink_to("/bin/sleep")
+    pid = os.posix_spawn(path, [str(path), "60"], {})
+    try:
+        stat = procfs.stat_of(pid)
+        assert stat is not None
+        assert stat.parent == os.getpid()
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        reap(pid)
+
+
+def test_the_dead(zombie: int) -> None:
+    stat = procfs.stat_of(zombie)
+    assert stat is not None
+    assert stat.is_dying
+    assert stat.parent == os.getpid()
+    assert procfs.owner_of(zombie) == os.geteuid()
+
+
+def test_what_is_gone(gone: int) -> None:
+    assert procfs.stat_of(gone) is None
+    assert procfs.read(gone, "environ") is None
+    assert procfs.owner_of(gone) is None
+    assert procfs.user_ids_of(gone) == set()
+    assert procfs.is_readable(gone, "environ") is None
+    assert procfs.listed_children(gone) is None
+    assert gone not in procfs.all_pids()
+
+
+def test_a_lack_of_descriptors_is_not_taken_for_an_answer() -> None:
+    program = """
+import os, resource
+from taskpool.procs import procfs
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+def readable(pid): return procfs.is_readable(pid, "environ")
+for reader in (procfs.stat_of, procfs.user_ids_of, readable, procfs.listed_children):
+    try:
+        print(reader(os.getpid()))
+    except OSError as error:
+        print(error.strerror)
+"""
+    assert run(program) == "Too many open files\n" * 4
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process as another user")
+def test_the_ids_of_another_user() -> None:
+    program = """
+import os
+from taskpool.procs import procfs
+os.setgroups([]); os.setgid(65534); os.setresuid(65533, 65534, 65534)
+print(sorted(procfs.user_ids_of(os.getpid())), procfs.is_readable(1, "environ"))
+"""
+    assert run(program) == "[65533, 65534] False\n"
+
+
+def test_own_descriptors() -> None:
+    fd = os.open(os.devnull, os.O_RDONLY)
+    assert fd in procfs.own_descriptors()
+    os.close(fd)
+
+
+def test_the_peak_starts_anew() -> None:
+    program = """
+from taskpool.procs.procfs import take_own_peak_bytes
+take_own_peak_bytes()
+block = bytearray(64 << 20)
+high = take_own_peak_bytes()
+del block
+take_own_peak_bytes()
+print(high > 64 << 20, take_own_peak_bytes() < high)
+"""
+    if not os.access("/proc/self/clear_refs", os.W_OK):
+        pytest.skip("the peak cannot be reset here")
+    assert run(program) == "True True\n"
