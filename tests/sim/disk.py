@@ -22,9 +22,9 @@ from taskpool.core.events import (
     Loaded,
     OutcomesLoaded,
     Restored,
+    StoreEvent,
 )
 from taskpool.journal.memory import MemoryStore
-from taskpool.journal.store import StoreEvent
 
 if TYPE_CHECKING:
     from sim.platform import SimPlatform

@@ -22,10 +22,10 @@ from taskpool.core.entries import (
     OutcomeRecorded,
     Traits,
 )
-from taskpool.core.events import BatchFound, Committed, Loaded, OutcomesLoaded, StoredJob
+from taskpool.core.events import BatchFound, Committed, Loaded, OutcomesLoaded, StoredJob, StoreEvent
 from taskpool.journal.engine import JournalOptions
 from taskpool.journal.sqlite import SqliteStore
-from taskpool.journal.store import Store, StoreEvent
+from taskpool.journal.store import Store
 from taskpool.messages import JobSpec, Limits, Outcome, State
 
 DEADLINE_SECONDS = 20.0

@@ -175,6 +175,9 @@ class Tick(Struct, frozen=True):
     """The end of a turn: dispatch, look at deadlines, hand over what is to be stored."""
 
 
+# What a store answers; `core.effects` says which request each belongs to.
+StoreEvent = Committed | CommitFailed | DiskFull | Loaded | OutcomesLoaded | BatchFound | DigestsLoaded
+
 Event = (
     Hello
     | Submitted
@@ -189,13 +192,7 @@ Event = (
     | SpawnFailed
     | Exited
     | TakenBack
-    | Committed
-    | CommitFailed
-    | DiskFull
-    | Loaded
-    | OutcomesLoaded
-    | BatchFound
-    | DigestsLoaded
+    | StoreEvent
     | Restored
     | ClientLost
     | Signalled

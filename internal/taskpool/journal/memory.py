@@ -26,8 +26,16 @@ from taskpool.core.entries import (
     OutcomeRecorded,
     QuarantineDropped,
 )
-from taskpool.core.events import BatchFound, Committed, DigestsLoaded, Loaded, OutcomesLoaded, Restored, StoredJob
-from taskpool.journal.store import StoreEvent
+from taskpool.core.events import (
+    BatchFound,
+    Committed,
+    DigestsLoaded,
+    Loaded,
+    OutcomesLoaded,
+    Restored,
+    StoredJob,
+    StoreEvent,
+)
 from taskpool.messages import Outcome, State
 
 

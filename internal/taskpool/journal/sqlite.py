@@ -12,10 +12,9 @@ from pathlib import Path
 from taskpool.clock import Clock, SystemClock
 from taskpool.core.counters import JournalCounters
 from taskpool.core.effects import Commit, StoreRequest
-from taskpool.core.events import Restored
+from taskpool.core.events import Restored, StoreEvent
 from taskpool.journal import file
 from taskpool.journal.engine import Check, Engine, JournalOptions, Observer, Request
-from taskpool.journal.store import StoreEvent
 from taskpool.journal.thread import JournalThread
 
 DEFAULTS = JournalOptions()

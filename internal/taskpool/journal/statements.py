@@ -17,13 +17,21 @@ from msgspec import structs
 from taskpool import limits
 from taskpool.core.effects import FindBatch, LoadDigests, LoadJobs, LoadOutcomes
 from taskpool.core.entries import AttemptMade, BatchRecord, Entry, JobAccepted, OutcomeRecorded
-from taskpool.core.events import BatchFound, DigestsLoaded, InFlight, Loaded, OutcomesLoaded, Restored, StoredJob
+from taskpool.core.events import (
+    BatchFound,
+    DigestsLoaded,
+    InFlight,
+    Loaded,
+    OutcomesLoaded,
+    Restored,
+    StoredJob,
+    StoreEvent,
+)
 from taskpool.errors import JournalError
 from taskpool.journal import encoding
 from taskpool.journal.coalesce import BatchChange, Changes, coalesce
 from taskpool.journal.encoding import JobRow
 from taskpool.journal.file import tolerating_full
-from taskpool.journal.store import StoreEvent
 from taskpool.messages import DEFAULT_LIMITS, Outcome, State
 
 # Batches whose row id is kept in memory.

@@ -5,18 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from taskpool.core.effects import StoreRequest
-from taskpool.core.events import (
-    BatchFound,
-    CommitFailed,
-    Committed,
-    DigestsLoaded,
-    DiskFull,
-    Loaded,
-    OutcomesLoaded,
-    Restored,
-)
-
-StoreEvent = Committed | CommitFailed | DiskFull | Loaded | OutcomesLoaded | BatchFound | DigestsLoaded
+from taskpool.core.events import Restored, StoreEvent
 
 
 class Store(Protocol):

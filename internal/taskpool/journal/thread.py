@@ -14,9 +14,8 @@ from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Generic, Protocol, TypeVar
 
-from taskpool.core.events import CommitFailed
+from taskpool.core.events import CommitFailed, StoreEvent
 from taskpool.errors import JournalError
-from taskpool.journal.store import StoreEvent
 
 REQUESTS_TAKEN_MAX = 64  # handed over at once
 _QUIT_SECONDS_MAX = 5.0  # how long a close that need not be clean waits for the disk

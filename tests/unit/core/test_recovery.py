@@ -23,10 +23,9 @@ from taskpool.core.entries import (
     JobReturned,
     OutcomeRecorded,
 )
-from taskpool.core.events import DiskFull, InFlight, Loaded, Restored, StoredJob, TakenBack
+from taskpool.core.events import DiskFull, InFlight, Loaded, Restored, StoredJob, StoreEvent, TakenBack
 from taskpool.errors import ExitCode
 from taskpool.journal.memory import MemoryStore
-from taskpool.journal.store import StoreEvent
 from taskpool.limits import DRAIN_TIMEOUT_NS, START_SILENT_NS_MAX, UNCLEAN_EXITS_ALONE_MIN, WRITE_AHEAD_NS
 from taskpool.messages import DEFAULT_LIMITS, End, Outcome, Report, State
 
