@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 
@@ -94,3 +95,81 @@ def test_a_worker_does_not_load_what_only_some_jobs_need() -> None:
     loaded = set(done.stdout.decode().split())
     assert "taskpool.kinds.command" in loaded
     assert not loaded & {"argparse", "json", "logging", "random", "shutil", "subprocess", "tempfile", "traceback"}
+
+
+# --- bytes on the wire ----------------------------------------------------------------------------
+# Journals on disk and the digests of accepted jobs depend on them: a change here is a new protocol version.
+
+PAYLOADS: list[tuple[str, dict[str, object], bytes]] = [
+    ("fib", {"n": 0}, b"\x00"),
+    ("fib", {"n": 92}, b"\x5c"),
+    ("command", {"argv": ["true"]}, b"\x95\x91\xc4\x04true\xc4\x04/usr\x80\xc0\xc2"),
+    (
+        "command",
+        {"argv": ["a b", "ü"], "cwd": "/tmp", "env": {"A": "b", "Ü": "x=y"}, "stdin": "é\n", "shell": False},
+        (
+            b"\x95\x92\xc4\x03a b\xc4\x02\xc3\xbc\xc4\x04/tmp\x82\xc4\x01A\xc4\x01b\xc4\x02\xc3\x9c\xc4\x03x=y"
+            b"\xc4\x03\xc3\xa9\n\xc2"
+        ),
+    ),
+    (
+        "command",
+        {"argv": ["echo", "$A | wc"], "cwd": "share", "env": None, "stdin": None, "shell": True},
+        b"\x95\x91\xc4\x0cecho $A | wc\xc4\n/usr/share\x80\xc0\xc3",
+    ),
+    ("python", {"call": "math:factorial", "args": [5]}, b"\x95\xa4math\xa9factorial\xc4\x03[5]\xc4\x02{}\x90"),
+    ("python", {"call": "m:f", "args": None, "kwargs": None, "path": None}, b"\x95\xa1m\xa1f\xc4\x02[]\xc4\x02{}\x90"),
+    (
+        "python",
+        {"call": "a.b:C.m", "args": [10**30, 1.0, "ü", None], "kwargs": {"x": 1e300}, "path": ["lib", "/opt/../srv/"]},
+        (
+            b'\x95\xa3a.b\xa3C.m\xc4\x36[1000000000000000000000000000000, 1.0, "\\u00fc", null]\xc4\x0d{"x": 1e+300}'
+            b"\x92\xc4\x08/usr/lib\xc4\x04/srv"
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "job", "payload"), PAYLOADS)
+def test_the_bytes_of_a_job_object(
+    name: str, job: dict[str, object], payload: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir("/usr")
+    assert KINDS[name].parse(job, "line 1") == payload
+    KINDS[name].check(payload)
+
+
+COMMAND_LINES: list[tuple[list[str], list[bytes], list[bytes]]] = [
+    (["fib", "7", "20-21"], [], [b"\x07", b"\x14", b"\x15"]),
+    (
+        ["command", "--", "echo", "{#}", "{%}", ":::", "a"],
+        [],
+        [b"\x95\x93\xc4\x04echo\xc4\x011\xc4\x01\x00\xc4\x04/usr\x80\xc0\xc2"],
+    ),
+    (
+        ["command", "--shell", "--cwd", "/tmp", "--env", "A=1", "--", "cat {}"],
+        [b"\xff it's"],
+        [b"\x95\x91\xc4\x10cat '\xff it'\"'\"'s'\xc4\x04/tmp\x81\xc4\x01A\xc4\x011\xc0\xc3"],
+    ),
+    (
+        ["python", "m:f", "--path", "/opt"],
+        [b" [1,  2.50,1e3] ", b'{"x":1,"x":2}\r'],  # as they were written, spaces and repeated names included
+        [
+            b"\x95\xa1m\xa1f\xc4\x0e[1,  2.50,1e3]\xc4\x02{}\x91\xc4\x04/opt",
+            b'\x95\xa1m\xa1f\xc4\x02[]\xc4\r{"x":1,"x":2}\x91\xc4\x04/opt',
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("words", "lines", "payloads"), COMMAND_LINES)
+def test_the_bytes_of_a_command_line(
+    words: list[str], lines: list[bytes], payloads: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir("/usr")
+    parser = argparse.ArgumentParser()
+    subcommands = parser.add_subparsers()
+    for name, each in KINDS.items():
+        each.add_arguments(subcommands.add_parser(name))
+    found = KINDS[words[0]].jobs(parser.parse_args(words), iter(lines))
+    assert [job.payload for job in found] == payloads
