@@ -166,4 +166,4 @@ def _without_result(report: Report, cause: Exception) -> Report:
 
 def _may_take_long(task: Task) -> bool:
     """A frame of several jobs holds tiny ones; a time-out or a program says that this one may not be."""
-    return task.timeout_ns > 0 or task.kind not in KINDS or not KINDS[task.kind].IN_PROCESS
+    return task.timeout_ns > 0 or task.kind not in KINDS or not KINDS[task.kind].in_process

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from taskpool import limits
 from taskpool.clock import SystemClock, seconds
@@ -59,21 +59,21 @@ class Runner:
         if os.getpid() != self._pid:
             os._exit(0)  # the job has forked, and this is the child: a second worker must not come of it
         run_ns, cpu_ns = self._clock.now().mono - began.mono, time.process_time_ns() - cpu_ns
-        if kind.RUNS_USER_CODE:
+        if kind.runs_user_code:
             self._put_back(context)  # before anything else, which might fail in such a process
-        if kind.IN_PROCESS:
+        if kind.in_process:
             # Looking takes longer than a tiny job, which cannot touch much memory in its time.
             peak_bytes = take_peak_bytes() if run_ns > limits.FRAME_TINY_JOB_NS_MAX else 0
             usage = Usage(began.wall, run_ns, cpu_ns, peak_bytes)
         else:
             usage = Usage(began.wall, run_ns, result.cpu_ns, result.max_rss_bytes)
         kill_descendants()
-        output = self._take_output(context) if kind.IN_PROCESS else result.output
+        output = self._take_output(context) if kind.in_process else result.output
         return _report(n, result, usage, output)
 
-    def _result(self, kind: Kind, payload: bytes, context: Context) -> Result:
+    def _result(self, kind: Kind[Any, Any], payload: bytes, context: Context) -> Result:
         # Only a job in this process needs to be interrupted: other kinds keep the time of what they start.
-        deadline_ns = context.deadline_ns if kind.IN_PROCESS else None
+        deadline_ns = context.deadline_ns if kind.in_process else None
         try:
             try:  # two, because the signal may still come in the `finally`
                 self._timeout_signal.arm(deadline_ns)
