@@ -30,6 +30,7 @@ _DURATION = rf"\s*({_NUMBER}|(?=[0-9])([0-9]{{1,9}}h)?([0-9]{{1,9}}m)?([0-9]{{1,
 _EXIT_STATUS = "(0{0,2}[1-9]|0?[1-9][0-9]|1[0-9][0-9]|2[0-4][0-9]|25[0-5])"
 _SIGNAL = "(0?[1-9]|[1-5][0-9]|6[0-4]|[A-Za-z][A-Za-z0-9]*)"
 _ENDS = f"(timeout|exit:{_EXIT_STATUS}|signal:{_SIGNAL})"
+# Ranges of durations written as text are beyond a pattern: parse_duration has the last word.
 _SECONDS_MAX = limits.TIMEOUT_NS_MAX // SECOND
 
 _DURATION_EXPECTED = EXPECTED.removeprefix("expected ")
@@ -197,7 +198,7 @@ def _is_exit_status(text: str) -> bool:
 
 
 def _signal_number(text: str) -> int | None:
-    """Of `KILL`, `SIGKILL` or `9`."""
+    """Give the number of `KILL`, `SIGKILL` or `9`; None: there is no such signal on this machine."""
     if text.isascii() and text.isdecimal():
         return int(text) if len(text) <= 2 and 1 <= int(text) <= 64 else None
     name = text.upper()
@@ -231,14 +232,14 @@ class HaltRule(NamedTuple):
     percent: bool
 
     def reached(self, failed: int, finished: int) -> bool:
-        """Whether that many failures, of so many finished jobs, are enough."""
+        """Say whether that many failures, of so many finished jobs, are enough."""
         if not self.percent:
             return failed >= self.failures
         return failed >= PERCENT_FAILURES_MIN and failed * 100 >= finished * self.failures
 
 
 def parse_halt(spec: str) -> HaltRule:
-    """Raises UsageError."""
+    """Read the text of --halt. Raises UsageError."""
     match = _HALT.fullmatch(spec)
     if match is None or int(match[2]) == 0 or (match[3] and int(match[2]) > 100):
         raise UsageError(f"--halt: expected now|soon,fail=N or now|soon,fail=N% (N from 1), got {spec!r}")

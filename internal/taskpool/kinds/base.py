@@ -26,7 +26,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from taskpool.errors import MessageError, UsageError
-from taskpool.ids import JobId, Token
+from taskpool.ids import Token
 from taskpool.messages import NO_OUTPUT, End, JobError, Output
 
 if TYPE_CHECKING:
@@ -68,13 +68,13 @@ class Context(NamedTuple):
 
     @property
     def deadline_ns(self) -> int | None:
-        """When the attempt has to be over, on the monotonic clock; None: never."""
+        """Say when the attempt has to be over, on the monotonic clock; None: never."""
         return self.started_ns + self.timeout_ns if self.timeout_ns else None
 
     def environment(self) -> dict[str, str]:
-        """The variables a job finds in its environment."""
+        """Give the variables that a job finds in its environment."""
         return {
-            "TP_JOB_ID": str(JobId(self.batch, self.seq)),
+            "TP_JOB_ID": f"{self.batch}/{self.seq}",
             "TP_BATCH": self.batch,
             "TP_SEQ": str(self.seq),
             "TP_ATTEMPT": str(self.try_),
@@ -92,8 +92,8 @@ class Result(NamedTuple):
     value: bytes | None = None  # JSON
     exit_status: int | None = None
     signal: int | None = None
-    error: JobError | None = None
-    output: Output = NO_OUTPUT
+    error: JobError | None = None  # why it did not succeed
+    output: Output = NO_OUTPUT  # of kinds outside the worker, which captures what is printed inside it
     cpu_ns: int = 0  # of the attempt's child processes ...
     max_rss_bytes: int = 0  # ... 0 for kinds inside the worker, which measures itself
 
@@ -119,7 +119,7 @@ def wrong_value(name: str, expected: str, got: object) -> WrongField:
 
 
 def read_fields(struct: type[_S], given: Mapping[str, object]) -> _S:
-    """Check the fields of a job object against a Struct. Raises WrongField.
+    """Read the fields of a job object as a Struct. Raises WrongField.
 
     The `extra` of a field's outermost Meta says in words what is expected: {"expected": "an integer 0..92"}.
     """

@@ -50,14 +50,14 @@ class Feed:
 
     @property
     def waits_for(self) -> int | None:
-        """The descriptor that has to be readable before there is another job; None: no need to wait."""
+        """Give the descriptor that has to be readable before there is another job; None: no need to wait."""
         lines = self._lines
         if lines is None or self._regular or self.ended or lines.ready or self._next is not None:
             return None
         return lines.fd
 
     def fill(self) -> None:
-        """Reads what waits on the descriptor."""
+        """Read what waits on the descriptor."""
         assert self._lines is not None
         try:
             self._lines.fill()
@@ -65,23 +65,23 @@ class Feed:
             self._stop(error)
 
     def stop(self) -> None:
-        """No more jobs are wanted."""
+        """End the feed: no more jobs are wanted."""
         self._stop(None)
 
     def take(self, bytes_max: int) -> list[JobSpec]:
-        """The next jobs that are there and fit one message of so many bytes: at least one, if any is there."""
+        """Take the next jobs that are there and fit one message of so many bytes: at least one, if any is there."""
         room = bytes_max - SUBMIT_HEADER_BYTES
         jobs: list[JobSpec] = []
         while len(jobs) < limits.SUBMIT_JOBS_MAX and (job := self._peek()) is not None:
             room -= encoded_bytes(job)
-            if jobs and room < 0:
+            if jobs and room < 0:  # a job that fits no message goes alone, through the spool
                 break
             jobs.append(job)
             self._next = None
         return jobs
 
     def _peek(self) -> JobSpec | None:
-        """The next job, without taking it; None when it is not there yet, or never will be."""
+        """Give the next job, without taking it; None when it is not there yet, or never will be."""
         while self._next is None and not self.ended:
             if not self._has_line():
                 break
@@ -96,6 +96,7 @@ class Feed:
         return self._next
 
     def _has_line(self) -> bool:
+        """Whether the next job can be made now. A regular file is read for it: that never waits for long."""
         lines = self._lines
         if lines is None:
             return True
@@ -134,7 +135,7 @@ def open_feed(source: Source) -> Feed:
 
 
 def preview(source: Source) -> Iterator[JobSpec]:
-    """Every job, read to the end, for --dry-run. Raises UsageError."""
+    """Make every job, read to the end, for --dry-run. Raises UsageError."""
     lines: Iterator[bytes] = iter(()) if source.fd is None else _whole(Lines(source.fd, source.name))
     jobs = source.make_jobs(lines)
     if source.fd is not None:
@@ -143,12 +144,13 @@ def preview(source: Source) -> Iterator[JobSpec]:
 
 
 def _refuse_terminal(fd: int, name: str) -> None:
+    # A command that sits and waits for typed lines looks like one that hangs.
     if os.isatty(fd):
         raise UsageError(f"the jobs are to come from {name}, which is a terminal: give arguments, a file or a pipe")
 
 
 def too_large(job: JobSpec, number: int) -> UsageError | None:
-    """What is to be said of a job that no message can carry; None: it is fine."""
+    """Give the error for a job that no message can carry; None: it is fine."""
     if len(job.payload) <= limits.PAYLOAD_BYTES_MAX:
         return None
     return UsageError(
@@ -158,13 +160,14 @@ def too_large(job: JobSpec, number: int) -> UsageError | None:
 
 
 def encoded_bytes(job: JobSpec) -> int:
-    """The most that a job takes in a Submit."""
+    """Give the most that a job takes in a Submit."""
+    # Estimated, not encoded: each job is encoded once, with its frame. 4 bytes are the most a character takes in UTF-8.
     label = 1 if job.label is None else 3 + 4 * len(job.label)
     own = 1 if job.limits is None else _limits_bytes(job.limits)
     return 8 + len(job.kind) + len(job.payload) + label + own
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=64)  # the jobs of one file mostly share a few limits
 def _limits_bytes(wanted: Limits) -> int:
     return len(encode(wanted))
 
