@@ -4,6 +4,7 @@ A kind is one instance of a subclass of `Kind` in a module of its own. Its jobs 
 
 1. The job object that a person writes, one line of a `jobs` file. A msgspec Struct, `Kind.object_type`, declares its
    fields: it checks them, describes them in errors and gives the JSON Schema.
+   What depends on more than one field, or on more than a type and a range can say, is for `Kind.to_payload`.
 2. The payload that crosses the queues and lies in journals: MessagePack of `Kind.payload_type`, opaque to the code
    between generator and worker. Unless a kind says otherwise it is the same Struct. Where the payload holds bytes,
    because arguments of programs are bytes and need not be UTF-8, it cannot be: JSON has none.
@@ -125,7 +126,7 @@ def read_fields(struct: type[_S], given: Mapping[str, object]) -> _S:
     """
     try:
         return msgspec.convert(given, struct)
-    except (msgspec.ValidationError, RecursionError):
+    except msgspec.ValidationError:
         # msgspec's own text names Python types and a path of dots; and it stops at unknown fields, whose cure may be
         # the name of a missing one. So the first wrong field is looked for again, where time does not matter.
         raise _find_wrong(struct, given) from None
@@ -144,7 +145,7 @@ def _find_wrong(struct: type[Struct], given: Mapping[str, object]) -> WrongField
             continue
         try:
             msgspec.convert(given[field.name], field.type)
-        except (msgspec.ValidationError, RecursionError):
+        except msgspec.ValidationError:
             return wrong_value(field.name, expected, given[field.name])
     known = [field.name for field in declared]
     unknown = next(name for name in given if name not in known)

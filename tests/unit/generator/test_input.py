@@ -58,6 +58,7 @@ def test_limits_as_written(fields: dict[str, object], changes: dict[str, Any]) -
         {"timeout": 0},
         {"timeout": True},
         {"timeout": "99999999999"},
+        {"timeout": 10**400},  # more than a float holds
         {"retries": -1},
         {"retries": "3"},
         {"crash_limit": 0},
