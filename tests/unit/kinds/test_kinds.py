@@ -5,15 +5,20 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from typing import Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.attempts import context
 from taskpool import messages
 from taskpool.errors import MessageError, UsageError
-from taskpool.kinds import KINDS, Kind, kind
+from taskpool.kinds import KINDS, Context, Kind, Result, kind
+from taskpool.messages import End
 
 GOOD_JOBS: dict[str, dict[str, object]] = {
     "fib": {"n": 1},
@@ -88,6 +93,72 @@ def survives(each: Kind[Any, Any], payload: bytes) -> None:
     each.describe(payload)
     each.command_line(payload)
     each.affinity(payload)
+
+
+# --- what a new kind has for nothing --------------------------------------------------------------
+
+
+class ShoutJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    text: Annotated[str, msgspec.Meta(max_length=9, extra={"expected": "a short text"})]
+    times: int = 1
+
+
+class Shout(Kind[ShoutJob, ShoutJob]):
+    """The least that a kind has to say."""
+
+    name = "shout"
+    summary = "a text in capitals"
+    object_type = ShoutJob
+
+    def command_line(self, payload: bytes) -> str:
+        return f"shout {self.decode(payload).text}"
+
+    def run(self, payload: bytes, context: Context) -> Result:
+        job = self.decode(payload)
+        return Result(End.SUCCEEDED, value=msgspec.json.encode(job.text.upper() * job.times))
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("text")
+
+    def jobs(self, args: argparse.Namespace, lines: Iterator[bytes]) -> Iterator[bytes]:
+        return iter([self.encode(ShoutJob(args.text))])
+
+
+def test_the_struct_of_a_jobs_object_is_its_payload_too(tmp_path: Path) -> None:
+    shout = Shout()
+    payload = shout.parse({"text": "ab", "times": 2}, "line 1")
+    shout.check(payload)
+    assert shout.run(payload, context(tmp_path)).value == b'"ABAB"'
+    assert shout.describe(payload) == "shout(ab)"
+    assert (shout.affinity(payload), shout.notes(), shout.reads_lines(argparse.Namespace())) == ("", [], False)
+    assert list(shout.jobs(argparse.Namespace(text="ab"), iter(()))) == [shout.parse({"text": "ab"}, "line 1")]
+
+
+def test_the_defaults_are_those_of_a_kind_that_may_do_anything() -> None:
+    assert Shout.in_process
+    assert Shout.runs_user_code
+
+
+@pytest.mark.parametrize(
+    ("job", "text"),
+    [
+        ({}, "field 'text' is missing: expected a short text"),
+        ({"text": "x" * 1000}, "field 'text': expected a short text, got 'xxx"),
+        ({"text": "a", "times": "2"}, "field 'times': expected another value, got '2'"),
+        ({"text": "a", "time": 2}, "field 'time' is unknown: expected text, times or a field that every job may have"),
+    ],
+)
+def test_errors_name_field_value_and_what_was_expected(job: dict[str, object], text: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        Shout().parse(job, "line 1")
+    assert str(refused.value).startswith(f"line 1: {text}")
+    assert len(str(refused.value)) < 130
+
+
+def test_a_payload_is_read_strictly() -> None:
+    for value in ({"text": 1}, {"text": "x" * 10}, {"text": "a", "more": 1}, ["a", 1]):
+        with pytest.raises(MessageError, match="shout: "):
+            Shout().check(msgspec.msgpack.encode(value))
 
 
 def test_a_worker_does_not_load_what_only_some_jobs_need() -> None:
