@@ -12,17 +12,17 @@ from taskpool.errors import UsageError
 # would match the digits of every script.
 _PARTS = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9}(?:\.\d+)?)s)?", re.ASCII)
 _PLAIN = re.compile(r"\d{1,12}(?:\.\d+)?", re.ASCII)
-_EXPECTED = "expected a duration such as 90, 10s, 5m or 1h30m"
+EXPECTED = "expected a duration such as 90, 10s, 5m or 1h30m"
 
 
 def parse_duration(value: object, where: str) -> int:
     """Return the nanoseconds of a text, or of a plain number of seconds. Raises UsageError that starts with `where`."""
     # bool is an int to Python, but `timeout = true` in a configuration file is no duration.
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise UsageError(f"{where}: {_EXPECTED}, got {value!r}")
+        raise UsageError(f"{where}: {EXPECTED}, got {value!r}")
     seconds = _seconds(value) if isinstance(value, str) else float(value)
     if seconds is None:
-        raise UsageError(f"{where}: {_EXPECTED}, got {value!r}")
+        raise UsageError(f"{where}: {EXPECTED}, got {value!r}")
     if not 0 <= seconds <= limits.TIMEOUT_NS_MAX / SECOND:  # written so that NaN is refused
         raise UsageError(f"{where}: {value!r} is out of range; the longest is {limits.TIMEOUT_NS_MAX // SECOND}s")
     return round(seconds * SECOND)

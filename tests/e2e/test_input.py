@@ -18,13 +18,13 @@ BAD_LINES: dict[str, tuple[str, tuple[str, ...]]] = {
     "no JSON": ('{"kind": "fib", n: 3}', ("not JSON",)),
     "half a line": ('{"kind": "fib", "n"', ("not JSON",)),
     "no object": ("[1, 2]", ("expected a JSON object", "list")),
-    "no kind": ('{"n": 3}', ("'kind'", "expected", "None")),
+    "no kind": ('{"n": 3}', ("'kind'", "missing", "expected one of fib, command, python")),
     "unknown kind": ('{"kind": "perl", "n": 3}', ("'kind'", "'perl'", "fib", "command", "python")),
     "wrong type": ('{"kind": "fib", "n": "three"}', ("'n'", "expected", "'three'")),
     "out of range": ('{"kind": "fib", "n": 93}', ("'n'", "0..92", "93")),
     "negative": ('{"kind": "fib", "n": -1}', ("'n'", "0..92", "-1")),
     "missing field": ('{"kind": "fib"}', ("'n'", "missing", "0..92")),
-    "unknown field": ('{"kind": "fib", "n": 3, "speed": 1}', ("unknown field", "'speed'")),
+    "unknown field": ('{"kind": "fib", "n": 3, "speed": 1}', ("field 'speed' is unknown", "expected n")),
     "argv no list": ('{"kind": "command", "argv": "ls"}', ("'argv'", "expected", "'ls'")),
     "empty argv": ('{"kind": "command", "argv": []}', ("'argv'", "expected")),
     "no call": ('{"kind": "python", "call": "math"}', ("'call'", "MODULE:FUNCTION", "'math'")),
@@ -103,6 +103,7 @@ BAD_ARGUMENTS: dict[str, tuple[list[Any], tuple[str, ...]]] = {
     "bad pool": (["fib", "20", "--pool", "A"], ("pool name", "'A'")),
     "dealer option with pool": (["fib", "20", "--pool", "a", "--workers", "3"], ("--workers", "private pool")),
     "detach without pool": (["fib", "20", "--detach"], ("--detach needs --pool",)),
+    "no file": (["jobs"], ("jobs: expected a FILE", "- for standard input")),
     "bad target": (["cancel", "a/0"], ("BATCH/NUMBER", "a/0")),
     "bad scale": (["scale", "2"], ("scale", "+N or -N", "2")),
     "unknown option": (["fib", "20", "--wurkers", "3"], ("--wurkers",)),
@@ -124,6 +125,11 @@ def test_bad_arguments(stage: Stage, name: str) -> None:
 def test_bad_dealer_options_of_a_private_pool(stage: Stage, option: str, expected: str) -> None:
     run = stage.private("fib", "20", option).ends(USAGE)
     assert expected in run.stderr
+
+
+def test_the_schema_of_a_job_is_printed_and_nothing_runs(stage: Stage) -> None:
+    schema = json.loads(stage.generator("jobs", "--schema").ends(OK).stdout)
+    assert [kind["properties"]["kind"]["const"] for kind in schema["oneOf"]] == ["fib", "command", "python"]
 
 
 def test_no_input_is_nothing_to_do(stage: Stage) -> None:

@@ -178,7 +178,7 @@ class WorkerProcess(Process):
         if act.what == "end_host":
             self.host.end_dealer("host_killed_by_job")
             yield None  # its death comes with the dealer's
-        in_process = KINDS[task.kind].IN_PROCESS
+        in_process = KINDS[task.kind].in_process
         until = self.began_ns + (FOREVER_NS if act.what == "hang" else act.run_ns)
         if task.timeout_ns and not in_process:
             until = min(until, self.began_ns + task.timeout_ns)

@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 from taskpool.ids import Token
-from taskpool.kinds import command
 from taskpool.kinds.base import Context, Result
+from taskpool.kinds.command import COMMAND
 
 
 def context(state: Path, *, timeout_ns: int = 0, slot: int = 0) -> Context:
@@ -19,9 +19,9 @@ def context(state: Path, *, timeout_ns: int = 0, slot: int = 0) -> Context:
 
 def run(state: Path, *argv: str, timeout_ns: int = 0, slot: int = 0, **fields: object) -> Result:
     """A command job through the door and to its end."""
-    payload = command.parse({"argv": list(argv), **fields}, "line 1")
-    command.check(payload)
-    return command.run(payload, context(state, timeout_ns=timeout_ns, slot=slot))
+    payload = COMMAND.parse({"argv": list(argv), **fields}, "line 1")
+    COMMAND.check(payload)
+    return COMMAND.run(payload, context(state, timeout_ns=timeout_ns, slot=slot))
 
 
 def sh(state: Path, line: str, *, timeout_ns: int = 0) -> Result:

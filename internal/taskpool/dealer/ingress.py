@@ -22,7 +22,7 @@ INTAKE = (Submit, Close)
 CONTROL = (Hello, Ack, Ping, Bye, Command)
 EVENTS = (Ready, Progress)
 
-_PLAIN: dict[str, Traits] = {name: Traits(kind.IN_PROCESS, "") for name, kind in KINDS.items()}
+_PLAIN: dict[str, Traits] = {name: Traits(kind.in_process, "") for name, kind in KINDS.items()}
 
 
 class Ingress:
@@ -65,7 +65,7 @@ class Ingress:
                 self._refused(submit, offset, "malformed", f"{spec.kind} job: {error}")
                 return None
             affinity = kind.affinity(spec.payload)
-            traits = Traits(kind.IN_PROCESS, affinity) if affinity else _PLAIN[spec.kind]
+            traits = Traits(kind.in_process, affinity) if affinity else _PLAIN[spec.kind]
             jobs.append(CheckedJob(spec, traits, _digest(spec)))
         return Submitted(submit.client, submit.batch, submit.first_seq, jobs)
 

@@ -1,57 +1,163 @@
-"""What a job may use and how often it is tried, as written in options and in job objects alike.
+"""What a job may use and how often it is tried, and when a batch gives up.
 
-`--retry-on exit:75` and `{"retry_on": "exit:75"}` are one thing with one parser: only the words that say
-where it stood differ.
+`--retry-on exit:75` and `{"retry_on": "exit:75"}` are one thing: `LimitFields` declares each limit as people write it,
+and options, job objects and the JSON Schema are made of that. `messages.Limits` is what becomes of it on the wire.
+A new limit is a field in both, and, when it is written in another form than it is sent, its reader in `_READERS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from signal import Signals
-from typing import Any
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from taskpool import limits
-from taskpool.durations import parse_duration
+from taskpool.clock import SECOND
+from taskpool.durations import EXPECTED, parse_duration
 from taskpool.errors import UsageError
+from taskpool.kinds.base import WrongField, read_fields
 from taskpool.messages import DEFAULT_LIMITS, Limits
-
-KEYS = frozenset({"timeout", "retries", "backoff", "retry_on", "crash_limit", "priority"})
 
 Where = Callable[[str], str]  # the words for a key: `--retries`, or `jobs.jsonl:3: field 'retries'`
 
+# The forms of the texts, for the schema: what parse_duration and _read_retry_on take, as far as a pattern can tell.
+_NUMBER = r"[0-9]{1,12}(\.[0-9]+)?"
+_DURATION = rf"\s*({_NUMBER}|(?=[0-9])([0-9]{{1,9}}h)?([0-9]{{1,9}}m)?([0-9]{{1,9}}(\.[0-9]+)?s)?)\s*"
+_EXIT_STATUS = "(0{0,2}[1-9]|0?[1-9][0-9]|1[0-9][0-9]|2[0-4][0-9]|25[0-5])"
+_SIGNAL = "(0?[1-9]|[1-5][0-9]|6[0-4]|[A-Za-z][A-Za-z0-9]*)"
+_ENDS = f"(timeout|exit:{_EXIT_STATUS}|signal:{_SIGNAL})"
+# Ranges of durations written as text are beyond a pattern: parse_duration has the last word.
+_SECONDS_MAX = limits.TIMEOUT_NS_MAX // SECOND
 
-def parse_limits(fields: Mapping[str, object], where: Where, base: Limits = DEFAULT_LIMITS) -> Limits:
-    """`base` changed by the fields given. Raises UsageError naming the field and what was expected."""
+_DURATION_EXPECTED = EXPECTED.removeprefix("expected ")
+_RETRY_ON_EXPECTED = "exit:1..255, signal:NAME or timeout, separated by commas"
+
+
+class LimitFields(Struct, forbid_unknown_fields=True, kw_only=True):
+    """The limits as written, in options and in job objects. UNSET: what the batch has.
+
+    The outermost Meta of a field says it all: `description` is the help of its option, `extra` has its metavar.
+    """
+
+    timeout: Annotated[
+        float | str | UnsetType,
+        Meta(
+            description="end a try that runs longer (default: none)",
+            examples=["1h30m", 90],
+            extra={"expected": _DURATION_EXPECTED, "metavar": "TIME"},
+            extra_json_schema={
+                "pattern": f"^(?=.*[1-9]){_DURATION}$",
+                "exclusiveMinimum": 0,
+                "maximum": _SECONDS_MAX,
+            },
+        ),
+    ] = UNSET
+    retries: Annotated[
+        Annotated[int, Meta(ge=0, le=limits.RETRIES_MAX)] | UnsetType,
+        Meta(
+            description="tries after the first, of jobs that failed (0)",
+            examples=[2],
+            extra={"expected": f"an integer 0..{limits.RETRIES_MAX}", "metavar": "N"},
+        ),
+    ] = UNSET
+    backoff: Annotated[
+        float | str | UnsetType,
+        Meta(
+            description="wait before a retry, doubling: 1s..60s",
+            examples=["1s..60s", 5],
+            extra={"expected": f"{_DURATION_EXPECTED}, or SHORTEST..LONGEST", "metavar": "MIN..MAX"},
+            extra_json_schema={
+                "pattern": rf"^{_DURATION}(\.\.{_DURATION})?$",
+                "minimum": 0,
+                "maximum": _SECONDS_MAX,
+            },
+        ),
+    ] = UNSET
+    retry_on: Annotated[
+        str | Annotated[list[Annotated[str, Meta(pattern=f"^{_ENDS}$")]], Meta(min_length=1)] | UnsetType,
+        Meta(
+            description="retry only after these: exit:75,signal:KILL,timeout",
+            examples=["exit:75,signal:KILL,timeout", ["exit:75", "timeout"]],
+            extra={"expected": _RETRY_ON_EXPECTED, "metavar": "LIST"},
+            extra_json_schema={"pattern": f"^{_ENDS}(,{_ENDS})*$"},
+        ),
+    ] = UNSET
+    crash_limit: Annotated[
+        Annotated[int, Meta(ge=1, le=limits.RETRIES_MAX)] | Literal["unlimited"] | UnsetType,
+        Meta(
+            description=f"crashes after which a job is quarantined ({limits.CRASH_LIMIT_DEFAULT})",
+            examples=[1, "unlimited"],
+            extra={"expected": f"an integer 1..{limits.RETRIES_MAX}, or 'unlimited'", "metavar": "N|unlimited"},
+        ),
+    ] = UNSET
+    priority: Annotated[
+        Annotated[int, Meta(ge=-limits.PRIORITY_MAX, le=limits.PRIORITY_MAX)] | UnsetType,
+        Meta(
+            description="higher runs first (0)",
+            examples=[10],
+            extra={"expected": f"an integer {-limits.PRIORITY_MAX}..{limits.PRIORITY_MAX}", "metavar": "N"},
+        ),
+    ] = UNSET
+
+
+KEYS = frozenset(LimitFields.__struct_fields__)
+
+
+def parse_limits(given: Mapping[str, object], where: Where, base: Limits = DEFAULT_LIMITS) -> Limits:
+    """Change `base` by the fields given. Raises UsageError naming the field and what was expected."""
+    try:
+        read_fields(LimitFields, given)
+    except WrongField as wrong:
+        raise UsageError(f"{where(wrong.name)}{wrong.problem}") from None
     changes: dict[str, Any] = {}
-    for key, value in fields.items():
-        changes.update(_PARSERS[key](value, where(key)))
+    for key, value in given.items():  # checked, and as it was written: errors quote it
+        reader = _READERS.get(key)
+        changes.update({key: value} if reader is None else reader(value, where(key)))
     return msgspec.structs.replace(base, **changes) if changes else base
 
 
-def _timeout(value: object, where: str) -> dict[str, Any]:
+class LimitOption(NamedTuple):
+    """How a limit looks on a command line."""
+
+    name: str
+    metavar: str
+    help: str
+    is_integer: bool
+
+
+def limit_options() -> Iterator[LimitOption]:
+    """The options that the limits have, in the order of their declaration."""
+    for field in msgspec.structs.fields(LimitFields):
+        (meta,) = field.type.__metadata__
+        is_integer = field.name not in _READERS  # what has no form of its own as text
+        yield LimitOption(option_name(field.name), meta.extra["metavar"], meta.description, is_integer)
+
+
+def option_name(key: str) -> str:
+    """Give the option that is named as a job object's field is."""
+    return f"--{key.replace('_', '-')}"
+
+
+# --- texts ----------------------------------------------------------------------------------------
+# Readers take the value as written and the words for its place, and give fields of `messages.Limits`.
+
+
+def _read_timeout(value: object, where: str) -> dict[str, Any]:
     timeout_ns = parse_duration(value, where)
     if timeout_ns == 0:
         raise UsageError(f"{where}: a time-out of 0 lets no job finish; leave it out for none")
     return {"timeout_ns": timeout_ns}
 
 
-def _retries(value: object, where: str) -> dict[str, Any]:
-    return {"retries": _integer(value, where, 0, limits.RETRIES_MAX)}
+def _read_crash_limit(value: object, where: str) -> dict[str, Any]:
+    return {"crash_limit": limits.CRASH_LIMIT_UNLIMITED if value == "unlimited" else value}
 
 
-def _priority(value: object, where: str) -> dict[str, Any]:
-    return {"priority": _integer(value, where, -limits.PRIORITY_MAX, limits.PRIORITY_MAX)}
-
-
-def _crash_limit(value: object, where: str) -> dict[str, Any]:
-    if value == "unlimited":
-        return {"crash_limit": limits.CRASH_LIMIT_UNLIMITED}
-    return {"crash_limit": _integer(value, where, 1, limits.RETRIES_MAX, "an integer or 'unlimited',")}
-
-
-def _backoff(value: object, where: str) -> dict[str, Any]:
+def _read_backoff(value: object, where: str) -> dict[str, Any]:
     """`1s..60s`: the first delay and the longest. One duration alone is both."""
     if not isinstance(value, str) or ".." not in value:
         delay_ns = parse_duration(value, where)
@@ -63,16 +169,13 @@ def _backoff(value: object, where: str) -> dict[str, Any]:
     return {"backoff_min_ns": first_ns, "backoff_max_ns": longest_ns}
 
 
-def _retry_on(value: object, where: str) -> dict[str, Any]:
+def _read_retry_on(value: str | list[str], where: str) -> dict[str, Any]:
     """`exit:75,signal:KILL,timeout`: these and nothing else are tried again."""
-    words = value.split(",") if isinstance(value, str) else value
-    if not isinstance(words, list) or not words:
-        raise UsageError(f"{where}: {_RETRY_ON_EXPECTED}, got {value!r}")
     exits: set[int] = set()
     signals: set[int] = set()
     on_timeout = False
-    for word in words:
-        name, _, argument = word.partition(":") if isinstance(word, str) else ("", "", "")
+    for word in value.split(",") if isinstance(value, str) else value:
+        name, _, argument = word.partition(":")
         if word == "timeout":
             on_timeout = True
         elif name == "exit" and _is_exit_status(argument):
@@ -80,8 +183,9 @@ def _retry_on(value: object, where: str) -> dict[str, Any]:
         elif name == "signal" and (number := _signal_number(argument)) is not None:
             signals.add(number)
         else:
-            raise UsageError(f"{where}: {_RETRY_ON_EXPECTED}, got {word!r}")
+            raise UsageError(f"{where}: expected {_RETRY_ON_EXPECTED}, got {word!r}")
     return {
+        # Sorted, so that one rule has one spelling, and equal batches send equal limits.
         "retry_exit": tuple(sorted(exits)),
         "retry_signal": tuple(sorted(signals)),
         "retry_timeout": on_timeout,
@@ -89,15 +193,12 @@ def _retry_on(value: object, where: str) -> dict[str, Any]:
     }
 
 
-_RETRY_ON_EXPECTED = "expected exit:1..255, signal:NAME or timeout, separated by commas"
-
-
 def _is_exit_status(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) <= 3 and 1 <= int(text) <= 255
 
 
 def _signal_number(text: str) -> int | None:
-    """Of `KILL`, `SIGKILL` or `9`."""
+    """Give the number of `KILL`, `SIGKILL` or `9`; None: there is no such signal on this machine."""
     if text.isascii() and text.isdecimal():
         return int(text) if len(text) <= 2 and 1 <= int(text) <= 64 else None
     name = text.upper()
@@ -107,19 +208,39 @@ def _signal_number(text: str) -> int | None:
         return None
 
 
-def _integer(value: object, where: str, low: int, high: int, what: str = "an integer") -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise UsageError(f"{where}: expected {what} {low}..{high}, got {value!r}")
-    return value
-
-
-_PARSERS: dict[str, Callable[[object, str], dict[str, Any]]] = {
-    "timeout": _timeout,
-    "retries": _retries,
-    "backoff": _backoff,
-    "retry_on": _retry_on,
-    "crash_limit": _crash_limit,
-    "priority": _priority,
+_READERS: dict[str, Callable[[Any, str], dict[str, Any]]] = {
+    "timeout": _read_timeout,
+    "backoff": _read_backoff,
+    "retry_on": _read_retry_on,
+    "crash_limit": _read_crash_limit,
 }
 
-assert _PARSERS.keys() == KEYS
+assert _READERS.keys() <= KEYS
+
+
+# --- when a batch gives up ------------------------------------------------------------------------
+
+_HALT = re.compile(r"(now|soon),fail=(\d{1,9})(%?)", re.ASCII)
+PERCENT_FAILURES_MIN = 3  # as GNU parallel: a share of two jobs says nothing
+
+
+class HaltRule(NamedTuple):
+    """`--halt now|soon,fail=N|N%`. `soon` lets running jobs finish, `now` stops them."""
+
+    now: bool
+    failures: int  # or percent
+    percent: bool
+
+    def reached(self, failed: int, finished: int) -> bool:
+        """Say whether that many failures, of so many finished jobs, are enough."""
+        if not self.percent:
+            return failed >= self.failures
+        return failed >= PERCENT_FAILURES_MIN and failed * 100 >= finished * self.failures
+
+
+def parse_halt(spec: str) -> HaltRule:
+    """Read the text of --halt. Raises UsageError."""
+    match = _HALT.fullmatch(spec)
+    if match is None or int(match[2]) == 0 or (match[3] and int(match[2]) > 100):
+        raise UsageError(f"--halt: expected now|soon,fail=N or now|soon,fail=N% (N from 1), got {spec!r}")
+    return HaltRule(now=match[1] == "now", failures=int(match[2]), percent=bool(match[3]))

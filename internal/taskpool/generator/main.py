@@ -7,12 +7,14 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 
+import msgspec
+
 from taskpool.client.queries import BatchQueries
 from taskpool.clock import SystemClock
 from taskpool.errors import ExitCode, TaskpoolError, UsageError, system_refused
 from taskpool.generator import admin, queries
 from taskpool.generator.input.feed import Source, open_feed, preview
-from taskpool.generator.input.jobs_file import read_jobs
+from taskpool.generator.input.jobs_file import job_schema, read_jobs
 from taskpool.generator.options import batch_limits, dealer_timeouts, log_format, submit_options, verbosity
 from taskpool.generator.output.console import Console
 from taskpool.generator.output.stream import OutputClosed
@@ -53,12 +55,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def submit(args: Namespace, console: Console, argv: Sequence[str]) -> ExitCode:
     """One batch."""
+    if args.subcommand == "jobs" and args.schema:
+        return _print_schema()
     options = submit_options(args)
-    source, fd, name = _source(args)
+    source = source_of(args)
     if options.dry_run:
-        return _print_jobs(preview(source, fd, name))
-    feed = open_feed(source, fd, name)
-    return run_batch(options, feed, console, resume_command(sys.argv[0], argv, options.batch))
+        return _print_jobs(preview(source))
+    return run_batch(options, open_feed(source), console, resume_command(sys.argv[0], argv, options.batch))
 
 
 def command(args: Namespace, console: Console) -> ExitCode:
@@ -87,23 +90,22 @@ def command(args: Namespace, console: Console) -> ExitCode:
     return ExitCode.OK
 
 
-def _source(args: Namespace) -> tuple[Source, int, str]:
-    """Where the jobs come from: the source, and the file its lines are in."""
+def source_of(args: Namespace) -> Source:
+    """Where the jobs come from. Raises UsageError."""
     if args.subcommand != "jobs":
         kind = KINDS[args.subcommand]
 
-        def from_kind(lines: Iterator[bytes] | None) -> Iterator[JobSpec]:
-            for job in kind.jobs(args, lines):
-                yield JobSpec(kind=kind.NAME, payload=job.payload, label=job.label)
+        def make_jobs(lines: Iterator[bytes]) -> Iterator[JobSpec]:
+            payloads = kind.jobs(args, lines)  # not in the expression, which would ask only for the first job
+            return (JobSpec(kind.name, payload) for payload in payloads)
 
-        return from_kind, STDIN, "standard input"
+        return Source(make_jobs, STDIN, "standard input") if kind.reads_lines(args) else Source(make_jobs)
+    if args.file is None:
+        raise UsageError("jobs: expected a FILE of job objects, or - for standard input, got neither")
     base = batch_limits(args)
     name = "standard input" if args.file == "-" else args.file
-
-    def from_objects(lines: Iterator[bytes] | None) -> Iterator[JobSpec | None]:
-        return read_jobs(lines or iter(()), name, base)
-
-    return from_objects, STDIN if args.file == "-" else _open(args.file), name
+    fd = STDIN if args.file == "-" else _open(args.file)
+    return Source(lambda lines: read_jobs(lines, name, base), fd, name)
 
 
 def _open(name: str) -> int:
@@ -117,6 +119,12 @@ def _print_jobs(jobs: Iterator[JobSpec]) -> ExitCode:
     for job in jobs:
         line = KINDS[job.kind].command_line(job.payload)
         admin.write_all(os.fsencode(line) + b"\n")
+    return ExitCode.OK
+
+
+def _print_schema() -> ExitCode:
+    text = msgspec.json.format(msgspec.json.encode(job_schema()), indent=2)
+    admin.write_all(text + b"\n")
     return ExitCode.OK
 
 

@@ -12,8 +12,7 @@ from taskpool import chaos, limits
 from taskpool.client.session import DealerTimeouts
 from taskpool.durations import parse_duration
 from taskpool.errors import UsageError
-from taskpool.generator.halt import Halt, parse_halt
-from taskpool.generator.job_limits import KEYS, parse_limits
+from taskpool.generator.job_limits import KEYS, HaltRule, option_name, parse_halt, parse_limits
 from taskpool.generator.output.printer import Form
 from taskpool.generator.output.progress import Mode, choose_mode
 from taskpool.ipc.names import check_pool_name
@@ -47,7 +46,7 @@ class SubmitOptions(Struct, frozen=True):
     limits: Limits
     dealer_options: list[str]
     drain_ns: int  # as the private dealer has it
-    halt: Halt | None
+    halt: HaltRule | None
     form: Form
     keep_order: bool
     results: str | None
@@ -97,7 +96,7 @@ def batch_limits(args: Namespace) -> Limits:
     fields = {key: getattr(args, key) for key in KEYS if getattr(args, key) is not None}
     if isinstance(text := fields.get("crash_limit"), str) and text.isascii() and text.isdecimal():
         fields["crash_limit"] = int(text[:18])
-    return parse_limits(fields, lambda key: f"--{key.replace('_', '-')}")
+    return parse_limits(fields, option_name)
 
 
 def dealer_options(args: Namespace) -> list[str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from argparse import ArgumentParser, _SubParsersAction
 
 import taskpool
+from taskpool.generator.job_limits import limit_options
 from taskpool.kinds import KINDS
-from taskpool.limits import CRASH_LIMIT_DEFAULT
 
 _JOBS_HELP = "job objects as JSON Lines, of any kinds"
 # verb: (help, metavar of its target or None, whether a whole batch may be the target)
@@ -38,12 +38,13 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--version", action="version", version=f"tp-generator {taskpool.__version__}")
     subcommands = parser.add_subparsers(dest="subcommand", metavar="SUBCOMMAND", required=True)
     for kind in KINDS.values():
-        sub = subcommands.add_parser(kind.NAME, help=kind.SUMMARY, description=kind.SUMMARY, allow_abbrev=False)
+        sub = subcommands.add_parser(kind.name, help=kind.summary, description=kind.summary, allow_abbrev=False)
         _add_submission(sub)
         kind.add_arguments(sub)
     sub = subcommands.add_parser("jobs", help=_JOBS_HELP, description=_JOBS_HELP, allow_abbrev=False)
     _add_submission(sub)
-    sub.add_argument("file", metavar="FILE|-", help="a file, or - for standard input")
+    sub.add_argument("--schema", action="store_true", help="print the JSON Schema of one job object, run nothing")
+    sub.add_argument("file", nargs="?", metavar="FILE|-", help="a file, or - for standard input")
     _add_verbs(subcommands)
     _add_readers(subcommands)
     return parser
@@ -111,16 +112,9 @@ def _add_submission(parser: ArgumentParser) -> None:
 
 def _add_limits(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("jobs")
-    group.add_argument("--timeout", metavar="TIME", help="end a try that runs longer (default: none)")
-    group.add_argument("--retries", metavar="N", type=int, help="tries after the first, of jobs that failed (0)")
-    group.add_argument("--backoff", metavar="MIN..MAX", help="wait before a retry, doubling: 1s..60s")
-    group.add_argument("--retry-on", metavar="LIST", help="retry only after these: exit:75,signal:KILL,timeout")
-    group.add_argument(
-        "--crash-limit",
-        metavar="N|unlimited",
-        help=f"crashes after which a job is quarantined ({CRASH_LIMIT_DEFAULT})",
-    )
-    group.add_argument("--priority", metavar="N", type=int, help="higher runs first (0)")
+    for option in limit_options():
+        convert = int if option.is_integer else str
+        group.add_argument(option.name, metavar=option.metavar, type=convert, help=option.help.replace("%", "%%"))
     group.add_argument("--halt", metavar="WHEN,fail=N|N%", help="give up: now|soon,fail=3 or fail=10%%")
 
 

@@ -14,8 +14,8 @@ from taskpool.client.connection import Connection
 from taskpool.client.session import REFUSED_FOR_NOW
 from taskpool.clock import MILLISECOND, SECOND, Clock
 from taskpool.errors import ExitCode, UsageError
-from taskpool.generator.halt import Halt
 from taskpool.generator.input.feed import Feed
+from taskpool.generator.job_limits import HaltRule
 from taskpool.generator.output.console import Console
 from taskpool.generator.output.formats import why
 from taskpool.generator.output.printer import Printer
@@ -47,7 +47,7 @@ class BatchRun:
         wakeup: Wakeup,
         *,
         private: PrivateDealer | None = None,
-        halt: Halt | None = None,
+        halt: HaltRule | None = None,
         detach: bool = False,
     ) -> None:
         self._connection = connection
@@ -305,7 +305,7 @@ class BatchRun:
         else:
             self._session.submissions.abandon()
 
-    def _check_halt(self, halt: Halt) -> None:
+    def _check_halt(self, halt: HaltRule) -> None:
         if not halt.reached(self._totals.failed, self._totals.finished):
             return
         self._console.info(f"Halting: {self._totals.failed} of {self._totals.finished} finished jobs failed")

@@ -1,20 +1,32 @@
-"""The kinds of jobs. Adding one: write its module with the names of `base.Kind` and list it here."""
+"""The kinds of jobs. Read `base` first: it says what a kind is; then `fib`, the smallest one.
+
+    base                     Kind, what it is told (Context) and what it answers (Result)
+    fib  fib_kernel          a number, computed inside the worker
+    python  invoke           a function by name, called inside the worker
+    command  template        any program, with GNU parallel's replacement strings
+    execute  capture         starting that program and waiting for it; keeping what it prints
+
+A new kind is a module here and an instance in `KINDS`.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 from taskpool.errors import UsageError
-from taskpool.kinds import command, fib, python
-from taskpool.kinds.base import Context, Job, JobTimedOut, Kind, Result
+from taskpool.kinds.base import Context, JobTimedOut, Kind, Result
+from taskpool.kinds.command import COMMAND
+from taskpool.kinds.fib import FIB
+from taskpool.kinds.python import PYTHON
 
-__all__ = ["KINDS", "Context", "Job", "JobTimedOut", "Kind", "Result", "command", "fib", "kind", "python"]
+__all__ = ["KINDS", "Context", "JobTimedOut", "Kind", "Result", "kind"]
 
-_MODULES: tuple[Kind, ...] = (fib, command, python)
+# The order is that of --help and of errors that list the kinds.
+KINDS: dict[str, Kind[Any, Any]] = {kind.name: kind for kind in (FIB, COMMAND, PYTHON)}
 
-KINDS: dict[str, Kind] = {module.NAME: module for module in _MODULES}
 
-
-def kind(name: str) -> Kind:
-    """The kind of that name. Raises UsageError that lists the known ones."""
+def kind(name: str) -> Kind[Any, Any]:
+    """Find the kind of that name. Raises UsageError that lists the known ones."""
     try:
         return KINDS[name]
     except KeyError:

@@ -1,7 +1,7 @@
 """What a job prints goes to files without a name, never through a pipe.
 
-Nobody has to read while the job runs, no job waits for a reader, and a grandchild that keeps its end
-open keeps nobody waiting. A file without a name is gone with the last process that holds it.
+Nothing has to read while the job runs, no job waits for a reader, and a grandchild that keeps its end open delays no
+report. A file without a name is gone with the last process that holds it, so that a crash leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class CaptureFile:
 
 
 def collect(context: Context, stdout_fd: int, stderr_fd: int, *, reused: bool = False) -> Output:
-    """What was captured: the text when it is short and UTF-8, else the path of a file that keeps it.
+    """Take what was captured: the text when it is short and UTF-8, else the path of a file that keeps it.
 
-    Whoever writes to the files must be gone. A file that is kept may be the captured one itself, under
+    All processes that write to the files must have ended. A file that is kept may be the captured one itself, under
     its new name; `reused` says that the captured ones will be written to again, so that a copy is kept.
     Raises OSError when the output cannot be kept.
     """
@@ -43,7 +43,7 @@ def collect(context: Context, stdout_fd: int, stderr_fd: int, *, reused: bool = 
 
 
 def lost(error: Exception) -> Output:
-    """Instead of what cannot be kept: how the job ended stands."""
+    """Make the output of a job whose own cannot be kept: a full disk does not change how the job ended."""
     text = f"[taskpool] what the job printed is lost: {error}\n"
     return Output(stderr=text.encode("utf-8", "backslashreplace").decode())  # a path may hold bytes that are no UTF-8
 
@@ -59,7 +59,9 @@ def _one(context: Context, fd: int, suffix: str, reused: bool) -> tuple[str | No
 
 
 def _keep(context: Context, fd: int, suffix: str, reused: bool) -> str:
-    """Gives the output a name beside the spool that survives the loss of power."""
+    """Give the output a name beside the spool that survives the loss of power."""
+    # Not in the spool, whose files are transfers that end with their messages: this one is an outcome's, and stays
+    # until retention takes the outcome. The token is in the name because a lost attempt may have kept its own.
     outputs = os.path.join(os.path.dirname(os.path.abspath(context.spool)), "output")
     directory = os.path.join(outputs, context.batch)
     for path in (outputs, directory):
@@ -69,6 +71,7 @@ def _keep(context: Context, fd: int, suffix: str, reused: bool) -> str:
     try:
         if reused or not _link(fd, name, directory_fd):
             _copy(fd, name, directory_fd)
+        # File first, then its name: the journal must not tell of a file that a loss of power has taken.
         os.fsync(directory_fd)
     finally:
         os.close(directory_fd)
@@ -86,6 +89,7 @@ def _link(fd: int, name: str, directory_fd: int) -> bool:
 
 
 def _copy(fd: int, name: str, directory_fd: int) -> None:
+    # O_EXCL: no other attempt has this name, so a file that is there is not ours to write to.
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     copy_fd = os.open(name, flags, 0o600, dir_fd=directory_fd)
     try:

@@ -1,4 +1,4 @@
-"""Starting one program for a job and waiting for its end, time-out included.
+"""Start one program for a job and wait for its end, time-out included.
 
 The program gets a session of its own: a terminal's Ctrl-C does not reach it, and it can be signalled with
 all it has started. It is started by posix_spawn, measured some 15 % faster than subprocess.
@@ -29,7 +29,8 @@ EXIT_CANNOT_RUN = 126  # as a shell, env(1) and xargs(1) report it
 EXIT_NOT_FOUND = 127
 
 
-# What says something about the machine at this moment, and nothing about the job.
+# What says something about the machine at this moment, and nothing about the job: the same job starts once others have
+# ended. Each text names the limit that was met, because errno alone does not.
 _SHORTAGES = {
     errno.EAGAIN: "too many processes: raise pids.max of the control group, or RLIMIT_NPROC (ulimit -u)",
     errno.ENOMEM: "not enough memory: raise memory.max of the control group, or run fewer workers",
@@ -41,7 +42,7 @@ _SHORTAGES = {
 
 
 class CannotStart(Exception):
-    """The program was never there to run: `str` says why, `exit_status` what a shell would have said."""
+    """The program did not run: `str` says why, `exit_status` is what a shell would have given."""
 
     def __init__(self, message: str, exit_status: int | None) -> None:
         super().__init__(message)
@@ -68,7 +69,7 @@ class Ended(NamedTuple):
 
 
 def when_possible(attempt: Callable[[], _T], until_ns: int) -> _T:
-    """What `attempt` returns once the machine has the processes, memory and files for it.
+    """Repeat `attempt` until the machine has the processes, memory and files for it; return what it returns.
 
     Without this one worker would fail the whole backlog within seconds while others hold what it lacks.
     Raises CannotStart when `until_ns` (monotonic) has come first, OSError for what waiting does not cure.
@@ -89,7 +90,10 @@ def when_possible(attempt: Callable[[], _T], until_ns: int) -> _T:
 
 
 def start(program: Program, stdout_fd: int, stderr_fd: int) -> int:
-    """Starts the program and returns its pid. Main thread only. Raises CannotStart; OSError when the machine fails."""
+    """Start the program and return its pid. Raises CannotStart; OSError when the machine fails.
+
+    Main thread only: for a moment the whole process has the job's directory as its current one.
+    """
     with _within(program.directory), _standard_input(program.stdin) as stdin_action:
         path = _find(program.argv[0], program.environment)
         try:
@@ -103,6 +107,8 @@ def start(program: Program, stdout_fd: int, stderr_fd: int) -> int:
                     (os.POSIX_SPAWN_DUP2, stderr_fd, 2),
                 ],
                 setsid=True,
+                # A mask and ignored signals survive an exec, and Python ignores SIGPIPE: without these two lines
+                # `yes | head` in a job would not end as it does in a shell.
                 setsigmask=(),
                 setsigdef=_SIGNALS,
             )
@@ -113,7 +119,7 @@ def start(program: Program, stdout_fd: int, stderr_fd: int) -> int:
 
 
 def wait(pid: int, deadline_ns: int | None) -> Ended:
-    """Waits for the program and reaps it; past the deadline it is ended: SIGTERM, some grace, SIGKILL.
+    """Wait for the program and reap it; past the deadline end it: SIGTERM, some grace, SIGKILL.
 
     `deadline_ns` is monotonic; None: no time-out. What it leaves behind is the caller's to end.
     """
@@ -121,7 +127,7 @@ def wait(pid: int, deadline_ns: int | None) -> Ended:
     grace_ns = time.monotonic_ns() + limits.TERM_GRACE_NS
     if timed_out:
         _signal_session(pid, signal.SIGTERM)
-        _signal_session(pid, signal.SIGCONT)  # a stopped process hears SIGTERM only when it goes on
+        _signal_session(pid, signal.SIGCONT)  # a stopped process acts on SIGTERM only when it goes on
         if not _ends_by(pid, grace_ns):
             _signal_session(pid, signal.SIGKILL)
     end = reap(pid)
@@ -146,7 +152,7 @@ def _ends_by(pid: int, deadline_ns: int | None) -> bool:
 
 
 def _is_seen_to_end_by(pid: int, deadline_ns: int | None) -> bool:
-    """The same with no descriptor left to wait on: the program runs already, and must not suffer from that."""
+    """Do the same with no descriptor left to wait on: the program runs already, and must not suffer from that."""
     while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
         if deadline_ns is not None and time.monotonic_ns() >= deadline_ns:
             return False
@@ -155,14 +161,14 @@ def _is_seen_to_end_by(pid: int, deadline_ns: int | None) -> bool:
 
 
 def _spare_children_until(deadline_ns: int) -> None:
-    """Gives the grace to a dead leader's children too: a shell dies at once of the SIGTERM its program handles."""
+    """Give the grace to a dead leader's children too: a shell dies at once of the SIGTERM its program handles."""
     for child in children_of():
         if not _ends_by(child, deadline_ns):
             return
 
 
 def _signal_session(pid: int, number: signal.Signals) -> None:
-    """To the session's first group; the pid is safe from reuse because the process is not reaped yet."""
+    """Signal the session's first group; the pid is safe from reuse because the process is not reaped yet."""
     try:
         os.killpg(pid, number)
     except PermissionError:
@@ -171,10 +177,11 @@ def _signal_session(pid: int, number: signal.Signals) -> None:
 
 @contextmanager
 def _within(directory: bytes | None) -> Iterator[None]:
-    """Runs the block in `directory`, then returns: posix_spawn starts a program where its parent is."""
+    """Run the block in `directory`, then return: posix_spawn starts a program where its parent is."""
     if directory is None:
         yield
         return
+    # A descriptor, not a path: the worker's directory may have been renamed or removed since.
     home_fd = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         try:
@@ -191,20 +198,21 @@ def _within(directory: bytes | None) -> Iterator[None]:
 
 @contextmanager
 def _standard_input(text: bytes | None) -> Iterator[tuple[int, ...] | tuple[int, int, str, int, int]]:
-    """The file action for descriptor 0: a file in memory rather than a pipe, which somebody would have to fill."""
+    """Give the file action for descriptor 0: a file in memory, because a pipe would have to be filled meanwhile."""
     if text is None:
         yield (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
         return
     with open(os.memfd_create("stdin"), "wb", buffering=0) as file:
         left = memoryview(text)
-        while left:
+        while left:  # an unbuffered write may take less than it is given
             left = left[file.write(left) :]
         file.seek(0)
         yield (os.POSIX_SPAWN_DUP2, file.fileno(), 0)
 
 
 def _find(program: bytes, environment: Mapping[str, str]) -> bytes:
-    """The path to run. A name without a slash is looked up in the job's own PATH. Raises CannotStart."""
+    """Find the path to run. A name without a slash is looked up in the job's own PATH. Raises CannotStart."""
+    # Not posix_spawnp: it looks in the worker's PATH, and does not say whether a file was there that cannot run.
     if b"/" in program:
         return program
     search = environment.get("PATH", os.defpath)
@@ -221,7 +229,7 @@ def _find(program: bytes, environment: Mapping[str, str]) -> bytes:
 def _cannot_run(path: bytes, error: OSError) -> CannotStart:
     shown = _shown(path)
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        if os.path.exists(path):
+        if os.path.exists(path):  # the kernel gives the same errno for a script whose interpreter is not there
             return CannotStart(f"cannot run {shown}: the interpreter in its first line is missing", EXIT_CANNOT_RUN)
         return CannotStart(f"program {shown} not found", EXIT_NOT_FOUND)
     reasons = {

@@ -1,6 +1,6 @@
-"""Calling a function of somebody else's code, and telling what became of it.
+"""Call a function of a user's code, and report what became of it.
 
-Whatever it raises is its own failure, sys.exit included: that ends the job as it would end a program.
+All that it raises is its own failure, sys.exit included: that ends the job as it would end a program.
 Only JobTimedOut passes through.
 """
 
@@ -20,7 +20,7 @@ _EXIT_STATUS_MASK = 0xFF  # what the kernel keeps of a status
 
 
 def invoke(module: str, function: str, args: Sequence[Any], kwargs: Mapping[str, Any], path: Sequence[bytes]) -> Result:
-    """Calls `module:function` with the directories of `path` ahead of sys.path. Raises JobTimedOut."""
+    """Call `module:function` with the directories of `path` ahead of sys.path. Raises JobTimedOut."""
     try:
         _put_ahead([os.fsdecode(directory) for directory in path])
         value = _to_json(_load(module, function)(*args, **kwargs))
@@ -34,7 +34,7 @@ def invoke(module: str, function: str, args: Sequence[Any], kwargs: Mapping[str,
 
 
 def _put_ahead(directories: list[str]) -> None:
-    """For good: such a worker serves this path only, so the modules it keeps are the right ones."""
+    """Extend sys.path for good: such a worker serves this path only (see `affinity`), and keeps its modules."""
     if sys.path[: len(directories)] != directories:
         sys.path[:0] = directories
 
@@ -54,7 +54,7 @@ def _to_json(value: object) -> bytes:
     import json
 
     try:
-        data = json.dumps(value, allow_nan=False).encode()
+        data = json.dumps(value, allow_nan=False).encode()  # NaN is no JSON, and would spoil a whole results file
     except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(f"the result, of type {type(value).__qualname__}, is not JSON: {error}") from None
     if len(data) > limits.VALUE_BYTES_MAX:
@@ -66,12 +66,12 @@ def _to_json(value: object) -> bytes:
 
 
 def _exited(code: object) -> Result:
-    """What the end of a program with `sys.exit(code)` would have told."""
+    """Give the result that a program would have had which ends with `sys.exit(code)`."""
     if code is None or isinstance(code, int):
         status = (code or 0) & _EXIT_STATUS_MASK
         text = f"exit status {status}"
     else:
-        status, text = 1, str(code)
+        status, text = 1, str(code)  # as the interpreter does: it prints any other object and exits with 1
     if status == 0:
         return Result(End.SUCCEEDED, value=b"null", exit_status=0)
     return Result(End.FAILED, exit_status=status, error=JobError("SystemExit", text))
@@ -79,6 +79,7 @@ def _exited(code: object) -> Result:
 
 def _explain(error: BaseException) -> JobError:
     kind = type(error)
+    # Qualified, because two libraries may both have a TimeoutError; as Python prints it at the end of a traceback.
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     message = _text_of(error)
     if isinstance(error, ModuleNotFoundError):
@@ -106,9 +107,10 @@ def _where_modules_come_from() -> str:
 
 
 def _traceback(error: BaseException) -> str | None:
-    """The frames of the job's code; None when it was never entered."""
+    """Format the frames of the job's code; None when it was never entered."""
     import traceback
 
+    # The pool's own frames come first in every traceback and say nothing about the job.
     inner: TracebackType | None = error.__traceback__
     while inner and inner.tb_frame.f_code.co_filename == invoke.__code__.co_filename:
         inner = inner.tb_next

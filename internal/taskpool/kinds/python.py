@@ -4,75 +4,185 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NoReturn
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-import msgspec
+from msgspec import Meta, Struct
 
 from taskpool.errors import MessageError, UsageError
-from taskpool.kinds.base import Context, Job, Result
+from taskpool.kinds.base import Argument, Context, Kind, Result, wrong_value
 from taskpool.kinds.invoke import invoke
 from taskpool.messages import Part
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
-NAME = "python"
-SUMMARY = "a Python function, once for each line of JSON arguments"
-IN_PROCESS = True
-RUNS_USER_CODE = True
+_CALL_EXPECTED = "MODULE:FUNCTION, such as math:factorial"
+_ARGS_EXPECTED = "a list of JSON values"
+_KWARGS_EXPECTED = "an object of JSON values"
 
-_CALL = "MODULE:FUNCTION, such as math:factorial"
+# An identifier, with every character beyond ASCII: which of those are letters only `_split_call` knows.
+_WORD = r"[^\x00-@\[-^`{-\x7f][^\x00-/:-@\[-^`{-\x7f]*"
 
 
-class _Payload(Part, frozen=True):
+class PythonJob(Struct, frozen=True, forbid_unknown_fields=True):
+    """One call of a function."""
+
+    call: Annotated[
+        str,
+        Meta(
+            pattern=rf"^{_WORD}(\.{_WORD})*:{_WORD}(\.{_WORD})*$",
+            description="The function: its module, a colon, and its name, dotted inside a class.",
+            examples=["math:factorial"],
+            extra={"expected": _CALL_EXPECTED},
+        ),
+    ]
+    args: Annotated[
+        list[Any] | None,
+        Meta(description="Its positional arguments.", examples=[[5]], extra={"expected": _ARGS_EXPECTED}),
+    ] = None
+    kwargs: Annotated[
+        dict[str, Any] | None,
+        Meta(description="Its named arguments.", examples=[{"key": "value"}], extra={"expected": _KWARGS_EXPECTED}),
+    ] = None
+    path: Annotated[
+        list[Argument] | None,
+        Meta(
+            description="Directories to look for modules in, ahead of the worker's own; relative ones are taken from "
+            "where the job is submitted.",
+            examples=[["lib"]],
+            extra={"expected": "a list of directories"},
+        ),
+    ] = None
+
+
+class Payload(Part, frozen=True):
+    """The same, with the arguments as JSON, because MessagePack has no integers beyond 64 bits."""
+
     module: str
     function: str  # dotted for what lies inside a class
-    args: bytes = b"[]"  # JSON, because its integers are of any size
+    args: bytes = b"[]"
     kwargs: bytes = b"{}"
     path: tuple[bytes, ...] = ()  # absolute directories, ahead of the worker's own sys.path
 
 
-_encode = msgspec.msgpack.Encoder().encode
-_decoder = msgspec.msgpack.Decoder(_Payload)
+class Python(Kind[PythonJob, Payload]):
+    """Calls happen inside the worker: no process has to be started for each, and modules stay loaded."""
+
+    name = "python"
+    summary = "a Python function, once for each line of JSON arguments"
+    object_type = PythonJob
+    payload_type = Payload
+
+    # Making and checking payloads
+
+    def to_payload(self, job: PythonJob) -> Payload:
+        call = _split_call(job.call)
+        if call is None:
+            raise wrong_value("call", _CALL_EXPECTED, job.call)
+        args = _write_json("args", _ARGS_EXPECTED, job.args or [])
+        kwargs = _write_json("kwargs", _KWARGS_EXPECTED, job.kwargs or {})
+        return Payload(*call, args, kwargs, _absolute([directory.encode() for directory in job.path or ()]))
+
+    def check(self, payload: bytes) -> None:
+        job = self.decode(payload)
+        if _split_call(f"{job.module}:{job.function}") is None:
+            raise MessageError(f"python: expected {_CALL_EXPECTED}, got {job.module!r}:{job.function!r}")
+        for directory in job.path:
+            if not directory.startswith(b"/") or b"\0" in directory:
+                raise MessageError(f"python: path must be of absolute directories, got {directory!r}")
+        _read_arguments(job)
+
+    # Words for people
+
+    def command_line(self, payload: bytes) -> str:
+        from taskpool.kinds.template import shell_quote
+
+        job = self.decode(payload)
+        words = [b"python", f"{job.module}:{job.function}".encode(), shell_quote(job.args)]
+        if job.kwargs != b"{}":
+            words.append(shell_quote(job.kwargs))
+        return b" ".join(words).decode()
+
+    def describe(self, payload: bytes) -> str:
+        job = self.decode(payload)
+        return f"python({job.module}:{job.function})"
+
+    # In the worker
+
+    def affinity(self, payload: bytes) -> str:
+        """Give the path: a worker that has imported a module under one path must not serve another."""
+        # Latin-1 has a character for every byte, so different paths stay different.
+        return b":".join(self.decode(payload).path).decode("latin-1")
+
+    def run(self, payload: bytes, context: Context) -> Result:
+        job = self.decode(payload)
+        args, kwargs = _read_arguments(job)
+        return invoke(job.module, job.function, args, kwargs, job.path)
+
+    # On the command line
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument(
+            "call",
+            metavar="MODULE:FUNCTION",
+            help="called once for each line of standard input: a JSON array of positional or an object of named "
+            "arguments",
+        )
+        parser.add_argument(
+            "--path", action="append", default=[], metavar="DIR", help="look for modules in DIR first; may be repeated"
+        )
+
+    def reads_lines(self, args: Namespace) -> bool:
+        return True
+
+    def jobs(self, args: Namespace, lines: Iterator[bytes]) -> Iterator[bytes]:
+        call = _split_call(args.call)
+        if call is None:
+            raise UsageError(f"python: expected {_CALL_EXPECTED}, got {args.call!r}")
+        path = _absolute([os.fsencode(directory) for directory in args.path])
+        return (
+            self.encode(Payload(*call, *_read_line(line, number), path)) for number, line in enumerate(lines, start=1)
+        )
 
 
-def notes() -> list[str]:
-    return []
+def _split_call(call: str) -> tuple[str, str] | None:
+    """Module and function; None when these are not dotted names."""
+    module, _, function = call.partition(":")
+    names = [*module.split("."), *function.split(".")]
+    return (module, function) if all(name.isidentifier() for name in names) else None
 
 
-# --- at the door ----------------------------------------------------------------------------------
+def _absolute(path: list[bytes]) -> tuple[bytes, ...]:
+    # Normalised, because the path is the affinity too: two spellings of one directory would cost a worker each.
+    return tuple(os.path.normpath(os.path.join(os.getcwdb(), directory)) for directory in path)
 
 
-def parse(job: dict[str, object], where: str) -> bytes:
-    from taskpool.kinds.fields import Fields, arguments
-
-    fields = Fields(job, where)
-    module, function = fields.required("call", _CALL, _read_call)
-    args = fields.optional("args", "a list of JSON values", _json_reader(list))
-    kwargs = fields.optional("kwargs", "an object of JSON values", _json_reader(dict))
-    path = fields.optional("path", "a list of directories", arguments)
-    fields.done()
-    return _encode(_Payload(module, function, args or b"[]", kwargs or b"{}", _absolute(path or [])))
+# --- JSON -----------------------------------------------------------------------------------------
+# Python's own, not msgspec's: a file name whose bytes are not UTF-8 is text with halves of surrogate pairs to Python,
+# which its JSON keeps and msgspec refuses. What one job returns, another must be able to take.
+# NaN and Infinity, which Python's would take too, are no JSON: other readers of a job would fail on them.
 
 
-def check(payload: bytes) -> None:
-    job = _decode(payload)
-    if _read_call(f"{job.module}:{job.function}") is None:
-        raise MessageError(f"python: expected {_CALL}, got {job.module!r}:{job.function!r}")
-    for directory in job.path:
-        if not directory.startswith(b"/") or b"\0" in directory:
-            raise MessageError(f"python: path must be of absolute directories, got {directory!r}")
-    _arguments(job)
+@cache  # building one for each line would take longer than reading a short line
+def _decoder() -> Callable[[str], Any]:
+    import json
+
+    return json.JSONDecoder(parse_constant=_refuse_constant).decode
 
 
-def _decode(payload: bytes) -> _Payload:
-    try:
-        return _decoder.decode(payload)
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise MessageError(f"python: {error}") from None
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
 
 
-def _arguments(job: _Payload) -> tuple[list[Any], dict[str, Any]]:
+def _read_json(data: bytes) -> object:
+    """Raises ValueError; RecursionError for what is nested too deep."""
+    import json
+
+    return _decoder()(data.decode(json.detect_encoding(data), "surrogatepass"))  # as json.loads decodes bytes
+
+
+def _read_arguments(job: Payload) -> tuple[list[Any], dict[str, Any]]:
     try:
         args, kwargs = _read_json(job.args), _read_json(job.kwargs)
     except (ValueError, RecursionError) as error:
@@ -82,102 +192,8 @@ def _arguments(job: _Payload) -> tuple[list[Any], dict[str, Any]]:
     return args, kwargs
 
 
-def _read_json(data: bytes) -> object:
-    """JSON as the standard has it: Python's own reader takes NaN too. Raises ValueError, RecursionError."""
-    import json
-
-    return json.loads(data, parse_constant=_refuse_constant)
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _json_reader(wanted: type) -> Callable[[object], bytes | None]:
-    import json
-
-    def read(value: object) -> bytes | None:
-        if not isinstance(value, wanted):
-            return None
-        try:
-            return json.dumps(value, allow_nan=False).encode()
-        except (ValueError, RecursionError):  # NaN, or nested too deep
-            return None
-
-    return read
-
-
-def _read_call(value: object) -> tuple[str, str] | None:
-    if not isinstance(value, str):
-        return None
-    module, _, function = value.partition(":")
-    names = [*module.split("."), *function.split(".")]
-    return (module, function) if all(name.isidentifier() for name in names) else None
-
-
-def _absolute(path: list[bytes]) -> tuple[bytes, ...]:
-    return tuple(os.path.normpath(os.path.join(os.getcwdb(), directory)) for directory in path)
-
-
-# --- for people -----------------------------------------------------------------------------------
-
-
-def describe(payload: bytes) -> str:
-    job = _decode(payload)
-    return f"python({job.module}:{job.function})"
-
-
-def command_line(payload: bytes) -> str:
-    from taskpool.kinds.template import shell_quote
-
-    job = _decode(payload)
-    words = [b"python", f"{job.module}:{job.function}".encode(), job.args]
-    if job.kwargs != b"{}":
-        words.append(job.kwargs)
-    return b" ".join(words[:2] + [shell_quote(word) for word in words[2:]]).decode()
-
-
-def affinity(payload: bytes) -> str:
-    # Latin-1 has a character for every byte, so different paths stay different.
-    return b":".join(_decode(payload).path).decode("latin-1")
-
-
-# --- in the worker --------------------------------------------------------------------------------
-
-
-def run(payload: bytes, context: Context) -> Result:
-    job = _decode(payload)
-    args, kwargs = _arguments(job)
-    return invoke(job.module, job.function, args, kwargs, job.path)
-
-
-# --- the command line -----------------------------------------------------------------------------
-
-
-def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "call",
-        metavar="MODULE:FUNCTION",
-        help="called once for each line of standard input: a JSON array of positional or an object of named arguments",
-    )
-    parser.add_argument(
-        "--path", action="append", default=[], metavar="DIR", help="look for modules in DIR first; may be repeated"
-    )
-
-
-def jobs(args: Namespace, lines: Iterator[bytes] | None) -> Iterator[Job]:
-    call = _read_call(args.call)
-    if call is None:
-        raise UsageError(f"python: expected {_CALL}, got {args.call!r}")
-    if lines is None:
-        raise UsageError("python: expected JSON arguments, an array or object on each line of standard input")
-    path = _absolute([os.fsencode(directory) for directory in args.path])
-    for number, line in enumerate(lines, start=1):
-        yield Job(_encode(_Payload(*call, *_read_line(line, number), path)))
-
-
 def _read_line(line: bytes, number: int) -> tuple[bytes, bytes]:
-    """The arguments of one line: (args, kwargs)."""
+    """The arguments of one line as they are written there: (args, kwargs). Raises UsageError."""
     try:
         value = _read_json(line)
     except (ValueError, RecursionError) as error:
@@ -187,3 +203,15 @@ def _read_line(line: bytes, number: int) -> tuple[bytes, bytes]:
     if isinstance(value, dict):
         return b"[]", line.strip()
     raise UsageError(f"python: line {number}: expected a JSON array or object, got {line[:60]!r}")
+
+
+def _write_json(field: str, expected: str, value: object) -> bytes:
+    import json
+
+    try:
+        return json.dumps(value, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError):  # not JSON, NaN, or nested too deep
+        raise wrong_value(field, expected, value) from None
+
+
+PYTHON = Python()

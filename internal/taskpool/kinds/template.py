@@ -32,7 +32,7 @@ def base_name(path: bytes) -> bytes:
 
 
 def directory(path: bytes) -> bytes:
-    """As dirname(1): `.` when there is none, the root for what lies in it, trailing slashes ignored."""
+    """Give the directory as dirname(1): `.` when there is none, the root for what lies in it, without end slashes."""
     bare = path.rstrip(b"/")
     if not bare:
         return b"/" if path else b"."
@@ -50,11 +50,13 @@ _OF_ARGUMENT: dict[bytes, Callable[[bytes], bytes]] = {
 
 
 def shell_quote(word: bytes) -> bytes:
-    """`word` as one word for a Bourne shell, spelt as GNU parallel spells it."""
+    """Quote `word` as one word for a Bourne shell, spelt as GNU parallel spells it."""
     if not word:
         return b"''"
     if not _UNSAFE.search(word):
         return word
+    # Within '...' a shell takes every byte as it is; only ' itself has to stand outside, in "...". A ' at either end
+    # of the word leaves an empty '' there.
     quoted = b"'" + word.replace(b"'", b"'\"'\"'") + b"'"
     return quoted.removeprefix(b"''").removesuffix(b"''")
 
@@ -73,11 +75,12 @@ class Template:
             whole.append(b"{}")
         if shell:
             whole = [b" ".join(whole)]
+        # A command's name that is to be put in is code, not data: quoted, no line of shell could be an argument.
         self._quote = shell and not re.match(rb"[^ \t\n=]*" + _STRING.pattern, whole[0])
         self._words = whole
 
     def render(self, argument: bytes, number: int) -> list[bytes]:
-        """The words of job `number` with `argument` put in, and SLOT where {%} was."""
+        """Give the words of job `number` with `argument` put in, and SLOT where {%} was."""
 
         def value(match: re.Match[bytes]) -> bytes:
             string = match[0]
@@ -88,4 +91,5 @@ class Template:
             text = _OF_ARGUMENT[string](argument)
             return shell_quote(text) if self._quote else text
 
+        # One pass over each word: what an argument brings along is not looked at again.
         return [_STRING.sub(value, word) for word in self._words]

@@ -174,4 +174,4 @@ def _without_result(report: Report, cause: Exception) -> Report:
 
 def _may_take_long(task: Task) -> bool:
     """Say whether a job may take long. The dealer puts only tiny ones together, but judges by a mean."""
-    return task.timeout_ns > 0 or task.kind not in KINDS or not KINDS[task.kind].IN_PROCESS
+    return task.timeout_ns > 0 or task.kind not in KINDS or not KINDS[task.kind].in_process

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from taskpool import limits
 from taskpool.clock import SystemClock, seconds
@@ -66,9 +66,9 @@ class Runner:
             # reads the same queue and sends the same report.
             os._exit(0)
         run_ns, cpu_ns = self._clock.now().mono - began.mono, time.process_time_ns() - cpu_ns
-        if kind.RUNS_USER_CODE:
+        if kind.runs_user_code:
             self._restore_process(context)  # before anything else, which might fail in such a process
-        if kind.IN_PROCESS:
+        if kind.in_process:
             # Reading the peak takes longer than a tiny job, which cannot touch much memory in its time.
             peak_bytes = take_own_peak_bytes() if run_ns > limits.FRAME_TINY_JOB_NS_MAX else 0
             usage = Usage(began.wall, run_ns, cpu_ns, peak_bytes)
@@ -77,12 +77,12 @@ class Runner:
         # Before the output is taken, since they may still write to it; and before the report, since the dealer may then
         # send the job again elsewhere. It does not wait for them to close their descriptors, which may be never.
         kill_descendants()
-        output = self._take_output(context) if kind.IN_PROCESS else result.output
+        output = self._take_output(context) if kind.in_process else result.output
         return _report(n, result, usage, output)
 
-    def _result(self, kind: Kind, payload: bytes, context: Context) -> Result:
+    def _result(self, kind: Kind[Any, Any], payload: bytes, context: Context) -> Result:
         # Only a job in this process needs to be interrupted: kinds that start a program end it themselves.
-        deadline_ns = context.deadline_ns if kind.IN_PROCESS else None
+        deadline_ns = context.deadline_ns if kind.in_process else None
         try:
             try:  # two, because the signal may still come in the `finally`
                 self._timeout_signal.arm(deadline_ns)

@@ -10,7 +10,7 @@ import pytest
 
 from taskpool.core.effects import Level, Note, Topic
 from taskpool.dealer.log import DealerLog
-from taskpool.kinds import fib
+from taskpool.kinds.fib import FIB
 from taskpool.log import Format
 from taskpool.messages import JobSpec
 
@@ -31,7 +31,7 @@ def reported(value: bytes) -> Note:
 
 
 def test_a_job_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert written(sent("fib", fib.parse({"n": 40}, "")), capsys) == "[Dealer] Sent job 1 -> fib(40)\n"
+    assert written(sent("fib", FIB.parse({"n": 40}, "")), capsys) == "[Dealer] Sent job 1 -> fib(40)\n"
 
 
 @pytest.mark.parametrize(("kind", "payload"), [("tarot", b""), ("command", b"\xc1"), ("python", b"")])

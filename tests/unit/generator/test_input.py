@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from taskpool import limits
 from taskpool.clock import SECOND
 from taskpool.codec import encode
 from taskpool.errors import UsageError
-from taskpool.generator.halt import parse_halt
-from taskpool.generator.input.feed import SUBMIT_HEADER_BYTES, encoded_bytes, open_feed, preview
+from taskpool.generator.input.feed import SUBMIT_HEADER_BYTES, Feed, MakeJobs, Source, encoded_bytes, open_feed, preview
 from taskpool.generator.input.jobs_file import parse_job, read_jobs
 from taskpool.generator.input.lines import Lines
-from taskpool.generator.job_limits import parse_limits
+from taskpool.generator.job_limits import parse_halt, parse_limits
+from taskpool.generator.main import source_of
+from taskpool.generator.parser import build_parser
 from taskpool.messages import DEFAULT_LIMITS, JobSpec, Limits, Submit
 
 
@@ -56,6 +58,7 @@ def test_limits_as_written(fields: dict[str, object], changes: dict[str, Any]) -
         {"timeout": 0},
         {"timeout": True},
         {"timeout": "99999999999"},
+        {"timeout": 10**400},  # more than a float holds
         {"retries": -1},
         {"retries": "3"},
         {"crash_limit": 0},
@@ -124,7 +127,7 @@ def test_a_job_without_limits_of_its_own_has_the_batchs() -> None:
         (b'{"n": 5}', "field 'kind'"),
         (b'{"kind": "sing"}', "unknown kind 'sing'"),
         (b'{"kind": "fib", "n": 93}', "field 'n'"),
-        (b'{"kind": "fib", "n": 5, "colour": 1}', "colour"),
+        (b'{"kind": "fib", "n": 5, "colour": 1}', "'colour' is unknown: expected n or"),
         (b'{"kind": "fib", "n": 5, "timeout": "x"}', "field 'timeout'"),
         (b'{"kind": "fib", "n": 5, "label": 3}', "field 'label'"),
         (b'{"kind": "fib", "n": 5, "needs": [1]}', "field 'needs' is not supported"),
@@ -144,12 +147,11 @@ def test_a_bad_line_is_named(line: bytes, words: str) -> None:
 # --- feeds --------------------------------------------------------------------------------------------
 
 
-def objects(lines: Iterator[bytes] | None) -> Iterator[JobSpec | None]:
-    assert lines is not None
+def objects(lines: Iterator[bytes]) -> Iterator[JobSpec | None]:
     return read_jobs(lines, "in", DEFAULT_LIMITS)
 
 
-def three(lines: Iterator[bytes] | None) -> Iterator[JobSpec]:
+def three(lines: Iterator[bytes]) -> Iterator[JobSpec]:
     """A source that reads no lines."""
     return iter([JobSpec(kind="fib", payload=bytes([n])) for n in range(3)])
 
@@ -168,8 +170,8 @@ def pipe() -> Iterator[tuple[int, int]]:
             pass
 
 
-def test_a_source_of_arguments_never_waits_for_input(pipe: tuple[int, int]) -> None:
-    feed = open_feed(three, pipe[0], "in")
+def test_a_source_of_arguments_never_waits_for_input() -> None:
+    feed = open_feed(Source(three))
     assert feed.total == 3 and feed.waits_for is None
     assert len(feed.take(4096)) == 3
     assert feed.take(4096) == [] and feed.ended
@@ -177,7 +179,7 @@ def test_a_source_of_arguments_never_waits_for_input(pipe: tuple[int, int]) -> N
 
 def test_a_pipe_gives_jobs_as_their_lines_end(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
-    feed = open_feed(objects, reader, "in")
+    feed = open_feed(Source(objects, reader, "in"))
     assert feed.total is None and feed.waits_for == reader
     os.write(writer, FIB + b"\n" + FIB[:5])
     feed.fill()
@@ -194,7 +196,7 @@ def test_a_pipe_gives_jobs_as_their_lines_end(pipe: tuple[int, int]) -> None:
 def test_a_pipe_with_a_bad_line_keeps_what_came_before(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     os.write(writer, FIB + b"oops\n" + FIB)
-    feed = open_feed(objects, reader, "in")
+    feed = open_feed(Source(objects, reader, "in"))
     feed.fill()
     assert len(feed.take(4096)) == 1
     assert feed.ended and "in:2" in str(feed.error)
@@ -204,7 +206,7 @@ def test_a_file_is_checked_to_its_last_line_first(tmp_path: Path) -> None:
     path = tmp_path / "jobs"
     path.write_bytes(FIB * 1000 + b"oops")
     with open(path, "rb") as file, pytest.raises(UsageError, match="in:1001"):
-        open_feed(objects, file.fileno(), "in")
+        open_feed(Source(objects, file.fileno(), "in"))
 
 
 def test_a_file_is_counted_and_read_from_where_it_stood(tmp_path: Path) -> None:
@@ -212,7 +214,7 @@ def test_a_file_is_counted_and_read_from_where_it_stood(tmp_path: Path) -> None:
     path.write_bytes(b"skipped\n" + FIB * 5000)
     with open(path, "rb", buffering=0) as file:
         file.seek(len(b"skipped\n"))
-        feed = open_feed(objects, file.fileno(), "in")
+        feed = open_feed(Source(objects, file.fileno(), "in"))
         assert feed.total == 5000 and feed.waits_for is None
         taken = 0
         while jobs := feed.take(4096):
@@ -220,23 +222,131 @@ def test_a_file_is_counted_and_read_from_where_it_stood(tmp_path: Path) -> None:
     assert taken == 5000 and feed.ended
 
 
-def test_a_file_that_spoils_after_the_check_ends_like_a_pipe(tmp_path: Path) -> None:
+def counting(source: MakeJobs, taken: list[bytes]) -> MakeJobs:
+    """The same source, noting every line it takes."""
+
+    def make_jobs(lines: Iterator[bytes]) -> Iterator[JobSpec | None]:
+        def noted() -> Iterator[bytes]:
+            for line in lines:
+                taken.append(line)
+                yield line
+
+        return source(noted())
+
+    return make_jobs
+
+
+def take_all(feed: Feed) -> list[JobSpec]:
+    return [job for jobs in iter(lambda: feed.take(4096), []) for job in jobs]
+
+
+def test_a_file_is_read_once_and_what_was_checked_is_what_runs(tmp_path: Path) -> None:
+    path = tmp_path / "jobs"
+    path.write_bytes(FIB * 2 + b"\n \n" + FIB.rstrip())
+    taken: list[bytes] = []
+    with open(path, "rb") as file:
+        feed = open_feed(Source(counting(objects, taken), file.fileno(), "in"))
+        path.write_bytes(FIB + b"oops\n")
+        assert (feed.total, len(taken)) == (3, 5)
+        assert len(take_all(feed)) == 3
+    assert feed.ended and feed.error is None
+    assert len(taken) == 5
+
+
+def test_a_file_of_more_than_may_be_kept_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("taskpool.generator.input.feed.KEPT_BYTES_MAX", 1000)
+    path = tmp_path / "jobs"
+    path.write_bytes(b"skipped\n" + FIB * 20 + b"\n")
+    taken: list[bytes] = []
+    with open(path, "rb", buffering=0) as file:
+        file.seek(len(b"skipped\n"))
+        feed = open_feed(Source(counting(objects, taken), file.fileno(), "in"))
+        assert (feed.total, len(taken)) == (20, 21)
+        assert len(take_all(feed)) == 20
+    assert len(taken) == 42
+
+
+def test_a_file_that_spoils_after_the_check_ends_like_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("taskpool.generator.input.feed.KEPT_BYTES_MAX", 0)
     path = tmp_path / "jobs"
     path.write_bytes(FIB * 2)
     with open(path, "rb") as file:
-        feed = open_feed(objects, file.fileno(), "in")
+        feed = open_feed(Source(objects, file.fileno(), "in"))
         path.write_bytes(FIB + b"x" * (len(FIB) - 1) + b"\n")
         assert len(feed.take(4096)) == 1
     assert feed.error is not None
 
 
-def test_frames_fit_their_messages(pipe: tuple[int, int]) -> None:
-    def source(lines: Iterator[bytes] | None) -> Iterator[JobSpec]:
+def test_arguments_that_make_more_than_may_be_kept_are_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("taskpool.generator.input.feed.KEPT_BYTES_MAX", 0)
+    feed = open_feed(Source(three))
+    assert feed.total == 3
+    assert [job.payload for job in take_all(feed)] == [b"\0", b"\1", b"\2"]
+
+
+@pytest.mark.parametrize("opened", [open_feed, preview])
+def test_a_terminal_is_no_input_but_wrong_arguments_come_first(opened: Callable[[Source], object]) -> None:
+    controller, terminal = os.openpty()
+
+    def refusing(lines: Iterator[bytes]) -> Iterator[JobSpec]:
+        raise UsageError("wrong arguments")
+
+    try:
+        with pytest.raises(UsageError, match="standard input, which is a terminal: give arguments, a file or a pipe"):
+            opened(Source(objects, terminal, "standard input"))
+        with pytest.raises(UsageError, match="wrong arguments"):
+            opened(Source(refusing, terminal, "standard input"))
+    finally:
+        os.close(controller)
+        os.close(terminal)
+
+
+# --- the sources of the command line --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "reads"),
+    [
+        (["fib", "1"], False),
+        (["command", "--", "ls", ":::", "a"], False),
+        (["command", "--", "ls", ":::"], False),
+        (["command", "--", "ls"], True),
+        (["python", "m:f"], True),
+        (["jobs", "-"], True),
+    ],
+)
+def test_each_subcommand_says_whether_it_reads_lines(words: list[str], reads: bool) -> None:
+    source = source_of(build_parser().parse_args(words))
+    assert (source.fd is not None) is reads
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["fib", "93"], "93"),
+        (["command"], "expected a program behind --"),
+        (["command", "--", "a", ":::", "b", ":::"], "a second :::"),
+        (["command", "--env", "A", "--", "ls"], "NAME=VALUE"),
+        (["python", "math"], "MODULE:FUNCTION"),
+        (["jobs"], "jobs: expected a FILE of job objects, or - for standard input, got neither"),
+    ],
+)
+def test_wrong_arguments_are_told_before_a_line_is_waited_for(words: list[str], text: str) -> None:
+    def silent() -> Iterator[bytes]:
+        raise AssertionError("asked for a line")
+        yield b""
+
+    with pytest.raises(UsageError, match=re.escape(text)):
+        source_of(build_parser().parse_args(words)).make_jobs(silent())
+
+
+def test_frames_fit_their_messages() -> None:
+    def source(lines: Iterator[bytes]) -> Iterator[JobSpec]:
         for n in range(600):
             limit = Limits(retries=n, retry_exit=(1, 2, 3)) if n % 3 else None
             yield JobSpec(kind="command", payload=b"x" * (n % 300), label="ü" * (n % 9) or None, limits=limit)
 
-    feed = open_feed(source, pipe[0], "in")
+    feed = open_feed(Source(source))
     sizes = []
     while jobs := feed.take(1024):
         message = Submit(client=2**63 - 1, batch="b" * 64, first_seq=limits.JOB_SEQ_MAX, jobs=jobs)
@@ -246,21 +356,21 @@ def test_frames_fit_their_messages(pipe: tuple[int, int]) -> None:
     assert sum(sizes) / len(sizes) > 512
 
 
-def test_a_job_larger_than_its_message_goes_alone(pipe: tuple[int, int]) -> None:
+def test_a_job_larger_than_its_message_goes_alone() -> None:
     big = JobSpec(kind="command", payload=b"x" * 5000)
-    feed = open_feed(lambda lines: iter([big, big]), pipe[0], "in")
+    feed = open_feed(Source(lambda lines: iter([big, big])))
     assert [len(feed.take(1024)) for _ in range(3)] == [1, 1, 0]
     assert encoded_bytes(big) + SUBMIT_HEADER_BYTES > 1024
 
 
-def test_a_job_larger_than_any_message_is_refused(pipe: tuple[int, int]) -> None:
+def test_a_job_larger_than_any_message_is_refused() -> None:
     huge = JobSpec(kind="command", payload=b"x" * (limits.PAYLOAD_BYTES_MAX + 1))
     with pytest.raises(UsageError, match="job 1: its arguments take"):
-        open_feed(lambda lines: iter([huge]), pipe[0], "in")
+        open_feed(Source(lambda lines: iter([huge])))
 
 
-def test_stop_ends_a_feed(pipe: tuple[int, int]) -> None:
-    feed = open_feed(three, pipe[0], "in")
+def test_stop_ends_a_feed() -> None:
+    feed = open_feed(Source(three))
     feed.stop()
     assert feed.take(4096) == [] and feed.ended and feed.error is None
 
@@ -268,7 +378,7 @@ def test_stop_ends_a_feed(pipe: tuple[int, int]) -> None:
 def test_preview_reads_a_pipe_to_its_end(pipe: tuple[int, int]) -> None:
     os.write(pipe[1], FIB * 3)
     os.close(pipe[1])
-    assert len(list(preview(objects, pipe[0], "in"))) == 3
+    assert len(list(preview(Source(objects, pipe[0], "in")))) == 3
 
 
 def test_a_line_without_end_is_refused(monkeypatch: pytest.MonkeyPatch, pipe: tuple[int, int]) -> None:

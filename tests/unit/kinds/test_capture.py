@@ -13,8 +13,8 @@ import pytest
 from support.attempts import context, run, sh
 from taskpool import limits
 from taskpool.clock import MILLISECOND
-from taskpool.kinds import command
 from taskpool.kinds.capture import CaptureFile, collect
+from taskpool.kinds.command import COMMAND
 
 INLINE_MAX = limits.INLINE_OUTPUT_BYTES_MAX
 
@@ -97,7 +97,7 @@ def test_a_spool_that_is_gone_is_the_machines_fault(tmp_path: Path) -> None:
     about = context(tmp_path)
     os.rmdir(about.spool)
     with pytest.raises(FileNotFoundError):
-        command.run(command.parse({"argv": ["true"]}, "line 1"), about)
+        COMMAND.run(COMMAND.parse({"argv": ["true"]}, "line 1"), about)
 
 
 def test_bytes_that_are_not_utf8_arrive_as_they_are(tmp_path: Path) -> None:
@@ -105,8 +105,8 @@ def test_bytes_that_are_not_utf8_arrive_as_they_are(tmp_path: Path) -> None:
     os.mkdir(place)
     words = [b"sh", b"-c", b'printf "%s" "$1" "$V"; pwd', b"sh", b"a\xfe"]
     payload = msgspec.msgpack.encode([words, place, {b"V": b"v\xfd"}])
-    command.check(payload)
-    output = command.run(payload, context(tmp_path)).output
+    COMMAND.check(payload)
+    output = COMMAND.run(payload, context(tmp_path)).output
     assert output.stdout is None
     assert output.stdout_file is not None
     assert Path(output.stdout_file).read_bytes() == b"a\xfev\xfd" + place + b"\n"

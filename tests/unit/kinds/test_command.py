@@ -12,7 +12,7 @@ import pytest
 
 from support.attempts import context
 from taskpool.errors import MessageError, UsageError
-from taskpool.kinds import command
+from taskpool.kinds.command import COMMAND
 
 # --- at the door ----------------------------------------------------------------------------------
 
@@ -22,11 +22,11 @@ def test_a_current_directory_that_is_gone(tmp_path: Path, monkeypatch: pytest.Mo
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
-    command.parse({"argv": ["ls"], "cwd": "/tmp"}, "line 1")
+    COMMAND.parse({"argv": ["ls"], "cwd": "/tmp"}, "line 1")
     jobs: list[dict[str, object]] = [{"argv": ["ls"]}, {"argv": ["ls"], "cwd": "sub"}]
     for job in jobs:
         with pytest.raises(UsageError, match="the current directory is gone"):
-            command.parse(job, "line 1")
+            COMMAND.parse(job, "line 1")
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_a_current_directory_that_is_gone(tmp_path: Path, monkeypatch: pytest.Mo
 )
 def test_parse_names_what_is_wrong(job: dict[str, object], text: str) -> None:
     with pytest.raises(UsageError) as refused:
-        command.parse(job, "line 1")
+        COMMAND.parse(job, "line 1")
     assert str(refused.value).startswith(f"line 1: {text}")
 
 
@@ -70,20 +70,20 @@ def test_parse_names_what_is_wrong(job: dict[str, object], text: str) -> None:
 )
 def test_check_refuses_what_parse_would_not_make(payload: list[object]) -> None:
     with pytest.raises(MessageError, match="command: "):
-        command.check(msgspec.msgpack.encode(payload))
+        COMMAND.check(msgspec.msgpack.encode(payload))
 
 
 def test_words_for_people() -> None:
-    payload = command.parse({"argv": ["sha256sum", "a b"]}, "line 1")
-    assert command.describe(payload) == "command(sha256sum 'a b')"
-    assert command.command_line(payload) == "sha256sum 'a b'"
-    line = command.parse({"argv": ["echo", "$HOME;ls"], "shell": True}, "line 1")
-    assert command.command_line(line) == "echo $HOME;ls"
-    hostile = command.parse({"argv": ["x\x1b[2J\n" + "y" * 100]}, "line 1")
-    assert command.describe(hostile).startswith("command('x\\x1b[2J\\nyyy")
-    assert len(command.describe(hostile)) < 100
+    payload = COMMAND.parse({"argv": ["sha256sum", "a b"]}, "line 1")
+    assert COMMAND.describe(payload) == "command(sha256sum 'a b')"
+    assert COMMAND.command_line(payload) == "sha256sum 'a b'"
+    line = COMMAND.parse({"argv": ["echo", "$HOME;ls"], "shell": True}, "line 1")
+    assert COMMAND.command_line(line) == "echo $HOME;ls"
+    hostile = COMMAND.parse({"argv": ["x\x1b[2J\n" + "y" * 100]}, "line 1")
+    assert COMMAND.describe(hostile).startswith("command('x\\x1b[2J\\nyyy")
+    assert len(COMMAND.describe(hostile)) < 100
     raw = msgspec.msgpack.encode([[b"cat", b"\xff"]])
-    assert os.fsencode(command.command_line(raw)) == b"cat '\xff'"
+    assert os.fsencode(COMMAND.command_line(raw)) == b"cat '\xff'"
 
 
 # --- the command line -----------------------------------------------------------------------------
@@ -91,13 +91,13 @@ def test_words_for_people() -> None:
 
 def payloads(*words: str, lines: list[bytes] | None = None) -> Iterator[bytes]:
     parser = argparse.ArgumentParser()
-    command.add_arguments(parser.add_subparsers().add_parser("command"))
+    COMMAND.add_arguments(parser.add_subparsers().add_parser("command"))
     args = parser.parse_args(["command", *words])
-    return (job.payload for job in command.jobs(args, None if lines is None else iter(lines)))
+    return COMMAND.jobs(args, iter(lines or ()))
 
 
 def commands(*words: str, lines: list[bytes] | None = None) -> list[str]:
-    return [command.command_line(payload) for payload in payloads(*words, lines=lines)]
+    return [COMMAND.command_line(payload) for payload in payloads(*words, lines=lines)]
 
 
 def test_arguments_behind_the_colons_or_one_a_line() -> None:
@@ -109,13 +109,13 @@ def test_arguments_behind_the_colons_or_one_a_line() -> None:
 
 def test_a_slot_is_put_in_by_the_worker_and_only_where_it_was_asked_for(tmp_path: Path) -> None:
     (payload,) = payloads("--", "echo", "{%}", "{}", "x{%}", ":::", "{%}")
-    command.check(payload)
-    assert command.run(payload, context(tmp_path, slot=2)).output.stdout == "3 {%} x3\n"
+    COMMAND.check(payload)
+    assert COMMAND.run(payload, context(tmp_path, slot=2)).output.stdout == "3 {%} x3\n"
 
 
 def test_the_shell(tmp_path: Path) -> None:
     (payload,) = payloads("--shell", "--", "echo", "{}", "|", "tr a-z A-Z", ":::", "it's; ls")
-    assert command.run(payload, context(tmp_path)).output.stdout == "IT'S; LS\n"
+    assert COMMAND.run(payload, context(tmp_path)).output.stdout == "IT'S; LS\n"
     assert commands("--shell", lines=[b"echo a | wc"]) == ["echo a | wc"]
 
 
@@ -125,7 +125,7 @@ def test_directory_and_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (payload,) = payloads(
         "--cwd", "d", "--env", "A=1", "--env", "B=x=y", "--shell", "--", "pwd; echo $A $B #{}", ":::", ""
     )
-    assert command.run(payload, context(tmp_path)).output.stdout == f"{tmp_path}/d\n1 x=y\n"
+    assert COMMAND.run(payload, context(tmp_path)).output.stdout == f"{tmp_path}/d\n1 x=y\n"
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,6 @@ def test_directory_and_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         (["--", "echo", "::::", "file"], "command: :::: is not supported"),
         (["--", "echo", ":::", "a", ":::", "b"], "command: a second ::: is not supported"),
         (["--", ":::", "a"], "command: expected a program behind --, got nothing"),
-        (["--", "echo"], "command: expected arguments behind ::: or one on each line of standard input"),
         (["--env", "A", "--", "echo", ":::", "a"], "--env: expected NAME=VALUE, got 'A'"),
         (["--env", "TP_SLOT=1", "--", "echo", ":::", "a"], "--env: expected only names that the pool does not set"),
         (["--", "{}", ":::", "ls", ""], "command: argument 2 makes the name of the program empty"),

@@ -19,8 +19,8 @@ import pytest
 from support.attempts import context, run, sh
 from taskpool import limits
 from taskpool.clock import MILLISECOND
-from taskpool.kinds import command
 from taskpool.kinds.base import Result
+from taskpool.kinds.command import COMMAND
 from taskpool.messages import End, Output
 
 GLIBC_OWN_SIGNALS = 1 << 31 | 1 << 32  # 32 and 33: glibc's posix_spawn has them ignored until a thread needs them
@@ -217,10 +217,10 @@ def test_a_result_stands_without_its_output(tmp_path: Path) -> None:
 def test_it_runs_where_its_submitter_stood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "below").mkdir()
     monkeypatch.chdir(tmp_path)
-    here, below = (command.parse({"argv": ["pwd"], **cwd}, "line 1") for cwd in ({}, {"cwd": "below"}))
+    here, below = (COMMAND.parse({"argv": ["pwd"], **cwd}, "line 1") for cwd in ({}, {"cwd": "below"}))
     monkeypatch.chdir("/")
-    assert command.run(here, context(tmp_path)).output.stdout == f"{tmp_path}\n"
-    assert command.run(below, context(tmp_path)).output.stdout == f"{tmp_path}/below\n"
+    assert COMMAND.run(here, context(tmp_path)).output.stdout == f"{tmp_path}\n"
+    assert COMMAND.run(below, context(tmp_path)).output.stdout == f"{tmp_path}/below\n"
 
 
 @pytest.mark.parametrize("argv", [["true"], ["no-such-program"]])
@@ -352,8 +352,8 @@ def test_a_stopped_program_is_told_too(tmp_path: Path) -> None:
 def test_the_deadline_counts_from_the_beginning_of_the_attempt(tmp_path: Path) -> None:
     late = context(tmp_path, timeout_ns=50 * MILLISECOND)
     late = late._replace(started_ns=late.started_ns - 51 * MILLISECOND)
-    payload = command.parse({"argv": ["sleep", "60"]}, "line 1")
-    assert command.run(payload, late).end is End.TIMED_OUT
+    payload = COMMAND.parse({"argv": ["sleep", "60"]}, "line 1")
+    assert COMMAND.run(payload, late).end is End.TIMED_OUT
 
 
 def test_the_longest_time_out_there_is(tmp_path: Path) -> None:
@@ -366,11 +366,11 @@ SUBREAPER = """
 import sys
 from pathlib import Path
 from support.attempts import context
-from taskpool.kinds import command
+from taskpool.kinds.command import COMMAND
 from taskpool.procs.prctl import become_subreaper
 become_subreaper()
-payload = command.parse({"argv": [sys.argv[1]], "shell": True}, "")
-result = command.run(payload, context(Path(sys.argv[2]), timeout_ns=int(sys.argv[3])))
+payload = COMMAND.parse({"argv": [sys.argv[1]], "shell": True}, "")
+result = COMMAND.run(payload, context(Path(sys.argv[2]), timeout_ns=int(sys.argv[3])))
 print(result.end, result.output.stdout, end="")
 """
 

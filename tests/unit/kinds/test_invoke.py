@@ -11,8 +11,8 @@ import pytest
 
 from support.attempts import context
 from taskpool import limits
-from taskpool.kinds import python
 from taskpool.kinds.base import JobTimedOut, Result
+from taskpool.kinds.python import PYTHON
 from taskpool.messages import End, JobError
 
 MODULE = """
@@ -102,9 +102,9 @@ def user(tmp_path: Path) -> Path:
 
 def call(state: Path, name: str, *args: object, path: Path | None = None, **kwargs: object) -> Result:
     job: dict[str, object] = {"call": name, "args": list(args), "kwargs": kwargs, "path": [str(path)] if path else []}
-    payload = python.parse(job, "line 1")
-    python.check(payload)
-    return python.run(payload, context(state))
+    payload = PYTHON.parse(job, "line 1")
+    PYTHON.check(payload)
+    return PYTHON.run(payload, context(state))
 
 
 def failed(result: Result) -> JobError:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.attempts import context
 from taskpool import messages
 from taskpool.errors import MessageError, UsageError
-from taskpool.kinds import KINDS, Kind, kind
+from taskpool.kinds import KINDS, Context, Kind, Result, kind
+from taskpool.messages import End
 
 GOOD_JOBS: dict[str, dict[str, object]] = {
     "fib": {"n": 1},
@@ -30,41 +37,41 @@ def test_kinds_are_found_by_name() -> None:
 
 
 @each_kind
-def test_a_parsed_job_passes_the_door_and_is_told_in_one_short_line(each: Kind) -> None:
-    payload = each.parse(GOOD_JOBS[each.NAME], "line 1")
+def test_a_parsed_job_passes_the_door_and_is_told_in_one_short_line(each: Kind[Any, Any]) -> None:
+    payload = each.parse(GOOD_JOBS[each.name], "line 1")
     each.check(payload)
-    assert each.describe(payload).startswith(f"{each.NAME}(")
+    assert each.describe(payload).startswith(f"{each.name}(")
     assert "\n" not in each.describe(payload)
     assert each.command_line(payload)
     assert each.affinity(payload) == ""
-    messages.JobSpec(each.NAME, payload)
-    assert each.SUMMARY
-    assert "\n" not in each.SUMMARY
+    messages.JobSpec(each.name, payload)
+    assert each.summary
+    assert "\n" not in each.summary
 
 
 @each_kind
-def test_parse_leaves_the_job_as_it_was(each: Kind) -> None:
-    job = dict(GOOD_JOBS[each.NAME])
+def test_parse_leaves_the_job_as_it_was(each: Kind[Any, Any]) -> None:
+    job = dict(GOOD_JOBS[each.name])
     each.parse(job, "line 1")
-    assert job == GOOD_JOBS[each.NAME]
+    assert job == GOOD_JOBS[each.name]
 
 
 @each_kind
-def test_unknown_fields_are_named(each: Kind) -> None:
-    with pytest.raises(UsageError, match="line 9: unknown field 'retires'"):
-        each.parse({**GOOD_JOBS[each.NAME], "retires": 3}, "line 9")
+def test_unknown_fields_are_named(each: Kind[Any, Any]) -> None:
+    with pytest.raises(UsageError, match="line 9: field 'retires' is unknown: expected "):
+        each.parse({**GOOD_JOBS[each.name], "retires": 3}, "line 9")
 
 
 @each_kind
 @given(payload=st.binary(max_size=60))
-def test_check_raises_nothing_but_message_errors(each: Kind, payload: bytes) -> None:
+def test_check_raises_nothing_but_message_errors(each: Kind[Any, Any], payload: bytes) -> None:
     survives(each, payload)
 
 
 @each_kind
 @given(data=st.data())
-def test_check_stands_a_good_payload_with_bytes_changed(each: Kind, data: st.DataObject) -> None:
-    payload = bytearray(each.parse(GOOD_JOBS[each.NAME], "line 1"))
+def test_check_stands_a_good_payload_with_bytes_changed(each: Kind[Any, Any], data: st.DataObject) -> None:
+    payload = bytearray(each.parse(GOOD_JOBS[each.name], "line 1"))
     for _ in range(data.draw(st.integers(1, 4))):
         payload[data.draw(st.integers(0, len(payload) - 1))] = data.draw(st.integers(0, 255))
     survives(each, bytes(payload))
@@ -72,12 +79,12 @@ def test_check_stands_a_good_payload_with_bytes_changed(each: Kind, data: st.Dat
 
 @each_kind
 @pytest.mark.parametrize("payload", [b"", b"\x91" * 100_000, b"\xdf\xff\xff\xff\xff", b"\xc1", b"\x90", b"\xc0"])
-def test_check_refuses_garbage(each: Kind, payload: bytes) -> None:
+def test_check_refuses_garbage(each: Kind[Any, Any], payload: bytes) -> None:
     with pytest.raises(MessageError):
         each.check(payload)
 
 
-def survives(each: Kind, payload: bytes) -> None:
+def survives(each: Kind[Any, Any], payload: bytes) -> None:
     """Refused with a MessageError, or good enough for everything that follows."""
     try:
         each.check(payload)
@@ -88,9 +95,153 @@ def survives(each: Kind, payload: bytes) -> None:
     each.affinity(payload)
 
 
+# --- what a new kind has for nothing --------------------------------------------------------------
+
+
+class ShoutJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    text: Annotated[str, msgspec.Meta(max_length=9, extra={"expected": "a short text"})]
+    times: int = 1
+
+
+class Shout(Kind[ShoutJob, ShoutJob]):
+    """The least that a kind has to say."""
+
+    name = "shout"
+    summary = "a text in capitals"
+    object_type = ShoutJob
+
+    def command_line(self, payload: bytes) -> str:
+        return f"shout {self.decode(payload).text}"
+
+    def run(self, payload: bytes, context: Context) -> Result:
+        job = self.decode(payload)
+        return Result(End.SUCCEEDED, value=msgspec.json.encode(job.text.upper() * job.times))
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("text")
+
+    def jobs(self, args: argparse.Namespace, lines: Iterator[bytes]) -> Iterator[bytes]:
+        return iter([self.encode(ShoutJob(args.text))])
+
+
+def test_the_struct_of_a_jobs_object_is_its_payload_too(tmp_path: Path) -> None:
+    shout = Shout()
+    payload = shout.parse({"text": "ab", "times": 2}, "line 1")
+    shout.check(payload)
+    assert shout.run(payload, context(tmp_path)).value == b'"ABAB"'
+    assert shout.describe(payload) == "shout(ab)"
+    assert (shout.affinity(payload), shout.notes(), shout.reads_lines(argparse.Namespace())) == ("", [], False)
+    assert list(shout.jobs(argparse.Namespace(text="ab"), iter(()))) == [shout.parse({"text": "ab"}, "line 1")]
+
+
+def test_the_defaults_are_those_of_a_kind_that_may_do_anything() -> None:
+    assert Shout.in_process
+    assert Shout.runs_user_code
+
+
+@pytest.mark.parametrize(
+    ("job", "text"),
+    [
+        ({}, "field 'text' is missing: expected a short text"),
+        ({"text": "x" * 1000}, "field 'text': expected a short text, got 'xxx"),
+        ({"text": "a", "times": "2"}, "field 'times': expected another value, got '2'"),
+        ({"text": "a", "time": 2}, "field 'time' is unknown: expected text, times or a field that every job may have"),
+    ],
+)
+def test_errors_name_field_value_and_what_was_expected(job: dict[str, object], text: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        Shout().parse(job, "line 1")
+    assert str(refused.value).startswith(f"line 1: {text}")
+    assert len(str(refused.value)) < 130
+
+
+def test_a_payload_is_read_strictly() -> None:
+    for value in ({"text": 1}, {"text": "x" * 10}, {"text": "a", "more": 1}, ["a", 1]):
+        with pytest.raises(MessageError, match="shout: "):
+            Shout().check(msgspec.msgpack.encode(value))
+
+
 def test_a_worker_does_not_load_what_only_some_jobs_need() -> None:
     script = "import sys, taskpool.kinds; print(*sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], env={"PYTHONPATH": ":".join(sys.path)}, capture_output=True)
     loaded = set(done.stdout.decode().split())
     assert "taskpool.kinds.command" in loaded
     assert not loaded & {"argparse", "json", "logging", "random", "shutil", "subprocess", "tempfile", "traceback"}
+
+
+# --- bytes on the wire ----------------------------------------------------------------------------
+# Journals on disk and the digests of accepted jobs depend on them: a change here is a new protocol version.
+
+PAYLOADS: list[tuple[str, dict[str, object], bytes]] = [
+    ("fib", {"n": 0}, b"\x00"),
+    ("fib", {"n": 92}, b"\x5c"),
+    ("command", {"argv": ["true"]}, b"\x95\x91\xc4\x04true\xc4\x04/usr\x80\xc0\xc2"),
+    (
+        "command",
+        {"argv": ["a b", "ü"], "cwd": "/tmp", "env": {"A": "b", "Ü": "x=y"}, "stdin": "é\n", "shell": False},
+        (
+            b"\x95\x92\xc4\x03a b\xc4\x02\xc3\xbc\xc4\x04/tmp\x82\xc4\x01A\xc4\x01b\xc4\x02\xc3\x9c\xc4\x03x=y"
+            b"\xc4\x03\xc3\xa9\n\xc2"
+        ),
+    ),
+    (
+        "command",
+        {"argv": ["echo", "$A | wc"], "cwd": "share", "env": None, "stdin": None, "shell": True},
+        b"\x95\x91\xc4\x0cecho $A | wc\xc4\n/usr/share\x80\xc0\xc3",
+    ),
+    ("python", {"call": "math:factorial", "args": [5]}, b"\x95\xa4math\xa9factorial\xc4\x03[5]\xc4\x02{}\x90"),
+    ("python", {"call": "m:f", "args": None, "kwargs": None, "path": None}, b"\x95\xa1m\xa1f\xc4\x02[]\xc4\x02{}\x90"),
+    (
+        "python",
+        {"call": "a.b:C.m", "args": [10**30, 1.0, "ü", None], "kwargs": {"x": 1e300}, "path": ["lib", "/opt/../srv/"]},
+        (
+            b'\x95\xa3a.b\xa3C.m\xc4\x36[1000000000000000000000000000000, 1.0, "\\u00fc", null]\xc4\x0d{"x": 1e+300}'
+            b"\x92\xc4\x08/usr/lib\xc4\x04/srv"
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "job", "payload"), PAYLOADS)
+def test_the_bytes_of_a_job_object(
+    name: str, job: dict[str, object], payload: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir("/usr")
+    assert KINDS[name].parse(job, "line 1") == payload
+    KINDS[name].check(payload)
+
+
+COMMAND_LINES: list[tuple[list[str], list[bytes], list[bytes]]] = [
+    (["fib", "7", "20-21"], [], [b"\x07", b"\x14", b"\x15"]),
+    (
+        ["command", "--", "echo", "{#}", "{%}", ":::", "a"],
+        [],
+        [b"\x95\x93\xc4\x04echo\xc4\x011\xc4\x01\x00\xc4\x04/usr\x80\xc0\xc2"],
+    ),
+    (
+        ["command", "--shell", "--cwd", "/tmp", "--env", "A=1", "--", "cat {}"],
+        [b"\xff it's"],
+        [b"\x95\x91\xc4\x10cat '\xff it'\"'\"'s'\xc4\x04/tmp\x81\xc4\x01A\xc4\x011\xc0\xc3"],
+    ),
+    (
+        ["python", "m:f", "--path", "/opt"],
+        [b" [1,  2.50,1e3] ", b'{"x":1,"x":2}\r'],  # as they were written, spaces and repeated names included
+        [
+            b"\x95\xa1m\xa1f\xc4\x0e[1,  2.50,1e3]\xc4\x02{}\x91\xc4\x04/opt",
+            b'\x95\xa1m\xa1f\xc4\x02[]\xc4\r{"x":1,"x":2}\x91\xc4\x04/opt',
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("words", "lines", "payloads"), COMMAND_LINES)
+def test_the_bytes_of_a_command_line(
+    words: list[str], lines: list[bytes], payloads: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir("/usr")
+    parser = argparse.ArgumentParser()
+    subcommands = parser.add_subparsers()
+    for name, each in KINDS.items():
+        each.add_arguments(subcommands.add_parser(name))
+    found = KINDS[words[0]].jobs(parser.parse_args(words), iter(lines))
+    assert list(found) == payloads

@@ -47,8 +47,8 @@ class Stage:
 
     def __init__(self) -> None:
         self.job: Job = lambda context: DONE
-        self.IN_PROCESS = True
-        self.RUNS_USER_CODE = True
+        self.in_process = True
+        self.runs_user_code = True
         self.capture = StillCapture()
         timeout_signal = TimeoutSignal()
         timeout_signal.install()
@@ -127,7 +127,7 @@ def test_usage_is_measured_inside_and_taken_from_programs(stage: Stage) -> None:
     assert usage.cpu_ns >= 20_000_000
     assert usage.run_ns >= 20_000_000
     assert usage.max_rss_bytes > 50 << 20
-    stage.IN_PROCESS = False
+    stage.in_process = False
     usage = stage.attempt(spin).usage
     assert (usage.cpu_ns, usage.max_rss_bytes) == (7, 8)
 
@@ -260,7 +260,7 @@ def test_no_other_job_hears_the_signal(stage: Stage, timeout_ns: int) -> None:
 
 
 def test_a_kind_that_keeps_its_own_time_is_not_interrupted(stage: Stage) -> None:
-    stage.IN_PROCESS = False
+    stage.in_process = False
     assert stage.attempt(terminate, timeout_ns=1).end is End.SUCCEEDED
 
 

@@ -1,7 +1,7 @@
 """Where a batch's jobs come from: arguments, a file, or a pipe.
 
-A regular file is read through once before anything runs, so that a mistake in its last line costs
-nothing. A pipe is read as it comes; at a bad line reading stops, and what was read before it runs.
+What can be read twice, arguments and regular files, is checked to its end before anything runs, so that a mistake in
+the last line costs nothing. A pipe is read as it comes; at a bad line reading stops, and what was read before it runs.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from typing import NamedTuple
 
 from taskpool import limits
 from taskpool.codec import encode
@@ -16,49 +17,47 @@ from taskpool.errors import UsageError
 from taskpool.generator.input.lines import Lines, is_regular
 from taskpool.messages import JobSpec, Limits
 
-Source = Callable[[Iterator[bytes] | None], Iterator[JobSpec | None]]
-"""Makes jobs from lines: exactly one item for each line taken, None for a line that holds no job."""
-
 SUBMIT_HEADER_BYTES = 96  # version, tag, client, batch, first_seq and list header of a Submit
+KEPT_BYTES_MAX = 32 * 1024 * 1024  # what may be kept of the jobs that were checked; of more, each is made again
+_JOB_OBJECT_BYTES = 256  # of memory, beside its payload and label
+
+MakeJobs = Callable[[Iterator[bytes]], Iterator[JobSpec | None]]
 
 
-class _Asked(Exception):
-    """A source wanted a line."""
+class Source(NamedTuple):
+    """Jobs, and the file whose lines they are made of."""
 
-
-class _Tripwire:
-    """Lines that nobody may read."""
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        raise _Asked
+    make_jobs: MakeJobs
+    """Gives exactly one item for each line taken, None for a line that holds no job. Raises UsageError at once for
+    what is wrong before the first line."""
+    fd: int | None = None  # None: made of no lines
+    name: str = ""  # of the file, for errors
 
 
 class Feed:
     """The jobs of one batch, a frame at a time."""
 
-    def __init__(self, source: Source, lines: Lines | None, total: int | None) -> None:
+    def __init__(self, jobs: Iterator[JobSpec | None], lines: Lines | None, total: int | None) -> None:
+        """`lines` are those that `jobs` takes, None when none has to be read for the next job."""
         self.total = total  # how many there will be, when that is known beforehand
         self.ended = False
         self.error: UsageError | None = None  # why it ended early
         self._lines = lines
         self._regular = lines is not None and is_regular(lines.fd)
-        self._jobs = source(lines)
+        self._jobs = jobs
         self._next: JobSpec | None = None
         self._taken = 0
 
     @property
     def waits_for(self) -> int | None:
-        """The descriptor that has to be readable before there is another job; None: no need to wait."""
+        """Give the descriptor that has to be readable before there is another job; None: no need to wait."""
         lines = self._lines
         if lines is None or self._regular or self.ended or lines.ready or self._next is not None:
             return None
         return lines.fd
 
     def fill(self) -> None:
-        """Reads what waits on the descriptor."""
+        """Read what waits on the descriptor."""
         assert self._lines is not None
         try:
             self._lines.fill()
@@ -66,23 +65,23 @@ class Feed:
             self._stop(error)
 
     def stop(self) -> None:
-        """No more jobs are wanted."""
+        """End the feed: no more jobs are wanted."""
         self._stop(None)
 
     def take(self, bytes_max: int) -> list[JobSpec]:
-        """The next jobs that are there and fit one message of so many bytes: at least one, if any is there."""
+        """Take the next jobs that are there and fit one message of so many bytes: at least one, if any is there."""
         room = bytes_max - SUBMIT_HEADER_BYTES
         jobs: list[JobSpec] = []
         while len(jobs) < limits.SUBMIT_JOBS_MAX and (job := self._peek()) is not None:
             room -= encoded_bytes(job)
-            if jobs and room < 0:
+            if jobs and room < 0:  # a job that fits no message goes alone, through the spool
                 break
             jobs.append(job)
             self._next = None
         return jobs
 
     def _peek(self) -> JobSpec | None:
-        """The next job, without taking it; None when it is not there yet, or never will be."""
+        """Give the next job, without taking it; None when it is not there yet, or never will be."""
         while self._next is None and not self.ended:
             if not self._has_line():
                 break
@@ -97,6 +96,7 @@ class Feed:
         return self._next
 
     def _has_line(self) -> bool:
+        """Whether the next job can be made now. A regular file is read for it: that never waits for long."""
         lines = self._lines
         if lines is None:
             return True
@@ -116,38 +116,41 @@ class Feed:
             self.ended, self.error, self._next = True, error, None
 
 
-def open_feed(source: Source, fd: int, name: str) -> Feed:
-    """The feed of a source that may read lines from `fd`.
+def open_feed(source: Source) -> Feed:
+    """Open the feed of a source. Raises UsageError for what is found wrong before anything runs."""
+    if source.fd is None:
+        kept, total = _read_ahead(source.make_jobs(iter(())))
+        return Feed(source.make_jobs(iter(())) if kept is None else iter(kept), None, total)
+    lines = Lines(source.fd, source.name)
+    jobs = source.make_jobs(lines)  # wrong arguments are told before a terminal is
+    _refuse_terminal(source.fd, source.name)
+    if not is_regular(source.fd):
+        return Feed(jobs, lines, None)
+    start = os.lseek(source.fd, 0, os.SEEK_CUR)  # a shell may have read the first lines of what it hands on
+    kept, total = _read_ahead(source.make_jobs(_whole(Lines(source.fd, source.name))))
+    if kept is not None:
+        return Feed(iter(kept), None, total)
+    os.lseek(source.fd, start, os.SEEK_SET)
+    return Feed(jobs, lines, total)
 
-    Raises UsageError for what is found wrong before anything runs.
-    """
-    if not _reads_lines(source):
-        return Feed(source, None, _count(source(None)))
-    _refuse_terminal(fd, name)
-    if not is_regular(fd):
-        return Feed(source, Lines(fd, name), None)
-    start = os.lseek(fd, 0, os.SEEK_CUR)
-    total = _count(source(_whole(Lines(fd, name))))
-    os.lseek(fd, start, os.SEEK_SET)
-    return Feed(source, Lines(fd, name), total)
 
-
-def preview(source: Source, fd: int, name: str) -> Iterator[JobSpec]:
-    """Every job, read to the end, for --dry-run. Raises UsageError."""
-    lines = None
-    if _reads_lines(source):
-        _refuse_terminal(fd, name)
-        lines = _whole(Lines(fd, name))
-    return (job for job in source(lines) if job is not None)
+def preview(source: Source) -> Iterator[JobSpec]:
+    """Make every job, read to the end, for --dry-run. Raises UsageError."""
+    lines: Iterator[bytes] = iter(()) if source.fd is None else _whole(Lines(source.fd, source.name))
+    jobs = source.make_jobs(lines)
+    if source.fd is not None:
+        _refuse_terminal(source.fd, source.name)
+    return (job for job in jobs if job is not None)
 
 
 def _refuse_terminal(fd: int, name: str) -> None:
+    # A command that sits and waits for typed lines looks like one that hangs.
     if os.isatty(fd):
         raise UsageError(f"the jobs are to come from {name}, which is a terminal: give arguments, a file or a pipe")
 
 
 def too_large(job: JobSpec, number: int) -> UsageError | None:
-    """What is to be said of a job that no message can carry; None: it is fine."""
+    """Give the error for a job that no message can carry; None: it is fine."""
     if len(job.payload) <= limits.PAYLOAD_BYTES_MAX:
         return None
     return UsageError(
@@ -157,38 +160,40 @@ def too_large(job: JobSpec, number: int) -> UsageError | None:
 
 
 def encoded_bytes(job: JobSpec) -> int:
-    """The most that a job takes in a Submit."""
+    """Give the most that a job takes in a Submit."""
+    # Estimated, not encoded: each job is encoded once, with its frame. 4 bytes are the most a character takes in UTF-8.
     label = 1 if job.label is None else 3 + 4 * len(job.label)
     own = 1 if job.limits is None else _limits_bytes(job.limits)
     return 8 + len(job.kind) + len(job.payload) + label + own
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=64)  # the jobs of one file mostly share a few limits
 def _limits_bytes(wanted: Limits) -> int:
     return len(encode(wanted))
 
 
-def _reads_lines(source: Source) -> bool:
-    """Found out by asking for the first job with nothing but a tripwire to read from."""
-    try:
-        next(source(_Tripwire()), None)
-    except _Asked:
-        return True
-    return False
-
-
-def _count(jobs: Iterator[JobSpec | None]) -> int:
+def _read_ahead(jobs: Iterator[JobSpec | None]) -> tuple[list[JobSpec] | None, int]:
+    """Check and count all jobs. Returns them too, or None when they are too many to be kept. Raises UsageError."""
+    kept: list[JobSpec] | None = []
+    room = KEPT_BYTES_MAX
     number = 0
     for job in jobs:
-        if job is not None:
-            number += 1
-            if (error := too_large(job, number)) is not None:
-                raise error
-    return number
+        if job is None:
+            continue
+        number += 1
+        if (error := too_large(job, number)) is not None:
+            raise error
+        room -= encoded_bytes(job) + _JOB_OBJECT_BYTES
+        if kept is not None:
+            kept.append(job)
+        if room < 0:
+            # A file of any size has to fit: from here on only the count is of use, and each job is made once more.
+            kept = None
+    return kept, number
 
 
 def _whole(lines: Lines) -> Iterator[bytes]:
-    """Every line up to the end, waiting for them."""
+    """Give every line up to the end, waiting for them."""
     while not lines.ended:
         lines.fill()
         while lines.ready and not lines.ended:

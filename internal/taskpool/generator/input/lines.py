@@ -14,7 +14,7 @@ LINE_BYTES_MAX = 4 * limits.PAYLOAD_BYTES_MAX  # JSON escapes may take several b
 
 
 class Lines:
-    """An iterator over the complete lines read so far, without their newlines.
+    """Iterate over the complete lines read so far, without their newlines.
 
     `ready` says whether the next one is there; `fill` reads more. The last line needs no newline.
     """
@@ -40,7 +40,7 @@ class Lines:
         try:
             chunk = os.read(self.fd, CHUNK_BYTES)
         except BlockingIOError:
-            return  # readable for somebody else who was faster
+            return  # another process that shares the pipe was faster
         except OSError as error:
             raise UsageError(f"cannot read {self.name}: {error.strerror}") from error
         if not chunk:
@@ -49,6 +49,7 @@ class Lines:
                 self._complete.append(self._tail)
                 self._tail = b""
             return
+        # The tail is copied for each chunk that does not end it: LINE_BYTES_MAX keeps that from growing without end.
         *complete, self._tail = (self._tail + chunk).split(b"\n")
         self._number += len(complete)
         self._complete.extend(complete)

@@ -150,7 +150,7 @@ def value_pieces(outcome: Outcome) -> list[Piece]:
     on the way is for the human.
     """
     kind = KINDS.get(outcome.kind)
-    inside = kind is None or kind.IN_PROCESS
+    inside = kind is None or kind.in_process
     pieces: list[Piece] = []
     if inside and outcome.value is not None:
         pieces.append(Piece(OUT, one_line(outcome.value) + b"\n"))
