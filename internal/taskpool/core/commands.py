@@ -114,6 +114,7 @@ class Commands:
 
     def _worker_line(self, worker: Worker, now: Instant) -> Body:
         head = worker.frames[0]
+        # The first without a report is the one that runs.
         job = next(iter(head.attempts.values())).job
         return {
             "slot": worker.slot,
@@ -210,6 +211,7 @@ class Commands:
 
     def scale(self, by: int) -> Body:
         """As far as there is room: a worker that cannot have its descriptors or its queue would only be missed."""
+        # A step and not a number: two people who each ask for one more get two.
         asked = self._supervisor.wanted + by
         wanted = self._supervisor.scale(asked)
         if wanted >= asked:

@@ -52,6 +52,7 @@ class Delivery:
         """Let go of a batch that has nothing left to do. A journal keeps it for its retention and finds it again when
         asked; memory does not. A job in quarantine may run again: its batch stays."""
         journaled = self._pool.config.journaled
+        # In memory outcomes are all there is, so there the reader must have them first.
         done = batch.at_rest if journaled else batch.settled and batch.client is None
         if done and not self._pool.has_quarantined(batch):
             self.forget(batch)

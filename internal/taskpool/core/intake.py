@@ -61,6 +61,7 @@ class Intake:
         if skip < 0:
             text = f"job {event.first_seq} came, job {batch.received + 1} is next"
             self._refuse(event, batch.received + 1, "gap", text)
+        # The answer was lost, or is still on its way; to repeat it does no harm.
         elif jobs <= 0:
             self._tell_accepted(batch)  # all of it was taken before: say so again
         elif (refusal := self._refusal(batch, jobs)) is not None:
@@ -88,6 +89,7 @@ class Intake:
 
     def _take(self, batch: Batch, event: Submitted, skip: int, now: Instant) -> None:
         pool = self._pool
+        # Filled after it is handed over: the commit is answered when all of the frame is in it.
         jobs: list[Job] = []
         for each in event.jobs[skip:]:
             spec = each.spec

@@ -112,7 +112,9 @@ class Job:
     ) -> None:
         self.record = record
         self.batch = batch
+        # Resolved once: asked for at each dispatch and each end.
         self.limits: Limits = record.spec.limits if record.spec.limits is not None else batch.limits
+        # Its own object: only its methods change it, and the store gets copies.
         self.counts = counts if counts is not None else JobCounts()
         self.state = state
         self.took_worker = False  # its last crash was a worker's death, not what a worker reported

@@ -95,6 +95,7 @@ class Reactor:
 
     def handle(self, event: Event, now: Instant) -> list[Effect]:
         """What is to be done about an event, in this order."""
+        # By attribute and not by type: a new message of generators is not forgotten here.
         client = getattr(event, "client", None)
         if client is not None:  # all that comes from a generator names it, and shows that it lives
             self.clients.renew(client, now)
@@ -119,6 +120,7 @@ class Reactor:
 
     def _on_progress(self, message: Progress, now: Instant) -> None:
         worker = self.supervisor.workers.get(message.incarnation)  # type: ignore[call-overload]
+        # Of an earlier life whose queue was kept, or of a worker whose death is handled already.
         if worker is None or message.epoch != self.pool.config.epoch:
             self.pool.counters.stale_reports += len(message.reports) or 1
             return

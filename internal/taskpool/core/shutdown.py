@@ -111,6 +111,7 @@ class Shutdown:
         )
 
     def _exit_drained(self) -> None:
+        # What is told depends on where it is left: in a journal for the next dealer, or nowhere.
         pending = self._pool.pending
         if not self._pool.commits.idle:
             text = "drained, but the journal's disk did not take all there was to store: what is missing runs again"

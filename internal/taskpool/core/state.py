@@ -60,6 +60,7 @@ class PoolState:
         self.paused = False
         self.draining = False
         self.drain_timeout_ns = config.drain_timeout_ns
+        # Journal and spool may lie on two disks, and each must have room before work goes on.
         self.full: dict[str, str] = {}  # places without room, and the text for each
         self.last_finished_wall_ns = 0
         self._effects: list[Effect] = []
@@ -146,6 +147,7 @@ class PoolState:
 
     def note(self, level: Level, topic: Topic, **fields: Any) -> None:
         """Tell a person. What happens to single jobs is told only when asked for."""
+        # Asked before the note is made: most pools never want those for single jobs.
         if level > Level.DEBUG or self.config.verbose:
             self._effects.append(Note(level, topic, fields))
 

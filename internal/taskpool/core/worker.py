@@ -102,6 +102,7 @@ class Worker:
 
     def take(self, event: WorkerEvent) -> bool:
         """Go to the state that the table names; false when the event is stale in the present one."""
+        # The table decides, here and nowhere else.
         following = WORKER_TABLE[self.state, event]
         if following is None:
             return False
@@ -159,6 +160,7 @@ class Worker:
         """It is about to be sent a frame; with its first one it takes the lowest free slot and keeps it."""
         took = self.take(WorkerEvent.ASSIGN)
         assert took, f"worker {self.incarnation} is {self.state} and gets work"
+        # Slots name the work for people and for metrics; a spare has none, so their number stays that of the workers.
         if self.slot is None:
             self.slot = min(free_slots)
             free_slots.remove(self.slot)

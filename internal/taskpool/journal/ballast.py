@@ -21,6 +21,7 @@ class Ballast:
     def take(self) -> bool:
         """Whether the space is held. False: the disk has not that much left."""
         try:
+            # O_NOFOLLOW: in a directory that others may write to, a link must not lead this to another file.
             fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError:
             return False

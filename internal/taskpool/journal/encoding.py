@@ -72,6 +72,7 @@ def pack_job(job: JobRecord) -> tuple[bytes, int]:
 def unpack_job(row: JobRow, *, limits_lost: bool) -> StoredJob:
     """The job of a row. `limits_lost`: those of its batch are damaged, so it cannot run unless it has its own."""
     spec, traits, corrupt = JobSpec(CORRUPT, b"", Limits(priority=row.priority)), Traits(False, ""), True
+    # The checksum is over the columns too: a flipped bit in `seq` would give the job to another place of its batch.
     head = _job_head(row.ordinal, row.seq, row.priority, row.queued_wall_ns)
     if row.body is not None and zlib.crc32(row.body, zlib.crc32(head)) == row.crc:
         body = _decode_body(row.body)
@@ -95,6 +96,7 @@ def unpack_outcome(no: int, seq: int, run: int, body: bytes, crc: int) -> Outcom
     text = "the journal's record of this outcome is damaged: what became of the job is not known"
     return Outcome(
         no=no,
+        # The column may be what is damaged, and a message has no job 0.
         seq=max(seq, 1),
         run=run,
         kind=CORRUPT,

@@ -26,6 +26,7 @@ from taskpool.journal.statements import Read, Statements
 from taskpool.journal.thread import Answers
 
 _ENTRIES_TOGETHER_MAX = 20_000  # in one transaction: more would hold the answers of the first for too long
+# Short enough that work goes on soon after room was made, long enough that a full disk costs no processor time.
 _FULL_RETRY_SECONDS = 0.25
 _SYNCHRONOUS = {"full": "FULL", "normal": "NORMAL"}  # https://www.sqlite.org/pragma.html#pragma_synchronous
 assert file.WAL_BYTES_MAX * 2 <= BALLAST_BYTES  # what the ballast gives takes the WAL into the database
@@ -85,6 +86,7 @@ class Engine:
             self.answers = Answers()
             # Descriptors that only name the files. To close one that could read would drop SQLite's locks on the file,
             # because POSIX locks go with any descriptor of the process (fcntl(2)).
+            # Both: a -wal that was removed takes the newest commits with it, whatever becomes of the database.
             places = (path, file.wal_of(path))
             self._places = [(place, os.open(place, os.O_PATH | os.O_CLOEXEC)) for place in places]
         except sqlite3.Error as error:
@@ -97,6 +99,7 @@ class Engine:
         self._failed = False
         self._checking = False
         self._clean = False
+        # Set by the loop and waited for by the thread: the only thing besides the answers that both touch.
         self._closing = threading.Event()
         # Without it a full disk would leave no room for outcomes of jobs that run already.
         if not self._ballast.take():
@@ -191,11 +194,14 @@ class Engine:
         """Store them; nothing is told of a transaction before it is on the disk."""
         # R1, R3 (docs/protocol.md, 11)
         while commits and not self._failed:
+            # Per try: a wait for room on the disk is no commit time.
             started = self._clock.now()
             try:
                 self._store(commits, self._age_clock.date_ns())
             except sqlite3.Error as error:
                 self._roll_back()
+                # Anything but a full disk: SQLite cannot tell how much of the transaction is on it, and nor can this
+                # thread.
                 if not file.is_full(error) or not self._make_room():
                     self._fail(commits[0].number, file.explain(self._path, error))  # R6 (docs/protocol.md, 11)
                 continue

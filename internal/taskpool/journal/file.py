@@ -39,6 +39,7 @@ def create(path: Path, created_wall_ns: int) -> None:
     making = Path(f"{path}.new")  # left by a dealer that was killed here; nothing was ever accepted into it
     try:
         _check_nothing_was_here(path)
+        # A kill between the making and the link leaves these; nothing of them was ever in use.
         for left_over in (making, wal_of(making)):
             left_over.unlink(missing_ok=True)
         # Made here, so that the mode is 0600 before SQLite writes the first byte.
@@ -46,6 +47,7 @@ def create(path: Path, created_wall_ns: int) -> None:
         _fill(making, created_wall_ns)
         os.link(making, path)  # unlike a rename it cannot replace anything
         making.unlink()
+        # The name itself must survive a loss of power, or the first commits would be in a file that cannot be found.
         _sync(path.parent, os.O_DIRECTORY)
     except (OSError, sqlite3.Error) as error:
         with suppress(OSError):
@@ -143,6 +145,7 @@ def accept_loss(path: Path) -> None:
     """Says of a journal whose -wal is gone that it goes on without: the commits in it are lost."""
     _check_file(path)
     _check_writable(path)
+    # A connection of its own: the one that had the journal open is gone, or never was.
     with closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as connection:
         _set_up(connection, "FULL")
         connection.execute("UPDATE meta SET value = 0 WHERE key = 'wal'")
@@ -262,6 +265,7 @@ def _check_file(path: Path) -> None:
             f"{path} is empty: it is no journal, or all of one was lost. Bring the journal back, or, if there never "
             "was one, remove the file"
         )
+    # Told apart from a damaged journal: the cure is another path, not a backup.
     if not header.startswith(_MAGIC):
         raise JournalError(f"{path} is not a journal, nor any SQLite database; it was left as it is")
     if len(header) < _HEADER_BYTES:
@@ -310,6 +314,7 @@ def _check_content(connection: sqlite3.Connection, path: Path, *, had_wal: bool)
     if version < 1:
         raise JournalError(_damaged(path, f"its schema version is {version}"))
     statements = connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'meta'").fetchone()
+    # Without the table it is an empty database, and the sentinel below is missed.
     meta = dict(connection.execute("SELECT key, value FROM meta")) if statements == (1,) else {}
     if meta.get("wal") and not had_wal:
         raise JournalError(

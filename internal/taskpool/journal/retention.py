@@ -87,6 +87,7 @@ class Retention:
         self._age_clock = age_clock or AgeClock()
         self._more = False  # the last look found as many as it takes
         self._step_from = 0.0  # monotonic seconds
+        # Generators that this dealer's start has cut off get the whole period to say hello again.
         self._look_from = time.monotonic() + seconds(grace_ns)
 
     def step(self) -> float:
@@ -131,8 +132,10 @@ class Retention:
         if row is None:
             return False
         execute("BEGIN IMMEDIATE")
+        # A bounded number of rows: a commit that waits behind this step is told late by no more than that.
         removed = execute(_DROP_OUTCOMES, (row[0], STEP_ROWS)).rowcount
         removed += execute(_DROP_JOBS, (row[0], STEP_ROWS)).rowcount
+        # The batch's own row goes last, since its rows are found through it.
         if removed == 0:
             execute("DELETE FROM batches WHERE id = ?", row)
         execute("COMMIT")

@@ -112,6 +112,7 @@ class Statements:
             self._apply(changes, now_wall_ns)
             if changes.forgotten is not None:
                 self._connection.execute("UPDATE batches SET name = NULL WHERE name = ?", (changes.forgotten,))
+                # Its rows are removed later, by retention; only the name is free at once.
                 self._ids.pop(changes.forgotten, None)
 
     def forget_ids(self) -> None:
@@ -122,6 +123,7 @@ class Statements:
         """Rows before what refers to them: batches, jobs, what became of jobs, and the batches' counts last."""
         many = self._connection.executemany
         for entry in changes.opened:
+            # The limits are stored once for the batch; a job without its own refers to them.
             values = (entry.batch, *encoding.pack_limits(entry.limits), now_wall_ns)
             self._connection.execute(
                 "INSERT INTO batches (name, limits, crc, changed_wall_ns) VALUES (?, ?, ?, ?)", values
@@ -140,6 +142,7 @@ class Statements:
             self._end_jobs([entry for entry in changes.last.values() if isinstance(entry, OutcomeRecorded)])
         if changes.dropped:
             self._write(_FINISH_JOBS, [(ordinal,) for ordinal in changes.dropped])
+        # One statement a batch and commit, however many of its jobs changed.
         for name, change in changes.batches.items():
             self._count(name, change, now_wall_ns)
 
@@ -251,6 +254,7 @@ class Statements:
         return jobs, False
 
     def _queued(self, after: tuple[int, int], limit: int) -> Iterator[JobRow]:
+        # A key is (-priority, ordinal); the column `rank` holds -priority, so that one index serves the order.
         rank, ordinal = after
         yield from map(JobRow._make, self._connection.execute(_QUEUED_SAME_RANK, (rank, ordinal, limit)))
         yield from map(JobRow._make, self._connection.execute(_QUEUED_LOWER_RANK, (rank, limit)))

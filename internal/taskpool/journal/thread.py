@@ -42,6 +42,7 @@ class Answers:
     def __init__(self) -> None:
         self._items: list[StoreEvent] = []
         self._lock = threading.Lock()
+        # An eventfd is one descriptor that epoll can wait for; a condition variable is none.
         self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     def fileno(self) -> int:
@@ -101,6 +102,7 @@ class JournalThread(Generic[_Request]):
             self._handler.close()
             return True
         self._requests.put(None)
+        # A clean close promises that all is stored, so it waits for as long as the disk takes.
         self._thread.join(None if patient else _QUIT_SECONDS_MAX)
         return not self._thread.is_alive()
 

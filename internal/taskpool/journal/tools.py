@@ -26,6 +26,7 @@ from taskpool.journal.retention import Retention
 from taskpool.journal.statements import Statements
 from taskpool.messages import Outcome
 
+# An export must not hold a batch of a million outcomes in memory.
 _OUTCOMES_AT_ONCE = 500
 _BYTES_AT_ONCE = 8 * 1024 * 1024
 _STATES = ("queued", "running", "quarantined", "finished")
@@ -129,6 +130,7 @@ def backup(path: Path, target: Path, lock: Path | None = None) -> None:
             connection.execute("VACUUM INTO ?", (str(target),))
         except sqlite3.Error as error:
             raise JournalError(f"the copy {target} could not be made: {file.explain(path, error)}") from error
+    # VACUUM INTO makes the file by the umask; a journal holds arguments and output of jobs.
     target.chmod(0o600)
     file.accept_loss(target)  # the copy has no -wal and needs none: all of it is inside
 
