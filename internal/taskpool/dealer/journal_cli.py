@@ -1,4 +1,7 @@
-"""`tp-dealer journal check|export|prune|backup`: what a person does with a journal while its pool is down."""
+"""`tp-dealer journal check|export|prune|backup`: work on a journal while its pool is down.
+
+The tools hold the pool's lock meanwhile, as a dealer does: the journal has one user at a time.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from taskpool.procs.state_dir import LOCK_NAME, state_directory
 
 
 def run(argv: Sequence[str]) -> int:
-    """Exit code of the command. Raises ConfigurationError, JournalError, UsageError."""
+    """Run the command; return its exit code. Raises ConfigurationError, JournalError, UsageError."""
     args = build_parser().parse_args(argv)
     directory = state_directory(check_pool_name(args.pool), create=False)
     if args.journal is None and not directory.exists():

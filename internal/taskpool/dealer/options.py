@@ -1,4 +1,4 @@
-"""What a dealer is told: flag before environment variable before configuration file before default."""
+"""The dealer's options: flag before environment variable before configuration file before default."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^:\s]+):(?P<port>\d{1,5})\Z
 
 
 class DealerOptions(Struct, frozen=True, kw_only=True):
-    """Checked and ready to use."""
+    """All options, checked when they were parsed."""
 
     pool: str = "default"
     workers: int = 1
@@ -61,11 +61,11 @@ class DealerOptions(Struct, frozen=True, kw_only=True):
     lifeline_fd: int = -1
     check_config: bool = False
     health: bool = False
-    argv: tuple[str, ...] = ()  # what they were read from, to be read again
+    argv: tuple[str, ...] = ()  # what they were parsed from: SIGHUP parses it again
 
 
 def parse(argv: Sequence[str], env: Mapping[str, str] = os.environ) -> DealerOptions:
-    """The options of a command line. Raises UsageError naming the option, the value and what was expected."""
+    """Parse a command line. Raises UsageError naming the option, the value and what was expected."""
     args = build_parser().parse_args(argv)
     given = {**_from_file(args.config), **_from_env(env), **_from_flags(args)}
     return DealerOptions(
@@ -93,9 +93,9 @@ def parse(argv: Sequence[str], env: Mapping[str, str] = os.environ) -> DealerOpt
 
 
 def workers(text: str, cpus: int | None = None) -> int:
-    """How many workers `N`, `N%` (of the usable CPUs) or `+N` (beside them) means. Raises UsageError."""
+    """Return how many workers `N`, `N%` (of the usable CPUs) or `+N` (beside them) means. Raises UsageError."""
     usable = usable_cpus() if cpus is None else cpus
-    match = re.fullmatch(r"(\+?)(\d{1,6})(%?)", text)
+    match = re.fullmatch(r"(\+?)(\d{1,6})(%?)", text)  # int() raises on more than 4300 digits
     if match is None or (match[1] and match[3]):
         raise UsageError(f"--workers {text}: expected N, N% or +N")
     number = int(match[2])
@@ -170,7 +170,7 @@ def _from_file(path: Path | None) -> dict[str, Any]:
     unknown = [key for key in values if key not in FILE_KEYS]
     if unknown:
         raise UsageError(f"--config {path}: unknown name {unknown[0]!r}; known: {', '.join(FILE_KEYS)}")
-    return {key: str(value) for key, value in values.items()}
+    return {key: str(value) for key, value in values.items()}  # from here on checked as the text of a flag is
 
 
 def _text(given: Mapping[str, Any], key: str, default: str) -> str:
@@ -183,6 +183,7 @@ def _duration(given: Mapping[str, Any], key: str, default_ns: int) -> int:
 
 def _count(given: Mapping[str, Any], key: str, default: int) -> int:
     text = str(given.get(key, default))
+    # isascii, because isdigit and int take the digits of every script.
     if not text.isascii() or not text.isdigit() or len(text) > 9:
         raise UsageError(f"--{key.replace('_', '-')} {text}: expected a number from 0 to 999999999")
     return int(text)

@@ -17,7 +17,6 @@ from pathlib import Path
 
 from taskpool import limits
 from taskpool.clock import Clock, SystemClock
-from taskpool.core.counters import JournalCounters
 from taskpool.core.entries import Entry
 from taskpool.core.events import (
     BatchFound,
@@ -32,6 +31,7 @@ from taskpool.core.events import (
 from taskpool.errors import JournalError
 from taskpool.journal import schema
 from taskpool.journal.ballast import BALLAST_BYTES, Ballast
+from taskpool.journal.counters import JournalCounters
 from taskpool.journal.retention import AgeClock, Retention
 from taskpool.journal.statements import Statements
 from taskpool.journal.store import StoreEvent
@@ -86,7 +86,7 @@ class SqliteStore:
         observe: Observer | None = None,
     ) -> None:
         self.path = path
-        self.counters = JournalCounters()
+        self.counters = JournalCounters(path)
         if not os.path.lexists(path):
             schema.create(path, SystemClock().now().wall)
         connection = schema.connect(path, _SYNCHRONOUS[sync])
