@@ -34,12 +34,14 @@ from taskpool.ipc.spool import Spool
 from taskpool.journal.store import Store
 from taskpool.kinds import KINDS
 
+# The core, which is handed numbers, imports no module that could send a signal.
 SIGNAL_NAMES = {int(number): number.name for number in Signals}
 
 
 def run(options: DealerOptions, log: DealerLog, platform: Platform, notifier: Notifier | None = None) -> Exit:
     """Run a dealer until it leaves; return why. Raises TaskpoolError when it cannot start."""
     with ExitStack() as teardown:
+        # Within the stack: an assembly that fails half way takes apart what it has made.
         dealer = Dealer(options, log, platform, teardown, notifier)
         return dealer.loop.run()
 
@@ -63,6 +65,7 @@ class Dealer:
         layout = platform.layout(options)  # first: what does not fit this machine is refused before anything is touched
         epoch = takeover.take_over(platform, options.pool, log, teardown)
         store = platform.store(options, epoch)
+        # Pushed rather than called back: what the journal notes of this end depends on the error that caused it.
         teardown.push(lambda kind, error, trace: self._close(store, error))
         spool = platform.spool(options.pool)
         poller = platform.poller()
@@ -158,6 +161,7 @@ def _config(
         epoch=epoch,
         workers=options.workers,
         spares=options.spares,
+        # Queues are sized once, at the start: `scale` gets no further than they, and the descriptors, allow.
         workers_max=room.workers,
         workers_limit=room.limit,
         private=options.private,
@@ -177,6 +181,7 @@ def _config(
 
 def _greeting(options: DealerOptions, epoch: Epoch, store: Store, pages: str) -> str:
     """Say what this dealer promises, so that a pool without a journal is not taken for one that has one."""
+    # The level of durability is the first thing to know about a pool, so it stands in its first line.
     if not store.durable:
         journal = "no journal: queued jobs are lost if this dealer dies"
     elif options.journal_sync == "full":

@@ -36,6 +36,7 @@ class DealerStatus:
         self._clock = clock
 
     def status(self) -> Status:
+        # It walks what the loop changes, and may raise for that; `App` then asks again.
         return self._core.commands.status(self._clock.now())
 
     def healthy(self) -> Probe:
@@ -66,6 +67,7 @@ def serve(options: DealerOptions, parts: LoopParts, loop: Loop, teardown: ExitSt
     assert options.metrics is not None
     status = DealerStatus(parts.core, loop, parts.clock)
     sources = metric_sources(parts, loop, _count_logs(teardown))
+    # Before the socket is bound: a dealer with unusable secrets or certificates must not serve for an instant.
     secrets = None if options.metrics_auth_file is None else auth.from_file(options.metrics_auth_file)
     tls = None if options.metrics_tls is None else tls_adapter(*options.metrics_tls)
     app = App(registry(sources, parts.clock), status.status, status.healthy, status.ready, secrets)
@@ -103,6 +105,7 @@ def _count_logs(teardown: ExitStack) -> LogCounters:
     """Count what is logged from now on, the server's own messages included."""
     counters = LogCounters()
     logger = logging.getLogger(LOGGER)
+    # A filter of the logger, not of a handler: the server logs with it as well, and not through DealerLog.
     logger.addFilter(counters.count)
     teardown.callback(logger.removeFilter, counters.count)
     return counters

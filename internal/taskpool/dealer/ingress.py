@@ -73,7 +73,7 @@ class Ingress:
                 return None
             affinity = kind.affinity(spec.payload)
             traits.append(Traits(kind.IN_PROCESS, affinity) if affinity else _PLAIN[spec.kind])
-            digests.append(_digest(spec))
+            digests.append(_digest(spec))  # by them the core tells a repeated submission from a conflicting one
         return Submitted(submit.client, submit.batch, submit.first_seq, submit.jobs, traits, digests)
 
     def _refuse_frame(self, submit: Submit, offset: int, reason: str, text: str) -> None:

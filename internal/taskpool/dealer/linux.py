@@ -31,6 +31,7 @@ ORPHANS_NS_MAX = 20 * SECOND  # for SIGKILL to take effect on all of them
 DESCRIPTORS_BASE = 128  # what a dealer needs beside those for its workers; clients of the pages have 33 of them
 # A worker takes two, and one more while it starts; a replacement may start before the old one's are closed.
 DESCRIPTORS_PER_WORKER = 4
+# What keeps a pool from being scaled further, for the error of `scale`.
 _MOST = f"no pool has more than {limits.WORKERS_MAX} workers"
 LOG_FD = 2  # workers write their lines where the dealer writes its own
 WATCHED = (
@@ -87,7 +88,7 @@ class LinuxPlatform:
         self._stale_queues: StaleQueues | None = None
 
     def layout(self, options: DealerOptions) -> Layout:
-        find_worker(options.worker_exec)
+        find_worker(options.worker_exec)  # only looked for: a program that is missing is told before the pool is locked
         _allow_descriptors(options)
         return choose(options.workers + options.spares, kernel_limits())
 
@@ -97,7 +98,7 @@ class LinuxPlatform:
             (descriptors - DESCRIPTORS_BASE) // DESCRIPTORS_PER_WORKER, f"RLIMIT_NOFILE is {descriptors} descriptors"
         )
         workers, limit = min(by_descriptors, room(layout, kernel_limits()))
-        workers = min(workers - options.spares, limits.WORKERS_MAX)
+        workers = min(workers - options.spares, limits.WORKERS_MAX)  # spares take as much as workers do
         return Room(max(workers, options.workers), limit if workers < limits.WORKERS_MAX else _MOST)
 
     def lock(self, pool: str) -> Epoch:
@@ -109,6 +110,7 @@ class LinuxPlatform:
         return end_orphans(pool, identity(state_directory(pool)), epoch, self.clock.now().mono + ORPHANS_NS_MAX)
 
     def sweep(self, pool: str, epoch: Epoch) -> None:
+        # Names of workers' queues hold epoch and incarnation, so they are not guessed but read from a file.
         self._stale_queues = StaleQueues(state_directory(pool), epoch)
         self._stale_queues.sweep(self.namespace, pool)
 
@@ -141,6 +143,7 @@ class LinuxPlatform:
         return WorkerProcesses(spec, self.namespace, spool, self.clock, self._stale_queues.note)
 
     def signals(self) -> list[str]:
+        # Sorted: the order in which signals were sent is lost anyway, and that of a set differs from run to run.
         return [number.name[3:] for number in sorted(self._wakeup.pending()) if number is not Signals.SIGCHLD]
 
     @property

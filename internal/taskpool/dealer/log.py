@@ -111,7 +111,8 @@ class _Formatter(logging.Formatter):
 
 
 def _handler(fmt: Format) -> logging.Handler:
-    logging.raiseExceptions = False  # a log that cannot be written must not stop a dealer
+    # logging would print a traceback to standard error, which is what cannot be written.
+    logging.raiseExceptions = False
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter(fmt))
     return handler
@@ -158,6 +159,7 @@ def _status(fields: Fields) -> str:
     return f"{head}, jobs {jobs}, finished {finished}, quarantined {fields['quarantined']}{running}"
 
 
+# The source in brackets, and the line behind it. Both are public for the lines about workers and jobs.
 _LINES: Mapping[Topic, tuple[str, Callable[[Fields], str]]] = {
     Topic.BATCH_OPENED: ("Dealer", lambda f: f"Batch {f['batch']} opened by generator PID {f['pid']}"),
     Topic.BATCH_CLOSED: ("Dealer", lambda f: f"Batch {f['batch']} closed with {f['total']} jobs"),

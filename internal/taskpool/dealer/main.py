@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signals.ensure_low_fds()
     signals.reset_inherited()
     words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] == ["journal"]:
+    if words[:1] == ["journal"]:  # before the parser, which knows no subcommands
         return _journal(words[1:])
     try:
         options = dealer_options.parse(words)

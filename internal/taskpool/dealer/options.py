@@ -18,7 +18,8 @@ from taskpool.errors import UsageError
 from taskpool.ipc.names import check_pool_name
 from taskpool.procs.cpus import usable_cpus
 
-METRICS_DEFAULT = "127.0.0.1:9743"
+METRICS_DEFAULT = "127.0.0.1:9743"  # of this machine only: the pages name jobs, and have no secret by default
+# What a configuration file and the environment can set. The others are about one start, not about a pool.
 FILE_KEYS = (
     "pool",
     "workers",
@@ -72,6 +73,7 @@ def parse(argv: Sequence[str], env: Mapping[str, str] = os.environ) -> DealerOpt
         pool=check_pool_name(_text(given, "pool", "default")),
         workers=workers(_text(given, "workers", "100%")),
         spares=_spares(given.get("spares", 1)),
+        # A private pool is short, and several run at a time: the default port is for pools that have a name.
         metrics=_address(_text(given, "metrics", "none" if args.private else METRICS_DEFAULT)),
         metrics_tls=_tls(given),
         metrics_auth_file=Path(given["metrics_auth_file"]) if "metrics_auth_file" in given else None,
@@ -94,7 +96,7 @@ def parse(argv: Sequence[str], env: Mapping[str, str] = os.environ) -> DealerOpt
 
 def workers(text: str, cpus: int | None = None) -> int:
     """Return how many workers `N`, `N%` (of the usable CPUs) or `+N` (beside them) means. Raises UsageError."""
-    usable = usable_cpus() if cpus is None else cpus
+    usable = usable_cpus() if cpus is None else cpus  # by affinity and cgroup quota, not those of the machine
     match = re.fullmatch(r"(\+?)(\d{1,6})(%?)", text)  # int() raises on more than 4300 digits
     if match is None or (match[1] and match[3]):
         raise UsageError(f"--workers {text}: expected N, N% or +N")
@@ -114,7 +116,7 @@ def build_parser() -> ArgumentParser:
         "fast; HUP reads --config again; USR1 prints the status; TTIN and TTOU mean one worker more and one fewer. "
         "Every setting is also TP_DEALER_NAME in the environment, and a key of --config. `tp-dealer journal --help` "
         "tells what can be done with the journal of a pool that is down.",
-        allow_abbrev=False,
+        allow_abbrev=False,  # an abbreviation in a script would change its meaning with a new option
     )
     parser.add_argument("--pool", metavar="NAME", help="name of the pool (default: default)")
     parser.add_argument("--workers", metavar="N|N%|+N", help="workers at work (default: the CPUs we may use)")
@@ -167,6 +169,7 @@ def _from_file(path: Path | None) -> dict[str, Any]:
         raise UsageError(f"--config {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # numbers too long and lists too deep have no error of their own
         raise UsageError(f"--config {path}: not TOML: {error}") from error
+    # An unknown name is an error: a misspelt one that is ignored leaves a pool with a default that was not wanted.
     unknown = [key for key in values if key not in FILE_KEYS]
     if unknown:
         raise UsageError(f"--config {path}: unknown name {unknown[0]!r}; known: {', '.join(FILE_KEYS)}")
@@ -216,10 +219,12 @@ def _tls(given: Mapping[str, Any]) -> tuple[Path, Path] | None:
     cert, key = given.get("metrics_tls_cert"), given.get("metrics_tls_key")
     if cert is None and key is None:
         return None
+    # One without the other would serve in the clear, to a person who thinks it is TLS.
     if cert is None or key is None:
         raise UsageError("--metrics-tls-cert and --metrics-tls-key go together; one of them is missing")
     return Path(cert), Path(key)
 
 
 def _chaos(spec: str | None) -> str | None:
+    # Parsed here, where the error has a reader; passed on as text, on the command lines of workers.
     return None if spec is None else chaos.parse(spec).spec()

@@ -73,11 +73,15 @@ class Platform(Protocol):
         """Return the shapes of the pool's queues. Raises ConfigurationError, WorkerCannotBoot when such a pool cannot
         work here."""
 
+    # The queues are sized before the pool is locked, for the workers it starts with and as many more as fit.
+
     def room(self, options: DealerOptions, layout: Layout) -> Room:
         """Return how many workers the pool can be scaled to here, at least those it starts with."""
 
     def lock(self, pool: str) -> Epoch:
         """Lock the pool and begin an epoch, which is durable when this returns. Raises PoolInUse."""
+
+    # From here on until `processes` the order is R5 (docs/protocol.md, 11).
 
     def end_orphans(self, pool: str, epoch: Epoch) -> int:
         """End every process of an earlier epoch; returns how many there were."""

@@ -39,7 +39,7 @@ def take_over(platform: Platform, pool: str, log: DealerLog, teardown: ExitStack
 
     Raises PoolInUse when another dealer has the pool.
     """
-    teardown.callback(platform.close)
+    teardown.callback(platform.close)  # first, so that it comes last: the lock outlives everything it protects
     epoch = platform.lock(pool)
     _lock_namespace(platform.namespace, pool, teardown)
     _end_earlier_life(platform, pool, epoch, log)
@@ -62,6 +62,7 @@ def restore(store: Store, queues: InputQueues, spool: Spool) -> Restored | None:
 
 def _end_earlier_life(platform: Platform, pool: str, epoch: Epoch, log: DealerLog) -> None:
     orphans = platform.end_orphans(pool, epoch)
+    # Usually there are none: workers die with their dealer. A warning, because jobs may have run on meanwhile.
     if orphans:
         log.say(Level.WARNING, f"ended {orphans} processes of an earlier life of pool {pool}")
     platform.sweep(pool, epoch)
@@ -118,5 +119,5 @@ def _drain(queue: QueueEnd, spool: Spool, take: Callable[[object], None]) -> Non
             take(spool.unpack(codec.decode(queue.receive())))
         except QueueEmpty:
             return
-        except MessageError:
+        except MessageError:  # its job will run again, as if the report had never been sent
             continue

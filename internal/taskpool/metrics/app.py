@@ -62,6 +62,7 @@ class App:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
         status, headers, body = self._answer(environ)
+        # Given, because a client could not tell a page that was cut from a whole one.
         length = ("Content-Length", str(len(body)))
         start_response(f"{status} {HTTPStatus(status).phrase}", [*headers, length, *ALWAYS])
         # HEAD makes the whole page, so that its Content-Length is true.
@@ -134,7 +135,9 @@ def _cell(value: Any) -> str:
     if isinstance(value, dict):
         return html.escape(", ".join(f"{name} {number}" for name, number in value.items()) or "none")
     if isinstance(value, list):
-        lines = (", ".join(f"{name} {word}" for name, word in line.items()) for line in value[:100])
+        lines = (
+            ", ".join(f"{name} {word}" for name, word in line.items()) for line in value[:100]
+        )  # a person reads no more
         return "<br>".join(html.escape(line) for line in lines) or "none"
     return html.escape(str(value))
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from taskpool.errors import ConfigurationError
 
-FILE_BYTES_MAX = 64 * 1024
+FILE_BYTES_MAX = 64 * 1024  # thousands of entries; a larger file is another file, given by mistake
 
 
 class Auth:
@@ -31,6 +31,7 @@ class Auth:
         told from how long the answer takes.
         """
         given = _digest(_normal(authorization))
+        # A list, and no generator: `any` would stop at the first match.
         found = [hmac.compare_digest(given, _digest(header)) for header in self._headers]
         return any(found)
 
@@ -45,6 +46,7 @@ def from_file(path: Path) -> Auth:
     for number, line in enumerate(_read(path).splitlines(), 1):
         scheme, _, secret = line.strip().partition(" ")
         secret = secret.strip()
+        # By scheme, since a secret may contain a #.
         if not scheme or scheme.startswith("#"):
             continue
         if scheme == "bearer" and secret:
@@ -52,6 +54,7 @@ def from_file(path: Path) -> Auth:
         elif scheme == "basic" and ":" in secret:
             headers.append(b"basic " + base64.b64encode(secret.encode()))
         else:
+            # The line's number and not its text: the log must not show what may be a secret with a typing error.
             raise ConfigurationError(
                 f"--metrics-auth-file {path}: line {number}: expected `bearer TOKEN` or `basic USER:PASSWORD`"
             )
@@ -77,6 +80,7 @@ def _check(path: Path, found: os.stat_result) -> None:
     if not stat.S_ISREG(found.st_mode) or found.st_size > FILE_BYTES_MAX:
         raise ConfigurationError(f"--metrics-auth-file {path}: not a file of at most {FILE_BYTES_MAX} bytes")
     mode = stat.S_IMODE(found.st_mode)
+    # Root may own it: root reads everything anyway, and a secret that a service is given often belongs to root.
     if found.st_uid not in (0, os.geteuid()) or mode & 0o077:
         raise ConfigurationError(
             f"--metrics-auth-file {path}: owner uid {found.st_uid}, mode {mode:04o}: others can read or change the "
@@ -91,4 +95,5 @@ def _normal(authorization: str) -> bytes:
 
 
 def _digest(text: bytes) -> bytes:
+    # compare_digest takes as long as its arguments are long: digests all have one length.
     return hmac.digest(b"length must not tell", text, "sha256")

@@ -68,6 +68,7 @@ def rendered(metric: Metric, samples: Sequence[Sample]) -> Family:
     family = (CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily)(
         metric.name, metric.text, labels=labels
     )
+    # Divided here, at a scrape, and not where it is counted: sums of nanoseconds are exact, those of seconds are not.
     for values, number in samples:
         assert not isinstance(number, Histogram)
         family.add_metric(values, number / metric.unit)

@@ -37,7 +37,7 @@ class Stage:
 
 
 @pytest.fixture
-def at(tmp_path: Path) -> Stage:
+def stage(tmp_path: Path) -> Stage:
     return Stage(tmp_path)
 
 
