@@ -102,8 +102,8 @@ ORDERING = (
         "    orphans = 0\n",
         Edit(
             "dealer/dealer.py",
-            "        spool.sweep()",
-            "        platform.end_orphans(options.pool, epoch)\n        spool.sweep()",
+            "        processes = platform.processes(",
+            "        platform.end_orphans(options.pool, epoch)\n        processes = platform.processes(",
         ),
     ),
     mutant(
