@@ -37,9 +37,10 @@ class DealerCollector(Collector):
         self._clock = clock
         self._own = ExporterGauges()
 
-    def describe(self) -> list[Family]:
-        """Return nothing: then the registry does not ask for all families when this collector is registered."""
-        return []
+    def describe(self) -> Iterator[Family]:
+        """Yield each family without a number: the registry finds by them what `?name[]=` asks for."""
+        for owner in (*self._sources(), self._own):
+            yield from (rendered(metric, []) for metric, _ in families(owner))
 
     def collect(self) -> Iterator[Family]:
         began_ns = self._clock.now().mono

@@ -178,6 +178,12 @@ def test_workers_are_counted_by_state(page: Page) -> None:
     assert page.value('taskpool_workers{state="idle"}') == 0
 
 
+def test_families_can_be_asked_for_by_name(page: Page) -> None:
+    asked = page.registry.restricted_registry(["taskpool_workers_wanted", "taskpool_worker_starts_total"])
+    found = [line for line in generate_latest(asked).decode().splitlines() if not line.startswith("#")]
+    assert sorted(found) == ["taskpool_worker_starts_total 0.0", "taskpool_workers_wanted 2.0"]
+
+
 @pytest.mark.slow
 def test_pages_can_be_made_while_the_loop_changes_everything(page: Page) -> None:
     """What is walked is copied first: nothing here may raise."""
