@@ -125,7 +125,7 @@ def test_queues_that_lose_their_names_are_made_again(stage: Stage) -> None:
         posix_ipc.unlink_message_queue(f"/tp.{stage.pool}.{role}")
     for role in ROLES:
         until(lambda: queue_exists(f"/tp.{stage.pool}.{role}"), f"a new {role}")  # noqa: B023
-        dealer.says(rf"/tp\.{stage.pool}\.{role}; it is made again")
+        dealer.says(rf"/tp\.{stage.pool}\.{role}\b.*unlinked; recreated")
     assert stage.generator("fib", "20", "--pool", stage.pool).ends(OK).lines == ["6765"]
     dealer.send(SIGTERM)
     dealer.ends(OK)

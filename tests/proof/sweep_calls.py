@@ -113,7 +113,7 @@ _OWN_WORDS: dict[str, tuple[str, ...]] = {
     "EMFILE": ("RLIMIT_NOFILE", "RLIMIT_MSGQUEUE", "descriptor", "unable to open"),
     "EMSGSIZE": ("is closed", "Message too long"),
     "ENFILE": ("open files", "unable to open"),
-    "ENOENT": ("no queue", "No such file", "unable to open", "lost its name"),
+    "ENOENT": ("no queue", "No such file", "unable to open", "lost its name", "was unlinked"),
     "ENOLCK": ("another process", "disk I/O error"),
     "ENOMEM": ("memory", "can't start new thread", "unable to open"),
     "ENOSPC": ("full", "room", "queues_max", "disk I/O error", "unable to open", "Insufficient space"),

@@ -1,117 +1,117 @@
-"""Plain counters. The loop adds to integers; whoever serves metrics reads them.
+"""What the core counts. The loop adds to plain integers; a page thread reads them (see `metric`).
 
-Every label value is known here in advance, so that a counter exists before it first counts.
+All counts are of this epoch: they begin at zero with each life of the dealer, as Prometheus expects of a counter.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter
 
 from taskpool.clock import MILLISECOND, SECOND
+from taskpool.core.metric import Histogram, Histograms, MetricSet, counter, histogram
+from taskpool.messages import TERMINAL, End, State
 
+# Bounds of histograms, each around what its durations usually are. More buckets would cost a series each per kind.
 LONG_BUCKETS_NS = tuple(
     [n * MILLISECOND for n in (1, 5, 10, 25, 50, 100, 250, 500)]
     + [int(n * SECOND) for n in (1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)]
 )
 RECOVERY_BUCKETS_NS = tuple(int(n * MILLISECOND) for n in (0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 5000))
 BOOT_BUCKETS_NS = tuple(int(n * MILLISECOND) for n in (10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 20_000))
-FINE_BUCKETS_NS = tuple(int(n * MILLISECOND) for n in (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000))
-COMMIT_BUCKETS_NS = LAG_BUCKETS_NS = FINE_BUCKETS_NS
 
+# Closed sets of label values.
+ENDS = tuple(end.value for end in End)
+OUTCOMES = tuple(state.value for state in State if state in TERMINAL)
 EXIT_REASONS = ("clean", "error", "signal", "timeout", "stopped", "boot")
 SIGNALS = ("", "SIGSEGV", "SIGKILL", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE", "SIGTERM", "other")
 REFUSALS = ("malformed", "unknown_kind", "unknown_batch", "conflict", "gap", "closed", "full", "draining", "gone")
-HEARD_QUEUES = ("intake", "control", "events")  # that the dealer reads
+
+_WITHOUT_SIGNAL = frozenset({"clean", "error"})  # exits by exit status only
 
 
-class Histogram:
-    """Durations in nanoseconds, counted in fixed buckets."""
-
-    __slots__ = ("bounds", "counts", "total")
-
-    def __init__(self, bounds: tuple[int, ...]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0
-
-    def add(self, value_ns: int) -> None:
-        self.counts[bisect_left(self.bounds, value_ns)] += 1
-        self.total += value_ns
+def _kinds(counters: Counters) -> tuple[str, ...]:
+    return counters.kinds
 
 
-class Counters:
+def _possible_exit(reason: str, signal: str) -> bool:
+    """An exit by status has no signal, and one by a signal has."""
+    return bool(signal) if reason == "signal" else not (signal and reason in _WITHOUT_SIGNAL)
+
+
+class Counters(MetricSet):
     """Everything the core counts, since this epoch began."""
 
-    def __init__(self) -> None:
-        self.jobs_accepted: Counter[str] = Counter()  # by kind
-        self.jobs_finished: Counter[tuple[str, str]] = Counter()  # by kind and state
-        self.attempts: Counter[str] = Counter()  # by end
-        self.retries: Counter[str] = Counter()  # by end of the attempt before
-        self.refusals: Counter[str] = Counter(dict.fromkeys(REFUSALS, 0))
-        self.worker_exits: Counter[tuple[str, str]] = Counter()  # by reason and signal
-        self.cpu_ns: Counter[str] = Counter()  # of attempts that ended, by kind
-        self.jobs_restored = 0
-        self.worker_spawns = 0
-        self.worker_respawns = 0
-        self.journal_errors = 0  # a full disk included
-        self.stale_reports = 0
-        self.protocol_errors = 0
-        self.wait: dict[str, Histogram] = {}
-        self.run: dict[str, Histogram] = {}
-        self.recovery = Histogram(RECOVERY_BUCKETS_NS)
-        self.boot = Histogram(BOOT_BUCKETS_NS)
+    jobs_accepted: Counter[str] = counter(
+        "taskpool_jobs_accepted_total", "Jobs taken in, by kind.", labels={"kind": _kinds}
+    )
+    jobs_finished: Counter[tuple[str, str]] = counter(
+        "taskpool_jobs_finished_total",
+        "Runs of jobs that got their one outcome, by kind and outcome.",
+        labels={"kind": _kinds, "outcome": OUTCOMES},
+    )
+    jobs_restored: int = counter(
+        "taskpool_jobs_restored_total", "Unfinished jobs that the journal had when this dealer started."
+    )
+    refusals: Counter[str] = counter(
+        "taskpool_submissions_refused_total",
+        "Messages of generators refused or dropped, by reason.",
+        labels={"reason": REFUSALS},
+    )
+    attempts: Counter[str] = counter("taskpool_attempts_total", "Attempts that ended, by how.", labels={"end": ENDS})
+    retries: Counter[str] = counter(
+        "taskpool_retries_total",
+        "Jobs that went back for another attempt, by how the last one ended.",
+        labels={"end": ENDS},
+    )
+    cpu_ns: Counter[str] = counter(
+        "taskpool_job_cpu_seconds_total",
+        "CPU time, user and system, of attempts that ended, by kind.",
+        labels={"kind": _kinds},
+        unit=SECOND,
+    )
+    stale_reports: int = counter("taskpool_stale_reports_total", "Reports of attempts that were over already.")
+    protocol_errors: int = counter("taskpool_protocol_errors_total", "Messages of workers that made no sense.")
+    wait: Histograms = histogram(
+        "taskpool_job_wait_seconds",
+        "From a job's acceptance until it is first sent, by kind.",
+        LONG_BUCKETS_NS,
+        labels={"kind": _kinds},
+    )
+    run: Histograms = histogram(
+        "taskpool_job_run_seconds", "How long attempts ran, by kind.", LONG_BUCKETS_NS, labels={"kind": _kinds}
+    )
+    recovery: Histogram = histogram(
+        "taskpool_recovery_seconds", "From a worker's death seen until its job is sent again.", RECOVERY_BUCKETS_NS
+    )
+    worker_spawns: int = counter("taskpool_worker_starts_total", "Worker processes started.")
+    worker_respawns: int = counter("taskpool_worker_respawns_total", "Workers started in place of another.")
+    worker_exits: Counter[tuple[str, str]] = counter(
+        "taskpool_worker_exits_total",
+        "Worker processes that ended, by why and by signal.",
+        labels={"reason": EXIT_REASONS, "signal": SIGNALS},
+        possible=_possible_exit,
+    )
+    boot: Histogram = histogram(
+        "taskpool_worker_boot_seconds", "From a worker's start until it is ready.", BOOT_BUCKETS_NS
+    )
+    # A pool without a journal has none of its families: a zero would say that it has one, and that it is well.
+    journal_errors: int = counter(
+        "taskpool_journal_errors_total",
+        "Times the disk was full or a commit failed.",
+        when=lambda counters: counters.journaled,
+    )
+
+    def __init__(self, kinds: tuple[str, ...] = (), *, journaled: bool = False) -> None:
+        super().__init__()
+        self.kinds = kinds  # of jobs that there can be
+        self.journaled = journaled
 
     def waited(self, kind: str, duration_ns: int) -> None:
-        self._of(self.wait, kind).add(duration_ns)
+        self.wait[kind].add(duration_ns)
 
     def ran(self, kind: str, duration_ns: int, cpu_ns: int = 0) -> None:
-        self._of(self.run, kind).add(duration_ns)
+        self.run[kind].add(duration_ns)
         self.cpu_ns[kind] += cpu_ns
 
     def worker_exited(self, reason: str, signal: str) -> None:
         self.worker_exits[reason, signal if signal in SIGNALS else "other"] += 1
-
-    @staticmethod
-    def _of(family: dict[str, Histogram], kind: str) -> Histogram:
-        histogram = family.get(kind)
-        if histogram is None:
-            histogram = family[kind] = Histogram(LONG_BUCKETS_NS)
-        return histogram
-
-
-class JournalCounters:
-    """What the thread that writes the journal counts; nobody else adds."""
-
-    def __init__(self) -> None:
-        self.rows = 0
-        self.commits = Histogram(COMMIT_BUCKETS_NS)
-
-    def observe(self, rows: int, took_ns: int) -> None:
-        """A transaction is on the disk."""
-        self.rows += rows
-        self.commits.add(took_ns)
-
-
-class LoopCounters:
-    """What the dealer's loop counts of itself."""
-
-    def __init__(self) -> None:
-        self.turns = 0
-        self.stalls = 0
-        self.busy_ns = 0
-        self.turned_wall_ns = 0  # when the last turn began
-        self.lag = Histogram(LAG_BUCKETS_NS)
-        self.received: Counter[str] = Counter(dict.fromkeys(HEARD_QUEUES, 0))  # messages, by queue
-        self.full: Counter[str] = Counter(dict.fromkeys(HEARD_QUEUES, 0))
-
-    def turned(self, busy_ns: int, overslept_ns: int) -> None:
-        """A turn is over and the next one due. What happened meanwhile has waited for the longer of the two."""
-        self.turns += 1
-        self.busy_ns += busy_ns
-        self.lag.add(max(busy_ns, overslept_ns))
-
-    def heard(self, queue: str, messages: int, capacity: int) -> None:
-        """A queue was read. One that gave as much as it holds may have kept its senders waiting."""
-        self.received[queue] += messages
-        self.full[queue] += messages >= capacity

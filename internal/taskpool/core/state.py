@@ -44,7 +44,7 @@ class PoolState:
 
     def __init__(self, config: PoolConfig) -> None:
         self.config = config
-        self.counters = Counters()
+        self.counters = Counters(config.kinds, journaled=config.journaled)
         self.commits = Commits()
         self.backlog = Backlog()
         self.batches: dict[str, Batch] = {}

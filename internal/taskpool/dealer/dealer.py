@@ -1,64 +1,53 @@
-"""How a dealer comes up and goes down.
+"""Assemble a dealer, and take it apart: which part is made when, and in which order they end.
 
-The order makes it safe: the pool's lock, then a new epoch made durable, then the lock of the IPC namespace, then
-the end of everything an earlier epoch left running, and only then queues.  # R5
+Every part registers its own end the moment it exists. The teardown runs backwards, also when the assembly fails half
+way: workers are killed before the store is closed, and the pool's lock is freed last.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from contextlib import ExitStack
 from signal import Signals
 
-from msgspec import structs
-
-from taskpool import __version__, codec, limits
+from taskpool import __version__, limits
+from taskpool.clock import Clock
 from taskpool.core.effects import Exit, Level
-from taskpool.core.events import Reconfigured, Restored
+from taskpool.core.events import Reconfigured
 from taskpool.core.reactor import Reactor
 from taskpool.core.state import PoolConfig
 from taskpool.dealer import options as dealer_options
-from taskpool.dealer.herald import ServiceReporter
+from taskpool.dealer import takeover
 from taskpool.dealer.ingress import Ingress
 from taskpool.dealer.input_queues import InputQueues
-from taskpool.dealer.log import DealerLog
-from taskpool.dealer.loop import Loop
+from taskpool.dealer.log import DealerLog, WarningLimit
+from taskpool.dealer.loop import Loop, LoopParts, Wakeups
 from taskpool.dealer.options import DealerOptions
 from taskpool.dealer.performer import Performer
-from taskpool.dealer.platform import Platform
+from taskpool.dealer.platform import Platform, Poller, Processes
 from taskpool.dealer.reply_queues import ReplyQueues
-from taskpool.dealer.sparing import WarningLimit
-from taskpool.dealer.systemd import Notifier
-from taskpool.errors import (
-    MessageError,
-    PoolInUse,
-    QueueEmpty,
-    QueueExists,
-    QueueMissing,
-    TaskpoolError,
-    UsageError,
-)
+from taskpool.dealer.systemd import Notifier, ServiceReporter
+from taskpool.errors import TaskpoolError, UsageError
 from taskpool.ids import Epoch
-from taskpool.ipc import names, sizing
-from taskpool.ipc.queue import QueueEnd, QueueNamespace
+from taskpool.ipc import sizing
 from taskpool.ipc.spool import Spool
 from taskpool.journal.store import Store
 from taskpool.kinds import KINDS
-from taskpool.messages import Progress, Report
 
+# The core, which is handed numbers, imports no module that could send a signal.
 SIGNAL_NAMES = {int(number): number.name for number in Signals}
 
 
 def run(options: DealerOptions, log: DealerLog, platform: Platform, notifier: Notifier | None = None) -> Exit:
-    """A dealer's whole life. Raises TaskpoolError when it cannot begin."""
+    """Run a dealer until it leaves; return why. Raises TaskpoolError when it cannot start."""
     with ExitStack() as teardown:
+        # Within the stack: an assembly that fails half way takes apart what it has made.
         dealer = Dealer(options, log, platform, teardown, notifier)
         return dealer.loop.run()
 
 
 class Dealer:
-    """The parts, wired; each registers its own end the moment it exists."""
+    """All parts of a dealer, connected."""
 
     def __init__(
         self,
@@ -70,98 +59,96 @@ class Dealer:
     ) -> None:
         self._options = options
         self._platform = platform
-        self._performer: Performer | None = None  # the teardown asks for it, also when we get no further
-        layout = platform.layout(options)
-        teardown.callback(platform.close)
-        epoch = platform.lock(options.pool)
-        namespace = platform.namespace
-        _hold_namespace(namespace, options.pool, teardown)  # before anything is ended: who is refused here does no harm
-        self._end_earlier_life(options, epoch, log)
+        self._log = log
+        self._teardown = teardown
+        self._performer: Performer | None = None  # the teardown asks for it, also when the assembly fails before it
+        layout = platform.layout(options)  # first: what does not fit this machine is refused before anything is touched
+        epoch = takeover.take_over(platform, options.pool, log, teardown)
         store = platform.store(options, epoch)
+        # Pushed rather than called back: what the journal notes of this end depends on the error that caused it.
         teardown.push(lambda kind, error, trace: self._close(store, error))
         spool = platform.spool(options.pool)
         poller = platform.poller()
         teardown.callback(poller.close)
-        queues = InputQueues(namespace, options.pool, layout, poller.read, poller.forget, log.warn)
+        queues = InputQueues(platform.namespace, options.pool, layout, poller, log.warn)
         teardown.callback(queues.close)
-        restored = _restored(store, queues, spool)
-        spool.sweep()
+        restored = takeover.restore(store, queues, spool)
+        spool.sweep()  # after that: late reports may lie in it, and after it nothing refers to what is left
         processes = platform.processes(options, epoch, spool, layout.worker)
         teardown.callback(processes.close)
-        warn = WarningLimit(log.warn, platform.clock)  # of what strangers can cause as often as they like
-        reply_queues = ReplyQueues(namespace, options.pool, spool, poller.write, warn)
-        teardown.callback(reply_queues.close_all)
         self.core = Reactor(_config(options, epoch, layout, platform, spool, durable=store.durable), SIGNAL_NAMES)
-        performer = self._performer = Performer(store, processes, reply_queues, spool, log)
+        self.parts = self._connect(poller, queues, processes, store, spool)
+        self.loop = Loop(self.parts, self._wakeups(poller, store, notifier), restored)
+        where = self._serve_pages()
+        log.say(Level.DEBUG if options.private else Level.INFO, _greeting(options, epoch, store, where))
+
+    def _connect(
+        self, poller: Poller, queues: InputQueues, processes: Processes, store: Store, spool: Spool
+    ) -> LoopParts:
+        """Make what stands between the core and its queues."""
+        clock: Clock = self._platform.clock
+        # Other processes can cause the warnings of these as often as they like.
+        warn = WarningLimit(self._log.warn, clock)
+        reply_queues = ReplyQueues(
+            self._platform.namespace, self._options.pool, spool, poller.write, warn, queues.counters
+        )
+        self._teardown.callback(reply_queues.close_all)
+        performer = self._performer = Performer(store, processes, reply_queues, spool, self._log)
         ingress = Ingress(
             spool, self.core.pool.counters, lambda refused: reply_queues.send(refused.client, refused), warn
         )
+        return LoopParts(self.core, clock, poller, queues, ingress, processes, reply_queues, store, performer)
+
+    def _wakeups(self, poller: Poller, store: Store, notifier: Notifier | None) -> Wakeups:
+        options, platform = self._options, self._platform
         for fd in (platform.signals_fd, store.fileno(), options.lifeline_fd):
-            if fd >= 0:
+            if fd >= 0:  # a store without a thread answers at once and has none; only a private dealer has a lifeline
                 poller.read(fd)
-        self.loop = Loop(
-            core=self.core,
-            clock=platform.clock,
-            poller=poller,
-            queues=queues,
-            ingress=ingress,
-            processes=processes,
-            reply_queues=reply_queues,
-            store=store,
-            performer=performer,
+        return Wakeups(
             signals=platform.signals,
             lifeline_fd=options.lifeline_fd,
-            restored=restored,
-            reload=lambda: _reload(options, log),
-            after_turn=ServiceReporter(notifier, self.core).turn if notifier is not None else None,
+            reload=lambda: _reload(options, self._log),
+            after_turn=ServiceReporter(notifier, self.core).after_turn if notifier is not None else None,
         )
-        pages = self._serve(queues, reply_queues, store, teardown)
-        log.say(Level.DEBUG if options.private else Level.INFO, _greeting(options, epoch, store, pages))
 
-    def _end_earlier_life(self, options: DealerOptions, epoch: Epoch, log: DealerLog) -> None:
-        platform, namespace = self._platform, self._platform.namespace
-        orphans = platform.end_orphans(options.pool, epoch)
-        if orphans:
-            log.say(Level.WARNING, f"ended {orphans} processes of an earlier life of pool {options.pool}")
-        platform.sweep(options.pool, epoch)
-        for slot in range(limits.REPLY_SLOTS_MAX):  # a generator that waits makes its queue again with its next hello
-            namespace.unlink(names.reply(options.pool, slot))
-        namespace.unlink(names.control(options.pool))  # so that generators see that this is another dealer
+    def _serve_pages(self) -> str:
+        """Start the HTTP server if one is wanted; return where it is."""
+        if self._options.metrics is None:
+            return "no metrics"
+        from taskpool.dealer.http import serve  # a private dealer starts faster without
+
+        return serve(self._options, self.parts, self.loop, self._teardown)
+
+    # --- the end ---
 
     def _close(self, store: Store, error: BaseException | None) -> None:
         store.close(clean=self._left_cleanly(), chosen=self._left_by_choice(error))
 
     def _left_cleanly(self) -> bool:
-        """Whether the loop ended because the core wanted it to, with nothing under way."""
+        """Whether the loop ended because the core decided so, with nothing under way."""
         if self._performer is None or self._performer.exit is None:
             return False
         return self.core.pool.commits.idle and not self.core.pool.attempts
 
     def _left_by_choice(self, error: BaseException | None) -> bool:
-        """Whether the core wanted to leave, or the system refused what the dealer needs: no doing of the jobs'. What
-        nobody foresaw may be theirs, as a kill may be."""
+        """Whether the end is no doing of the jobs: the core decided so, or the system refused what the dealer needs.
+
+        An error of another kind may be a job's doing, as a kill may be. Then the next life counts an unclean exit
+        against the jobs that were under way, and stores attempts before it sends them.
+        """
         if error is not None:
             return isinstance(error, TaskpoolError | OSError)
         return self._performer is not None and self._performer.exit is not None
 
-    def _serve(self, queues: InputQueues, reply_queues: ReplyQueues, store: Store, teardown: ExitStack) -> str:
-        """Start the pages, if wanted; returns where they are."""
-        if self._options.metrics is None:
-            return "no metrics"
-        from taskpool.dealer.http import serve  # a private dealer starts faster without
-
-        clock = self._platform.clock
-        return serve(self._options, self.core, self.loop, queues, reply_queues, store, clock, teardown)
-
 
 def _reload(options: DealerOptions, log: DealerLog) -> Reconfigured | None:
-    """The configuration as it is now. One that is wrong changes nothing."""
+    """Read the configuration again. A wrong one changes nothing: a typing error must not end a running pool."""
     try:
         now = dealer_options.parse(options.argv)
     except UsageError as error:
-        log.warn(f"the configuration is not read again: {error}")
+        log.warn(f"configuration not reloaded: {error}")
         return None
-    log.say(Level.INFO, "Configuration read again: workers and drain time-out apply, the rest needs a restart")
+    log.say(Level.INFO, "Configuration reloaded: workers and drain time-out apply, the rest needs a restart")
     return Reconfigured(now.workers, now.drain_timeout_ns)
 
 
@@ -174,6 +161,7 @@ def _config(
         epoch=epoch,
         workers=options.workers,
         spares=options.spares,
+        # Queues are sized once, at the start: `scale` gets no further than they, and the descriptors, allow.
         workers_max=room.workers,
         workers_limit=room.limit,
         private=options.private,
@@ -185,70 +173,15 @@ def _config(
         version=__version__,
         kinds=tuple(KINDS),
         spool=str(spool.directory),
+        # A journal keeps what waits on the disk; without one every pending job takes memory.
         pending_max=limits.PENDING_JOURNALED_JOBS_MAX if durable else limits.PENDING_JOBS_MAX,
-        seed=epoch,
+        seed=epoch,  # the core has no random numbers of its own: jitter is repeatable, and differs from life to life
     )
 
 
-def _hold_namespace(namespace: QueueNamespace, pool: str, teardown: ExitStack) -> None:
-    """One dealer per pool and IPC namespace, even where state directories are not shared.
-
-    Raises PoolInUse.
-    """
-    queue = _held(namespace, pool)
-
-    def leave() -> None:
-        queue.unlink()
-        queue.close()
-
-    teardown.callback(leave)
-
-
-def _held(namespace: QueueNamespace, pool: str) -> QueueEnd:
-    name = names.lock(pool)
-    for _ in range(3):
-        queue, _ = namespace.reopen_or_create(name, sizing.LOCK)
-        try:
-            queue.hold_notification_lock()
-            return queue
-        except QueueMissing:  # its last holder left between the two calls
-            queue.close()
-        except QueueExists:
-            queue.close()
-            raise PoolInUse(
-                f"pool {pool} is in use by a dealer of this IPC namespace whose state directory is another one: "
-                "stop it, or use another --pool"
-            ) from None
-    raise PoolInUse(f"pool {pool}: {name} comes and goes; another dealer is starting or leaving, try again")
-
-
-def _restored(store: Store, queues: InputQueues, spool: Spool) -> Restored | None:
-    """What an earlier life left, and what its workers still reported: they are dead, so all of it is there."""
-    restored = store.restore()
-    late: list[tuple[int, Report]] = []
-    _drain(queues.intake, spool, lambda message: None)  # generators say all of it again
-    for events in queues.events:
-        _drain(events, spool, lambda message: late.extend(_reports(message)))
-    return structs.replace(restored, late=late) if restored is not None else None
-
-
-def _reports(message: object) -> list[tuple[int, Report]]:
-    if not isinstance(message, Progress):
-        return []
-    return [(message.epoch, report) for report in message.reports]
-
-
-def _drain(queue: QueueEnd, spool: Spool, take: Callable[[object], None]) -> None:
-    for _ in range(queue.maxmsg):
-        try:
-            take(spool.unpack(codec.decode(queue.receive())))
-        except QueueEmpty:
-            return
-        except MessageError:
-            continue
-
-
 def _greeting(options: DealerOptions, epoch: Epoch, store: Store, pages: str) -> str:
+    """Say what this dealer promises, so that a pool without a journal is not taken for one that has one."""
+    # The level of durability is the first thing to know about a pool, so it stands in its first line.
     if not store.durable:
         journal = "no journal: queued jobs are lost if this dealer dies"
     elif options.journal_sync == "full":

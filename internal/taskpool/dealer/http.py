@@ -1,6 +1,6 @@
-"""What a dealer shows of itself over HTTP: its numbers and its condition, wired to `taskpool.metrics`.
+"""Connect the dealer to its HTTP server: which numbers it serves, and what the two probes check.
 
-All of it runs off the loop, and reads.
+All of it runs on page threads, beside the loop, and only reads.
 """
 
 from __future__ import annotations
@@ -9,111 +9,103 @@ import logging
 from contextlib import ExitStack
 
 from taskpool.clock import SECOND, Clock
+from taskpool.core.gauges import PoolGauges
+from taskpool.core.metric import computed
 from taskpool.core.reactor import Reactor
 from taskpool.core.worker import WorkerState
-from taskpool.dealer.input_queues import InputQueues
-from taskpool.dealer.log import LOGGER
-from taskpool.dealer.loop import Loop
+from taskpool.dealer.log import LOGGER, LogCounters
+from taskpool.dealer.loop import Loop, LoopParts
 from taskpool.dealer.options import DealerOptions
-from taskpool.dealer.reply_queues import ReplyQueues
-from taskpool.errors import QueueError
+from taskpool.dealer.processes import SlotUsage
 from taskpool.journal.store import Store
-from taskpool.kinds import KINDS
 from taskpool.metrics import auth
 from taskpool.metrics.app import App, Probe, Status
-from taskpool.metrics.exporter import Queue, Sources, registry
-from taskpool.metrics.journal import Journal
-from taskpool.metrics.logcounts import LogCounts
+from taskpool.metrics.exporter import Sources, registry
 from taskpool.metrics.server import Server, tls_adapter
 
-HEALTHY_NS_MAX = 10 * SECOND  # the loop turns once a second when nothing happens
+HEALTHY_NS_MAX = 10 * SECOND  # an idle loop turns once a second; a commit or a scrape may hold it up for some
+NOT_READY = (WorkerState.STARTING, WorkerState.STOPPING)
 
 
-class View:
-    """The dealer as somebody sees it who stands beside its loop."""
+class DealerStatus:
+    """The state of the dealer as its pages show it."""
 
-    def __init__(self, core: Reactor, loop: Loop, queues: InputQueues, clock: Clock) -> None:
+    def __init__(self, core: Reactor, loop: Loop, clock: Clock) -> None:
         self._core = core
         self._loop = loop
-        self._queues = queues
         self._clock = clock
 
     def status(self) -> Status:
+        # It walks what the loop changes, and may raise for that; `App` then asks again.
         return self._core.commands.status(self._clock.now())
 
     def healthy(self) -> Probe:
-        still_ns = self._clock.now().mono - self._loop.turned_mono_ns
-        if still_ns < HEALTHY_NS_MAX:
+        """Whether the loop turns. Who fails this probe is to be killed and started again."""
+        stalled_ns = self._clock.now().mono - self._loop.turn_began_mono_ns
+        if stalled_ns < HEALTHY_NS_MAX:
             return True, "the loop turns"
-        return False, f"the loop has stood still for {still_ns // SECOND} s"
+        return False, f"event loop stalled for {stalled_ns // SECOND} s"
 
     def ready(self) -> Probe:
-        if not self._loop.counters.turns:  # before its first turn is over it has not taken in what the journal had
+        """Whether the pool takes jobs and has a worker to run them. Who fails this probe is to be left alone."""
+        if not self._loop.counters.turns:  # the first turn takes in what the journal had; until it is over ...
             return False, "starting"
         if self._core.pool.draining:
             return False, "draining"
-        workers = list(self._core.supervisor.workers.values())
-        if all(worker.state in (WorkerState.STARTING, WorkerState.STOPPING) for worker in workers):
+        workers = list(self._core.supervisor.workers.values())  # a copy: the loop goes on meanwhile
+        if all(worker.state in NOT_READY for worker in workers):
             return False, "no worker is ready"
         return True, "ready"
 
-    def queues(self) -> list[Queue]:
-        ours = self._queues
-        found = []
-        for name, queue in (("intake", ours.intake), ("control", ours.control), ("events", ours.events[-1])):
-            try:
-                depth = queue.depth()
-            except QueueError:  # the loop is just replacing it
-                depth = 0
-            found.append(Queue(name, depth, queue.maxmsg))
-        return found
+    @computed("gauge", "taskpool_dealer_ready", "1 while a worker is ready and the dealer does not drain.")
+    def ready_gauge(self) -> bool:
+        return self.ready()[0]
 
 
-def serve(
-    options: DealerOptions,
-    core: Reactor,
-    loop: Loop,
-    queues: InputQueues,
-    reply_queues: ReplyQueues,
-    store: Store,
-    clock: Clock,
-    teardown: ExitStack,
-) -> str:
-    """Serve until `teardown`; returns where. Raises ConfigurationError."""
+def serve(options: DealerOptions, parts: LoopParts, loop: Loop, teardown: ExitStack) -> str:
+    """Serve until `teardown`; return where. Raises ConfigurationError when that cannot be."""
     assert options.metrics is not None
-    view = View(core, loop, queues, clock)
-    sources = Sources(
-        core=core,
-        loop=loop.counters,
-        kinds=tuple(KINDS),
-        queues=view.queues,
-        queues_remade=lambda: queues.remade,
-        replies_full=lambda: reply_queues.full,
-        journal=_journal(store),
-        logs=_count_logs(teardown),
-        ready=lambda: view.ready()[0],
-        clock=clock,
-    )
-    who = None if options.metrics_auth_file is None else auth.from_file(options.metrics_auth_file)
+    status = DealerStatus(parts.core, loop, parts.clock)
+    sources = metric_sources(parts, loop, _count_logs(teardown))
+    # Before the socket is bound: a dealer with unusable secrets or certificates must not serve for an instant.
+    secrets = None if options.metrics_auth_file is None else auth.from_file(options.metrics_auth_file)
     tls = None if options.metrics_tls is None else tls_adapter(*options.metrics_tls)
-    pages = App(registry(sources), view.status, view.healthy, view.ready, who)
-    server = Server(options.metrics, pages, tls, logging.getLogger(LOGGER))
+    app = App(registry(sources, parts.clock), status.status, status.healthy, status.ready, secrets)
+    server = Server(options.metrics, app, tls, logging.getLogger(LOGGER))
     teardown.callback(server.close)
     return f"metrics on {server.url}/metrics"
 
 
-def _journal(store: Store) -> Journal | None:
+def metric_sources(parts: LoopParts, loop: Loop, logs: LogCounters) -> Sources:
+    """Return what gathers the owners of all metrics of a dealer."""
+    core = parts.core
+    status = DealerStatus(core, loop, parts.clock)
+    kept = (core.pool.counters, loop.counters, parts.queues.counters, *_journal(parts.store), logs)
+    # Snapshots are made for each page anew, and on its thread.
+    return lambda: [
+        PoolGauges(core.pool, core.supervisor),
+        SlotUsage(core.supervisor),
+        status,
+        parts.queues,
+        *kept,
+    ]
+
+
+def _journal(store: Store) -> tuple[object, ...]:
+    """The counters of the journal's thread, if there is a journal."""
     if not store.durable:
-        return None
+        return ()
     from taskpool.journal.sqlite import SqliteStore  # a pool without a journal starts faster without
 
     assert isinstance(store, SqliteStore)
-    return Journal(store.counters, store.path)
+    return (store.counters,)
 
 
-def _count_logs(teardown: ExitStack) -> LogCounts:
-    counts = LogCounts()
+def _count_logs(teardown: ExitStack) -> LogCounters:
+    """Count what is logged from now on, the server's own messages included."""
+    counters = LogCounters()
     logger = logging.getLogger(LOGGER)
-    logger.addFilter(counts)
-    teardown.callback(logger.removeFilter, counts)
-    return counts
+    # A filter of the logger, not of a handler: the server logs with it as well, and not through DealerLog.
+    logger.addFilter(counters.count)
+    teardown.callback(logger.removeFilter, counters.count)
+    return counters

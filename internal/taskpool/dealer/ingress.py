@@ -1,6 +1,7 @@
-"""The ingress: what comes off a queue is a message for this queue, or it is counted and dropped.
+"""Input validation: bytes from a queue become an event that the core may trust, or are counted and dropped.
 
-Whoever may open our queues may write anything into them, so nothing here trusts a byte.  # R8
+Every process of this user can open the pool's queues and write anything into them, so nothing here trusts a byte.
+# R8 (docs/protocol.md, 11)
 """
 
 from __future__ import annotations
@@ -18,69 +19,80 @@ from taskpool.ipc.spool import Spool
 from taskpool.kinds import KINDS
 from taskpool.messages import Ack, Bye, Close, Command, Hello, JobSpec, Ping, Progress, Ready, Refused, Submit
 
+# The messages of each queue. One on another queue is refused: a generator must not speak as a worker.
 INTAKE = (Submit, Close)
 CONTROL = (Hello, Ack, Ping, Bye, Command)
 EVENTS = (Ready, Progress)
 
+# The traits of jobs without affinity, which most are: shared, because a batch may have millions of jobs.
 _PLAIN: dict[str, Traits] = {name: Traits(kind.in_process, "") for name, kind in KINDS.items()}
 
 
 class Ingress:
-    """Lets in what belongs here."""
+    """Parse and check what the pool's queues bring."""
 
     def __init__(
         self, spool: Spool, counters: Counters, refuse: Callable[[Refused], None], warn: Callable[[str], None]
     ):
         self._spool = spool
         self._counters = counters
-        self._refuse = refuse
+        self._refuse = refuse  # tells the generator
         self._warn = warn
 
-    def admit(self, data: bytes, expected: tuple[type, ...], queue: str) -> Event | None:
-        """The event in the message, or None when there is none for us."""
+    def parse(self, data: bytes, expected: tuple[type, ...], queue: str) -> Event | None:
+        """Return the event in a message; None when it is malformed or not for this queue."""
         try:
             message = self._spool.unpack(decode(data))
         except MessageError as error:
-            self._drop(queue, str(error))
+            self._drop_malformed(queue, str(error))
             return None
         if not isinstance(message, expected):
-            self._drop(queue, f"a {type(message).__name__} does not belong here")
+            self._drop_malformed(queue, f"{type(message).__name__} is no message for this queue")
             return None
         if isinstance(message, Submit):
-            return self._examine(message)
+            return self._check_jobs(message)
         return message  # type: ignore[return-value]  # every other expected message is an event as it is
 
-    def _examine(self, submit: Submit) -> Submitted | None:
-        """Every payload must be what its kind takes: the worker need not be the first to find out."""
+    def _check_jobs(self, submit: Submit) -> Submitted | None:
+        """Check every payload as its kind does, and take from it what the core needs to know.
+
+        A bad payload is found here, while its generator still waits for the answer, and not by a worker hours later.
+        The first bad job refuses the whole frame: frames are accepted whole or not at all.
+        """
         jobs: list[CheckedJob] = []
         for offset, spec in enumerate(submit.jobs):
             kind = KINDS.get(spec.kind)
             if kind is None:
                 known = ", ".join(KINDS)
-                self._refused(submit, offset, "unknown_kind", f"kind {spec.kind!r}; this pool knows {known}")
+                self._refuse_frame(submit, offset, "unknown_kind", f"kind {spec.kind!r}; this pool knows {known}")
                 return None
             try:
                 kind.check(spec.payload)
             except MessageError as error:
-                self._refused(submit, offset, "malformed", f"{spec.kind} job: {error}")
+                self._refuse_frame(submit, offset, "malformed", f"{spec.kind} job: {error}")
                 return None
             affinity = kind.affinity(spec.payload)
             traits = Traits(kind.in_process, affinity) if affinity else _PLAIN[spec.kind]
+            # By the digest the core tells a repeated submission from a conflicting one.
             jobs.append(CheckedJob(spec, traits, _digest(spec)))
         return Submitted(submit.client, submit.batch, submit.first_seq, jobs)
 
-    def _refused(self, submit: Submit, offset: int, reason: str, text: str) -> None:
-        """A text may quote the payload, which may be megabytes of what is longer still when quoted."""
+    def _refuse_frame(self, submit: Submit, offset: int, reason: str, text: str) -> None:
         self._counters.refusals[reason] += 1
         seq = submit.first_seq + offset
+        # The text may quote the payload: megabytes, and longer still when quoted. Its receiver takes this much.
         text = text[: limits.ERROR_TEXT_BYTES_MAX]
         self._refuse(Refused(submit.client, submit.batch, submit.first_seq, seq, reason, text))
 
-    def _drop(self, queue: str, text: str) -> None:
+    def _drop_malformed(self, queue: str, text: str) -> None:
+        # Counted and logged, never answered: what cannot be parsed has no sender to answer.
         self._counters.refusals["malformed"] += 1
-        self._warn(f"dropped a message on {queue}: {text}")
+        self._warn(f"message on {queue} dropped: {text}")
 
 
 def _digest(spec: JobSpec) -> bytes:
-    """Says whether two jobs do the same. 128 bits: nobody gains by finding two that collide."""
+    """Return what tells whether two jobs do the same: kind and payload, not limits, label or priority.
+
+    128 bits are enough: a collision does not come by chance, and nothing is gained by making one.
+    """
     return hashlib.blake2b(spec.payload, digest_size=16, person=spec.kind.encode()[:16]).digest()

@@ -1,4 +1,7 @@
-"""`tp-dealer journal check|export|prune|backup`: what a person does with a journal while its pool is down."""
+"""`tp-dealer journal check|export|prune|backup`: work on a journal while its pool is down.
+
+The tools hold the pool's lock meanwhile, as a dealer does: the journal has one user at a time.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,9 @@ from taskpool.procs.state_dir import state_directory
 
 
 def run(argv: Sequence[str]) -> int:
-    """Exit code of the command. Raises ConfigurationError, JournalError, UsageError."""
+    """Run the command; return its exit code. Raises ConfigurationError, JournalError, UsageError."""
     args = build_parser().parse_args(argv)
+    # Not created: a mistyped pool must be an error, and not an empty directory from now on.
     directory = state_directory(check_pool_name(args.pool), create=False)
     if args.journal is None and not directory.exists():
         raise ConfigurationError(
@@ -56,16 +60,18 @@ def build_parser() -> ArgumentParser:
 
 
 def _check(args: Namespace, path: Path, lock: Path) -> int:
+    # First the loss, then the check: what is reported is the journal as it will be used.
     if args.accept_loss:
         tools.accept_loss(path, lock)
     findings = tools.check(path, lock)
     sys.stdout.write(f"{findings.text}\n")
+    # Not OK with problems: scripts check the exit code before they start the pool again.
     return ExitCode.ENVIRONMENT if findings.problems else ExitCode.OK
 
 
 def _export(args: Namespace, path: Path, lock: Path) -> int:
     tools.export(path, sys.stdout.buffer.write, lock)
-    sys.stdout.flush()
+    sys.stdout.flush()  # here, where a full disk under the output can still become an exit code
     return ExitCode.OK
 
 

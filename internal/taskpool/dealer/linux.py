@@ -28,9 +28,11 @@ from taskpool.procs.spawn import find_worker
 from taskpool.procs.state_dir import identity, state_directory
 
 JOURNAL_NAME = "journal.db"
-ORPHANS_NS_MAX = 20 * SECOND
+ORPHANS_NS_MAX = 20 * SECOND  # for SIGKILL to take effect on all of them
 DESCRIPTORS_BASE = 128  # what a dealer needs beside those for its workers; clients of the pages have 33 of them
-DESCRIPTORS_PER_WORKER = 4  # it holds two; one more while it starts, and a replacement may come before a burial
+# A worker takes two, and one more while it starts; a replacement may start before the old one's are closed.
+DESCRIPTORS_PER_WORKER = 4
+# What keeps a pool from being scaled further, for the error of `scale`.
 _MOST = f"no pool has more than {limits.WORKERS_MAX} workers"
 LOG_FD = 2  # workers write their lines where the dealer writes its own
 WATCHED = (
@@ -50,7 +52,7 @@ class EpollPoller:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
-        self._writable: set[int] = set()
+        self._writable: set[int] = set()  # registered for room; epoll refuses a second registration
 
     def read(self, fd: int) -> None:
         self._epoll.register(fd, select.EPOLLIN)
@@ -67,7 +69,8 @@ class EpollPoller:
             self._writable.discard(fd)
 
     def wait(self, timeout_ns: int) -> set[int]:
-        milliseconds = max(0, -(-timeout_ns // MILLISECOND))  # rounded up: never turn before the deadline
+        # Rounded up: a turn before the deadline would find nothing to do, and turn again at once.
+        milliseconds = max(0, -(-timeout_ns // MILLISECOND))
         return {fd for fd, _ in self._epoll.poll(milliseconds / 1000)}
 
     def close(self) -> None:
@@ -86,7 +89,7 @@ class LinuxPlatform:
         self._stale_queues: StaleQueues | None = None
 
     def layout(self, options: DealerOptions) -> Layout:
-        find_worker(options.worker_exec)
+        find_worker(options.worker_exec)  # only looked for: a program that is missing is told before the pool is locked
         _allow_descriptors(options)
         return choose(options.workers + options.spares, kernel_limits())
 
@@ -96,7 +99,7 @@ class LinuxPlatform:
             (descriptors - DESCRIPTORS_BASE) // DESCRIPTORS_PER_WORKER, f"RLIMIT_NOFILE is {descriptors} descriptors"
         )
         workers, limit = min(by_descriptors, room(layout, kernel_limits()))
-        workers = min(workers - options.spares, limits.WORKERS_MAX)
+        workers = min(workers - options.spares, limits.WORKERS_MAX)  # spares take as much as workers do
         return Room(max(workers, options.workers), limit if workers < limits.WORKERS_MAX else _MOST)
 
     def lock(self, pool: str) -> Epoch:
@@ -104,10 +107,11 @@ class LinuxPlatform:
         return self._lock.acquire(self.clock.now().wall)
 
     def end_orphans(self, pool: str, epoch: Epoch) -> int:
-        become_subreaper()
+        become_subreaper()  # before the first worker: what outlives a worker then becomes a child of this process
         return end_orphans(pool, identity(state_directory(pool)), epoch, self.clock.now().mono + ORPHANS_NS_MAX)
 
     def sweep(self, pool: str, epoch: Epoch) -> None:
+        # Names of workers' queues hold epoch and incarnation, so they are not guessed but read from a file.
         self._stale_queues = StaleQueues(state_directory(pool), epoch)
         self._stale_queues.sweep(self.namespace, pool)
 
@@ -136,6 +140,7 @@ class LinuxPlatform:
         return WorkerProcesses(spec, self.namespace, spool, self.clock, self._stale_queues.note)
 
     def signals(self) -> list[str]:
+        # Sorted: the order in which signals were sent is lost anyway, and that of a set differs from run to run.
         return [number.name[3:] for number in sorted(self._wakeup.pending()) if number is not Signals.SIGCHLD]
 
     @property
@@ -143,6 +148,7 @@ class LinuxPlatform:
         return self._wakeup.fileno()
 
     def close(self) -> None:
+        # What is in the spool is a message under way. The lock comes last: after it another dealer may start.
         if self._spool is not None:
             shutil.rmtree(self._spool.directory, ignore_errors=True)
         if self._lock is not None:
@@ -151,7 +157,7 @@ class LinuxPlatform:
 
 
 def _arguments(options: DealerOptions) -> list[str]:
-    """What workers are told beside who they are."""
+    """Return the arguments that all workers have in common."""
     arguments = ["--log-format", options.log_format]
     if options.chaos is not None:
         arguments += ["--chaos", options.chaos]
@@ -161,8 +167,10 @@ def _arguments(options: DealerOptions) -> list[str]:
 
 
 def _allow_descriptors(options: DealerOptions) -> None:
-    """Room for the workers there are, and if possible for as many as `scale` may ask for. Raises ConfigurationError
-    when RLIMIT_NOFILE is too low for the workers and cannot be raised."""
+    """Raise RLIMIT_NOFILE for the workers there are, and if possible for as many as `scale` may ask for.
+
+    Raises ConfigurationError when it is too low for the workers and cannot be raised.
+    """
     need = DESCRIPTORS_BASE + DESCRIPTORS_PER_WORKER * (options.workers + options.spares)
     most = DESCRIPTORS_BASE + DESCRIPTORS_PER_WORKER * (limits.WORKERS_MAX + options.spares)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,16 +1,19 @@
-"""The dealer's log: notes of the core become lines for a person, or objects for a program.
+"""The dealer's log: notes of the core become lines for a person, or JSON objects for a program.
 
-The wording of the job lines is public: `[Dealer] Sent job 1 -> fib(40)`.
+A line names the event, its object, the cause and the consequence. The wording of the job lines is public, and scripts
+match it: `[Dealer] Sent job 1 -> fib(40)`.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from taskpool.clock import SECOND
+from taskpool.clock import SECOND, Clock
 from taskpool.core.effects import Note, Topic
+from taskpool.core.metric import MetricSet, counter
 from taskpool.errors import MessageError
 from taskpool.kinds import KINDS
 from taskpool.log import Fact, Format, render
@@ -18,18 +21,65 @@ from taskpool.log import Fact, Format, render
 Fields = dict[str, Any]
 
 LOGGER = "taskpool.dealer"
+LEVELS = ("debug", "info", "warning", "error")
+WARNINGS_PERIOD_NS = 10 * SECOND
+WARNINGS_PER_PERIOD_MAX = 10
+
+
+class LogCounters(MetricSet):
+    """What was written to the log. Give `count` to a logger as a filter."""
+
+    by_level: Counter[str] = counter(
+        "taskpool_log_messages_total", "Log messages written, by level.", labels={"level": LEVELS}
+    )
+
+    def count(self, record: logging.LogRecord) -> bool:
+        level = record.levelname.lower()
+        # The labels are a closed set: a level that a library invents counts as an error rather than not at all.
+        self.by_level[level if level in LEVELS else "error"] += 1
+        return True  # as a filter, it lets everything pass
+
+
+class WarningLimit:
+    """Pass on the first warnings of a period; count the others, and report the count with the next one.
+
+    For warnings that other processes can cause as often as they like. A log is read by people, and its disk is finite.
+    """
+
+    def __init__(self, warn: Callable[[str], None], clock: Clock) -> None:
+        self._warn = warn
+        self._clock = clock
+        self._period_ends_ns = 0
+        self._written = 0  # in this period
+        self._suppressed = 0  # since the last one written
+
+    def __call__(self, text: str) -> None:
+        now = self._clock.now().mono
+        if now >= self._period_ends_ns:
+            self._period_ends_ns = now + WARNINGS_PERIOD_NS
+            self._written = 0
+        if self._written >= WARNINGS_PER_PERIOD_MAX:
+            self._suppressed += 1
+            return
+        self._written += 1
+        if self._suppressed:
+            self._warn(f"{self._suppressed} similar warnings suppressed")
+            self._suppressed = 0
+        self._warn(text)
 
 
 class DealerLog:
-    """Writes lines to stderr through `logging`, which survives a stderr that is closed or full."""
+    """Write lines to stderr through `logging`, which survives a stderr that is closed or full."""
 
     def __init__(self, fmt: Format, level: int) -> None:
         self._log = logging.getLogger(LOGGER)
         self._log.setLevel(level)
-        self._log.propagate = False
+        self._log.propagate = False  # the root logger's handlers would write each line a second time
         self._log.handlers = [_handler(fmt)]
 
     def write(self, note: Note) -> None:
+        """Write a note of the core."""
+        # Before the line is made: with the usual level most notes are dropped here, several for each job.
         if not self._log.isEnabledFor(note.level):
             return
         who, line = _LINES[note.topic]
@@ -37,7 +87,7 @@ class DealerLog:
         self._say(int(note.level), who, line(note.fields), {"event": note.topic.value, **facts})
 
     def say(self, level: int, text: str, who: str = "Dealer", **facts: Fact) -> None:
-        """A line of the shell itself."""
+        """Write a line of the shell itself."""
         self._say(level, who, text, facts)
 
     def warn(self, text: str) -> None:
@@ -48,6 +98,8 @@ class DealerLog:
 
 
 class _Formatter(logging.Formatter):
+    """Render a record as all programs of the pool do."""
+
     def __init__(self, fmt: Format) -> None:
         super().__init__()
         self._fmt: Format = fmt
@@ -59,13 +111,15 @@ class _Formatter(logging.Formatter):
 
 
 def _handler(fmt: Format) -> logging.Handler:
-    logging.raiseExceptions = False  # a log that cannot be written must not stop a dealer
+    # logging would print a traceback to standard error, which is what cannot be written.
+    logging.raiseExceptions = False
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter(fmt))
     return handler
 
 
 def _fact(name: str, value: Any) -> Fact:
+    # Some notes carry the job itself, so that its name is put together only for lines that are written.
     if name == "job" and not isinstance(value, str):
         return f"{value.batch.name}/{value.seq}"
     if isinstance(value, bytes):
@@ -73,11 +127,12 @@ def _fact(name: str, value: Any) -> Fact:
     return value if isinstance(value, str | int | float) or value is None else str(value)
 
 
-def _what(fields: Fields) -> str:
+def _job_text(fields: Fields) -> str:
+    """Say what a job does, as its kind puts it."""
     spec = fields["job"].spec
     try:
         return KINDS[spec.kind].describe(spec.payload)
-    except (KeyError, MessageError):  # from the journal, where another version may have put it
+    except (KeyError, MessageError):  # from a journal that another version wrote
         return f"{spec.kind}(...)"
 
 
@@ -87,7 +142,7 @@ def _reported(fields: Fields) -> str:
         how = fields["signal"] or (f"exit status {fields['exit_status']}" if fields["exit_status"] is not None else "")
         return f"Job {seq} {fields['end']} on worker PID [{pid}]" + (f": {how}" if how else "")
     value = fields["value"]
-    text = value.decode("utf-8", "replace") if value is not None else "done"  # a worker's word, and hostile
+    text = value.decode("utf-8", "replace") if value is not None else "done"  # from a worker, so it may be any bytes
     return f"Received result for job {seq}: {text} from worker PID [{pid}]"
 
 
@@ -104,6 +159,7 @@ def _status(fields: Fields) -> str:
     return f"{head}, jobs {jobs}, finished {finished}, quarantined {fields['quarantined']}{running}"
 
 
+# The source in brackets, and the line behind it. Both are public for the lines about workers and jobs.
 _LINES: Mapping[Topic, tuple[str, Callable[[Fields], str]]] = {
     Topic.BATCH_OPENED: ("Dealer", lambda f: f"Batch {f['batch']} opened by generator PID {f['pid']}"),
     Topic.BATCH_CLOSED: ("Dealer", lambda f: f"Batch {f['batch']} closed with {f['total']} jobs"),
@@ -114,7 +170,7 @@ _LINES: Mapping[Topic, tuple[str, Callable[[Fields], str]]] = {
     Topic.WORKER_NOTE: ("Supervisor", lambda f: str(f["text"])),
     Topic.WORKER_EXITED: ("Supervisor", _exited),
     Topic.WORKER_STOPPED: ("Supervisor", lambda f: f"Stopping worker PID {f['pid']} ({f['reason']}, SIG{f['signal']})"),
-    Topic.JOB_SENT: ("Dealer", lambda f: f"Sent job {f['job'].seq} -> {_what(f)}"),
+    Topic.JOB_SENT: ("Dealer", lambda f: f"Sent job {f['job'].seq} -> {_job_text(f)}"),
     Topic.JOB_RESENT: (
         "Recovery",
         lambda f: (
@@ -134,6 +190,6 @@ _LINES: Mapping[Topic, tuple[str, Callable[[Fields], str]]] = {
     Topic.PAUSED: ("Dealer", lambda f: "Paused: no job is sent" if f["paused"] else "Resumed"),
     Topic.SCALED: ("Dealer", lambda f: f"Workers wanted: {f['wanted']}" + (f"; {f['limit']}" if f["limit"] else "")),
     Topic.STATUS: ("Dealer", _status),
-    Topic.STALLED: ("Dealer", lambda f: f"Stood still for {f['seconds']:.1f} s; every deadline is pushed on"),
+    Topic.STALLED: ("Dealer", lambda f: f"Event loop stalled {f['seconds']:.1f} s; deadlines extended"),
     Topic.LEAVING: ("Dealer", lambda f: str(f["text"])),
 }

@@ -1,19 +1,23 @@
-"""One loop, one place to wait. A turn: what workers said and who died, what people want, what generators
-submit, then dispatch and timers.  # R9
+"""The dealer's event loop: one thread, one place to wait.  # R9 (docs/protocol.md, 11)
 
-Level-triggered epoll only: a sender that waited for room refills the queue while it is read, and that raises
-no edge.
+A turn: what workers reported and which died, then signals, then control, then submissions, then dispatch and timers.
+Workers come first because what they report frees them for more work; generators come last because they can wait, and
+a crowd of them must not keep the dealer from its workers.
+
+The loop only waits for descriptors that epoll reports level-triggered: a sender that was blocked on a full queue
+refills it while it is read, and that raises no edge.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from taskpool import limits
-from taskpool.clock import SECOND, Clock
-from taskpool.core.counters import LoopCounters
+from taskpool.clock import MILLISECOND, SECOND, Clock
 from taskpool.core.effects import Exit
 from taskpool.core.events import Event, LifelineClosed, Reconfigured, Restored, Signalled, Stalled, Tick
+from taskpool.core.metric import Histogram, MetricSet, counter, gauge, histogram
 from taskpool.core.reactor import Reactor
 from taskpool.core.worker import WorkerState
 from taskpool.dealer import ingress
@@ -28,107 +32,157 @@ from taskpool.ipc.queue import QueueEnd
 from taskpool.journal.store import Store
 from taskpool.messages import Hello, Ready
 
-REPLY_SWEEP_NS = 5 * SECOND
+REPLY_SWEEP_NS = 5 * SECOND  # a sweep opens 32 names, so it is not for every second
 TICKS_PER_TURN_MAX = 16
+LAG_BUCKETS_NS = tuple(int(n * MILLISECOND) for n in (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000))
+
+
+class LoopCounters(MetricSet):
+    """What the loop counts of itself."""
+
+    turns: int = counter("taskpool_loop_turns_total", "Turns of the dealer's loop; at least one a second.")
+    busy_ns: int = counter("taskpool_loop_busy_seconds_total", "Time the loop worked rather than waited.", unit=SECOND)
+    stalls: int = counter("taskpool_loop_stalls_total", "Turns that came so late that every deadline was pushed on.")
+    lag: Histogram = histogram(
+        "taskpool_loop_lag_seconds",
+        "How long what happened may have waited for its turn: the turn before, or a sleep too long.",
+        LAG_BUCKETS_NS,
+    )
+    turn_began_wall_ns: int = gauge(
+        "taskpool_loop_timestamp_seconds", "Unix time at which the loop last began a turn.", unit=SECOND
+    )
+
+    def count_turn(self, busy_ns: int, overslept_ns: int) -> None:
+        """Count a turn that is over while the next one is due."""
+        self.turns += 1
+        self.busy_ns += busy_ns
+        # What happened meanwhile has waited for the longer of the two, never for both: they follow one another.
+        self.lag.add(max(busy_ns, overslept_ns))
+
+    def count_stall(self) -> None:
+        self.stalls += 1
+
+    def begin_turn(self, wall_ns: int) -> None:
+        self.turn_began_wall_ns = wall_ns
+
+
+class LoopParts(NamedTuple):
+    """What the loop works with."""
+
+    core: Reactor
+    clock: Clock
+    poller: Poller
+    queues: InputQueues
+    ingress: Ingress
+    processes: Processes
+    reply_queues: ReplyQueues
+    store: Store
+    performer: Performer
+
+
+class Wakeups(NamedTuple):
+    """What else wakes the loop, and what it calls back."""
+
+    signals: Callable[[], Sequence[str]]  # which came since the last call; SIGCHLD only wakes
+    lifeline_fd: int = -1  # readable once the generator of a private dealer is gone
+    reload: Callable[[], Reconfigured | None] | None = None  # on SIGHUP
+    after_turn: Callable[[int], None] | None = None  # with the monotonic time
 
 
 class Loop:
-    """Waits, collects events, lets the core decide, performs."""
+    """Wait, collect events, let the core decide, perform."""
 
-    def __init__(
-        self,
-        core: Reactor,
-        clock: Clock,
-        poller: Poller,
-        queues: InputQueues,
-        ingress: Ingress,
-        processes: Processes,
-        reply_queues: ReplyQueues,
-        store: Store,
-        performer: Performer,
-        signals: Callable[[], Sequence[str]],  # which came since it was last asked; SIGCHLD only wakes
-        lifeline_fd: int = -1,
-        restored: Restored | None = None,
-        after_turn: Callable[[int], None] | None = None,
-        reload: Callable[[], Reconfigured | None] | None = None,
-    ) -> None:
-        self._core = core
-        self._clock = clock
-        self._poller = poller
-        self._queues = queues
-        self._ingress = ingress
-        self._processes = processes
-        self._reply_queues = reply_queues
-        self._store = store
-        self._performer = performer
-        self._signals = signals
-        self._lifeline_fd = lifeline_fd
+    def __init__(self, parts: LoopParts, wakeups: Wakeups, restored: Restored | None = None) -> None:
+        self._core = parts.core
+        self._clock = parts.clock
+        self._poller = parts.poller
+        self._queues = parts.queues
+        self._ingress = parts.ingress
+        self._processes = parts.processes
+        self._reply_queues = parts.reply_queues
+        self._store = parts.store
+        self._performer = parts.performer
+        self._signals = wakeups.signals
+        self._lifeline_fd = wakeups.lifeline_fd
+        self._reload = wakeups.reload
+        self._after_turn = wakeups.after_turn
         self._restored = restored
-        self._after_turn = after_turn
-        self._reload = reload
-        self._settled = True  # nothing waits to be handled
-        self._now = clock.now()
+        self._idle = True  # the last turn left nothing to handle, so that the next one may be waited for
+        self._now = self._clock.now()
         self._checked_ns = self._swept_ns = self._now.mono
-        self.turned_mono_ns = self._now.mono  # health is judged by this
+        self.turn_began_mono_ns = self._now.mono  # read by the health probe, on another thread
         self.counters = LoopCounters()
 
     def run(self) -> Exit:
-        """Turn until the core wants to leave."""
+        """Turn until the core decides to leave; return its reason."""
         if self._restored is not None:
-            self._core.pool.counters.jobs_restored = sum(batch.open for batch in self._restored.batches)
+            self._core.pool.counters.jobs_restored += sum(batch.open for batch in self._restored.batches)
             self._handle(self._restored)
+        # The first turn starts workers and reads what came while the dealer started. Nothing may wake it for that.
         self._turn(set())
         while self._performer.exit is None:
             deadline = min(self._core.next_deadline_ns(self._now), self._checked_ns + limits.QUEUE_CHECK_NS)
             before = self._clock.now().mono
-            ready = self._poller.wait(deadline - before if self._settled else 0)
+            ready = self._poller.wait(deadline - before if self._idle else 0)
             late_ns = self._clock.now().mono - max(deadline, before)
-            self.counters.turned(before - self.turned_mono_ns, late_ns)
-            self._turn(ready, max(late_ns, before - self._now.mono))  # too long asleep, or too long at work
+            self.counters.count_turn(before - self.turn_began_mono_ns, late_ns)
+            # A turn is late after too long a sleep (SIGSTOP, a suspended machine) or too long a turn before it.
+            self._turn(ready, max(late_ns, before - self._now.mono))
         return self._performer.exit
 
     def _turn(self, ready: set[int], late_ns: int = 0) -> None:
         self._now = self._clock.now()
-        self.turned_mono_ns = self._now.mono
-        self.counters.turned_wall_ns = self._now.wall
-        signals = self._signals()  # before looking who died: a death after this wakes us once more
-        self._hear_workers()
+        self.turn_began_mono_ns = self._now.mono
+        self.counters.begin_turn(self._now.wall)
+        # Signals are taken before the reaping: SIGCHLD of a death after this point wakes the loop once more. Taken
+        # after it, such a death would have spent its wake-up and would stay unseen.  # R9 (docs/protocol.md, 11)
+        signals = self._signals()
+        self._receive_from_workers()
         if late_ns > limits.LOOP_STALL_NS:
-            self.counters.stalls += 1
-            self._handle(Stalled(late_ns))  # after the queues were drained, before any deadline is judged
-        self._hear_outside(signals, ready)
-        self._hear(self._queues.control, ingress.CONTROL, "control", self._queues.control.maxmsg)
-        self._hear(self._queues.intake, ingress.INTAKE, "intake", limits.INTAKE_MESSAGES_PER_TURN_MAX)
-        self._settle()
-        self._look_after_queues()
+            # After the queues were drained and before a deadline is checked: workers that reported in time must not
+            # be stopped because their reports were read late.
+            self._extend_deadlines(late_ns)
+        self._handle_signals(signals)
+        self._handle_lifeline(ready)
+        for fd in ready:
+            self._reply_queues.flush(fd)
+        self._receive(self._queues.control, ingress.CONTROL, "control", self._queues.control.maxmsg)
+        self._receive(self._queues.intake, ingress.INTAKE, "intake", limits.INTAKE_MESSAGES_PER_TURN_MAX)
+        self._tick()
+        self._check_queues()
         if self._after_turn is not None:
             self._after_turn(self._now.mono)
 
-    def _hear_workers(self) -> None:
-        """Reports first, deaths and silences second: whatever a worker sent before it died is in the queue by the
-        time its death is seen, and who seems silent may be waiting to send. So as many messages are read as the
-        queue holds, and one more for each worker, before anybody is judged."""
+    def _receive_from_workers(self) -> None:
+        """Read all reports, then handle exits and with them everything that depends on silence.
+
+        Whatever a worker sent before it died is in the queue by the time its death is seen, or waits in a blocked
+        sender for room. So as many messages are read as the queue holds, and one more for each worker: each can be
+        blocked with one. An exit handled earlier would run a job again whose result was on its way.
+        """
         self._processes.reap()
-        waiting = len(self._core.supervisor.workers)
+        senders = len(self._core.supervisor.workers)
         for events in self._queues.events:
-            self._hear(events, ingress.EVENTS, "events", events.maxmsg + waiting)  # R4: drain, then judge
+            # R4 (docs/protocol.md, 11): drain, then handle exits.
+            self._receive(events, ingress.EVENTS, "events", events.maxmsg + senders)
         for exited in self._processes.take_exited():
             self._handle(exited)
 
-    def _hear(self, queue: QueueEnd, expected: tuple[type, ...], name: str, most: int) -> None:
-        for heard in range(most):
+    def _receive(self, queue: QueueEnd, expected: tuple[type, ...], name: str, messages_max: int) -> None:
+        """Read up to so many messages and handle each. A bound, because a sender may refill the queue for ever."""
+        for received in range(messages_max):
             try:
                 data = queue.receive()
             except QueueEmpty:
-                self.counters.heard(name, heard, queue.maxmsg)
+                self._queues.counters.count_received(name, received, queue.maxmsg)
                 return
-            event = self._ingress.admit(data, expected, name)
-            if event is not None and self._belongs(event):
+            event = self._ingress.parse(data, expected, name)
+            if event is not None and self._verify_sender(event):
                 self._handle(event)
-        self.counters.heard(name, most, queue.maxmsg)
+        self._queues.counters.count_received(name, messages_max, queue.maxmsg)
 
-    def _belongs(self, event: Event) -> bool:
-        """What only the shell can tell: the queue that a hello offers, and who a worker really is."""
+    def _verify_sender(self, event: Event) -> bool:
+        """Check what the core cannot: the queue that a hello offers, and the process that claims to be a worker."""
         if isinstance(event, Hello):
             return self._reply_queues.open(event)
         if isinstance(event, Ready) and event.epoch == self._core.pool.config.epoch:
@@ -141,51 +195,58 @@ class Loop:
         if worker is not None and worker.state is WorkerState.STARTING:
             self._core.pool.counters.boot.add(self._now.mono - worker.spawned_mono_ns)
 
-    def _hear_outside(self, signals: Iterable[str], ready: set[int]) -> None:
+    def _handle_signals(self, signals: Iterable[str]) -> None:
         for name in signals:
             event = self._reload() if name == "HUP" and self._reload is not None else Signalled(name)
-            if event is not None:
+            if event is not None:  # None: the new configuration is wrong, and changes nothing
                 self._handle(event)
+
+    def _handle_lifeline(self, ready: set[int]) -> None:
         if self._lifeline_fd in ready:
-            self._poller.forget(self._lifeline_fd)
+            self._poller.forget(self._lifeline_fd)  # level-triggered, it would be ready for ever
             self._lifeline_fd = -1
             self._handle(LifelineClosed())
-        for fd in ready:
-            self._reply_queues.flush(fd)
 
-    def _settle(self) -> None:
-        """Tick until nothing more comes of it: what the store has answered may be dispatched in this turn. Within
-        reason: the outside must be heard as well."""
+    def _tick(self) -> None:
+        """Let the core dispatch and check deadlines, and again as long as the store answers at once.
+
+        So what the store has answered can be dispatched in this turn. There is a limit, or a store that always has
+        answers would keep the loop from its queues.
+        """
         for _ in range(TICKS_PER_TURN_MAX):
-            self._catch_up()
+            self._update_clock()
             self._handle(Tick())
             answers = [*self._store.answers(), *self._performer.take_events()]
-            self._settled = not answers
-            if self._settled or self._performer.exit is not None:
+            self._idle = not answers
+            if self._idle or self._performer.exit is not None:
                 return
             for answer in answers:
                 self._handle(answer)
 
-    def _catch_up(self) -> None:
-        """Look at the clock before deadlines are judged. We may have stood still amid the turn, too."""
+    def _update_clock(self) -> None:
+        """Read the clock before deadlines are checked: the loop may have stalled within its turn, too."""
         before, self._now = self._now, self._clock.now()
         stalled_ns = self._now.mono - before.mono
         if stalled_ns > limits.LOOP_STALL_NS:
-            self._hear_workers()
-            self.counters.stalls += 1
-            self._handle(Stalled(stalled_ns))
+            self._receive_from_workers()
+            self._extend_deadlines(stalled_ns)
+
+    def _extend_deadlines(self, stalled_ns: int) -> None:
+        self.counters.count_stall()
+        self._handle(Stalled(stalled_ns))
 
     def _handle(self, event: Event) -> None:
         self._performer.perform(self._core.handle(event, self._now))
 
-    def _look_after_queues(self) -> None:
+    def _check_queues(self) -> None:
+        """Once a second, look for what no descriptor tells: unlinked queues, a lost journal, room in the spool."""
         if self._now.mono - self._checked_ns < limits.QUEUE_CHECK_NS:
             return
         self._checked_ns = self._now.mono
-        self._queues.mend(keep_old_events=not self._processes.empty)
+        self._queues.recreate_unlinked(keep_old_events=not self._processes.empty)
         self._store.check()
         if self._performer.look_for_room():
-            self._settled = False
+            self._idle = False
         if self._now.mono - self._swept_ns >= REPLY_SWEEP_NS:
             self._swept_ns = self._now.mono
             self._reply_queues.sweep(self._now)

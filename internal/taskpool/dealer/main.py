@@ -1,4 +1,4 @@
-"""tp-dealer: runs a pool."""
+"""tp-dealer: run a pool, check its configuration or health, or work on its journal."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from taskpool.procs import signals
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code of the program: see `errors.ExitCode`."""
+    """Run the program; return its exit code (`errors.ExitCode`)."""
+    # Both before anything is opened: a descriptor below 3 would be taken for standard error, and a signal that was
+    # ignored by the parent would stay ignored.
     signals.ensure_low_fds()
     signals.reset_inherited()
     words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] == ["journal"]:
+    if words[:1] == ["journal"]:  # before the parser, which knows no subcommands
         return _journal(words[1:])
     try:
         options = dealer_options.parse(words)
@@ -58,7 +60,7 @@ def _journal(words: Sequence[str]) -> int:
 
 
 def _drop_output() -> None:
-    """What is left in the buffer would fail again at the interpreter's end, which then exits with 120."""
+    """Discard what is buffered: it would fail again at the interpreter's end, which then exits with 120."""
     null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
     os.dup2(null, sys.stdout.fileno())
     os.close(null)
@@ -72,7 +74,8 @@ def _act(options: DealerOptions, log: DealerLog) -> int:
     from taskpool.dealer import dealer  # after the options: --help need not load a dealer
     from taskpool.dealer.linux import LinuxPlatform
 
-    sys.setswitchinterval(0.0005)  # a scrape holds the interpreter; the loop must not wait 5 ms for it
+    # A page thread holds the interpreter while it renders. By default the loop would wait up to 5 ms for it.
+    sys.setswitchinterval(0.0005)
     if options.check_config:
         LinuxPlatform().layout(options)
         sys.stderr.write(f"tp-dealer: pool {options.pool}: options and limits allow {options.workers} workers\n")
@@ -85,7 +88,7 @@ def _act(options: DealerOptions, log: DealerLog) -> int:
 
 
 def _level(options: DealerOptions) -> int:
-    """A private dealer speaks into its generator's terminal, so it says less unless asked."""
+    """Return the log level. A private dealer writes to its generator's terminal, so it logs less by default."""
     if options.verbosity > 0:
         return logging.DEBUG
     usual = (logging.WARNING, logging.ERROR) if options.private else (logging.INFO, logging.WARNING, logging.ERROR)

@@ -1,4 +1,4 @@
-"""What a dealer is told: flag before environment variable before configuration file before default."""
+"""The dealer's options: flag before environment variable before configuration file before default."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from taskpool.errors import UsageError
 from taskpool.ipc.names import check_pool_name
 from taskpool.procs.cpus import usable_cpus
 
-METRICS_DEFAULT = "127.0.0.1:9743"
+METRICS_DEFAULT = "127.0.0.1:9743"  # of this machine only: the pages name jobs, and have no secret by default
+# What a configuration file and the environment can set. The others are about one start, not about a pool.
 FILE_KEYS = (
     "pool",
     "workers",
@@ -40,7 +41,7 @@ _ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^:\s]+):(?P<port>\d{1,5})\Z
 
 
 class DealerOptions(Struct, frozen=True, kw_only=True):
-    """Checked and ready to use."""
+    """All options, checked when they were parsed."""
 
     pool: str = "default"
     workers: int = 1
@@ -61,17 +62,18 @@ class DealerOptions(Struct, frozen=True, kw_only=True):
     lifeline_fd: int = -1
     check_config: bool = False
     health: bool = False
-    argv: tuple[str, ...] = ()  # what they were read from, to be read again
+    argv: tuple[str, ...] = ()  # what they were parsed from: SIGHUP parses it again
 
 
 def parse(argv: Sequence[str], env: Mapping[str, str] = os.environ) -> DealerOptions:
-    """The options of a command line. Raises UsageError naming the option, the value and what was expected."""
+    """Parse a command line. Raises UsageError naming the option, the value and what was expected."""
     args = build_parser().parse_args(argv)
     given = {**_from_file(args.config), **_from_env(env), **_from_flags(args)}
     return DealerOptions(
         pool=check_pool_name(_text(given, "pool", "default")),
         workers=workers(_text(given, "workers", "100%")),
         spares=_spares(given.get("spares", 1)),
+        # A private pool is short, and several run at a time: the default port is for pools that have a name.
         metrics=_address(_text(given, "metrics", "none" if args.private else METRICS_DEFAULT)),
         metrics_tls=_tls(given),
         metrics_auth_file=Path(given["metrics_auth_file"]) if "metrics_auth_file" in given else None,
@@ -93,9 +95,9 @@ def parse(argv: Sequence[str], env: Mapping[str, str] = os.environ) -> DealerOpt
 
 
 def workers(text: str, cpus: int | None = None) -> int:
-    """How many workers `N`, `N%` (of the usable CPUs) or `+N` (beside them) means. Raises UsageError."""
-    usable = usable_cpus() if cpus is None else cpus
-    match = re.fullmatch(r"(\+?)(\d{1,6})(%?)", text)
+    """Return how many workers `N`, `N%` (of the usable CPUs) or `+N` (beside them) means. Raises UsageError."""
+    usable = usable_cpus() if cpus is None else cpus  # by affinity and cgroup quota, not those of the machine
+    match = re.fullmatch(r"(\+?)(\d{1,6})(%?)", text)  # int() raises on more than 4300 digits
     if match is None or (match[1] and match[3]):
         raise UsageError(f"--workers {text}: expected N, N% or +N")
     number = int(match[2])
@@ -114,7 +116,7 @@ def build_parser() -> ArgumentParser:
         "fast; HUP reads --config again; USR1 prints the status; TTIN and TTOU mean one worker more and one fewer. "
         "Every setting is also TP_DEALER_NAME in the environment, and a key of --config. `tp-dealer journal --help` "
         "tells what can be done with the journal of a pool that is down.",
-        allow_abbrev=False,
+        allow_abbrev=False,  # an abbreviation in a script would change its meaning with a new option
     )
     parser.add_argument("--pool", metavar="NAME", help="name of the pool (default: default)")
     parser.add_argument("--workers", metavar="N|N%|+N", help="workers at work (default: the CPUs we may use)")
@@ -167,10 +169,11 @@ def _from_file(path: Path | None) -> dict[str, Any]:
         raise UsageError(f"--config {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # numbers too long and lists too deep have no error of their own
         raise UsageError(f"--config {path}: not TOML: {error}") from error
+    # An unknown name is an error: a misspelt one that is ignored leaves a pool with a default that was not wanted.
     unknown = [key for key in values if key not in FILE_KEYS]
     if unknown:
         raise UsageError(f"--config {path}: unknown name {unknown[0]!r}; known: {', '.join(FILE_KEYS)}")
-    return {key: str(value) for key, value in values.items()}
+    return {key: str(value) for key, value in values.items()}  # from here on checked as the text of a flag is
 
 
 def _text(given: Mapping[str, Any], key: str, default: str) -> str:
@@ -183,6 +186,7 @@ def _duration(given: Mapping[str, Any], key: str, default_ns: int) -> int:
 
 def _count(given: Mapping[str, Any], key: str, default: int) -> int:
     text = str(given.get(key, default))
+    # isascii, because isdigit and int take the digits of every script.
     if not text.isascii() or not text.isdigit() or len(text) > 9:
         raise UsageError(f"--{key.replace('_', '-')} {text}: expected a number from 0 to 999999999")
     return int(text)
@@ -215,10 +219,12 @@ def _tls(given: Mapping[str, Any]) -> tuple[Path, Path] | None:
     cert, key = given.get("metrics_tls_cert"), given.get("metrics_tls_key")
     if cert is None and key is None:
         return None
+    # One without the other would serve in the clear, to a person who thinks it is TLS.
     if cert is None or key is None:
         raise UsageError("--metrics-tls-cert and --metrics-tls-key go together; one of them is missing")
     return Path(cert), Path(key)
 
 
 def _chaos(spec: str | None) -> str | None:
+    # Parsed here, where the error has a reader; passed on as text, on the command lines of workers.
     return None if spec is None else chaos.parse(spec).spec()

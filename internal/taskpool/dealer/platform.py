@@ -1,7 +1,7 @@
-"""What a dealer needs of the platform it runs on.
+"""What a dealer needs of the operating system.
 
-Everything else of the dealer, its start-up and its loop included, is the same on the real platform (`host`) and
-on a simulated one: this is all that the simulator in the tests replaces.
+Everything else of the dealer, its takeover and its loop included, is the same on the real platform (`linux`) and on a
+simulated one: this is all that the simulator in the tests replaces.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from taskpool.journal.store import Store
 
 
 class Poller(Protocol):
-    """The one place to wait. Level-triggered."""
+    """The one place to wait. Level-triggered: what is ready and was not dealt with wakes again."""
 
     def read(self, fd: int) -> None:
         """Wake when there is something to read."""
@@ -41,17 +41,17 @@ class Processes(Protocol):
     def spawn(self, incarnation: Incarnation) -> Spawned | SpawnFailed: ...
 
     def confirm(self, incarnation: int, pid: int) -> bool:
-        """The worker holds its queue: take the name away. False: another process says it is this worker."""
+        """Unlink the queue of a worker that has opened it. False: another process claims to be this worker."""
 
     def request_queue(self, incarnation: Incarnation) -> QueueEnd | None: ...
 
     def kill(self, incarnation: Incarnation, name: str) -> None: ...
 
     def reap(self) -> None:
-        """Reap who has died."""
+        """Reap every child that has died."""
 
     def take_exited(self) -> list[Exited]:
-        """Those of the dead that no descendant survives."""
+        """Return the reaped workers of which no descendant is alive. Kills the descendants of the others."""
 
     @property
     def empty(self) -> bool: ...
@@ -61,7 +61,7 @@ class Processes(Protocol):
 
 
 class Platform(Protocol):
-    """In the order in which a start uses it."""
+    """The operating system, its methods in the order in which a start calls them."""
 
     @property
     def clock(self) -> Clock: ...
@@ -70,20 +70,24 @@ class Platform(Protocol):
     def namespace(self) -> QueueNamespace: ...
 
     def layout(self, options: DealerOptions) -> Layout:
-        """The shapes of the pool's queues. Raises ConfigurationError, WorkerCannotBoot when this platform does
-        not let such a pool work."""
+        """Return the shapes of the pool's queues. Raises ConfigurationError, WorkerCannotBoot when such a pool cannot
+        work here."""
+
+    # The queues are sized before the pool is locked, for the workers it starts with and as many more as fit.
 
     def room(self, options: DealerOptions, layout: Layout) -> Room:
-        """How many workers the pool can be scaled to here, at least those it starts with."""
+        """Return how many workers the pool can be scaled to here, at least those it starts with."""
 
     def lock(self, pool: str) -> Epoch:
-        """Own the pool and begin an epoch, which is durable when this returns. Raises PoolInUse."""
+        """Lock the pool and begin an epoch, which is durable when this returns. Raises PoolInUse."""
+
+    # From here on until `processes` the order is R5 (docs/protocol.md, 11).
 
     def end_orphans(self, pool: str, epoch: Epoch) -> int:
         """End every process of an earlier epoch; returns how many there were."""
 
     def sweep(self, pool: str, epoch: Epoch) -> None:
-        """Take away the names of queues that workers of an earlier epoch left."""
+        """Unlink the queues that workers of an earlier epoch left."""
 
     def spool(self, pool: str) -> Spool: ...
 
@@ -101,4 +105,4 @@ class Platform(Protocol):
     def signals_fd(self) -> int: ...
 
     def close(self) -> None:
-        """Let go of the pool."""
+        """Unlock the pool."""

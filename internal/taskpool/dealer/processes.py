@@ -1,7 +1,7 @@
-"""Worker processes: started, signalled, seen dead, and buried.
+"""Worker processes: start them, signal them, reap them, and tell what they use.
 
-A worker is buried when its process is reaped *and* none of its descendants is alive: until then its jobs must
-not run anywhere else. All reaping of the dealer is here.  # R10
+A worker has exited when its process is reaped *and* none of its descendants is alive: until then its jobs must not run
+anywhere else. All reaping of the dealer is here.  # R10 (docs/protocol.md, 11)
 """
 
 from __future__ import annotations
@@ -17,18 +17,20 @@ from taskpool import limits
 from taskpool.clock import SECOND, Clock
 from taskpool.codec import decode
 from taskpool.core.events import Exited, Spawned, SpawnFailed
+from taskpool.core.metric import computed
+from taskpool.core.supervisor import Supervisor
 from taskpool.errors import ConfigurationError, MessageError, QueueEmpty, QueueError, WorkerCannotBoot
 from taskpool.ids import Incarnation
 from taskpool.ipc import names
 from taskpool.ipc.queue import QueueEnd, QueueNamespace
 from taskpool.ipc.sizing import Shape
 from taskpool.ipc.spool import Spool
-from taskpool.procs import process_tree, reap
+from taskpool.procs import process_tree, procfs, reap
 from taskpool.procs.environment import scrubbed
 from taskpool.procs.files import open_unnamed_somewhere
 from taskpool.procs.spawn import spawn_worker
 
-EXIT_WAIT_NS_MAX = 5 * SECOND
+EXIT_WAIT_NS_MAX = 5 * SECOND  # for SIGKILL to take effect everywhere; a process with much memory takes its time
 
 
 class LaunchSpec(NamedTuple):
@@ -38,22 +40,26 @@ class LaunchSpec(NamedTuple):
     home: str  # the identity of its state directory
     epoch: int
     program: list[str]
-    arguments: list[str]  # beside who it is and where it belongs
+    arguments: list[str]  # beside those that tell the worker its identity and its pool
     spool: str
     log_fd: int
     shape: Shape  # of its request queue
 
 
 class WorkerProcess:
-    """One worker process, until it is buried."""
+    """One worker process, until it has exited."""
 
     def __init__(self, incarnation: Incarnation, queue: QueueEnd, capture_fd: int) -> None:
         self.incarnation = incarnation
         self.queue = queue
         self.capture_fd = capture_fd
         self.pid = 0
-        self.exit: reap.ChildExit | None = None
-        self.seen_mono_ns = 0
+        self.exit: reap.ChildExit | None = None  # once it is reaped
+        self.death_mono_ns = 0  # when its death was first seen; recovery is measured from here
+
+    def reaped(self, exit: reap.ChildExit, death_mono_ns: int) -> None:
+        self.exit = exit
+        self.death_mono_ns = death_mono_ns
 
 
 class WorkerProcesses:
@@ -71,15 +77,15 @@ class WorkerProcesses:
         self._namespace = namespace
         self._spool = spool
         self._clock = clock
-        self._record = record  # remembers, before its queue is made, that this incarnation may leave one behind
+        self._record = record  # notes in a file, before its queue is created, that this incarnation may leave one
         self._processes: dict[Incarnation, WorkerProcess] = {}
         self._by_pid: dict[int, WorkerProcess] = {}
-        self._dead: list[WorkerProcess] = []  # reaped, and perhaps survived by descendants
+        self._reaped: list[WorkerProcess] = []  # their descendants may be alive
 
-    # --- started ---
+    # --- start ---
 
     def spawn(self, incarnation: Incarnation) -> Spawned | SpawnFailed:
-        """Start a worker with a queue of its own."""
+        """Start a worker with a request queue of its own."""
         try:
             process = self._prepare(incarnation)
         except (QueueError, OSError) as error:
@@ -104,7 +110,7 @@ class WorkerProcesses:
         queue = self._namespace.create(names.worker(spec.pool, spec.epoch, incarnation), spec.shape)
         try:
             return WorkerProcess(incarnation, queue, open_unnamed_somewhere(spec.spool))
-        except OSError:
+        except OSError:  # the queue would be charged to the user for as long as this dealer lives
             queue.unlink()
             queue.close()
             raise
@@ -121,65 +127,78 @@ class WorkerProcesses:
         return process_tree.worker_mark(self._spec.pool, self._spec.home, self._spec.epoch, incarnation)
 
     def confirm(self, incarnation: int, pid: int) -> bool:
-        """The worker holds its queue: take the name away. False: another process says it is this worker."""
+        """Unlink the queue of a worker that has opened it. False: another process claims to be this worker.
+
+        From here on the kernel frees the queue when worker and dealer have closed it, however they end.
+        """
         process = self._processes.get(Incarnation(incarnation))
         if process is None or process.pid != pid:
             return False
         process.queue.unlink()
         return True
 
-    # --- spoken to ---
+    # --- send and signal ---
 
     def request_queue(self, incarnation: Incarnation) -> QueueEnd | None:
         process = self._processes.get(incarnation)
         return process.queue if process is not None else None
 
     def kill(self, incarnation: Incarnation, name: str) -> None:
-        """Signal the worker and its group. It is not reaped yet, so nobody else can have its number."""
+        """Signal the worker and its group. While it is not reaped, no other process can have its PID."""
         process = self._processes.get(incarnation)
         if process is None or process.exit is not None:
             return
         number = signal.Signals[f"SIG{name}"]
-        with suppress(ProcessLookupError, PermissionError):  # nobody is in it, or another user's processes only
+        with suppress(ProcessLookupError, PermissionError):  # the group is empty, or all of it another user's
             os.killpg(process.pid, number)
-        if os.getpgid(process.pid) != process.pid:  # a job has moved its worker, or it is not there yet
+        # A job can move its worker to another group (setpgid), and a worker that has just been spawned is not in its
+        # own yet: then the group's signal has missed it.
+        if os.getpgid(process.pid) != process.pid:
             os.kill(process.pid, number)
 
-    # --- buried ---
+    # --- exits ---
 
     def reap(self) -> None:
-        """Reap who has died, strangers included."""
+        """Reap every child that has died: workers, and orphans that the kernel gave to this subreaper."""
+        # Until there is none, because SIGCHLD coalesces: many deaths may have been one wake-up.
         while (pid := reap.peek()) is not None:
             process = self._by_pid.pop(pid, None)
+            death_mono_ns = self._clock.now().mono
             if process is not None:
+                # Before the reaping, while the PID, which is also its group's number, cannot be used again.
                 reap.kill_group(pid)
-                process.seen_mono_ns = self._clock.now().mono
             ended = reap.reap(pid)
             if process is not None:
-                process.exit = ended
-                self._dead.append(process)
+                process.reaped(ended, death_mono_ns)
+                self._reaped.append(process)
 
     def take_exited(self) -> list[Exited]:
-        """Those of the dead that nobody survives. The others' descendants are killed; look again when they die."""
-        if not self._dead:
+        """Return the reaped workers without living descendants. Descendants of the others are killed.
+
+        Their deaths wake the loop, which asks again.
+        """
+        if not self._reaped:
             return []
         exits: list[Exited] = []
         try:
-            strangers = [pid for pid in process_tree.children_of() if pid not in self._by_pid]
-            for process in list(self._dead):
-                if strangers and process_tree.kill_marked(strangers, self._mark(process.incarnation)):
+            # What is a child of this process and no worker was orphaned by one. A descendant that has a parent between
+            # itself and the worker becomes such a child as soon as that parent is killed.
+            orphans = [pid for pid in process_tree.children_of() if pid not in self._by_pid]
+            for process in list(self._reaped):
+                if orphans and process_tree.kill_marked(orphans, self._mark(process.incarnation)):
                     continue
-                self._dead.remove(process)
+                self._reaped.remove(process)
                 exits.append(self._exited(process))
         except OSError as error:
-            # Nothing is known of who is left without a descriptor to look with; the next turn looks again.
+            # Without a descriptor to look with, it is unknown what is left. The next turn looks again.
             if error.errno not in (errno.EMFILE, errno.ENFILE):
                 raise
         return exits
 
     @property
     def empty(self) -> bool:
-        return not self._by_pid and not self._dead
+        """Whether neither a worker nor a descendant of one is left."""
+        return not self._by_pid and not self._reaped
 
     def close(self) -> None:
         """Kill every worker, and wait until nothing of them is left."""
@@ -190,23 +209,24 @@ class WorkerProcesses:
             self.reap()
             self.take_exited()
             if not self.empty:
-                signal.sigtimedwait([], 0.001)  # SIGCHLD has its handler: a death meanwhile costs a millisecond
+                # A pause of a millisecond. Waiting for SIGCHLD itself is not possible: its handler takes it.
+                signal.sigtimedwait([], 0.001)
         for process in list(self._processes.values()):
             self._discard(process)
 
     def _exited(self, process: WorkerProcess) -> Exited:
         ended = process.exit
         assert ended is not None
-        words = _last_words(process.capture_fd)
+        stderr_tail = _stderr_tail(process.capture_fd)
         self._discard(process)
         return Exited(
             process.incarnation,
             ended.status,
             ended.signal,
-            process.seen_mono_ns,
+            process.death_mono_ns,
             ended.cpu_ns,
             ended.max_rss_bytes,
-            words,
+            stderr_tail,
         )
 
     def _discard(self, process: WorkerProcess) -> None:
@@ -217,7 +237,7 @@ class WorkerProcesses:
         os.close(process.capture_fd)
 
     def _empty(self, queue: QueueEnd) -> None:
-        """Nobody will read these frames: their spool files, if any, must not stay."""
+        """Take out the frames that the worker will not read, and with each its spool file, if it has one."""
         while True:
             try:
                 self._spool.unpack(decode(queue.receive()))
@@ -227,9 +247,65 @@ class WorkerProcesses:
                 continue
 
 
-def _last_words(fd: int) -> str | None:
-    """The end of what the worker wrote to its standard error."""
+def _stderr_tail(fd: int) -> str | None:
+    """Return the end of what the worker wrote to its standard error; None when it wrote nothing."""
     size = os.fstat(fd).st_size
     start = max(0, size - limits.STDERR_TAIL_BYTES_MAX)
     tail = os.pread(fd, limits.STDERR_TAIL_BYTES_MAX, start).decode("utf-8", "replace").strip()
     return tail or None
+
+
+# --- what workers use ---
+
+
+class Use(NamedTuple):
+    """What a process uses."""
+
+    cpu_ns: int = 0  # user and system, with all children it has waited for
+    resident_bytes: int = 0
+
+
+NOTHING = Use()
+
+
+class SlotUsage:
+    """What the worker in each slot uses, read when a page is made, on the page's thread."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        workers = list(supervisor.workers.values())  # a copy: the loop goes on meanwhile
+        pids = {worker.slot: worker.pid for worker in workers if worker.slot is not None}
+        slots = sorted(set(range(supervisor.wanted)) | pids.keys())  # one beyond `wanted` is about to be given up
+        # Once for both families: reading /proc is what a page of a large pool takes longest for.
+        self._uses = {str(slot): use_of(pids.get(slot, 0)) for slot in slots}
+
+    @computed(
+        "gauge",
+        "taskpool_worker_resident_memory_bytes",
+        "Resident memory of the worker in a slot, without the programs it has started.",
+        labels={"slot": None},
+    )
+    def resident_bytes(self) -> Mapping[str, int]:
+        return {slot: use.resident_bytes for slot, use in self._uses.items()}
+
+    @computed(
+        "counter",
+        "taskpool_worker_cpu_seconds_total",
+        "CPU time of the worker in a slot and of what it started and outlived; from 0 again with each new worker.",
+        labels={"slot": None},
+        unit=SECOND,
+    )
+    def cpu_ns(self) -> Mapping[str, int]:
+        return {slot: use.cpu_ns for slot, use in self._uses.items()}
+
+
+def use_of(pid: int) -> Use:
+    """Read what a child of this process uses; nothing when it is gone, whatever process has its PID by now."""
+    if not pid:
+        return NOTHING
+    try:
+        stat = procfs.stat_of(pid)
+    except OSError:  # out of descriptors: a page without this number is better than none
+        return NOTHING
+    if stat is None or stat.parent != os.getpid():
+        return NOTHING
+    return Use(stat.cpu_ns, stat.resident_bytes)

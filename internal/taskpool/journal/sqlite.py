@@ -10,10 +10,10 @@ import os
 from pathlib import Path
 
 from taskpool.clock import Clock, SystemClock
-from taskpool.core.counters import JournalCounters
 from taskpool.core.effects import Commit, StoreRequest
 from taskpool.core.events import Restored, StoreEvent
 from taskpool.journal import file
+from taskpool.journal.counters import JournalCounters
 from taskpool.journal.engine import Check, Engine, JournalOptions, Observer, Request
 from taskpool.journal.thread import JournalThread
 
@@ -40,7 +40,7 @@ class SqliteStore:
     ) -> None:
         """`observe` takes the place of `counters`: see `Engine`."""
         self.path = path
-        self.counters = JournalCounters()
+        self.counters = JournalCounters(path)
         # lexists: a link that points nowhere is no missing journal, and is refused as one that cannot be opened.
         if not os.path.lexists(path):
             file.create(path, SystemClock().now().wall)

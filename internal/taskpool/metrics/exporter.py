@@ -1,59 +1,28 @@
-"""Every metric of the dealer, from plain counters at the moment of a scrape.
+"""Render every declared metric of the dealer for Prometheus, at the moment of a scrape.
 
-Rules of this folder:
-1. Names are `taskpool_<thing>_<unit>`, base units, `_total` on counters, and are public: tests/golden/metrics.txt.
-2. Labels come from closed sets, never ids or pids. A value known in advance is there from the start, with 0.
-3. A point in time is a timestamp, never an age, and is absent while there is no such point.
-4. The loop adds to integers; here they are read, by another thread, while the loop goes on. A page may be a turn
-   out of step with itself. What is walked is copied first with `list`, which is one step of the interpreter.
+The declarations are in `core.metric`'s terms, beside the numbers: this file knows none of them but its own. It runs on
+a page thread while the loop goes on; what that asks of those who declare is said there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
-from prometheus_client.core import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
 
 from taskpool.clock import SECOND, Clock
-from taskpool.core.counters import HEARD_QUEUES, LoopCounters
-from taskpool.core.reactor import Reactor
-from taskpool.core.state import PoolState
-from taskpool.metrics import jobs, journal, workers
-from taskpool.metrics.families import counter, counter_by, gauge, gauge_by, histogram
-from taskpool.metrics.journal import Journal
-from taskpool.metrics.logcounts import LogCounts
+from taskpool.core.metric import Histogram, Metric, MetricSet, Sample, families, gauge
+
+Sources = Callable[[], Sequence[object]]  # the owners of declared metrics; snapshots among them are new at each call
 
 
-class Queue(NamedTuple):
-    """A queue of the dealer, now."""
-
-    name: str
-    messages: int
-    capacity: int
-
-
-class Sources(NamedTuple):
-    """Where the numbers are."""
-
-    core: Reactor
-    loop: LoopCounters
-    kinds: tuple[str, ...]
-    queues: Callable[[], list[Queue]]
-    queues_remade: Callable[[], int]
-    replies_full: Callable[[], int]
-    journal: Journal | None
-    logs: LogCounts
-    ready: Callable[[], bool]
-    clock: Clock
-
-
-def registry(sources: Sources) -> CollectorRegistry:
+def registry(sources: Sources, clock: Clock) -> CollectorRegistry:
     """The dealer's own families, and the usual ones of a process and of its interpreter."""
     made = CollectorRegistry()
-    made.register(DealerCollector(sources))
+    made.register(DealerCollector(sources, clock))
     ProcessCollector(registry=made)
     PlatformCollector(registry=made)
     GCCollector(registry=made)
@@ -63,101 +32,59 @@ def registry(sources: Sources) -> CollectorRegistry:
 class DealerCollector(Collector):
     """All of a dealer's own families."""
 
-    def __init__(self, sources: Sources) -> None:
+    def __init__(self, sources: Sources, clock: Clock) -> None:
         self._sources = sources
+        self._clock = clock
+        self._own = ExporterGauges()
 
-    def describe(self) -> list[Metric]:
-        """Nothing: asking for all families at registration would be a scrape."""
-        return []
+    def describe(self) -> Iterator[Family]:
+        """Yield each family without a number: the registry finds by them what `?name[]=` asks for."""
+        for owner in (*self._sources(), self._own):
+            yield from (rendered(metric, []) for metric, _ in families(owner))
 
-    def collect(self) -> Iterator[Metric]:
-        sources = self._sources
-        before_ns = sources.clock.now().mono
-        pool = sources.core.pool
-        found = [
-            *_identity(pool, sources.journal is not None),
-            *jobs.families(pool, sources.kinds),
-            *workers.families(sources.core.supervisor, pool.counters),
-            *_condition(pool, ready=sources.ready()),
-            *_loop(sources.loop),
-            *_queues(sources),
-            *journal.families(sources.journal, pool.counters),
-            counter_by(
-                "taskpool_log_messages_total",
-                "Log messages written, by level.",
-                ["level"],
-                [([level], count) for level, count in sources.logs.by_level.items()],
-            ),
-        ]
+    def collect(self) -> Iterator[Family]:
+        began_ns = self._clock.now().mono
+        # A list, and not one family at a time: between two of them the page is written, which is not what is timed.
+        found = [rendered(metric, samples) for owner in self._sources() for metric, samples in families(owner)]
+        self._own.took(self._clock.now().mono - began_ns)
         yield from found
-        took_ns = sources.clock.now().mono - before_ns
-        yield gauge("taskpool_collector_duration_seconds", "How long collecting this page took.", took_ns / SECOND)
+        yield from (rendered(metric, samples) for metric, samples in families(self._own))
 
 
-def _identity(pool: PoolState, journaled: bool) -> Iterator[Metric]:
-    yield gauge_by("taskpool_build_info", "Build of this program; always 1.", ["version"], [([pool.config.version], 1)])
-    yield gauge_by(
-        "taskpool_pool_info",
-        "The pool, and whether what it accepts outlives its dealer; always 1.",
-        ["pool", "journal"],
-        [([pool.config.name, "true" if journaled else "false"], 1)],
-    )
-    yield gauge("taskpool_dealer_epoch", "Lives of this pool's dealers so far, this one included.", pool.config.epoch)
+class ExporterGauges(MetricSet):
+    """What the exporter tells of itself. `App` makes one page at a time, so one thread at a time is here."""
+
+    duration_ns: int = gauge("taskpool_collector_duration_seconds", "How long collecting this page took.", unit=SECOND)
+
+    def took(self, duration_ns: int) -> None:
+        self.duration_ns = duration_ns
 
 
-def _condition(pool: PoolState, *, ready: bool) -> Iterator[Metric]:
-    yield gauge("taskpool_dealer_ready", "1 while a worker is ready and the dealer does not drain.", ready)
-    yield gauge("taskpool_dealer_draining", "1 while the dealer takes and sends no more jobs.", pool.draining)
-    yield gauge("taskpool_dealer_paused", "1 while a person wants no job to be sent.", pool.paused)
-    yield gauge("taskpool_disk_full", "1 while journal or spool have no room for more jobs.", bool(pool.disk_full))
+def rendered(metric: Metric, samples: Sequence[Sample]) -> Family:
+    """The family as prometheus_client writes it. Without samples it is announced, and has no number now."""
+    labels = tuple(metric.labels)
+    if metric.kind == "histogram":
+        return _histogram(metric, samples)
+    # prometheus_client cuts _total off a counter's name, and adds it again where the format wants it.
+    family = (CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily)(
+        metric.name, metric.text, labels=labels
+    )
+    # Divided here, at a scrape, and not where it is counted: sums of nanoseconds are exact, those of seconds are not.
+    for values, number in samples:
+        assert not isinstance(number, Histogram)
+        family.add_metric(values, number / metric.unit)
+    return family
 
 
-def _loop(loop: LoopCounters) -> Iterator[Metric]:
-    yield counter("taskpool_loop_turns_total", "Turns of the dealer's loop; at least one a second.", loop.turns)
-    yield counter("taskpool_loop_busy_seconds_total", "Time the loop worked rather than waited.", loop.busy_ns / SECOND)
-    yield counter(
-        "taskpool_loop_stalls_total", "Turns that came so late that every deadline was pushed on.", loop.stalls
-    )
-    yield histogram(
-        "taskpool_loop_lag_seconds",
-        "How long what happened may have waited for its turn: the turn before, or a sleep too long.",
-        loop.lag,
-    )
-    yield gauge(
-        "taskpool_loop_timestamp_seconds",
-        "Unix time at which the loop last began a turn.",
-        loop.turned_wall_ns / SECOND,
-    )
-
-
-def _queues(sources: Sources) -> Iterator[Metric]:
-    queues, loop = sources.queues(), sources.loop
-    yield gauge_by(
-        "taskpool_queue_messages",
-        "Messages in a queue now.",
-        ["queue"],
-        [([queue.name], queue.messages) for queue in queues],
-    )
-    yield gauge_by(
-        "taskpool_queue_capacity_messages",
-        "Messages a queue can hold.",
-        ["queue"],
-        [([queue.name], queue.capacity) for queue in queues],
-    )
-    yield counter_by(
-        "taskpool_queue_received_messages_total",
-        "Messages taken off a queue.",
-        ["queue"],
-        [([name], loop.received[name]) for name in HEARD_QUEUES],
-    )
-    yield counter_by(
-        "taskpool_queue_full_total",
-        "Turns in which a queue gave as much as it holds, so that senders may have waited; reply: sends put off.",
-        ["queue"],
-        [*(([name], loop.full[name]) for name in HEARD_QUEUES), (["reply"], sources.replies_full())],
-    )
-    yield counter(
-        "taskpool_queues_remade_total",
-        "Queues that somebody removed and that were made again.",
-        sources.queues_remade(),
-    )
+def _histogram(metric: Metric, samples: Sequence[Sample]) -> Family:
+    """From nanoseconds to seconds, and from counts by bucket to the cumulative ones that Prometheus wants."""
+    family = HistogramMetricFamily(metric.name, metric.text, labels=tuple(metric.labels))
+    for values, counted in samples:
+        assert isinstance(counted, Histogram)
+        total, buckets = 0, []
+        # The counts are copied: buckets must not shrink along the way because the loop adds to an earlier one.
+        for bound, count in zip([*counted.bounds, None], list(counted.counts), strict=True):
+            total += count
+            buckets.append(("+Inf" if bound is None else repr(bound / SECOND), float(total)))
+        family.add_metric(values, buckets, sum_value=counted.total / SECOND)
+    return family

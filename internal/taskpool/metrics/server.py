@@ -1,9 +1,10 @@
-"""Serves the pages: cheroot, told how patient it may be.
+"""The HTTP server: cheroot, with a deadline for everything that a client can delay.
 
-Eight threads serve one request a connection. A client that stalls holds one of them until its time is up, so who
-comes while S clients stall waits for about S / 8 * REQUEST_SECONDS_MAX; the dealer's loop waits for nobody.
-What is here beside settings is what cheroot leaves to others: a deadline for the whole of a request rather than
-for each of its bytes, and handshakes that do not stop it from accepting.
+Eight threads serve one request a connection. A client that stalls holds one of them until its time is up, so a request
+that comes while S clients stall waits for about S / 8 * REQUEST_SECONDS_MAX. The dealer's loop never waits for any.
+
+What is here beside settings is what cheroot lacks (docs/adr/0009): a deadline for a whole request rather than for each
+of its bytes, and TLS handshakes on the thread that serves the client rather than on the one that accepts.
 """
 
 from __future__ import annotations
@@ -35,17 +36,17 @@ THREADS = 8
 REQUESTS_WAITING_MAX = 24  # for a thread; with THREADS it is how many descriptors clients can take
 ACCEPTS_WAITING_MAX = 64  # in the kernel, for both
 REQUEST_BYTES_MAX = 16 * 1024
-BODY_BYTES_MAX = 1024  # nobody reads it
-REQUEST_SECONDS_MAX = 2  # from when a thread turns to a client until its request is complete; so long for TLS, too
+BODY_BYTES_MAX = 1024  # no page has a use for one
+REQUEST_SECONDS_MAX = 2  # from when a thread takes a client until its request is complete; so long for TLS, too
 ANSWER_SECONDS_MAX = 2  # how long a client may take to read
-WAIT_SECONDS_MAX = 5  # how long accepting may stop because all threads are taken; then a client is sent away
-LOOK_SECONDS = 0.2  # cheroot sees that it shall stop when it next looks
+WAIT_SECONDS_MAX = 5  # how long accepting may pause because all threads are taken; then a client is disconnected
+POLL_SECONDS = 0.2  # how often cheroot looks whether it is to stop
 CLOSE_SECONDS_MAX = 5
-COMPLAIN_SECONDS = 60.0  # clients can provoke errors, so that there is one line for many
+ERROR_LOG_SECONDS = 60.0  # clients can provoke errors as often as they like: one line in this time
 
 
 class Server:
-    """Serves from its making until it is closed."""
+    """Serve from construction until `close`."""
 
     def __init__(
         self,
@@ -54,12 +55,12 @@ class Server:
         tls: BuiltinSSLAdapter | None = None,
         log: logging.Logger | None = None,
     ) -> None:
-        """Binds at once. Raises ConfigurationError when the address is taken or not ours."""
+        """Bind and start to serve. Raises ConfigurationError when the address is in use or not of this machine."""
         listener = _listen(address)
         self.address: tuple[str, int] = listener.getsockname()[:2]
         self._server = _Cheroot(listener, self.address, pages, log or logging.getLogger(__name__))
         self._server.ssl_adapter = tls
-        _take_nothing_from_systemd()
+        _ignore_socket_activation()
         started: Future[None] = Future()
         threading.Thread(target=self._run, args=(started,), name="pages", daemon=True).start()
         started.result()
@@ -71,13 +72,14 @@ class Server:
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
     def close(self) -> None:
-        """Wait for what is under way, but not for long. May be called again."""
+        """Wait for requests under way, but not for long. May be called again."""
+        # On a thread of its own, since cheroot's `stop` has no deadline that holds for a page that hangs.
         stopping = threading.Thread(target=self._server.stop, name="pages stop", daemon=True)
         stopping.start()
         stopping.join(CLOSE_SECONDS_MAX)
 
     def _run(self, started: Future[None]) -> None:
-        """Started from here, cheroot's threads are daemons as this one is: none of them keeps the process alive."""
+        """Serve. Threads started from a daemon are daemons: none of cheroot's keeps the process alive."""
         try:
             self._server.prepare()
         except BaseException as error:
@@ -88,7 +90,7 @@ class Server:
 
 
 class _Cheroot(wsgi.Server):
-    """On a socket that is bound already, and with a log that is ours."""
+    """cheroot on a socket that is bound already, logging to the dealer's log."""
 
     def __init__(
         self, listener: socket.socket, address: tuple[str, int], pages: WSGIApplication, log: logging.Logger
@@ -101,7 +103,8 @@ class _Cheroot(wsgi.Server):
             server_name="taskpool",
             request_queue_size=ACCEPTS_WAITING_MAX,
             timeout=REQUEST_SECONDS_MAX,
-            # Never cut by cheroot: it would take the TLS off a connection whose page is still to be written.
+            # In effect never: at this deadline cheroot would end the TLS of a connection whose page is being written,
+            # and the rest of the page would go out unencrypted.
             shutdown_timeout=3600,
             accepted_queue_size=REQUESTS_WAITING_MAX,
             accepted_queue_timeout=WAIT_SECONDS_MAX,
@@ -110,7 +113,7 @@ class _Cheroot(wsgi.Server):
         self.keep_alive_conn_limit = 0  # one request a connection: an idle one would hold a descriptor
         self.max_request_header_size = REQUEST_BYTES_MAX
         self.max_request_body_size = BODY_BYTES_MAX
-        self.expiration_interval = LOOK_SECONDS
+        self.expiration_interval = POLL_SECONDS
         self._listener = listener
         self._log = log
         self._quiet_until = 0.0
@@ -120,28 +123,28 @@ class _Cheroot(wsgi.Server):
         return self._listener
 
     def process_conn(self, conn: HTTPConnection) -> None:
-        """cheroot's own way for who cannot be served leaves descriptors to the garbage collector."""
+        """Queue a connection for a thread, or close it. cheroot itself would leave it to the garbage collector."""
         try:
             self.requests.put(conn)
         except Full:
             conn.close()
 
     def error_log(self, msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:
-        """What clients do wrong is no news; a page that cannot be made is."""
+        """Log an error of a page. What clients do wrong is logged for debugging only."""
         now = time.monotonic()
         if level < logging.ERROR or now < self._quiet_until:
             level = logging.DEBUG
         else:
-            self._quiet_until = now + COMPLAIN_SECONDS
+            self._quiet_until = now + ERROR_LOG_SECONDS
         facts = {"traceback": format_exc()} if traceback else {}
         self._log.log(level, "%s", f"pages: {msg}", extra={"who": "Dealer", "facts": facts})
 
 
 class _Connection(HTTPConnection):
-    """A client, until it has its answer or its time is up."""
+    """A client's connection, until it has its answer or its time is up."""
 
     def __init__(self, server: _Cheroot, sock: socket.socket, makefile: object = None) -> None:
-        super().__init__(server, sock, _patient_file)
+        super().__init__(server, sock, _file_with_deadline)
 
     def communicate(self) -> bool:
         if not self.server.ready:  # it waited for a thread until the server was closed
@@ -149,46 +152,53 @@ class _Connection(HTTPConnection):
         if isinstance(self.socket, ssl.SSLSocket):
             try:
                 self.socket.do_handshake()
-            except OSError:  # ssl.SSLError is one: it does not speak TLS, is gone, or sleeps
+            except OSError:  # ssl.SSLError is one: the client does not speak TLS, is gone, or stalls
                 return False
         return bool(super().communicate())  # type: ignore[no-untyped-call]
 
 
-class _Patient:
-    """A socket with one deadline for all that is read from it or written to it, however slowly it drips."""
+class _DeadlineSocket:
+    """A socket with one deadline for all that is read from it, or all that is written to it.
+
+    A time-out of the socket itself holds for each call, so a client that sends a byte a second would never meet it.
+    """
 
     def __init__(self, client: socket.socket, seconds: float) -> None:
         self._client = client
         self._seconds = seconds
-        self._until: float | None = None
+        self._until: float | None = None  # set by the first call, not while the client waits for a thread
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
 
     def recv_into(self, buffer: memoryview) -> int:
-        self._wait_no_longer()
+        self._set_timeout()
         return self._client.recv_into(buffer)
 
     def send(self, data: bytes) -> int:
-        self._wait_no_longer()
+        self._set_timeout()
         return self._client.send(data)
 
-    def _wait_no_longer(self) -> None:
+    def _set_timeout(self) -> None:
+        """Limit the next call to the time that is left. Raises TimeoutError when none is."""
         now = time.monotonic()
         if self._until is None:
             self._until = now + self._seconds
         if now >= self._until:
-            raise TimeoutError("timed out")  # word for word what cheroot knows
+            raise TimeoutError("timed out")  # cheroot compares the text
         self._client.settimeout(self._until - now)
 
 
-def _patient_file(client: socket.socket, mode: str, size: int) -> object:
+def _file_with_deadline(client: socket.socket, mode: str, size: int) -> object:
     seconds = REQUEST_SECONDS_MAX if "r" in mode else ANSWER_SECONDS_MAX
-    return MakeFile(_Patient(client, seconds), mode, size)
+    return MakeFile(_DeadlineSocket(client, seconds), mode, size)
 
 
 class _Tls(BuiltinSSLAdapter):
-    """Leaves the handshake to the thread that serves the client: cheroot makes it in the one that accepts."""
+    """TLS whose handshake is left to the thread that serves the client.
+
+    cheroot makes it on the thread that accepts, so that one client amid a handshake would keep out all others.
+    """
 
     def wrap(self, sock: socket.socket) -> tuple[socket.socket, dict[str, str]]:
         try:
@@ -199,9 +209,10 @@ class _Tls(BuiltinSSLAdapter):
 
 
 def tls_adapter(certificate: Path, key: Path) -> BuiltinSSLAdapter:
-    """Raises ConfigurationError when the files cannot be used."""
+    """Load certificate and key. Raises ConfigurationError when they cannot be used."""
     try:
-        adapter = _Tls(str(certificate), str(key), private_key_password="")  # rather than a prompt
+        # An empty passphrase: with none OpenSSL would ask on the terminal, and a service would hang at its start.
+        adapter = _Tls(str(certificate), str(key), private_key_password="")
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         raise ConfigurationError(
             f"--metrics-tls-cert {certificate} and --metrics-tls-key {key} cannot be used: {error}; "
@@ -216,7 +227,8 @@ def _listen(address: tuple[str, int]) -> socket.socket:
     try:
         family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = socket.create_server(where[:2], family=family, backlog=ACCEPTS_WAITING_MAX)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # clients' sockets are born with it
+        # Accepted sockets inherit it. With Nagle's algorithm the end of a page waits for the client's delayed ACK.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listener
     except (OSError, UnicodeError) as error:  # IDNA takes a name with an empty or an overlong part for the latter
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
@@ -225,7 +237,7 @@ def _listen(address: tuple[str, int]) -> socket.socket:
         ) from error
 
 
-def _take_nothing_from_systemd() -> None:
-    """cheroot would serve on descriptor 3 where LISTEN_PID is set, for whichever process and socket it was meant."""
+def _ignore_socket_activation() -> None:
+    """Keep cheroot from serving on descriptor 3 because LISTEN_PID is set, whatever process and socket it is for."""
     for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
         os.environ.pop(name, None)

@@ -8,9 +8,10 @@ _TAKE = "            self._take(batch, event, skip, now)\n"
 _RECORD = "        pool.commits.add(OutcomeRecorded(job.ordinal, batch.name, outcome), OutcomeStored(batch, outcome))\n"
 _DRAIN = (
     "        for events in self._queues.events:\n"
-    '            self._hear(events, ingress.EVENTS, "events", events.maxmsg + waiting)'
+    "            # R4 (docs/protocol.md, 11): drain, then handle exits.\n"
+    '            self._receive(events, ingress.EVENTS, "events", events.maxmsg + senders)'
 )
-_BURY = "        for exited in self._processes.take_exited():\n            self._handle(exited)\n"
+_EXITS = "        for exited in self._processes.take_exited():\n            self._handle(exited)\n"
 
 ORDERING = (
     mutant(
@@ -63,46 +64,46 @@ ORDERING = (
         "R4",
         "dealer/loop.py",
         _DRAIN,
-        _BURY + _DRAIN,
+        _EXITS + _DRAIN,
     ),
     mutant(
         "a death is seen after the queue was drained",
         "R4",
         "dealer/loop.py",
-        _BURY,
-        "        self._processes.reap()\n" + _BURY,
+        _EXITS,
+        "        self._processes.reap()\n" + _EXITS,
     ),
     mutant(
         "the wake-up is emptied after looking who died",
         "R9",
         "dealer/loop.py",
-        "        self._hear_outside(signals, ready)\n",
-        "        self._hear_outside([*signals, *self._signals()], ready)\n",
+        "        self._handle_signals(signals)\n",
+        "        self._handle_signals([*signals, *self._signals()])\n",
     ),
     mutant(
         "one message is read before a death is judged",
         "R4",
         "dealer/loop.py",
-        'ingress.EVENTS, "events", events.maxmsg + waiting)',
+        'ingress.EVENTS, "events", events.maxmsg + senders)',
         'ingress.EVENTS, "events", 1)',
     ),
     mutant(
         "orphans are not ended",
         "R5",
-        "dealer/dealer.py",
-        "        orphans = platform.end_orphans(options.pool, epoch)\n",
-        "        orphans = 0\n",
+        "dealer/takeover.py",
+        "    orphans = platform.end_orphans(pool, epoch)\n",
+        "    orphans = 0\n",
     ),
     mutant(
         "orphans are ended after the queues are read",
         "R5",
-        "dealer/dealer.py",
-        "        orphans = platform.end_orphans(options.pool, epoch)\n",
-        "        orphans = 0\n",
+        "dealer/takeover.py",
+        "    orphans = platform.end_orphans(pool, epoch)\n",
+        "    orphans = 0\n",
         Edit(
             "dealer/dealer.py",
-            "        spool.sweep()\n",
-            "        spool.sweep()\n        platform.end_orphans(options.pool, epoch)\n",
+            "        processes = platform.processes(",
+            "        platform.end_orphans(options.pool, epoch)\n        processes = platform.processes(",
         ),
     ),
     mutant(
@@ -141,8 +142,8 @@ ORDERING = (
         "        if late_ns > 10**18:\n",
         Edit(
             "dealer/loop.py",
-            "        self._hear_workers()\n        if late",
-            "        self._handle(Tick())\n        self._hear_workers()\n        if late",
+            "        self._receive_from_workers()\n        if late",
+            "        self._handle(Tick())\n        self._receive_from_workers()\n        if late",
         ),
     ),
     mutant(

@@ -6,9 +6,9 @@ import pytest
 
 from support.builders import EPOCH, START, World, record, work
 from taskpool.core.batch import Batch
-from taskpool.core.counters import Histogram, JournalCounters, LoopCounters
 from taskpool.core.entries import JobCounts
 from taskpool.core.job import Job, retry_delay_ns
+from taskpool.core.metric import Histogram
 from taskpool.core.respawn import Respawn
 from taskpool.core.worker import Worker, WorkerEvent, WorkerState
 from taskpool.ids import Incarnation
@@ -132,16 +132,3 @@ def test_a_histogram_counts_up_to_and_including_its_bounds() -> None:
         histogram.add(value)
     assert histogram.counts == [2, 2, 2]
     assert histogram.total == 62 + 10**9
-
-
-def test_the_loop_counts_its_turns_and_its_full_queues() -> None:
-    counters = LoopCounters()
-    counters.turned(5, 7)
-    counters.turned(6, -1)
-    counters.heard("events", 3, 10)
-    counters.heard("events", 10, 10)
-    assert (counters.turns, counters.busy_ns, counters.lag.total) == (2, 11, 13)
-    journal = JournalCounters()
-    journal.observe(4, 5)
-    assert (journal.rows, journal.commits.total) == (4, 5)
-    assert (counters.received["events"], counters.full["events"], counters.full["intake"]) == (13, 1, 0)

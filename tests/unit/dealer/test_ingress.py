@@ -1,4 +1,4 @@
-"""The ingress: what is refused there, and how much is said about it."""
+"""The ingress: what it refuses, and how much it logs about it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from taskpool.clock import SystemClock
 from taskpool.codec import decode, encode
 from taskpool.core.counters import Counters
 from taskpool.dealer.ingress import INTAKE, Ingress
-from taskpool.dealer.sparing import WarningLimit
+from taskpool.dealer.log import WarningLimit
 from taskpool.ipc.spool import Spool
 from taskpool.messages import JobSpec, Refused, Submit
 
 CLIENT = 7
 
 
-class AtTheDoor:
-    """An ingress, and what it says to whom."""
+class Stage:
+    """An ingress, and what it answers and logs."""
 
     def __init__(self, directory: Path) -> None:
         self.spool = Spool(directory / "spool")
@@ -32,31 +32,33 @@ class AtTheDoor:
 
     def submit(self, spec: JobSpec) -> Refused:
         data = self.spool.pack(encode(Submit(CLIENT, "b", 3, [spec])), 1024)
-        assert self.ingress.admit(data, INTAKE, "intake") is None
+        assert self.ingress.parse(data, INTAKE, "intake") is None
         return self.refused.pop()
 
 
 @pytest.fixture
-def at(tmp_path: Path) -> AtTheDoor:
-    return AtTheDoor(tmp_path)
+def stage(tmp_path: Path) -> Stage:
+    return Stage(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["command", "python"])
-def test_a_refusal_is_short_whatever_it_is_about(at: AtTheDoor, kind: str) -> None:
+def test_a_refusal_is_short_whatever_it_is_about(stage: Stage, kind: str) -> None:
     nonsense = bytes(limits.PAYLOAD_BYTES_MAX - 64)
     fields: list[object] = [[b"true"], nonsense, {}, None, False]
     if kind == "python":
         fields = ["module", "function", b"[]", b"{}", [nonsense]]
-    refused = at.submit(JobSpec(kind, msgspec.msgpack.encode(fields)))
+    refused = stage.submit(JobSpec(kind, msgspec.msgpack.encode(fields)))
     assert (refused.first_seq, refused.seq, refused.reason) == (3, 3, "malformed")
     assert "must be" in refused.text
     assert decode(encode(refused)) == refused, "its receiver takes it"
 
 
 def test_every_bad_message_is_counted_and_the_log_stays_short(tmp_path: Path) -> None:
-    at = AtTheDoor(tmp_path)
-    at.ingress = Ingress(at.spool, at.counters, at.refused.append, WarningLimit(at.warnings.append, SystemClock()))
+    stage = Stage(tmp_path)
+    stage.ingress = Ingress(
+        stage.spool, stage.counters, stage.refused.append, WarningLimit(stage.warnings.append, SystemClock())
+    )
     for _ in range(1000):
-        assert at.ingress.admit(b"garbage", INTAKE, "intake") is None
-    assert at.counters.refusals["malformed"] == 1000
-    assert 0 < len(at.warnings) < 100
+        assert stage.ingress.parse(b"garbage", INTAKE, "intake") is None
+    assert stage.counters.refusals["malformed"] == 1000
+    assert 0 < len(stage.warnings) < 100

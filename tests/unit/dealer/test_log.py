@@ -8,8 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from taskpool.clock import Instant
 from taskpool.core.effects import Level, Note, Topic
-from taskpool.dealer.log import DealerLog
+from taskpool.dealer.log import WARNINGS_PER_PERIOD_MAX, WARNINGS_PERIOD_NS, DealerLog, LogCounters, WarningLimit
 from taskpool.kinds.fib import FIB
 from taskpool.log import Format
 from taskpool.messages import JobSpec
@@ -45,3 +46,48 @@ def test_a_value_that_is_no_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert "job 1: a\N{REPLACEMENT CHARACTER} from" in written(reported(b"a\xff"), capsys)
     record = json.loads(written(reported(b"a\xff"), capsys, "json"))
     assert record["value"] == "a\N{REPLACEMENT CHARACTER}"
+
+
+def test_a_stall_names_its_length_and_what_follows(capsys: pytest.CaptureFixture[str]) -> None:
+    assert written(Note(Level.WARNING, Topic.STALLED, {"seconds": 3.21}), capsys) == (
+        "[Dealer] Event loop stalled 3.2 s; deadlines extended\n"
+    )
+
+
+def test_messages_are_counted_by_level() -> None:
+    counters = LogCounters()
+    logger = logging.Logger("of its own", logging.INFO)
+    logger.addFilter(counters.count)
+    logger.addHandler(logging.NullHandler())
+    logger.debug("not written")
+    logger.info("written")
+    logger.critical("written")
+    assert counters.by_level == {"info": 1, "error": 1}
+
+
+# --- warnings that other processes can cause -----------------------------------------------------------------
+
+
+class HandClock:
+    def __init__(self) -> None:
+        self.mono = 5
+
+    def now(self) -> Instant:
+        return Instant(self.mono, 0)
+
+
+def test_the_first_warnings_are_passed_on_and_the_others_counted() -> None:
+    passed: list[str] = []
+    clock = HandClock()
+    warn = WarningLimit(passed.append, clock)
+    for number in range(1000):
+        warn(f"bad message {number}")
+    assert passed == [f"bad message {number}" for number in range(WARNINGS_PER_PERIOD_MAX)]
+    passed.clear()
+    clock.mono += WARNINGS_PERIOD_NS
+    warn("another")
+    assert passed == [f"{1000 - WARNINGS_PER_PERIOD_MAX} similar warnings suppressed", "another"]
+    passed.clear()
+    clock.mono += WARNINGS_PERIOD_NS
+    warn("a third")
+    assert passed == ["a third"], "none was suppressed meanwhile"

@@ -1,63 +1,130 @@
-"""The dealer's loop, where the simulator has too few workers to show it."""
+"""The dealer's loop, where the simulator has too few workers to show it: more of them send than the queue holds."""
 
 from __future__ import annotations
 
-from collections import deque
-from types import SimpleNamespace
-from typing import Any
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
-from taskpool.dealer.loop import Loop
-from taskpool.errors import QueueEmpty
+from support.memory_platform import LAYOUT, POOL, MemoryPlatform, assemble
+from taskpool import limits
+from taskpool.dealer.dealer import Dealer
+from taskpool.dealer.loop import LoopCounters
+from taskpool.ids import Incarnation
+from taskpool.ipc import names
+from taskpool.kinds.fib import FIB
+from taskpool.messages import Close, End, Frame, Hello, JobSpec, Progress, Report, Submit
 
 WORKERS = 40
-QUEUE = 10
+EVENTS = names.events(POOL)
 
 
-class Crowded:
-    """A queue whose senders wait for room: each message that is read lets one of them send."""
-
-    maxmsg = QUEUE
-
-    def __init__(self) -> None:
-        self.unread = deque(b"%d" % number for number in range(QUEUE + WORKERS))
-
-    def receive(self) -> bytes:
-        if not self.unread:
-            raise QueueEmpty
-        return self.unread.popleft()
+def test_the_counters_of_a_turn() -> None:
+    counters = LoopCounters()
+    counters.count_turn(5, 7)
+    counters.count_turn(6, -1)
+    assert (counters.turns, counters.busy_ns, counters.lag.total) == (2, 11, 13)
 
 
-def test_workers_that_wait_to_send_are_heard_before_anybody_is_judged() -> None:
-    heard: list[bytes] = []
-    events = Crowded()
-    judged: list[int] = []
+def submit_jobs(platform: MemoryPlatform) -> Iterator[None]:
+    """Every worker is ready, and gets one job."""
+    platform.report_ready()
+    yield
+    platform.namespace.create(names.reply(POOL, 0), LAYOUT.reply)
+    platform.send(names.control(POOL), Hello(7, 0, 5, "b"))
+    yield
+    job = JobSpec("fib", FIB.parse({"n": 1}, ""))
+    platform.send(names.intake(POOL), Submit(7, "b", 1, [job] * WORKERS))
+    platform.send(names.intake(POOL), Close(7, "b", WORKERS))
+    yield
 
-    def admit(data: bytes, expected: object, queue: str) -> None:
-        heard.append(data)
 
-    def take_exited() -> list[Any]:
-        judged.append(len(heard))
-        return []
+def started(platform: MemoryPlatform, incarnation: Incarnation, frame: Frame) -> None:
+    platform.send(EVENTS, Progress(incarnation, 1, started=frame.first_n))
 
-    parts: Any = SimpleNamespace(
-        core=SimpleNamespace(supervisor=SimpleNamespace(workers=dict.fromkeys(range(WORKERS)))),
-        clock=SimpleNamespace(now=lambda: SimpleNamespace(mono=0, wall=0)),
-        queues=SimpleNamespace(events=[events]),
-        ingress=SimpleNamespace(admit=admit),
-        processes=SimpleNamespace(reap=lambda: None, take_exited=take_exited),
-    )
-    loop = Loop(
-        parts.core,
-        parts.clock,
-        parts,
-        parts.queues,
-        parts.ingress,
-        parts.processes,
-        parts,
-        parts,
-        parts,
-        signals=lambda: (),
-    )
-    loop._hear_workers()
-    assert judged == [QUEUE + WORKERS]
-    assert loop.counters.full["events"] == 1
+
+def reported(platform: MemoryPlatform, incarnation: Incarnation, frame: Frame) -> None:
+    platform.send(EVENTS, Progress(incarnation, 1, [Report(frame.first_n, End.SUCCEEDED, b"1")]))
+
+
+def run(platform: MemoryPlatform) -> Dealer:
+    with ExitStack() as teardown:
+        dealer = assemble(platform, teardown, WORKERS)
+        dealer.loop.run()
+        return dealer
+
+
+def test_a_death_is_judged_after_all_that_the_dead_worker_had_sent_was_read(tmp_path: Path) -> None:
+    """Its report is the last that the queue holds, and behind it the others wait for room."""
+
+    def script(platform: MemoryPlatform) -> Iterator[None]:
+        yield from submit_jobs(platform)
+        frames = platform.frames()
+        assert len(frames) == WORKERS
+        incarnations = list(frames)
+        victim = incarnations[LAYOUT.events.maxmsg - 2]
+        for incarnation in incarnations:
+            if incarnation != victim:
+                started(platform, incarnation, frames[incarnation])
+                yield
+        for incarnation in incarnations:
+            if incarnation == victim:
+                started(platform, incarnation, frames[incarnation])
+            reported(platform, incarnation, frames[incarnation])
+        assert len(platform.namespace.blocked[EVENTS]) == WORKERS + 1 - LAYOUT.events.maxmsg
+        platform.played.die(victim)
+        yield
+        assert not platform.namespace.blocked[EVENTS]
+
+    platform = MemoryPlatform(tmp_path, script)
+    dealer = run(platform)
+    counters = dealer.core.pool.counters
+    assert counters.attempts == {"succeeded": WORKERS}, "nothing crashed, and nothing was lost"
+    assert counters.jobs_finished == {("fib", "succeeded"): WORKERS}
+    assert counters.worker_exits["signal", "SIGKILL"] == 1
+    assert counters.stale_reports == 0
+    assert dealer.parts.queues.counters.full["events"] >= 1
+
+
+def test_workers_that_wait_to_send_are_not_taken_for_silent(tmp_path: Path) -> None:
+    """All have begun in time, and three out of four wait for room in the queue when the deadline comes."""
+
+    def script(platform: MemoryPlatform) -> Iterator[None]:
+        yield from submit_jobs(platform)
+        frames = platform.frames()
+        until = platform.clock.mono + limits.START_SILENT_NS_MAX
+        while platform.clock.mono + platform.timeout_ns < until:
+            platform.sleep()
+            yield
+        for incarnation, frame in frames.items():
+            started(platform, incarnation, frame)
+        assert len(platform.namespace.blocked[EVENTS]) == WORKERS - LAYOUT.events.maxmsg
+        platform.clock.mono = until
+        yield
+        assert platform.played.kills == []
+        for incarnation, frame in frames.items():
+            reported(platform, incarnation, frame)
+        yield
+
+    dealer = run(MemoryPlatform(tmp_path, script))
+    assert dealer.core.pool.counters.attempts == {"succeeded": WORKERS}
+    assert dealer.core.pool.counters.protocol_errors == 0
+
+
+def test_a_worker_that_does_not_start_its_frame_is_killed_at_that_deadline(tmp_path: Path) -> None:
+    """What the test above would show if messages were left unread."""
+
+    def script(platform: MemoryPlatform) -> Iterator[None]:
+        yield from submit_jobs(platform)
+        frames = platform.frames()
+        until = platform.clock.mono + limits.START_SILENT_NS_MAX
+        while platform.clock.mono + platform.timeout_ns < until:
+            platform.sleep()
+            yield
+        for incarnation in list(frames)[1:]:
+            started(platform, incarnation, frames[incarnation])
+        platform.clock.mono = until
+        yield
+        assert platform.played.kills == [(next(iter(frames)), "KILL")]
+
+    run(MemoryPlatform(tmp_path, script))

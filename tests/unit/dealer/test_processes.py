@@ -1,20 +1,26 @@
-"""The dealer's worker processes where the machine gives out; the rest of it is tried end to end."""
+"""Worker processes where descriptors run out, and what a slot's worker uses; the rest is tested end to end."""
 
 from __future__ import annotations
 
 import os
 import resource
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from support.programs import dies
-from taskpool.clock import SystemClock
+from taskpool.clock import SECOND, Instant, SystemClock
 from taskpool.core.events import Exited, Spawned, SpawnFailed
-from taskpool.dealer.processes import LaunchSpec, WorkerProcesses
+from taskpool.core.metric import families as metrics_of
+from taskpool.core.reactor import Reactor
+from taskpool.core.state import PoolConfig
+from taskpool.core.worker import Worker, WorkerState
+from taskpool.dealer.processes import NOTHING, LaunchSpec, SlotUsage, WorkerProcesses, use_of
 from taskpool.ids import Incarnation
 from taskpool.ipc.mqueue import KernelNamespace
 from taskpool.ipc.sizing import Shape
@@ -52,7 +58,7 @@ class NoDescriptors:
         resource.setrlimit(resource.RLIMIT_NOFILE, self._before)
 
 
-def test_without_descriptors_nobody_is_started_and_nobody_buried(processes: WorkerProcesses) -> None:
+def test_without_descriptors_no_worker_starts_and_none_is_taken_for_exited(processes: WorkerProcesses) -> None:
     started = processes.spawn(ONE)
     assert isinstance(started, Spawned)
     processes.kill(ONE, "KILL")
@@ -96,3 +102,31 @@ time.sleep(60)
     died = dies(worker)
     os.close(worker)
     assert died
+
+
+# --- what they use ---------------------------------------------------------------------------------------
+
+
+def test_a_slot_shows_what_its_worker_uses() -> None:
+    supervisor = Reactor(PoolConfig(name="demo", epoch=3, workers=2), {}).supervisor
+    code = "import os, sys; spent = [i * i for i in range(10**6)]; print(os.times().user, flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        own_account = float(child.stdout.readline())
+        worker = Worker(ONE, Instant(0, 0))
+        worker.pid, worker.slot, worker.state = child.pid, 1, WorkerState.BUSY
+        supervisor.workers[worker.incarnation] = worker
+        families: dict[str, Any] = {metric.name: dict(samples) for metric, samples in metrics_of(SlotUsage(supervisor))}
+        cpu_ns = families["taskpool_worker_cpu_seconds_total"]
+        resident = families["taskpool_worker_resident_memory_bytes"]
+        child.stdin.close()
+    assert cpu_ns[("1",)] >= own_account * SECOND
+    assert resident[("1",)] > 2**23
+    assert (cpu_ns[("0",)], resident[("0",)]) == (0, 0)
+    assert use_of(child.pid) == NOTHING, "it is gone"
+
+
+def test_a_process_that_is_no_child_is_not_read() -> None:
+    assert use_of(os.getpid()) == NOTHING
+    assert use_of(1) == NOTHING

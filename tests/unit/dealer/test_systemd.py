@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from taskpool.dealer.systemd import Notifier
+from taskpool.clock import SECOND
+from taskpool.core.reactor import Reactor
+from taskpool.core.state import PoolConfig
+from taskpool.dealer.systemd import Notifier, ServiceReporter
 
 MESSAGE_BYTES_MAX = 4096
 
@@ -90,7 +93,7 @@ def test_no_watchdog(manager: tuple[socket.socket, str], env: dict[str, str]) ->
 
 
 @pytest.mark.parametrize("address", [None, "", "vsock:2:1234"])
-def test_nobody_to_tell(address: str | None) -> None:
+def test_without_a_manager_nothing_happens(address: str | None) -> None:
     notifier = Notifier(address, watchdog_ns=1000)
     notifier.ready("status")
     notifier.watchdog()
@@ -99,7 +102,7 @@ def test_nobody_to_tell(address: str | None) -> None:
 
 
 def test_a_manager_that_has_gone(tmp_path: Path) -> None:
-    notifier = Notifier(str(tmp_path / "nobody"))
+    notifier = Notifier(str(tmp_path / "gone"))
     notifier.ready()
     notifier.watchdog()
     notifier.close()
@@ -116,3 +119,30 @@ def test_a_manager_that_does_not_read(manager: tuple[socket.socket, str]) -> Non
     notifier.stopping()
     notifier.close()
     assert heard(listener) == ["STOPPING=1"]
+
+
+def test_the_reporter_tells_each_change_once_and_feeds_the_watchdog(manager: tuple[socket.socket, str]) -> None:
+    listener, name = manager
+    notifier = Notifier(name, watchdog_ns=4 * SECOND)
+    core = Reactor(PoolConfig(name="demo", epoch=1, workers=2), {})
+    reporter = ServiceReporter(notifier, core)
+    reporter.after_turn(SECOND // 2)
+    assert heard(listener) == [], "no worker is ready"
+    core.supervisor.respawn.ready()
+    reporter.after_turn(SECOND // 2)
+    reporter.after_turn(SECOND // 2 + 1)
+    assert heard(listener) == ["READY=1\nSTATUS=2 workers"]
+    for turn in range(1, 5):
+        reporter.after_turn(turn * SECOND)
+    assert heard(listener) == ["WATCHDOG=1"] * 4, "one turn may be late"
+    core.pool.draining = True
+    reporter.after_turn(4 * SECOND)
+    reporter.after_turn(4 * SECOND)
+    assert heard(listener) == ["STOPPING=1"]
+    notifier.close()
+
+
+def test_a_reporter_without_a_manager_does_nothing() -> None:
+    core = Reactor(PoolConfig(name="demo", epoch=1, workers=2), {})
+    core.supervisor.respawn.ready()
+    ServiceReporter(Notifier(), core).after_turn(SECOND)

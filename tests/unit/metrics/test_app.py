@@ -67,7 +67,7 @@ def test_metrics_come_in_the_format_the_client_prefers() -> None:
     assert better.body.endswith(b"# EOF\n")
 
 
-def test_metrics_are_compressed_for_who_can_read_that() -> None:
+def test_metrics_are_compressed_for_clients_that_accept_it() -> None:
     packed = get(pages(), "/metrics", accept_encoding="gzip, deflate")
     assert packed.headers["Content-Encoding"] == "gzip"
     assert packed.headers["Content-Length"] == str(len(packed.body))
@@ -121,7 +121,7 @@ def test_the_head_of_a_page_says_how_long_the_page_is(path: str) -> None:
     assert int(head.headers["Content-Length"]) == len(page.body) > 0
 
 
-def test_who_waits_too_long_for_others_pages_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_that_waits_too_long_for_other_pages_gets_503(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(making, "TURN_SECONDS_MAX", 0.05)
     begun, go_on = threading.Event(), threading.Event()
 
@@ -159,7 +159,7 @@ def test_secrets_open_everything_but_the_probes(tmp_path: Path) -> None:
         assert get(shown, "/metrics", authorization=header).status == 200, header
     for header in ("", "Bearer", "Bearer n3", "Bearer n3w2", "Bearer N3W", "Basic n3w", "Basic bWU6cGFzcw=="):
         refused = get(shown, "/metrics", authorization=header)
-        assert refused.status == 401, header
+        assert (refused.status, refused.body) == (401, b"authentication required\n"), header
         assert "WWW-Authenticate" in refused.headers
     assert get(shown, "/api/status.json").status == 401
     assert get(shown, "/no/such/page").status == 401, "not even which pages there are"

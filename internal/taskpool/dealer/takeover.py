@@ -1,0 +1,123 @@
+"""Take over a pool from an earlier dealer: locks, the end of what it left running, and its workers' last reports.
+
+The order makes a start safe, and each step rests on the one before it.  # R5 (docs/protocol.md, 11)
+
+1. The pool's lock: there is no other dealer of this state directory.
+2. A new epoch, made durable: whatever an earlier one still sends can be told by its epoch.
+3. The lock of the IPC namespace: there is no other dealer of these queues. Before anything is ended, so that a dealer
+   that is refused has done no harm.
+4. The end of every process of earlier epochs: no job of theirs runs any more, and each may be sent again.
+5. Only then queues: what lies in them was written by the dead, and all they wrote is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from msgspec import structs
+
+from taskpool import codec, limits
+from taskpool.core.effects import Level
+from taskpool.core.events import Restored
+from taskpool.dealer.input_queues import InputQueues
+from taskpool.dealer.log import DealerLog
+from taskpool.dealer.platform import Platform
+from taskpool.errors import MessageError, PoolInUse, QueueEmpty, QueueExists, QueueMissing
+from taskpool.ids import Epoch
+from taskpool.ipc import names, sizing
+from taskpool.ipc.queue import QueueEnd, QueueNamespace
+from taskpool.ipc.spool import Spool
+from taskpool.journal.store import Store
+from taskpool.messages import Progress, Report
+
+ADOPTIONS_MAX = 3  # of the namespace's lock, whose holder may leave between two calls
+
+
+def take_over(platform: Platform, pool: str, log: DealerLog, teardown: ExitStack) -> Epoch:
+    """Own the pool and end its earlier life: steps 1 to 4. Returns the new epoch.
+
+    Raises PoolInUse when another dealer has the pool.
+    """
+    teardown.callback(platform.close)  # first, so that it comes last: the lock outlives everything it protects
+    epoch = platform.lock(pool)
+    _lock_namespace(platform.namespace, pool, teardown)
+    _end_earlier_life(platform, pool, epoch, log)
+    return epoch
+
+
+def restore(store: Store, queues: InputQueues, spool: Spool) -> Restored | None:
+    """Read what the earlier life stored, and add what its workers still reported: step 5.
+
+    A report in the events queue saves its job from being run again. Submissions are dropped: generators send again
+    what was not accepted.
+    """
+    restored = store.restore()
+    late: list[tuple[int, Report]] = []
+    _drain(queues.intake, spool, lambda message: None)
+    for events in queues.events:
+        _drain(events, spool, lambda message: late.extend(_reports(message)))
+    return structs.replace(restored, late=late) if restored is not None else None
+
+
+def _end_earlier_life(platform: Platform, pool: str, epoch: Epoch, log: DealerLog) -> None:
+    orphans = platform.end_orphans(pool, epoch)
+    # Usually there are none: workers die with their dealer. A warning, because jobs may have run on meanwhile.
+    if orphans:
+        log.say(Level.WARNING, f"ended {orphans} processes of an earlier life of pool {pool}")
+    platform.sweep(pool, epoch)
+    for slot in range(limits.REPLY_SLOTS_MAX):  # a generator that waits creates its queue again with its next hello
+        platform.namespace.unlink(names.reply(pool, slot))
+    # Generators hold the old control queue and look whether it still has its name: that it has not is how they learn
+    # that there is another dealer.
+    platform.namespace.unlink(names.control(pool))
+
+
+def _lock_namespace(namespace: QueueNamespace, pool: str, teardown: ExitStack) -> None:
+    """Allow one dealer per pool and IPC namespace, even where two have different state directories.
+
+    That happens where containers share an IPC namespace and not their volumes. Raises PoolInUse.
+    """
+    queue = _held(namespace, pool)
+
+    def release() -> None:
+        queue.unlink()  # first: a newcomer must not adopt a queue that is about to lose its holder and its name
+        queue.close()
+
+    teardown.callback(release)
+
+
+def _held(namespace: QueueNamespace, pool: str) -> QueueEnd:
+    """Return the lock queue, held. The kernel frees it when this process dies, also by SIGKILL."""
+    name = names.lock(pool)
+    for _ in range(ADOPTIONS_MAX):
+        queue, _ = namespace.reopen_or_create(name, sizing.LOCK)
+        try:
+            queue.hold_notification_lock()
+            return queue
+        except QueueMissing:  # its last holder left between the two calls
+            queue.close()
+        except QueueExists:
+            queue.close()
+            raise PoolInUse(
+                f"pool {pool} is in use by a dealer of this IPC namespace whose state directory is another one: "
+                "stop it, or use another --pool"
+            ) from None
+    raise PoolInUse(f"pool {pool}: {name} comes and goes; another dealer is starting or leaving, try again")
+
+
+def _reports(message: object) -> list[tuple[int, Report]]:
+    if not isinstance(message, Progress):
+        return []
+    return [(message.epoch, report) for report in message.reports]
+
+
+def _drain(queue: QueueEnd, spool: Spool, take: Callable[[object], None]) -> None:
+    """Read what is in the queue now. Its writers are dead, so it holds at most `maxmsg` messages and no more come."""
+    for _ in range(queue.maxmsg):
+        try:
+            take(spool.unpack(codec.decode(queue.receive())))
+        except QueueEmpty:
+            return
+        except MessageError:  # its job will run again, as if the report had never been sent
+            continue
