@@ -1,4 +1,4 @@
-"""The command line: its words, and nothing about what they do."""
+"""The command line: its words, but nothing of what they do."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VERBS: dict[str, tuple[str, str | None, bool]] = {
     "resume": ("go on after pause", None, False),
     "drain": ("finish what runs, take nothing new, and leave", None, False),
 }
-READERS = {
+QUERIES = {
     "wait": "wait until a batch has ended, and end with the exit code that its own run would have had",
     "results": "print the outcomes that a batch has so far",
     "logs": "print what a job has printed",
@@ -28,12 +28,12 @@ QUARANTINE = {"list": "say which", "requeue": "give them a new run", "drop": "fo
 
 
 def build_parser() -> ArgumentParser:
-    """The whole command line. After parsing, `args.subcommand` says which part was used."""
+    """Return the parser of the whole command line. After parsing, `args.subcommand` says which part was used."""
     parser = ArgumentParser(
         prog="tp-generator",
         description="Submit jobs to a crash-proof pool, and command a running one.",
         epilog="JOB is BATCH/NUMBER. Durations: 90, 10s, 5m, 1h30m.",
-        allow_abbrev=False,
+        allow_abbrev=False,  # an option added later must not change what an abbreviation in a script means
     )
     parser.add_argument("--version", action="version", version=f"tp-generator {taskpool.__version__}")
     subcommands = parser.add_subparsers(dest="subcommand", metavar="SUBCOMMAND", required=True)
@@ -45,7 +45,7 @@ def build_parser() -> ArgumentParser:
     _add_submission(sub)
     sub.add_argument("file", metavar="FILE|-", help="a file, or - for standard input")
     _add_verbs(subcommands)
-    _add_readers(subcommands)
+    _add_queries(subcommands)
     return parser
 
 
@@ -69,8 +69,8 @@ def _add_verbs(subcommands: _SubParsersAction[ArgumentParser]) -> None:
             sub.add_argument("target", metavar="BATCH|JOB|all")
 
 
-def _add_readers(subcommands: _SubParsersAction[ArgumentParser]) -> None:
-    for verb, text in READERS.items():
+def _add_queries(subcommands: _SubParsersAction[ArgumentParser]) -> None:
+    for verb, text in QUERIES.items():
         sub = subcommands.add_parser(verb, help=text, description=text, allow_abbrev=False)
         _add_command_options(sub)
         sub.add_argument("target", metavar="JOB" if verb == "logs" else "BATCH")

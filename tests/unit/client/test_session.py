@@ -1,11 +1,19 @@
-"""The generator's side of the connection: go-back-N, cursors, deadlines. No queue, no clock."""
+"""The client's side of the connection: hello and welcome, cursors, deadlines. No queue, no clock."""
 
 from __future__ import annotations
 
 import pytest
 
 from taskpool import limits
-from taskpool.client.session import GAPS_MAX, HELD_NS_MAX, DealerTimeouts, JobsLost, PoolRefuses, Session
+from taskpool.client.session import (
+    GAPS_MAX,
+    HOLDER_NS_MAX,
+    ConnectTimeouts,
+    JobsLost,
+    PoolRefuses,
+    Session,
+    SessionOptions,
+)
 from taskpool.client.submissions import FULL_DELAY_NS_MIN
 from taskpool.clock import SECOND
 from taskpool.codec import decode
@@ -35,7 +43,7 @@ JOB = JobSpec(kind="fib", payload=b"\x05")
 
 
 def session(**options: object) -> Session:
-    return Session("demo", ME, 1, "0", 0, batch="b", **options)  # type: ignore[arg-type]
+    return Session(SessionOptions(pool="demo", client=ME, pid=1, version="0", batch="b", **options), 0)  # type: ignore[arg-type]
 
 
 def welcome(**changes: object) -> Welcome:
@@ -97,7 +105,9 @@ def test_says_nothing_before_the_welcome() -> None:
 def test_hello_carries_the_cursor_and_is_said_again_after_a_while() -> None:
     talk = connected(jobs=2)
     talk.receive(Outcomes(ME, "b", [outcome(1), outcome(2)]), 0)
-    talk.store(1)  # the second one is not safe here yet, and the dealer takes a cursor for an acknowledgement
+    talk.deliveries.store(
+        1
+    )  # the second one is not safe here yet, and the dealer takes a cursor for an acknowledgement
     talk.reconnect(100)
     hello = decode(talk.hello(3, 100))
     assert isinstance(hello, Hello)
@@ -163,13 +173,13 @@ def test_a_refused_hello_ends_it(reason: str, error: type[Exception], code: Exit
 def test_room_for_so_many_frames_and_no_more() -> None:
     talk = connected()
     frames = 0
-    while talk.submissions.room:
+    while talk.submissions.has_room:
         talk.submissions.submit([JOB, JOB])
         frames += 1
     assert frames == limits.SUBMITS_IN_FLIGHT_MAX
     intake(talk)
     talk.receive(Accepted(ME, "b", 4), 0)
-    assert talk.submissions.room
+    assert talk.submissions.has_room
 
 
 def test_close_goes_behind_the_last_frame_and_is_over_when_told() -> None:
@@ -220,7 +230,7 @@ def test_full_means_a_pause_then_all_again_and_longer_the_next_time() -> None:
 def test_outcomes_before_the_welcome_are_left_to_come_again() -> None:
     talk = session()
     talk.receive(Outcomes(ME, "b", [outcome(1)]), 0)
-    assert talk.told == 0
+    assert talk.deliveries.delivered == 0
     talk.receive(welcome(), 0)
     talk.submissions.submit([JOB])
     assert talk.receive(Outcomes(ME, "b", [outcome(1)]), 0) == [outcome(1)]
@@ -233,7 +243,7 @@ def test_refused_for_good_closes_at_what_is_accepted(reason: str) -> None:
     talk.receive(refused(3, reason), 0)
     talk.receive(refused(4, "gap"), 0)
     assert talk.submissions.refusal is not None
-    assert not talk.submissions.room
+    assert not talk.submissions.has_room
     assert [message.total for message in intake(talk) if isinstance(message, Close)] == [2]
 
 
@@ -264,9 +274,9 @@ def test_a_refusal_of_what_was_never_said_changes_nothing() -> None:
 
 @pytest.mark.parametrize("reason", ["draining", "full"])
 def test_refused_for_now_leaves_the_batch_open(reason: str) -> None:
-    talk = connected(jobs=4, waits=False)
+    talk = connected(jobs=4, wait_for_room=False)
     talk.receive(refused(3, reason), 0)
-    assert not talk.submissions.room and not talk.submissions.settled
+    assert not talk.submissions.has_room and not talk.submissions.settled
     talk.submissions.finish()
     assert intake(talk) == []
     talk.receive(Accepted(ME, "b", 2), 0)
@@ -274,7 +284,7 @@ def test_refused_for_now_leaves_the_batch_open(reason: str) -> None:
 
 
 def test_no_wait_takes_full_for_an_answer() -> None:
-    talk = connected(jobs=2, waits=False)
+    talk = connected(jobs=2, wait_for_room=False)
     talk.receive(refused(1, "full"), 0)
     assert talk.submissions.refusal is not None and talk.submissions.submitted == 0
 
@@ -297,7 +307,7 @@ def test_cut_closes_at_what_was_sent_even_if_all_was_read() -> None:
     talk = connected(jobs=2)
     talk.submissions.submit([JOB])
     talk.submissions.finish()
-    talk.submissions.cut()
+    talk.submissions.truncate()
     assert [message.total for message in intake(talk) if isinstance(message, Close)] == [2]
 
 
@@ -305,7 +315,7 @@ def test_cut_forgets_only_what_was_never_sent() -> None:
     talk = connected(jobs=2)
     talk.submissions.submit([JOB])
     talk.submissions.rewind(0)  # sent once, and to be sent again: may be accepted by now
-    talk.submissions.cut()
+    talk.submissions.truncate()
     assert talk.submissions.submitted == 2
     assert [message.total for message in intake(talk) if isinstance(message, Close)] == [2]
 
@@ -328,7 +338,7 @@ def test_outcomes_come_once_and_in_order() -> None:
 def test_a_gap_in_the_outcomes_asks_again_from_the_last_one_held() -> None:
     talk = connected(jobs=3)
     assert talk.receive(Outcomes(ME, "b", [outcome(1), outcome(3)]), 0) != []
-    assert talk.connecting and talk.cursor == 1
+    assert talk.connecting and talk.deliveries.cursor == 1
 
 
 def test_a_dealer_that_never_fills_the_gap_is_given_up() -> None:
@@ -348,10 +358,10 @@ def test_only_what_is_stored_is_acknowledged_and_commands_go_first() -> None:
     talk = connected(jobs=2)
     talk.receive(Outcomes(ME, "b", [outcome(1), outcome(2)]), 0)
     assert control(talk) == []
-    talk.store(1)
+    talk.deliveries.store(1)
     assert control(talk) == [Ack(ME, "b", 1)]
     talk.command("status")
-    talk.store(2)
+    talk.deliveries.store(2)
     talk.leave()
     assert [type(message) for message in control(talk)] == [Command, Ack, Bye]
 
@@ -399,14 +409,14 @@ def test_what_was_not_compared_before_a_restart_is_compared_after_it() -> None:
 def test_outcomes_of_jobs_not_compared_yet_are_held_back() -> None:
     talk = resumed(2, accepted=2)
     assert talk.receive(Outcomes(ME, "b", [outcome(1, seq=2), outcome(2, seq=1)]), 0) == []
-    assert (talk.cursor, talk.told) == (2, 0)
-    talk.store(2)
+    assert (talk.deliveries.cursor, talk.deliveries.delivered) == (2, 0)
+    talk.deliveries.store(2)
     assert control(talk) == [], "nothing was told"
     intake(talk)
     assert talk.receive(Accepted(ME, "b", 2), 0) == [], "the first one told is that of job 2"
     intake(talk)
     assert [each.seq for each in talk.receive(Accepted(ME, "b", 2), 0)] == [2, 1]
-    talk.store(2)
+    talk.deliveries.store(2)
     assert control(talk) == [Ack(ME, "b", 2)]
 
 
@@ -438,11 +448,11 @@ def test_changed_input_is_told(total: int | None, first: int, reason: str, compl
 def test_a_batch_in_other_hands_is_waited_for_a_while() -> None:
     talk = session(resume=True)
     talk.receive(refused(0, "conflict"), 0)
-    assert talk.connecting and talk.held == "because"
+    assert talk.connecting and talk.resume_blocked == "because"
     assert 0 < talk.hello_due < limits.REPLY_OVERDUE_NS
     talk.tick(limits.REPLY_OVERDUE_NS)
     with pytest.raises(UsageError, match="because"):
-        talk.tick(HELD_NS_MAX)
+        talk.tick(HOLDER_NS_MAX)
 
 
 def test_to_resume_what_never_began_is_to_begin() -> None:
@@ -463,7 +473,7 @@ def test_outcomes_lost_with_a_journal_are_noticed() -> None:
 
 
 def test_a_session_that_collects_tells_no_outcome() -> None:
-    talk = session(collects=True)
+    talk = session(collect_pages=True)
     talk.receive(welcome(), 0)
     page = Outcomes(ME, "other", [outcome(7)])
     assert talk.receive(page, 0) == []
@@ -476,7 +486,7 @@ def test_a_session_that_collects_tells_no_outcome() -> None:
 def test_pings_say_the_last_acknowledgement_again() -> None:
     talk = connected(jobs=1)
     talk.receive(Outcomes(ME, "b", [outcome(1)]), 0)
-    talk.store(1)
+    talk.deliveries.store(1)
     control(talk)
     talk.tick(limits.PING_NS)
     assert control(talk) == [Ack(ME, "b", 1), Ping(ME)]
@@ -535,11 +545,11 @@ def test_answers_are_kept_for_whoever_asked() -> None:
 def test_a_detached_session_does_not_take_outcomes() -> None:
     talk = connected(jobs=1, detached=True)
     assert talk.receive(Outcomes(ME, "b", [outcome(1)]), 0) == []
-    assert talk.cursor == 0
+    assert talk.deliveries.cursor == 0
 
 
 def test_a_private_dealer_that_does_not_answer_is_nobody_elses_to_start() -> None:
-    mine = session(private=True, dealer_timeouts=DealerTimeouts(SECOND, SECOND))
+    mine = session(private=True, timeouts=ConnectTimeouts(SECOND, SECOND))
     with pytest.raises(DealerUnreachable, match=r"private dealer did not answer within 1\.0s") as raised:
         mine.tick(SECOND)
     assert "tp-dealer" not in str(raised.value)

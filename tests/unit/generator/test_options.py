@@ -7,11 +7,10 @@ import pytest
 from taskpool.clock import SECOND
 from taskpool.errors import UsageError
 from taskpool.generator import admin
-from taskpool.generator.main import wish_of
 from taskpool.generator.options import SubmitOptions, submit_options
 from taskpool.generator.parser import build_parser
 from taskpool.generator.private.state import private_pool_name
-from taskpool.generator.resuming import resume_command
+from taskpool.generator.submit import resume_command
 from taskpool.ipc.names import check_pool_name
 from taskpool.messages import Answer
 
@@ -23,9 +22,9 @@ def parse(*words: str) -> SubmitOptions:
 def test_defaults() -> None:
     options = parse()
     assert options.pool is None and not options.resume and len(options.batch) == 16
-    assert options.dealer_options == ["--metrics=none", "--log-format=text"]
+    assert list(options.launch.words) == ["--metrics=none", "--log-format=text"]
     assert options.journal is None
-    assert (options.form, options.waits, options.halt) == ("value", True, None)
+    assert (options.form, options.wait_for_room, options.halt) == ("value", True, None)
 
 
 def test_limits_of_the_batch() -> None:
@@ -41,7 +40,7 @@ def test_a_private_dealer_is_handed_its_options() -> None:
     words = ["--workers", "+1", "--spares", "0", "--worker-exec", "/w", "--chaos", "crash=0.1", "--metrics", "none"]
     words += ["--journal", "none", "--journal-sync", "normal", "--retain", "1h"]
     assert parse(*words).journal == "none"
-    assert parse(*words, "--drain-timeout", "2s", "-v").dealer_options == [
+    assert parse(*words, "--drain-timeout", "2s", "-v").launch.words == (
         "--workers=+1",
         "--spares=0",
         "--journal-sync=normal",
@@ -52,13 +51,13 @@ def test_a_private_dealer_is_handed_its_options() -> None:
         "--drain-timeout=2s",
         "-v",
         "--log-format=text",
-    ]
+    )
 
 
-def test_patience() -> None:
-    assert parse("--pool", "p").dealer_timeouts == (5 * SECOND, 60 * SECOND)
-    assert parse("--pool", "p", "--dealer-timeout", "2").dealer_timeouts == (2 * SECOND, 2 * SECOND)
-    assert parse().dealer_timeouts.first_ns > 5 * SECOND  # a private dealer is on its way
+def test_how_long_a_dealer_is_waited_for() -> None:
+    assert parse("--pool", "p").timeouts == (5 * SECOND, 60 * SECOND)
+    assert parse("--pool", "p", "--dealer-timeout", "2").timeouts == (2 * SECOND, 2 * SECOND)
+    assert parse().timeouts.connect_ns > 5 * SECOND  # a private dealer is on its way
 
 
 @pytest.mark.parametrize(
@@ -126,7 +125,7 @@ def test_the_command_that_resumes(argv: list[str], command: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "wish"),
+    ("words", "request_"),
     [
         (["status"], ("status", None, 0, 0)),
         (["show", "b/3"], ("show", "b", 3, 0)),
@@ -140,21 +139,21 @@ def test_the_command_that_resumes(argv: list[str], command: str) -> None:
         (["quarantine", "requeue", "all"], ("quarantine-requeue", None, 0, 0)),
     ],
 )
-def test_wishes(words: list[str], wish: tuple[object, ...]) -> None:
-    assert wish_of(build_parser().parse_args(words)) == wish
+def test_requests_to_a_pool(words: list[str], request_: tuple[object, ...]) -> None:
+    assert admin.request_from(build_parser().parse_args(words)) == request_
 
 
 @pytest.mark.parametrize(
     "words", [["show", "b"], ["show", "b/0"], ["show", "b/x"], ["cancel", "/3"], ["cancel", "b/1/2"], ["scale", "2"]]
 )
-def test_wrong_wishes(words: list[str]) -> None:
+def test_wrong_requests(words: list[str]) -> None:
     with pytest.raises(UsageError):
-        wish_of(build_parser().parse_args(words))
+        admin.request_from(build_parser().parse_args(words))
 
 
 def test_answers_for_people_and_for_programs() -> None:
     answer = Answer(1, "pause", True, b'{"state":"paused"}')
-    assert admin.tell(answer, as_json=False) == (b"state  paused\n", None)
-    assert admin.tell(answer, as_json=True) == (b'{"state":"paused"}\n', None)
-    assert admin.tell(Answer(1, "show", False, b'{"error":"no"}'), as_json=False) == (b"", "no")
-    assert admin.tell(Answer(1, "show", False, b"?"), as_json=False)[1] == "the dealer's answer is not JSON"
+    assert admin.render(answer, as_json=False) == (b"state  paused\n", None)
+    assert admin.render(answer, as_json=True) == (b'{"state":"paused"}\n', None)
+    assert admin.render(Answer(1, "show", False, b'{"error":"no"}'), as_json=False) == (b"", "no")
+    assert admin.render(Answer(1, "show", False, b"?"), as_json=False)[1] == "the dealer's answer is not JSON"

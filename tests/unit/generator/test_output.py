@@ -13,16 +13,12 @@ import pytest
 
 from taskpool.clock import SECOND
 from taskpool.errors import ConfigurationError
-from taskpool.generator.output.console import Console
-from taskpool.generator.output.formats import to_json, why
-from taskpool.generator.output.joblog import HEADER, exit_value, joblog_line
+from taskpool.generator.output.console import Console, Progress
+from taskpool.generator.output.formats import JOBLOG_HEADER, exit_value, joblog_line, present, to_json, why
 from taskpool.generator.output.keep_order import KeepOrder
 from taskpool.generator.output.printer import value_pieces
-from taskpool.generator.output.progress import Progress
 from taskpool.generator.output.stream import OutputClosed, OutputStream, Piece
-from taskpool.generator.present import present
-from taskpool.generator.summary import PoolFacts, summary
-from taskpool.generator.totals import Totals
+from taskpool.generator.totals import PoolFacts, Totals
 from taskpool.messages import JobError, Outcome, Output, State, Usage
 
 MOMENT = 1_700_000_000 * SECOND
@@ -118,7 +114,7 @@ def test_a_command_prints_its_own_streams() -> None:
 
 
 def test_the_job_log_is_gnu_parallels() -> None:
-    assert HEADER == b"Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n"
+    assert JOBLOG_HEADER == b"Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n"
     line = joblog_line(outcome(7, State.FAILED, exit_status=3, output=Output(stdout="abü")), "echo 'a\nb\udcff'")
     assert line == b"7\t:\t1700000001.000\t     2.000\t0\t4\t3\t0\techo 'a\0b\xff'\n"
 
@@ -156,7 +152,7 @@ def test_order_is_kept_in_memory_and_beyond(memory: int, monkeypatch: pytest.Mon
     assert put(order, 4, b"four") == [b"four", b"five", Path("/x")]
     assert put(order, 2, b"again") == [b"again"]
     assert put(order, 9, b"nine") == [] and put(order, 8, b"eight") == []
-    assert [piece.content for piece in order.rest()] == [b"eight", b"nine"]
+    assert [piece.content for piece in order.remaining()] == [b"eight", b"nine"]
     order.close()
 
 
@@ -179,14 +175,14 @@ def test_a_reader_that_does_not_read_blocks_nobody(pipe: tuple[int, int], tmp_pa
     data, file_data = os.urandom(300_000), os.urandom(200_000)
     path = tmp_path / "output"
     path.write_bytes(file_data)
-    flow = OutputStream(writer)
-    flow.put(data)
-    flow.put(path)
-    flow.put(b"end")
+    stream = OutputStream(writer)
+    stream.put(data)
+    stream.put(path)
+    stream.put(b"end")
     got = b""
     for _ in range(10_000):
-        flow.pump()
-        if flow.idle:
+        stream.pump()
+        if stream.idle:
             break
         got += os.read(reader, 65_536)
     while select.select([reader], [], [], 0)[0]:
@@ -195,37 +191,37 @@ def test_a_reader_that_does_not_read_blocks_nobody(pipe: tuple[int, int], tmp_pa
 
 
 def test_a_long_backlog_is_congestion(pipe: tuple[int, int]) -> None:
-    flow = OutputStream(pipe[1])
-    assert not flow.congested
-    flow.put(b"x" * 2_000_000)
-    flow.pump()
-    assert flow.congested and not flow.idle
+    stream = OutputStream(pipe[1])
+    assert not stream.congested
+    stream.put(b"x" * 2_000_000)
+    stream.pump()
+    assert stream.congested and not stream.idle
 
 
 def test_a_reader_that_is_gone(pipe: tuple[int, int]) -> None:
-    flow = OutputStream(pipe[1])
+    stream = OutputStream(pipe[1])
     os.close(pipe[0])
-    flow.put(b"x")
+    stream.put(b"x")
     with pytest.raises(OutputClosed):
-        flow.pump()
+        stream.pump()
 
 
 def test_a_full_disk_is_told() -> None:
     fd = os.open("/dev/full", os.O_WRONLY)
     try:
-        flow = OutputStream(fd)
-        flow.put(b"x")
+        stream = OutputStream(fd)
+        stream.put(b"x")
         with pytest.raises(ConfigurationError, match="No space left"):
-            flow.pump()
+            stream.pump()
     finally:
         os.close(fd)
 
 
 def test_output_that_cannot_be_read_is_told(pipe: tuple[int, int], tmp_path: Path) -> None:
-    flow = OutputStream(pipe[1])
-    flow.put(tmp_path / "missing")
+    stream = OutputStream(pipe[1])
+    stream.put(tmp_path / "missing")
     with pytest.raises(ConfigurationError, match="missing"):
-        flow.pump()
+        stream.pump()
 
 
 # --- the human ----------------------------------------------------------------------------------------
@@ -297,13 +293,13 @@ def test_the_summary() -> None:
     totals = Totals()
     totals.add(outcome(1))
     totals.add(outcome(2, State.TIMED_OUT, crashes=1))
-    text, fields = summary(totals, 3, 4 * SECOND, PoolFacts(respawns=1, cpus=2))
+    text, fields = totals.summary(3, 4 * SECOND, PoolFacts(respawns=1, cpus=2))
     assert text == (
         "3 jobs: 1 succeeded, 1 timed-out, 1 not run; 2 attempts, 1 crash, 1 respawn; 4.0s wall; "
         "CPU 2.0s of 8.0s available (25%)"
     )
     assert fields["timed_out"] == 1 and fields["cpu_available_seconds"] == 8.0
-    assert "respawn" not in summary(totals, 2, SECOND, PoolFacts())[0]
+    assert "respawn" not in totals.summary(2, SECOND, PoolFacts())[0]
 
 
 def test_an_answer_laid_out_for_a_person() -> None:

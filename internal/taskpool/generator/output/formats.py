@@ -1,17 +1,29 @@
-"""An outcome as people and programs see it: the object of `--results` and `--output json`."""
+"""What outcomes and answers look like: JSON for programs, the job log's columns, words and tables for a person."""
 
 from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from taskpool.clock import rfc3339, seconds
-from taskpool.messages import JobError, Outcome, State
+from taskpool.generator.output.resumable_file import ResumableFile
+from taskpool.kinds import KINDS
+from taskpool.log import printable
+from taskpool.messages import JobError, JobSpec, Outcome, State
+
+JOBLOG_HEADER = b"Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n"
+_STOPPED = frozenset({State.TIMED_OUT, State.CANCELLED})
 
 _encoder = msgspec.json.Encoder()
+_INDENT = "  "
+
+# --- an outcome as JSON ----------------------------------------------------------------------------------
 
 
 def to_json(batch: str, outcome: Outcome) -> bytes:
-    """One JSON object on one line, newline included. What does not apply is null."""
+    """Return the object of `--results` and `--output json`: one line, newline included. What does not apply is null."""
     usage, output = outcome.usage, outcome.output
     ran = usage.started_wall_ns > 0
     record = {
@@ -45,12 +57,13 @@ def to_json(batch: str, outcome: Outcome) -> bytes:
 
 
 def one_line(value: bytes) -> bytes:
-    """JSON without line breaks. In JSON they are only ever blanks between words, so none is lost."""
+    """Return JSON without line breaks."""
+    # A line break can only stand between two tokens: within a string JSON writes it as an escape.
     return value if b"\n" not in value else value.replace(b"\n", b" ")
 
 
 def why(outcome: Outcome) -> str:
-    """In a few words, why a job did not succeed."""
+    """Say in a few words why a job did not succeed."""
     words = str(outcome.state)
     if outcome.exit_status:
         words += f", exit status {outcome.exit_status}"
@@ -64,8 +77,8 @@ def why(outcome: Outcome) -> str:
 
 
 def signal_name(number: int) -> str:
-    """`SIGSEGV` for 11; real-time signals have numbers only."""
-    from signal import Signals
+    """Return `SIGSEGV` for 11; real-time signals have numbers only."""
+    from signal import Signals  # slow to import, and rarely needed
 
     try:
         return Signals(number).name
@@ -79,3 +92,133 @@ def _moment(wall_ns: int) -> str | None:
 
 def _error(error: JobError) -> dict[str, str | None]:
     return {"type": error.type, "message": error.message, "traceback": error.traceback}
+
+
+# --- `--joblog`: GNU parallel's job log, column for column -----------------------------------------------
+
+
+class JobLog:
+    """Writes one line for each job that ran."""
+
+    def __init__(self, file: ResumableFile) -> None:
+        self._file = file
+        self._unfinished: dict[int, JobSpec] = {}
+
+    def remember(self, first_seq: int, jobs: list[JobSpec]) -> None:
+        """Keep the commands of these jobs until they end: outcomes do not carry them."""
+        self._unfinished.update(enumerate(jobs, first_seq))
+
+    def write(self, outcome: Outcome) -> None:
+        """Write the job's line. Raises OSError."""
+        spec = self._unfinished.pop(outcome.seq, None)
+        if outcome.attempts:
+            self._file.write(joblog_line(outcome, _command(spec, outcome)))
+
+
+def joblog_line(outcome: Outcome, command: str) -> bytes:
+    """Return one line of the job log, newline included."""
+    usage = outcome.usage
+    fields = (
+        str(outcome.seq),
+        ":",  # GNU parallel's name for this host; to it nothing is sent
+        f"{seconds(usage.started_wall_ns or outcome.finished_wall_ns):.3f}",
+        f"{seconds(usage.run_ns):10.3f}",
+        "0",
+        str(_printed_bytes(outcome)),
+        str(exit_value(outcome)),
+        str(outcome.signal or 0),
+        command.replace("\n", "\0"),  # as GNU parallel: one line must stay one line
+    )
+    return os.fsencode("\t".join(fields)) + b"\n"
+
+
+def exit_value(outcome: Outcome) -> int:
+    """Return the exit status; -1 for a job that was stopped; 1 for one that failed without a status."""
+    if outcome.state in _STOPPED:
+        return -1
+    if outcome.exit_status is not None:
+        return outcome.exit_status
+    return 0 if outcome.state is State.SUCCEEDED or outcome.signal else 1
+
+
+def _printed_bytes(outcome: Outcome) -> int:
+    output = outcome.output
+    if output.stdout_file is not None:
+        try:
+            return os.stat(output.stdout_file).st_size
+        except OSError:
+            return 0
+    if output.stdout is not None:
+        return len(output.stdout.encode())
+    return len(outcome.value or b"")
+
+
+def _command(spec: JobSpec | None, outcome: Outcome) -> str:
+    if spec is None:  # a new run of a job that was requeued from quarantine
+        return outcome.label or outcome.kind
+    return KINDS[spec.kind].command_line(spec.payload)
+
+
+# --- a dealer's answer, which is JSON, for a person ------------------------------------------------------
+# It knows the shapes of JSON, not the words of the answers: a new field of the dealer needs no change here.
+
+
+def present(body: object) -> str:
+    """Lay out an answer in one or more lines, newline included."""
+    if isinstance(body, Mapping):
+        lines = _mapping(body)
+    elif isinstance(body, Sequence) and not isinstance(body, str):
+        lines = _listing(body)
+    else:
+        lines = [_scalar(body)]
+    return "".join(f"{line.rstrip()}\n" for line in lines)
+
+
+def _mapping(body: Mapping[object, object]) -> list[str]:
+    """Put plain values first, aligned; then each value that has parts, under its name."""
+    plain = {_words(key): _scalar(value) for key, value in body.items() if not _has_parts(value)}
+    width = max(map(len, plain), default=0)
+    lines = [f"{key:<{width}}  {value}" for key, value in plain.items()]
+    for key, value in body.items():
+        if isinstance(value, Mapping):
+            lines += _section(key, _mapping(value)) if value else [f"{_words(key)}: none"]
+        elif _has_parts(value) and isinstance(value, Sequence):
+            lines += _section(key, _listing(value)) if value else [f"{_words(key)}: none"]
+    return lines
+
+
+def _section(key: object, lines: list[str]) -> list[str]:
+    return [f"{_words(key)}:", *(_INDENT + line for line in lines)]
+
+
+def _listing(items: Sequence[object]) -> list[str]:
+    rows = [item for item in items if isinstance(item, Mapping)]
+    if len(rows) < len(items):
+        return [_scalar(item) for item in items]
+    return _table(rows)
+
+
+def _table(rows: list[Mapping[object, object]]) -> list[str]:
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    cells = [[_words(column) for column in columns]]
+    cells += [[_scalar(row.get(column)) for column in columns] for row in rows]
+    widths = [max(len(line[place]) for line in cells) for place in range(len(columns))]
+    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)) for line in cells]
+
+
+def _has_parts(value: object) -> bool:
+    return isinstance(value, Mapping) or (isinstance(value, Sequence) and not isinstance(value, str))
+
+
+def _words(key: object) -> str:
+    return printable(str(key)).replace("_", " ")
+
+
+def _scalar(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.3f}".rstrip("0").rstrip(".")
+    return printable(str(value))
