@@ -32,6 +32,7 @@ STDIN, STDOUT = 0, 1
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code."""
+    # First thing: a program that started us may have left descriptors closed and signals ignored or blocked.
     signals.ensure_low_fds()
     signals.reset_inherited()
     args = build_parser().parse_args(argv)
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.subcommand in KINDS or args.subcommand == "jobs":
             return submit(args, console, sys.argv[1:] if argv is None else argv)
         return command(args, console)
-    except OutputClosed:
+    except OutputClosed:  # `tp-generator ... | head`
         return signals.die_of_broken_pipe()
     except KeyboardInterrupt:  # before anything was started: later, signals are caught
         return ExitCode.INTERRUPTED
@@ -56,6 +57,7 @@ def submit(args: Namespace, console: Console, argv: Sequence[str]) -> ExitCode:
     """Submit one batch and wait for it."""
     options = submit_options(args)
     source, fd, name = _source(args)
+    # The source is opened either way, so that a dry run finds the same faults.
     if options.dry_run:
         return _print_jobs(preview(source, fd, name))
     feed = open_feed(source, fd, name)

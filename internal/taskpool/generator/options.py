@@ -35,6 +35,7 @@ DEALER_OPTIONS = (
     "chaos",
     "drain_timeout",
 )
+# What a detached generator cannot do, because it leaves before the outcomes come.
 _NEEDS_OUTCOMES = ("results", "joblog", "keep_order", "output", "halt")
 
 
@@ -104,14 +105,14 @@ def _launch_options(args: Namespace) -> LaunchOptions:
     given = {name: getattr(args, name) for name in DEALER_OPTIONS}
     del given["journal"]  # its place depends on the batch
     given["metrics"] = args.metrics or "none"  # two private pools at once must not want the same port
-    words: list[str] = []
+    words: list[str] = []  # joined by `=`: a value that begins with a dash stays a value
     for name, value in given.items():
         if value is not None:
             words += [f"--{name.replace('_', '-')}={value}"]
     if args.verbose:
         words.append("-v")
     if args.quiet:
-        words.append("-q")
+        words.append("-q")  # the dealer writes to the same standard error
     words.append(f"--log-format={args.log_format}")
     drain = args.drain_timeout
     drain_ns = limits.DRAIN_TIMEOUT_NS if drain is None else parse_duration(drain, "--drain-timeout")
@@ -158,6 +159,7 @@ def _check_values(args: Namespace) -> None:
     # The dealer tells paths in messages, which carry them as text.
     if args.journal is not None and not is_text(args.journal):
         raise UsageError(f"--journal {args.journal!r}: expected a path in UTF-8")
+    # The dealer checks it too; here it is refused before anything is started.
     if args.retain is not None:
         parse_duration(args.retain, "--retain")
 
@@ -174,5 +176,6 @@ def _check_detach(args: Namespace) -> None:
 
 
 def _check_chaos(args: Namespace, wanted: Limits) -> None:
+    # Without a time-out nothing ends a job that hangs, and the demonstration would wait for ever.
     if args.chaos is not None and chaos.parse(args.chaos).hang > 0 and not wanted.timeout_ns:
         raise UsageError("--chaos: hang=P makes jobs that never end: it needs --timeout")

@@ -65,7 +65,7 @@ def _add_verbs(subcommands: _SubParsersAction[ArgumentParser]) -> None:
     for action, text in QUARANTINE.items():
         sub = actions.add_parser(action, help=text, description=text, allow_abbrev=False)
         _add_command_options(sub)
-        if action != "list":
+        if action != "list":  # always whole; its answer is bounded by the dealer
             sub.add_argument("target", metavar="BATCH|JOB|all")
 
 
@@ -94,6 +94,7 @@ def _add_common(parser: ArgumentParser) -> None:
         help="how long to wait for a dealer (5s, a private one 20s, to come back 60s)",
     )
     parser.add_argument("--log-format", choices=("text", "json"), default="text", help="of what goes to standard error")
+    # Exclusive rather than the last one wins: in a script, two of them are a mistake.
     loudness = parser.add_mutually_exclusive_group()
     loudness.add_argument("-v", "--verbose", action="store_true", help="one line for each event")
     loudness.add_argument("-q", "--quiet", action="store_true", help="errors only")

@@ -70,10 +70,12 @@ def wait(context: QueryContext, batch: str, timeout_ns: int | None, *, as_json: 
             return ExitCode.WAIT_TIMED_OUT
         context.queries.sleep(min(pause_ns, left_ns))
         pause_ns = min(pause_ns * 2, LOOK_NS_MAX)
+    # Its end is what the batch's own run would have said: the same totals, hence the same exit code.
     totals = Totals()
     for outcome in context.queries.outcomes(batch, 0, status.recorded):
         totals.add(outcome)
     if as_json:
+        # As the dealer sent it, so that a newer dealer's fields are there too.
         write_pieces([Piece(OUT, context.queries.body + b"\n")], context.wakeup)
     total = status.total or 0
     if totals.finished < total:
@@ -88,7 +90,7 @@ def wait(context: QueryContext, batch: str, timeout_ns: int | None, *, as_json: 
 def results(context: QueryContext, batch: str, form: Form, file: str | None) -> ExitCode:
     """Print what is recorded so far, as the batch's own run prints it. Raises UsageError."""
     status = _status(context.queries, batch)
-    printer = Printer(batch, form, results=file)
+    printer = Printer(batch, form, results=file)  # to a file anew: all that is recorded is printed again
     try:
         printer.begin()
         for outcome in context.queries.outcomes(batch, 0, status.recorded):

@@ -47,7 +47,7 @@ class BatchResult:
                 status = run.conclude()
             self._disconnect()
         except OutputClosed:
-            self._connection.leave()
+            self._connection.leave()  # and write no more: the reader has seen enough
             raise
         except TaskpoolError as error:
             self._connection.leave()
@@ -59,6 +59,7 @@ class BatchResult:
             self._console.hide_bar()
             if self._private is not None:
                 self._note_for_state(self._private)
+        # Only now: an id on standard output says that all jobs are accepted.
         if run.complete and self._options.detach:
             self._printer.announce(self._options.batch)
         run.finish_writing()
@@ -97,7 +98,7 @@ class BatchResult:
     def _say_batch_lives_on(self) -> None:
         """Say that a named pool goes on with the batch, and how to end or resume it."""
         pool, batch, submissions = self._session.pool, self._session.batch, self._session.submissions
-        accepted = max(submissions.accepted, submissions.known)
+        accepted = max(submissions.accepted, submissions.known)  # `known`: by an earlier run, and not all compared
         if not accepted:
             self._console.info("Interrupted before a job was accepted")
             return
@@ -126,6 +127,7 @@ class BatchResult:
             return set()
         if ended is not None and ended.status in _REASON_NAMED and self._session.welcome is None:
             return {ExitCode(ended.status)}
+        # None: a signal ended the run while the dealer still lived.
         how = "is gone" if ended is None else describe_exit(ended)
         fate = "are kept in its journal" if private.journaled else "are gone without a journal"
         self._console.error(

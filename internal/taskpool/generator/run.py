@@ -30,7 +30,9 @@ from taskpool.messages import Outcome, Refused, State
 from taskpool.procs.signals import Wakeup
 from taskpool.procs.wait import Descriptor
 
-STATUS_NS_MAX = 1 * SECOND  # how long the last question may keep a person waiting
+# How long the last question may keep a person waiting: all it brings is a number in the summary.
+STATUS_NS_MAX = 1 * SECOND
+# Ends that need no line of their own: the first is the rule, the second was asked for.
 _UNREMARKABLE = frozenset({State.SUCCEEDED, State.CANCELLED})
 
 
@@ -133,7 +135,7 @@ class BatchRun(TurnHandler):
 
     def _is_over(self) -> bool:
         if self._private is None and self.interrupted:
-            return True
+            return True  # a named pool goes on without us; a private one ends with us, and is waited for
         return self.complete and self._printer.idle
 
     # --- a turn -----------------------------------------------------------------------------------
@@ -165,6 +167,7 @@ class BatchRun(TurnHandler):
             self._private.kill_if_overdue(now)
 
     def on_received(self, outcomes: list[Outcome], now: int) -> None:
+        # Not before: a batch that is refused must not cost the files that an earlier run has written.
         if self.session.welcome is not None and not self._begun:
             self._begun = True
             self._printer.begin()
@@ -203,13 +206,14 @@ class BatchRun(TurnHandler):
             self._feed.fill()
         submissions = self.session.submissions
         bytes_max = self.connection.intake_bytes
+        # While there is room and not all at once: the input may be endless, and the window bounds what is in memory.
         while bytes_max is not None and submissions.has_room and (jobs := self._feed.take(bytes_max)):
             self._printer.remember(submissions.submitted + 1, jobs)
             submissions.submit(jobs)
         if not self._feed.ended:
             return
         if self._feed.error is not None and ExitCode.USAGE not in self.codes:
-            self.codes.add(ExitCode.USAGE)
+            self.codes.add(ExitCode.USAGE)  # and go on: jobs before the bad line may run already
             before = f"; the {submissions.submitted} jobs before it run" if submissions.submitted else ""
             self._console.error(f"{self._feed.error}{before}")
         # Before the welcome it is not known how many jobs an earlier run has submitted.

@@ -54,5 +54,5 @@ def raise_if_stopped(wakeup: Wakeup) -> None:
 
 
 def first_that_applies(codes: Iterable[ExitCode]) -> ExitCode:
-    """Return, of several exit codes, the one to leave with."""
+    """Return, of several exit codes, the one to leave with; see `errors.PRECEDENCE`."""
     return min(codes, key=PRECEDENCE.index, default=ExitCode.OK)

@@ -60,8 +60,10 @@ def run_batch(options: SubmitOptions, feed: Feed, console: Console, resume_comma
         parts = RunParts(options, feed, printer, totals, progress, console, clock, wakeup, private)
         session_options = _session_options(options, private)
         cursor = 0
+        # A detached run takes no outcomes, so it has none to count before.
         if options.resume and not options.detach:
             cursor = _recall(parts, session_options)
+        # Over new queues, but as the same client: for the dealer it is one connection that says hello again.
         connection = _connect(parts, session_options, cursor=cursor)
         cleanup.callback(connection.close)
         return BatchResult(parts, BatchRun(parts, connection), resume_command).run_to_end()
@@ -167,10 +169,12 @@ def _count_acknowledged(parts: RunParts, queries: BatchQueries) -> int:
         parts.console.info(f"There is nothing to resume: batch {batch} begins")
         return 0
     last = 0
+    # Those not acknowledged are sent again after the hello, and counted then.
     for outcome in queries.outcomes(batch, 0, status.acknowledged):
         parts.totals.add(outcome)
         parts.printer.skip(outcome.seq)
         last = outcome.no
+    # A dealer without a journal forgets what is acknowledged.
     if last != status.acknowledged:
         raise UsageError(
             f"--resume: {status.acknowledged} outcomes of batch {batch!r} were told to an earlier run, and without a "

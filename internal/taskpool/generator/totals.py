@@ -45,6 +45,7 @@ class Totals:
         """The exit codes that the jobs' states call for."""
         by_state = self.by_state
         codes: set[ExitCode] = set()
+        # A cancelled job counts as failed for a script: its result is not there.
         if self.failed > by_state[State.QUARANTINED] or by_state[State.CANCELLED]:
             codes.add(ExitCode.JOBS_FAILED)
         if by_state[State.QUARANTINED]:
@@ -53,7 +54,7 @@ class Totals:
 
     def add(self, outcome: Outcome) -> None:
         """Count an outcome. A later run of a job takes the place of the earlier one; what it cost is added."""
-        missing = outcome.seq + 1 - len(self._codes)
+        missing = outcome.seq + 1 - len(self._codes)  # outcomes come in any order of their jobs
         if missing > 0:
             self._codes.extend(bytes(missing))
         before = self._codes[outcome.seq]

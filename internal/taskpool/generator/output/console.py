@@ -18,7 +18,7 @@ WHO = "TaskGenerator"
 ProgressMode = Literal["bar", "plain", "json", "none"]
 
 _PERIOD_NS: dict[ProgressMode, int] = {"bar": 100 * MILLISECOND, "plain": 5 * SECOND, "json": SECOND, "none": 0}
-_BAR_WIDTH_MAX = 30
+_BAR_WIDTH_MAX = 30  # characters
 
 
 class Console:
@@ -63,7 +63,7 @@ class Console:
 
     def bar(self, text: str) -> None:
         """Draw the bar anew; empty text takes it away."""
-        erased = self._erased()
+        erased = self._erased()  # of the old bar, so before it is replaced
         self._bar = text
         self._write(erased + text.encode())
 
@@ -96,7 +96,7 @@ class Progress:
         self._started = started
         self._period = _PERIOD_NS[mode]
         self._due = started + self._period
-        self._drawn = -1
+        self._drawn = -1  # jobs finished when last shown: the same line again would only fill a log
 
     @property
     def due(self) -> int | None:
@@ -107,7 +107,7 @@ class Progress:
         """Draw if it is time. `total` is None while it is not known."""
         if not self._period or (now < self._due and not last):
             return
-        self._due = now + self._period
+        self._due = now + self._period  # from now: after a stall, one line and not one for each period missed
         if self._mode == "bar":
             self._console.bar("" if last else self._fit(self._bar(total, now)))
         elif self._totals.finished != self._drawn or last:
@@ -132,6 +132,7 @@ class Progress:
         if totals.crashes:
             text += f", {totals.crashes} crashes"
         text += f", {human(elapsed)}"
+        # By the mean so far. Before the first job has finished there is nothing to judge by.
         if total is not None and 0 < totals.finished < total:
             text += f", {human(elapsed * (total - totals.finished) // totals.finished)} left"
         return text

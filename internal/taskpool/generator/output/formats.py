@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from signal import Signals
 
 import msgspec
 
@@ -25,7 +26,7 @@ _INDENT = "  "
 def to_json(batch: str, outcome: Outcome) -> bytes:
     """Return the object of `--results` and `--output json`: one line, newline included. What does not apply is null."""
     usage, output = outcome.usage, outcome.output
-    ran = usage.started_wall_ns > 0
+    ran = usage.started_wall_ns > 0  # a cancelled job may never have; zeros would look like measurements
     record = {
         "batch": batch,
         "seq": outcome.seq,
@@ -33,6 +34,7 @@ def to_json(batch: str, outcome: Outcome) -> bytes:
         "kind": outcome.kind,
         "label": outcome.label,
         "state": outcome.state,
+        # As the job made it: decoding and encoding again could change a number's form.
         "value": None if outcome.value is None else msgspec.Raw(one_line(outcome.value)),
         "exit_status": outcome.exit_status,
         "signal": outcome.signal,
@@ -46,7 +48,7 @@ def to_json(batch: str, outcome: Outcome) -> bytes:
         "wait_seconds": seconds(outcome.wait_ns) if outcome.attempts else None,
         "run_seconds": seconds(usage.run_ns) if ran else None,
         "cpu_seconds": seconds(usage.cpu_ns) if ran else None,
-        "max_rss_bytes": usage.max_rss_bytes or None,
+        "max_rss_bytes": usage.max_rss_bytes or None,  # 0: it was not measured
         "stdout": output.stdout,
         "stderr": output.stderr,
         "stdout_file": output.stdout_file,
@@ -65,7 +67,7 @@ def one_line(value: bytes) -> bytes:
 def why(outcome: Outcome) -> str:
     """Say in a few words why a job did not succeed."""
     words = str(outcome.state)
-    if outcome.exit_status:
+    if outcome.exit_status:  # not 0, which would be no reason
         words += f", exit status {outcome.exit_status}"
     if outcome.state is State.QUARANTINED:
         words += f" after {outcome.crashes} {'crash' if outcome.crashes == 1 else 'crashes'}"
@@ -78,8 +80,6 @@ def why(outcome: Outcome) -> str:
 
 def signal_name(number: int) -> str:
     """Return `SIGSEGV` for 11; real-time signals have numbers only."""
-    from signal import Signals  # slow to import, and rarely needed
-
     try:
         return Signals(number).name
     except ValueError:
@@ -121,6 +121,7 @@ def joblog_line(outcome: Outcome, command: str) -> bytes:
     fields = (
         str(outcome.seq),
         ":",  # GNU parallel's name for this host; to it nothing is sent
+        # A column must not be empty, even for a job whose start was not seen.
         f"{seconds(usage.started_wall_ns or outcome.finished_wall_ns):.3f}",
         f"{seconds(usage.run_ns):10.3f}",
         "0",
@@ -134,10 +135,12 @@ def joblog_line(outcome: Outcome, command: str) -> bytes:
 
 def exit_value(outcome: Outcome) -> int:
     """Return the exit status; -1 for a job that was stopped; 1 for one that failed without a status."""
+    # -1 whatever the program made of its SIGTERM: a script that reads the log must not take the job for finished.
     if outcome.state in _STOPPED:
         return -1
     if outcome.exit_status is not None:
         return outcome.exit_status
+    # The signal has a column of its own, and with it GNU parallel's status is 0.
     return 0 if outcome.state is State.SUCCEEDED or outcome.signal else 1
 
 
@@ -147,7 +150,7 @@ def _printed_bytes(outcome: Outcome) -> int:
         try:
             return os.stat(output.stdout_file).st_size
         except OSError:
-            return 0
+            return 0  # a column of the log is not worth losing the outcome
     if output.stdout is not None:
         return len(output.stdout.encode())
     return len(outcome.value or b"")
@@ -165,6 +168,7 @@ def _command(spec: JobSpec | None, outcome: Outcome) -> str:
 
 def present(body: object) -> str:
     """Lay out an answer in one or more lines, newline included."""
+    # A string is a Sequence too, and must not be laid out letter by letter.
     if isinstance(body, Mapping):
         lines = _mapping(body)
     elif isinstance(body, Sequence) and not isinstance(body, str):
@@ -193,13 +197,14 @@ def _section(key: object, lines: list[str]) -> list[str]:
 
 def _listing(items: Sequence[object]) -> list[str]:
     rows = [item for item in items if isinstance(item, Mapping)]
+    # Mixed items share no columns.
     if len(rows) < len(items):
         return [_scalar(item) for item in items]
     return _table(rows)
 
 
 def _table(rows: list[Mapping[object, object]]) -> list[str]:
-    columns = list(dict.fromkeys(key for row in rows for key in row))
+    columns = list(dict.fromkeys(key for row in rows for key in row))  # of all rows, in the order of first mention
     cells = [[_words(column) for column in columns]]
     cells += [[_scalar(row.get(column)) for column in columns] for row in rows]
     widths = [max(len(line[place]) for line in cells) for place in range(len(columns))]
@@ -211,6 +216,7 @@ def _has_parts(value: object) -> bool:
 
 
 def _words(key: object) -> str:
+    # Through `printable`, as every text that comes from outside: an escape sequence could rewrite the terminal.
     return printable(str(key)).replace("_", " ")
 
 

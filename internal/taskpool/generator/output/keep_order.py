@@ -40,6 +40,7 @@ class KeepOrder:
             return
         yield from pieces
         self._due += 1
+        # Jobs behind it that have ended are due with it.
         while (held := self._held.pop(self._due, None)) is not None:
             self._due += 1
             yield from map(self._release, held)
@@ -63,6 +64,7 @@ class KeepOrder:
         file = self._parking()
         file.seek(self._file_end)
         file.write(piece.content)
+        # Appended and never reused: a hole that is freed would have to be found again, and disk is cheap here.
         parked = _Parked(piece.stream, self._file_end, len(piece.content))
         self._file_end += parked.length
         return parked

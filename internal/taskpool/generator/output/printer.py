@@ -15,7 +15,7 @@ from taskpool.generator.output.stream import OutputStream, Piece
 from taskpool.kinds import KINDS
 from taskpool.messages import JobSpec, Outcome
 
-Form = Literal["value", "json"]
+Form = Literal["value", "json"]  # of standard output
 OUT, ERR = 1, 2
 
 
@@ -38,6 +38,7 @@ class Printer:
         self._order = KeepOrder() if keep_order else None
         self._streams = {OUT: OutputStream(OUT), ERR: OutputStream(ERR)}
         self._files: list[ResumableFile] = []
+        # Both are opened even if the batch turns out to be refused: opening changes neither (see `begin`).
         self._results = self._open(results, append)
         log = self._open(joblog, append)
         self._joblog_file = log
@@ -78,10 +79,11 @@ class Printer:
     def skip(self, seq: int) -> None:
         """Count a job as printed, because an earlier run has printed it."""
         if self._order is not None:
-            self._put(self._order.put(seq, []))
+            self._put(self._order.put(seq, []))  # nothing of its own, but those behind it may be due now
 
     def take(self, outcome: Outcome) -> None:
         """Write an outcome's lines and queue its output. Raises ConfigurationError when a file cannot be written."""
+        # Encoded once for the file and the screen, and not at all when neither wants it.
         record = to_json(self._batch, outcome) if self._results is not None or self._form == "json" else b""
         if record:
             self._note_files(outcome)
@@ -92,6 +94,7 @@ class Printer:
                 self._joblog.write(outcome)
         except OSError as error:
             raise self._unwritable(error) from error
+        # The files get outcomes as they come: their lines carry the job's number. Only standard output is ordered.
         pieces = [Piece(OUT, record)] if self._form == "json" else value_pieces(outcome)
         self._put(pieces if self._order is None else self._order.put(outcome.seq, pieces))
 
@@ -148,7 +151,7 @@ def value_pieces(outcome: Outcome) -> list[Piece]:
     """Return what a job prints when no objects are asked for: a program's own two streams, or a job's value."""
     # The value of a job inside a worker is its output. What it printed on the way goes to standard error: on standard
     # output it would stand between the values that another program reads.
-    kind = KINDS.get(outcome.kind)
+    kind = KINDS.get(outcome.kind)  # None: the dealer is newer and has a kind that this program lacks
     inside = kind is None or kind.IN_PROCESS
     pieces: list[Piece] = []
     if inside and outcome.value is not None:

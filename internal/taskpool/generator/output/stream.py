@@ -16,7 +16,7 @@ from taskpool.procs.signals import Wakeup
 from taskpool.procs.wait import wait_ready
 
 PENDING_BYTES_MAX = 1024 * 1024  # beyond this, no more outcomes are read
-FILE_CHUNK_BYTES = 64 * 1024
+FILE_CHUNK_BYTES = 64 * 1024  # a pipe's capacity on Linux: more could not be handed on at once
 
 
 class OutputClosed(TaskpoolError):
@@ -92,6 +92,7 @@ class OutputStream:
             self._parts.append(_File(content))
             return
         self._pending += len(content)
+        # Small pieces are joined, or each line of a job would cost a poll and a write.
         if self._parts and isinstance(self._parts[-1], bytearray):
             self._parts[-1] += content
         else:
@@ -114,6 +115,7 @@ class OutputStream:
     def _head(self) -> bytearray | None:
         while self._parts:
             head = self._parts[0]
+            # The file stays in its place, behind the chunk just read, until a read finds its end.
             if isinstance(head, _File):
                 if not (chunk := head.read()):
                     self._parts.popleft()
