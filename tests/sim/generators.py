@@ -154,7 +154,7 @@ class Generator(Process):
         return self.alive and not self.stopped and self.batch.name == batch
 
     def _is_over(self) -> bool:
-        """Cancelled or closed, so that nobody gets the rest of the jobs in."""
+        """Whether it is cancelled or closed, so that the other jobs cannot get in."""
         kept = self._host.disk.journal_model.batches.get(self.batch.name)
         return kept is not None and (kept.cancelled or (kept.total is not None and kept.total < len(self.batch.jobs)))
 
@@ -218,11 +218,11 @@ class Generator(Process):
         self._transport.submit(encode(Submit(self.client, self.batch.name, seq, [changed])))
 
     def at_end(self) -> None:
-        """Its queues stay as they are; the names are somebody else's trouble."""
+        """Leave its queues as they are: what remains of a killed generator is for others to deal with."""
 
 
 class Commander(Process):
-    """Somebody who says one thing to a running pool, and leaves."""
+    """A program that sends one command to a running pool, and leaves."""
 
     def __init__(self, host: SimHost, pool: str, verb: str, batch: str | None = None, seq: int = 0, number: int = 0):
         super().__init__(host.world, host.new_pid(), "commander")

@@ -38,6 +38,7 @@ def request_from(args: Namespace) -> AdminRequest:
         if args.action == "list" or args.target == "all":
             return AdminRequest(f"quarantine-{args.action}")
         return AdminRequest(f"quarantine-{args.action}", *parse_target(args.target, whole_batch=True))
+    # The remaining verbs differ only in what they may be applied to.
     _, target_name, whole_batch = VERBS[args.subcommand]
     if target_name is None:
         return AdminRequest(args.subcommand)
@@ -78,6 +79,7 @@ def render(answer: Answer, *, as_json: bool) -> tuple[bytes, str | None]:
         body = msgspec.json.decode(answer.body)
     except msgspec.MsgspecError:
         body = {"error": "the dealer's answer is not JSON"}
+    # A refusal goes to standard error; with --json the answer is printed as well, for the program that asked.
     error = None if answer.ok else _error(body)
     if as_json:
         return answer.body + b"\n", error

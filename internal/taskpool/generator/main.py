@@ -76,7 +76,7 @@ def command(args: Namespace, console: Console) -> ExitCode:
         pid=os.getpid(),
         version=taskpool.__version__,
         timeouts=timeouts,
-        collect_pages=True,
+        collect_pages=True,  # for `results`, `wait` and `logs`; a command is sent no outcomes
     )
     clock = SystemClock()
     with (
@@ -88,6 +88,7 @@ def command(args: Namespace, console: Console) -> ExitCode:
             return query(queries.QueryContext(BatchQueries(link, clock, handler), console, clock, wakeup))
         assert request is not None
         answer = admin.ask(link, request, clock, handler, timeouts.connect_ns)
+    # Printed with the connection closed: a slow reader must not keep a reply slot from other generators.
     text, error = admin.render(answer, as_json=args.json)
     write_pieces([Piece(STDOUT, text)])
     if error is not None:
@@ -125,6 +126,7 @@ def _open(name: str) -> int:
 def _print_jobs(jobs: Iterator[JobSpec]) -> ExitCode:
     for job in jobs:
         line = KINDS[job.kind].command_line(job.payload)
+        # As bytes: an argument may be a file name that is not UTF-8.
         write_pieces([Piece(STDOUT, os.fsencode(line) + b"\n")])
     return ExitCode.OK
 

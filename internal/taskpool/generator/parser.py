@@ -9,6 +9,7 @@ from taskpool.kinds import KINDS
 from taskpool.limits import CRASH_LIMIT_DEFAULT
 
 _JOBS_HELP = "job objects as JSON Lines, of any kinds"
+# Commands of one verb. The table is all there is of them on this side: `admin.request_from` reads it too.
 # verb: (help, metavar of its target or None, whether a whole batch may be the target)
 VERBS: dict[str, tuple[str, str | None, bool]] = {
     "status": ("the pool at a glance", None, False),
@@ -37,6 +38,7 @@ def build_parser() -> ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"tp-generator {taskpool.__version__}")
     subcommands = parser.add_subparsers(dest="subcommand", metavar="SUBCOMMAND", required=True)
+    # A kind brings its own arguments, so that a new kind needs no line here.
     for kind in KINDS.values():
         sub = subcommands.add_parser(kind.NAME, help=kind.SUMMARY, description=kind.SUMMARY, allow_abbrev=False)
         _add_submission(sub)
@@ -82,6 +84,7 @@ def _add_queries(subcommands: _SubParsersAction[ArgumentParser]) -> None:
 
 
 def _add_command_options(parser: ArgumentParser) -> None:
+    # A default here and none for submissions: without a pool those start a private one, and there is none to command.
     parser.add_argument("--pool", metavar="NAME", default="default", help="which running pool (default: default)")
     parser.add_argument("--json", action="store_true", help="answer in JSON, for programs")
     _add_common(parser)
@@ -111,6 +114,8 @@ def _add_submission(parser: ArgumentParser) -> None:
 
 
 def _add_limits(parser: ArgumentParser) -> None:
+    # No defaults here or among the dealer's options: what was not given stays None, so that options.py can tell it
+    # from what was, and the defaults have one place each.
     group = parser.add_argument_group("jobs")
     group.add_argument("--timeout", metavar="TIME", help="end a try that runs longer (default: none)")
     group.add_argument("--retries", metavar="N", type=int, help="tries after the first, of jobs that failed (0)")

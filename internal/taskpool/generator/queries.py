@@ -64,6 +64,7 @@ def wait(context: QueryContext, batch: str, timeout_ns: int | None, *, as_json: 
     deadline = None if timeout_ns is None else started + timeout_ns
     pause_ns = LOOK_NS_MIN
     while not (status := _status(context.queries, batch)).finished:
+        # Judged after the question: a batch that ended in time is never called late.
         left_ns = LOOK_NS_MAX if deadline is None else deadline - context.clock.now().mono
         if left_ns <= 0:
             context.console.error(f"batch {batch!r} has not ended within {human(timeout_ns or 0)}: {_so_far(status)}")
@@ -78,7 +79,7 @@ def wait(context: QueryContext, batch: str, timeout_ns: int | None, *, as_json: 
         # As the dealer sent it, so that a newer dealer's fields are there too.
         write_pieces([Piece(OUT, context.queries.body + b"\n")], context.wakeup)
     total = status.total or 0
-    if totals.finished < total:
+    if totals.finished < total:  # an exit code of the outcomes that are left would be a guess
         raise UsageError(
             f"batch {batch!r} has ended, and the pool has kept {totals.finished} of its {total} outcomes: without a "
             "journal those that were told are gone"
@@ -101,6 +102,7 @@ def results(context: QueryContext, batch: str, form: Form, file: str | None) -> 
         write_out(printer, context.wakeup)
     finally:
         printer.close()
+    # To standard error, behind the outcomes: on standard output are outcomes only.
     if not status.finished:
         context.console.info(f"Batch {batch} has not ended: {_so_far(status)}")
     return ExitCode.OK

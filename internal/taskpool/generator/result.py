@@ -67,6 +67,7 @@ class BatchResult:
         codes = run.codes | self._exit_codes()
         if self._private is not None and run.complete and not codes:
             self._private.note_all_succeeded()
+        # Of a batch that lives on in a named pool there is nothing to sum up yet.
         if run.complete or (self._private is not None and self._session.welcome is not None):
             self._summarise(wall_ns, status)
         return first_that_applies(codes)
@@ -133,6 +134,7 @@ class BatchResult:
         self._console.error(
             f"the private dealer {how} before its batch was done: {missing} jobs have no outcome and {fate}"
         )
+        # A dealer that named its reason exits with it; any other end means that the batch's dealer is lost.
         code = ended.status if ended is not None and ended.status in _REASON_NAMED else ExitCode.UNREACHABLE
         return {ExitCode(code)}
 

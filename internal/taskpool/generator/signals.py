@@ -11,6 +11,8 @@ from taskpool.errors import PRECEDENCE, ExitCode, TaskpoolError
 from taskpool.procs.signals import Wakeup
 from taskpool.procs.wait import Descriptor
 
+# As a shell has it, 128 and the signal's number. QUIT and HUP share the code of TERM: what a caller needs to know is
+# whether it was a Ctrl-C.
 STOP_SIGNALS = {
     Signals.SIGINT: ExitCode.INTERRUPTED,
     Signals.SIGTERM: ExitCode.TERMINATED,
@@ -49,6 +51,7 @@ def handled_signals() -> list[Signals]:
 
 def raise_if_stopped(wakeup: Wakeup) -> None:
     """Raise Interrupted when a signal that stops the generator has come."""
+    # Several may have come since the last look; the exit code must not hang on the order of a set.
     if came := wakeup.pending() & STOP_SIGNALS.keys():
         raise Interrupted(first_that_applies(STOP_SIGNALS[number] for number in came))
 

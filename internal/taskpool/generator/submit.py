@@ -42,6 +42,7 @@ def run_batch(options: SubmitOptions, feed: Feed, console: Console, resume_comma
     """
     clock = SystemClock()
     with ExitStack() as cleanup:
+        # First: a signal that comes while the parts are made is kept, and dealt with in the first turn of the loop.
         wakeup = Wakeup(handled_signals())
         cleanup.callback(wakeup.close)
         # Everything that can refuse the batch comes before the dealer is started: the state, then the output files.
@@ -73,6 +74,7 @@ def open_connection(
     options: SessionOptions, console: Console, clock: Clock, private: PrivateDealer | None = None
 ) -> Connection:
     """Return a connection over a reply queue as large as this machine's limits leave for it."""
+    # As the dealer sizes its queues, so that all replies together stay within the byte limit it has counted on.
     shape = choose(limits.WORKER_QUEUES_BUDGETED_MIN, kernel_limits()).reply
     session = Session(options, clock.now().mono)
     return Connection(session, Transport(KernelNamespace(), options.pool, shape), console, clock, private)
@@ -86,7 +88,8 @@ def new_client_id() -> int:
 def resume_command(program: str, argv: Sequence[str], batch: str) -> str:
     """Return the command that goes on with the batch which `program argv...` has begun, ready for a shell."""
     subcommand, *words = argv
-    # Behind `--` stands the command of the jobs, whose options are not ours.
+    # Behind `--` stands the command of the jobs, whose options are not ours. Ours are found by their exact names: the
+    # parser takes no abbreviations.
     options = words[: words.index("--")] if "--" in words else words
     added = [] if any(word == "--batch" or word.startswith("--batch=") for word in options) else ["--batch", batch]
     added += [] if "--resume" in options else ["--resume"]
@@ -99,7 +102,7 @@ def resume_command(program: str, argv: Sequence[str], batch: str) -> str:
 def _as_typed(program: str) -> str:
     """Return the program's name alone, if a shell finds the same program by it."""
     name = os.path.basename(program)
-    found = shutil.which(name)
+    found = shutil.which(name)  # by the name alone a shell may find another installation
     return name if found is not None and os.path.realpath(found) == os.path.realpath(program) else program
 
 

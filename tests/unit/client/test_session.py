@@ -64,7 +64,7 @@ def test_hello_carries_the_cursor_and_is_said_again_after_a_while() -> None:
     assert talk.next_deadline() == 100 + limits.RESEND_NS
 
 
-def test_waits_longer_and_longer_while_nobody_is_home_then_gives_up() -> None:
+def test_hellos_are_farther_and_farther_apart_while_there_is_no_dealer_until_the_time_out() -> None:
     talk = session()
     due = []
     for _ in range(4):
@@ -81,7 +81,7 @@ def test_a_batch_that_is_there_already_is_not_added_to() -> None:
         session().receive(welcome(accepted=3, last_no=1, fresh=False), 0)
 
 
-def test_who_does_not_want_the_batch_lets_go_of_it_and_leaves_nothing_in_it() -> None:
+def test_a_client_that_does_not_want_the_batch_lets_go_of_it_and_leaves_no_job_in_it() -> None:
     talk = session()
     talk.submissions.submit([JOB])
     talk.submissions.finish()
@@ -224,7 +224,7 @@ def test_a_batch_the_dealer_does_not_know_means_hello() -> None:
     assert talk.connecting
 
 
-def test_answers_are_kept_for_whoever_asked() -> None:
+def test_answers_are_kept_until_they_are_read() -> None:
     talk = connected()
     talk.receive(Answer(ME, "status", True, b"{}"), 0)
     assert talk.answers.popleft().body == b"{}"
@@ -236,7 +236,7 @@ def test_a_detached_session_does_not_take_outcomes() -> None:
     assert talk.deliveries.cursor == 0
 
 
-def test_a_private_dealer_that_does_not_answer_is_nobody_elses_to_start() -> None:
+def test_the_user_is_not_told_to_start_a_private_dealer() -> None:
     mine = session(private=True, timeouts=ConnectTimeouts(SECOND, SECOND))
     with pytest.raises(DealerUnreachable, match=r"private dealer did not answer within 1\.0s") as raised:
         mine.tick(SECOND)

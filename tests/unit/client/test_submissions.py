@@ -105,7 +105,7 @@ def test_a_frame_whose_dealer_died_with_it_may_be_refused_after_one_behind_it() 
 
 def test_a_refusal_of_what_was_never_said_changes_nothing() -> None:
     talk = connected(jobs=2)
-    talk.receive(refused(0, "conflict"), 0)  # of a close that somebody else sent in our name
+    talk.receive(refused(0, "conflict"), 0)  # of a close that another process sent in our name
     talk.receive(Accepted(ME, "b", 1), 0)
     talk.receive(refused(1, "conflict"), 0)  # of a job that was accepted, said anew by the same
     assert talk.submissions.refusal is None and talk.submissions.submitted == 2

@@ -260,7 +260,7 @@ def test_jobs_lost_with_a_dealer_are_told(
 
 
 def test_no_dealer(run: Run, dealer: FakeDealer, capfd: pytest.CaptureFixture[str]) -> None:
-    dealer.stop.set()  # its queues are there, and nobody reads them
+    dealer.stop.set()  # its queues are there, and are not read
     assert run("fib", "1", "--dealer-timeout", "0.1s") == ExitCode.UNREACHABLE
     assert "no dealer answers" in capfd.readouterr().err
     with pytest.raises(QueueMissing):
@@ -374,7 +374,7 @@ def test_a_command_and_its_answer(run: Run, dealer: FakeDealer, capfd: pytest.Ca
     assert hello.batch is None
 
 
-def test_a_wish_not_granted(run: Run, dealer: FakeDealer, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_request_that_is_refused(run: Run, dealer: FakeDealer, capfd: pytest.CaptureFixture[str]) -> None:
     def hear(message: Message) -> None:
         if isinstance(message, Command):
             dealer.say(Answer(dealer.client, message.verb, False, b'{"error": "no such job"}'))

@@ -151,6 +151,7 @@ class Progress:
     @staticmethod
     def _fit(text: str) -> str:
         # At most one line of the terminal: what wraps into a second one cannot be erased by a carriage return.
+        # Asked each time: a person may resize the window.
         try:
             width = os.get_terminal_size(2).columns or 80  # 0: a terminal that was never told its size
         except OSError:

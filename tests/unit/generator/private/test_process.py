@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from taskpool.clock import MILLISECOND, NEVER, SECOND
-from taskpool.errors import ConfigurationError, ExitCode, QueueMissing, UsageError
+from taskpool.errors import ConfigurationError, ExitCode, QueueMissing
 from taskpool.generator import main as program
 from taskpool.generator.output.console import Console
 from taskpool.generator.private import process as private
 from taskpool.generator.private.process import DealerExit, LaunchOptions, PrivateDealer
-from taskpool.generator.private.state import NOTE_NAME, PrivateState
+from taskpool.generator.private.state import PrivateState
 from taskpool.ids import Epoch, Incarnation
 from taskpool.ipc import names
 from taskpool.ipc.mqueue import KernelNamespace
@@ -290,27 +290,6 @@ def test_a_journal_that_the_user_named_stays(script: Script, pool: str, tmp_path
         dealer.note_all_succeeded()
     assert not state_of(pool, tmp_path).exists()
     assert journal.exists()
-
-
-def test_whose_the_state_is(pool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    private_state = PrivateState(pool, None, resume=True)
-    assert not private_state.resumed
-    assert PrivateState(pool, None, resume=True).resumed
-    with pytest.raises(UsageError, match=f"batch '{pool}' exists already, kept in .*: add --resume"):
-        PrivateState(pool, None, resume=False)
-    with pytest.raises(UsageError, match="was begun with the journal"):
-        PrivateState(pool, "none", resume=True)
-    (private_state.directory / NOTE_NAME).write_text('{"batch": "other", "journal": null}')
-    with pytest.raises(UsageError, match="keeps the state of batch 'other'"):
-        PrivateState(pool, None, resume=True)
-    (private_state.directory / NOTE_NAME).unlink()
-    (private_state.directory / "pool.lock").touch()
-    with pytest.raises(UsageError, match=f"holds the state of a pool of that name.* --pool {pool}"):
-        PrivateState(pool, None, resume=True)
-    (private_state.directory / NOTE_NAME).write_text("?")
-    with pytest.raises(ConfigurationError, match="cannot read"):
-        PrivateState(pool, None, resume=True)
 
 
 def is_alive(pid: int) -> bool:
