@@ -109,8 +109,12 @@ class BatchRun(TurnHandler):
         deadline = self._clock.now().mono + STATUS_NS_MAX
         if self._dealer_listens:
             with suppress(DealerEnded):
-                self.connection.run_until(lambda: self._status is not None or not self._dealer_listens, self, deadline)
+                self.connection.run_until(self._is_concluded, self, deadline)
         return self._status
+
+    def _is_concluded(self) -> bool:
+        # The acknowledgement goes out behind the question, so it may wait for room when the answer is there.
+        return (self._status is not None and not self.connection.writable) or not self._dealer_listens
 
     def finish_writing(self) -> None:
         """Wait until everything is written, however slowly it is read. A signal ends the wait."""
