@@ -150,7 +150,7 @@ class Connection:
         if self.session.connecting or (self._supervisor is not None and self._supervisor.has_ended()):
             return
         until = self._clock.now().mono + BYE_NS_MAX
-        # The frames and acknowledgements before it go out too, so the outcome of the batch does not hang on its time.
+        # What was to be sent before the goodbye goes out too, as far as it has room in time.
         with suppress(DealerEnded):
             self.run_until(lambda: self.session.connecting or not self.writable, _FLUSH, until)
 
