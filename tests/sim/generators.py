@@ -10,9 +10,9 @@ from sim.platform import LAYOUT
 from sim.process import Life, Process
 from sim.queues import SimQueueEnd
 from taskpool import limits
-from taskpool.client.connection import Connection
-from taskpool.client.session import JobsLost, Session
-from taskpool.client.transport import SendBuffer, Transport
+from taskpool.client.connection import Connection, NoNotices
+from taskpool.client.session import JobsLost, Session, SessionOptions
+from taskpool.client.transport import QueueSender, Transport
 from taskpool.clock import MILLISECOND, SECOND
 from taskpool.codec import encode
 from taskpool.errors import TaskpoolError
@@ -28,16 +28,6 @@ if TYPE_CHECKING:
 COMMAND_NS_MAX = 20 * SECOND
 
 
-class Silent:
-    """A console that nobody reads."""
-
-    def detail(self, text: str, fields: object = None) -> None: ...
-
-    def info(self, text: str, fields: object = None) -> None: ...
-
-    def warning(self, text: str, fields: object = None) -> None: ...
-
-
 class SimTransport(Transport):
     """The real transport, in a world where the spool is no directory."""
 
@@ -51,15 +41,15 @@ class SimTransport(Transport):
             self.reply.unlink()
         self._spool = self._host.spool
         if self.intake is None:
-            self.intake = SendBuffer(self._namespace.open(names.intake(self._pool), send=True, receive=False))
+            self.intake = QueueSender(self._namespace.open(names.intake(self._pool), send=True, receive=False))
 
     def submit(self, data: bytes) -> None:
         super().submit(data)
         assert self.intake is not None
         faults = self._host.world.faults
-        if not self.intake.busy and faults.fires("generator_says_it_twice"):
+        if not self.intake.blocked and faults.fires("generator_says_it_twice"):
             super().submit(data)
-        elif not self.intake.busy and faults.fires("submission_stolen"):
+        elif not self.intake.blocked and faults.fires("submission_stolen"):
             self._host.namespace.steal(self.intake.queue.name)
 
     def messages(self, limit: int) -> Iterator[Message | MessageError]:
@@ -112,18 +102,17 @@ class Generator(Process):
         self.client = 10**6 + pid
         self._host = batch.host
         self._transport = SimTransport(batch.host, batch.pool)
-        self.session = Session(
-            batch.pool,
-            self.client,
-            pid,
-            "1",
-            self.world.now_ns,
+        options = SessionOptions(
+            pool=batch.pool,
+            client=self.client,
+            pid=pid,
             batch=batch.name,
-            wanted=batch.limits,
+            limits=batch.limits,
             resume=batch.lives > 1,
             cursor=len(batch.stored),
         )
-        self._connection = Connection(self.session, self._transport, Silent())
+        self.session = Session(options, self.world.now_ns)
+        self._connection = Connection(self.session, self._transport, NoNotices(), self.world)
         self._frame_jobs = batch.frame_jobs
         self._slow = self.world.chance(0.2)
         batch.host.oracle.batch_of[self.client] = batch.name
@@ -144,7 +133,7 @@ class Generator(Process):
                 connection.close()
                 self.batch.done = self._is_over()
                 return 4
-            if session.submissions.settled and session.told >= session.submissions.submitted:
+            if session.submissions.settled and session.deliveries.delivered >= session.submissions.submitted:
                 break
             yield self._until_due(now)
         session.leave()
@@ -164,7 +153,7 @@ class Generator(Process):
         return self.alive and not self.stopped and self.batch.name == batch
 
     def _is_over(self) -> bool:
-        """Cancelled or closed, so that nobody gets the rest of the jobs in."""
+        """Whether it is cancelled or closed, so that the other jobs cannot get in."""
         kept = self._host.disk.journal_model.batches.get(self.batch.name)
         return kept is not None and (kept.cancelled or (kept.total is not None and kept.total < len(self.batch.jobs)))
 
@@ -181,7 +170,7 @@ class Generator(Process):
         if self._connection.writable:
             due = min(due, now + 10 * MILLISECOND)
         submissions = self.session.submissions
-        if not self.session.connecting and submissions.room and submissions.submitted < len(self.batch.jobs):
+        if not self.session.connecting and submissions.has_room and submissions.submitted < len(self.batch.jobs):
             due = min(due, now + MILLISECOND)
         return max(1000, due - now)
 
@@ -193,14 +182,14 @@ class Generator(Process):
             self.batch.stored.append(outcome)
         if outcomes and self._slow and self.world.chance(0.5):
             return  # acknowledged with later ones
-        self.session.store(self.session.told)
+        self.session.deliveries.store(self.session.deliveries.delivered)
 
     def _submit(self, now: int) -> None:
         session, jobs, faults = self.session, self.batch.jobs, self.world.faults
         if session.connecting:
             return
         submissions = session.submissions
-        while submissions.room and submissions.submitted < len(jobs) and submissions.refusal is None:
+        while submissions.has_room and submissions.submitted < len(jobs) and submissions.refusal is None:
             self._submit_frame()
             if self._frame_jobs * limits.SUBMITS_IN_FLIGHT_MAX < len(jobs) or self.world.chance(0.5):
                 break
@@ -218,7 +207,7 @@ class Generator(Process):
     @property
     def _may_say_something_else(self) -> bool:
         intake = self._transport.intake
-        return intake is not None and not intake.busy and not self._transport.said_something_else
+        return intake is not None and not intake.blocked and not self._transport.said_something_else
 
     def _say_something_else(self) -> None:
         """A job that was accepted, under the same number, and not the same."""
@@ -228,17 +217,18 @@ class Generator(Process):
         self._transport.submit(encode(Submit(self.client, self.batch.name, seq, [changed])))
 
     def at_end(self) -> None:
-        """Its queues stay as they are; the names are somebody else's trouble."""
+        """Leave its queues as they are: what remains of a killed generator is for others to deal with."""
 
 
 class Commander(Process):
-    """Somebody who says one thing to a running pool, and leaves."""
+    """A program that sends one command to a running pool, and leaves."""
 
     def __init__(self, host: SimHost, pool: str, verb: str, batch: str | None = None, seq: int = 0, number: int = 0):
         super().__init__(host.world, host.new_pid(), "commander")
-        self.session = Session(pool, 10**6 + self.pid, self.pid, "1", self.world.now_ns)
+        options = SessionOptions(pool=pool, client=10**6 + self.pid, pid=self.pid)
+        self.session = Session(options, self.world.now_ns)
         self._transport = SimTransport(host, pool)
-        self._connection = Connection(self.session, self._transport, Silent())
+        self._connection = Connection(self.session, self._transport, NoNotices(), self.world)
         self.session.command(verb, batch, seq, number)
         host.commanders.append(self)
         self.ended = lambda: host.commanders.remove(self)

@@ -1,26 +1,32 @@
-"""A session on its queues: one turn reads what is there, judges, and sends what can be sent."""
+"""A session on its queues, and the one loop that drives it: receive, send, wait.
+
+`Connection.run_until` is that loop. What else a program does in each turn (signals, its own descriptors, the jobs it
+feeds) it hands in as a `TurnHandler`; a dealer process to be restarted when it is killed, as a `Supervisor`. Nothing
+here needs the main thread or assumes signals: what is to wake the loop is a descriptor that the handler names.
+"""
 
 from __future__ import annotations
 
-import select
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 from taskpool import limits
 from taskpool.client.session import Session
 from taskpool.client.transport import Transport
-from taskpool.clock import MILLISECOND
-from taskpool.errors import MessageError, QueueMissing
+from taskpool.clock import MILLISECOND, Clock
+from taskpool.errors import DealerUnreachable, MessageError, QueueMissing
 from taskpool.log import Fact
 from taskpool.messages import Outcome
-from taskpool.procs.signals import Wakeup
+from taskpool.procs.wait import Descriptor, wait_ready
 
 MESSAGES_PER_TURN_MAX = 64  # then outcomes are written and acknowledged before more are read
+BYE_NS_MAX = 200 * MILLISECOND  # so long a goodbye waits for room: the dealer would find out by itself
 
 
 class Notices(Protocol):
-    """Where a connection tells a person what it meets."""
+    """Where a connection says what a person may want to know."""
 
     def detail(self, text: str, fields: Mapping[str, Fact] | None = None) -> None: ...
 
@@ -29,23 +35,163 @@ class Notices(Protocol):
     def warning(self, text: str, fields: Mapping[str, Fact] | None = None) -> None: ...
 
 
+class NoNotices:
+    """Says nothing: for a program whose own last line is all there is to say."""
+
+    def detail(self, text: str, fields: Mapping[str, Fact] | None = None) -> None: ...
+
+    def info(self, text: str, fields: Mapping[str, Fact] | None = None) -> None: ...
+
+    def warning(self, text: str, fields: Mapping[str, Fact] | None = None) -> None: ...
+
+
+class Supervisor(Protocol):
+    """The dealer's process, when it was started for this connection."""
+
+    @property
+    def pidfd(self) -> int:
+        """Readable once the process has ended."""
+
+    def has_ended(self) -> bool: ...
+
+    def restart(self) -> bool:
+        """Start it again, unless it is meant to have ended; return whether it runs."""
+
+
+class DealerEnded(DealerUnreachable):
+    """The private dealer has ended and is not started again. It has said why, or its end is reported elsewhere."""
+
+
+class TurnHandler:
+    """What a caller adds to the turns of `run_until`. As it is, it adds nothing."""
+
+    @property
+    def paused(self) -> bool:
+        """Whether to leave messages in the queue, because those received before are not dealt with yet."""
+        return False
+
+    def readable(self) -> Iterable[Descriptor]:
+        """Descriptors that end a wait when they can be read."""
+        return ()
+
+    def writable(self) -> Iterable[Descriptor]:
+        """Descriptors that end a wait when they can be written."""
+        return ()
+
+    def next_deadline(self) -> int | None:
+        """When a turn is due whatever happens, on the monotonic clock; None: no such time."""
+        return None
+
+    def before_receive(self, now: int) -> None:
+        """Called first in each turn. What it raises ends the loop, as what the other two raise."""
+
+    def on_received(self, outcomes: list[Outcome], now: int) -> None:
+        """Called in each turn with the new outcomes, which may be none."""
+
+    def before_send(self, ready: Set[int], now: int) -> None:
+        """Called last before sending, with the descriptors that ended the wait."""
+
+
+class _Flush(TurnHandler):
+    """Sends without receiving: for a caller that deals with no outcome any more."""
+
+    @property
+    def paused(self) -> bool:
+        return True
+
+
+NO_HANDLER = TurnHandler()
+_FLUSH = _Flush()
+
+
 class Connection:
-    """Glue, and the only place that moves messages between a session and its transport."""
+    """The only place that moves messages between a session and its transport."""
 
     def __init__(
         self,
         session: Session,
         transport: Transport,
-        console: Notices,
-        hear_signals: Callable[[Wakeup], None] = lambda wakeup: None,
+        notices: Notices,
+        clock: Clock,
+        supervisor: Supervisor | None = None,
     ) -> None:
-        """`hear_signals` is called after each wait, and may raise to end it."""
         self.session = session
         self._transport = transport
-        self._console = console
-        self._hear_signals = hear_signals
-        self._connected = False
+        self._notices = notices
+        self._clock = clock
+        self._supervisor = supervisor
+        self._connected = False  # the queues of the latest welcome are open
         self._check_due = 0
+
+    # --- the loop ---------------------------------------------------------------------------------
+
+    def run_until(
+        self, condition: Callable[[], bool], handler: TurnHandler = NO_HANDLER, deadline: int | None = None
+    ) -> bool:
+        """Take turns until the condition holds; return False when the deadline passes before. At least one turn.
+
+        Raises DealerUnreachable (DealerEnded for a supervised dealer), UsageError, PoolRefuses, ConfigurationError,
+        and what the handler raises.
+        """
+        ready: Set[int] = frozenset()
+        while True:
+            now = self._clock.now().mono
+            self._turn(handler, ready, now)
+            # After the turn and before the wait: a condition that a message has just met must not wait for the next.
+            if condition():
+                return True
+            if deadline is not None and now >= deadline:
+                return False
+            ready = self._wait(handler, deadline)
+
+    def leave(self) -> None:
+        """Say goodbye, if a dealer is there to hear it and has room soon. Nothing is received any more."""
+        self.session.leave()
+        if self.session.connecting or (self._supervisor is not None and self._supervisor.has_ended()):
+            return
+        until = self._clock.now().mono + BYE_NS_MAX
+        # What was to be sent before the goodbye goes out too, as far as it has room in time.
+        with suppress(DealerEnded):
+            self.run_until(lambda: self.session.connecting or not self.writable, _FLUSH, until)
+
+    def close(self) -> None:
+        """Close the queues. May be called twice."""
+        self._connected = False
+        self._transport.close()
+
+    def _turn(self, handler: TurnHandler, ready: Set[int], now: int) -> None:
+        handler.before_receive(now)
+        # Looked at before its last messages are read: what a dealer sent before its end is in the queue by then.
+        ended = self._supervisor is not None and self._supervisor.has_ended()
+        outcomes: list[Outcome] = []
+        if ended or not handler.paused:
+            outcomes = self.receive(now)
+        else:
+            self.session.pause_liveness(now)
+        handler.on_received(outcomes, now)
+        if ended:
+            self._restart(now)
+        handler.before_send(ready, now)
+        self.send(now)
+
+    def _restart(self, now: int) -> None:
+        assert self._supervisor is not None
+        if not self._supervisor.restart():
+            raise DealerEnded("the private dealer ended before it was asked")
+        self.session.reconnect(now)
+
+    def _wait(self, handler: TurnHandler, deadline: int | None) -> Set[int]:
+        readable = [*handler.readable()]
+        if self._transport.reply is not None and not handler.paused:
+            readable.append(self._transport.reply)
+        # Even if it has ended since the turn looked: its descriptor is readable then, and the next turn comes at once.
+        if self._supervisor is not None:
+            readable.append(self._supervisor.pidfd)
+        deadlines = (self.next_deadline(), handler.next_deadline(), deadline)
+        due = min(each for each in deadlines if each is not None)
+        return wait_ready(readable, [*self.writable, *handler.writable()], due - self._clock.now().mono)
+
+    # --- its parts, which the simulation drives itself --------------------------------------------
 
     @property
     def intake_bytes(self) -> int | None:
@@ -53,77 +199,55 @@ class Connection:
         return self._transport.intake.queue.msgsize if self._connected and self._transport.intake is not None else None
 
     @property
-    def readable(self) -> int | None:
-        """The descriptor to wait on for the dealer's words."""
-        return None if self._transport.reply is None else self._transport.reply.fileno()
-
-    @property
     def writable(self) -> list[int]:
-        """The descriptors to wait on for room."""
-        outlets = (self._transport.control, self._transport.intake)
-        return [outlet.queue.fileno() for outlet in outlets if outlet is not None and outlet.busy]
+        """The descriptors to wait on for room: of the queues that a message waits for."""
+        senders = (self._transport.control, self._transport.intake)
+        return [sender.queue.fileno() for sender in senders if sender is not None and sender.blocked]
 
     def next_deadline(self) -> int:
-        """When `send` has something to do, at the latest."""
+        """Return when `send` has something to do, at the latest."""
         due = self.session.next_deadline()
         return min(due, self._check_due) if self._connected else due
 
     def receive(self, now: int) -> list[Outcome]:
-        """Reads what waits, up to a bound; returns the new outcomes in their order."""
+        """Read what waits in the reply queue, up to a bound; return the new outcomes in their order."""
         outcomes: list[Outcome] = []
         for message in self._transport.messages(MESSAGES_PER_TURN_MAX):
             if isinstance(message, MessageError):
-                self._console.warning(f"a message of the dealer is unusable: {message}")
+                self._notices.warning(f"a message of the dealer is unusable: {message}")
                 continue
-            generation, held = self.session.generation, self.session.held
+            generation, blocked_before = self.session.generation, self.session.resume_blocked
             outcomes += self.session.receive(message, now)
-            if self.session.held and not held:
-                self._console.info(f"Waiting: {self.session.held}")
+            if self.session.resume_blocked and not blocked_before:
+                self._notices.info(f"Waiting: {self.session.resume_blocked}")
             if self.session.generation != generation:
-                self._greet(now)
+                self._open_queues(now)
             if self.session.connecting and self._connected:
-                break  # it has more to say, but over new queues
+                break  # `send` is about to drop these queues; what is in them is sent again after the next welcome
         return outcomes
 
     def send(self, now: int) -> None:
-        """Judges what is overdue, then sends what is due. Raises DealerUnreachable after the dealer's time-out."""
-        self._look_for_queues(now)
+        """Judge what is overdue, then send what is due. Raises DealerUnreachable after the dealer's time-out."""
+        self._check_queues(now)
         self.session.tick(now)
         if self.session.connecting:
-            self._call(now)
+            self._send_hello(now)
             return
         transport, session = self._transport, self.session
         if transport.control is not None:
             transport.control.flush()
-            while not transport.control.busy and (data := session.next_control()) is not None:
+            while not transport.control.blocked and (data := session.next_control()) is not None:
                 transport.control.send(data)
         if transport.intake is not None:
             transport.intake.flush()
-            while not transport.intake.busy and (data := session.next_intake(now)) is not None:
+            while not transport.intake.blocked and (data := session.next_intake(now)) is not None:
                 transport.submit(data)
 
-    def wait(self, wakeup: Wakeup, duration_ns: int, *also: int) -> None:
-        """Until there is something to receive or room to send, one of `also` is readable, or the time is over.
-
-        Raises what `hear_signals` raises.
-        """
-        poll = select.poll()
-        for fd in (wakeup.fileno(), *also, *([] if self.readable is None else [self.readable])):
-            poll.register(fd, select.POLLIN)
-        for fd in self.writable:
-            poll.register(fd, select.POLLOUT)
-        poll.poll(max(0, -(-duration_ns // MILLISECOND)))
-        self._hear_signals(wakeup)
-
-    def close(self) -> None:
-        """Lets go of the queues. May be called twice."""
-        self._connected = False
-        self._transport.close()
-
-    def _call(self, now: int) -> None:
+    def _send_hello(self, now: int) -> None:
         if self._connected:
+            # New queues for a new connection: what an earlier dealer still has in the old ones cannot mix in.
             self.close()
-            self._console.detail("The dealer is silent or was replaced; saying hello again")
+            self._notices.detail("The dealer is silent or was replaced; saying hello again")
         if now < self.session.hello_due:
             return
         reply_before = self._transport.reply
@@ -131,24 +255,25 @@ class Connection:
             self.session.dealer_missing(now)
             return
         if self._transport.reply is not reply_before and self._transport.reply is not None:
-            self._console.detail(f"Queue created: {self._transport.reply.name}", {"queue": self._transport.reply.name})
+            self._notices.detail(f"Queue created: {self._transport.reply.name}", {"queue": self._transport.reply.name})
         self._transport.send_hello(self.session.hello(self._transport.slot, now))
 
-    def _greet(self, now: int) -> None:
+    def _open_queues(self, now: int) -> None:
+        """Open what the welcome names."""
         welcome = self.session.welcome
         assert welcome is not None
+        self._connected = True
         try:
             self._transport.on_welcome(Path(welcome.spool))
         except QueueMissing:
-            self._connected = True  # as far as there is something to let go of
             self.session.reconnect(now)
-            self.session.dealer_missing(now)  # until the dealer has made its queue again, a hello would only come back
+            # Until the dealer has made its queue again, a hello would only be welcomed into the same trouble.
+            self.session.dealer_missing(now)
             return
-        self._connected = True
         self._check_due = now + limits.QUEUE_CHECK_NS
 
-    def _look_for_queues(self, now: int) -> None:
-        """Nobody is woken when a queue loses its name, and what is sent into it is read by nobody."""
+    def _check_queues(self, now: int) -> None:
+        # No event tells that a queue has lost its name, and what is sent into one is not read.
         if self._connected and now >= self._check_due:
             self._check_due = now + limits.QUEUE_CHECK_NS
             if self._transport.stale():

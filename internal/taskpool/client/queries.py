@@ -1,25 +1,22 @@
 """Questions about batches, which may be asked as often as it takes: they change nothing.
 
-So a dealer that restarts in between is waited for and asked again, which `remote.ask` must not do.
+So a dealer that restarts in between is waited for and asked again. A command that changes something must not be: a
+`scale +1` that was carried out and not answered would count twice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Protocol, TypeVar
 
 import msgspec
 
-from taskpool.client.connection import Connection
+from taskpool.client.connection import NO_HANDLER, Connection, TurnHandler
 from taskpool.clock import Clock
 from taskpool.errors import DealerUnreachable
 from taskpool.messages import Outcome
-from taskpool.procs.signals import Wakeup
-
-_T = TypeVar("_T")
 
 
-class BatchFacts(msgspec.Struct):
+class BatchStatus(msgspec.Struct):
     """Where a batch stands: the answer to `batch`."""
 
     accepted: int
@@ -31,50 +28,39 @@ class BatchFacts(msgspec.Struct):
 
     @property
     def finished(self) -> bool:
+        """Whether no job of it can get another outcome by itself."""
         return self.total is not None and self.accepted >= self.total and self.open == 0
 
 
-class Dealer(Protocol):
-    """A dealer of one's own, which is started again when it is killed."""
-
-    @property
-    def pidfd(self) -> int: ...
-
-    def look(self) -> object | None:
-        """How it ended; None while it lives."""
-
-    def revive(self) -> bool:
-        """Start it again, unless it chose to end; whether it lives."""
-
-
 class BatchQueries:
-    """Asks over a connection of its own, whose session collects outcomes."""
+    """Asks over a connection of its own, whose session collects pages."""
 
-    def __init__(self, connection: Connection, clock: Clock, wakeup: Wakeup, private: Dealer | None = None) -> None:
+    def __init__(self, connection: Connection, clock: Clock, handler: TurnHandler = NO_HANDLER) -> None:
         self._connection = connection
         self._session = connection.session
         self._clock = clock
-        self._wakeup = wakeup
-        self._private = private
+        self._handler = handler
         self.body = b"{}"  # the last answer to `batch`, as it came
 
-    def batch(self, name: str) -> BatchFacts | None:
-        """None: the dealer knows no such batch. Raises DealerUnreachable, Interrupted."""
-        self._session.answers.clear()
+    def batch(self, name: str) -> BatchStatus | None:
+        """Return where the batch stands; None when the dealer knows no such batch.
 
-        def found() -> tuple[bool, bytes] | None:
-            return next(((each.ok, each.body) for each in self._session.answers if each.verb == "batch"), None)
-
-        ok, self.body = self._ask("batch", name, 0, found)
-        if not ok:
+        Raises DealerUnreachable, and what the handler raises.
+        """
+        self._session.query("batch", name)
+        answers = self._session.answers
+        self._run_until_answered(lambda: any(each.verb == "batch" for each in answers))
+        answer = next(each for each in answers if each.verb == "batch")
+        self.body = answer.body
+        if not answer.ok:
             return None
         try:
-            return msgspec.json.decode(self.body, type=BatchFacts)
+            return msgspec.json.decode(self.body, type=BatchStatus)
         except msgspec.MsgspecError as error:
             raise DealerUnreachable(f"pool {self._session.pool!r}: the dealer's answer is no batch: {error}") from error
 
     def outcomes(self, name: str, after: int, upto: int) -> Iterator[Outcome]:
-        """Those recorded with numbers above `after` and up to `upto`, read page by page."""
+        """Yield those recorded with numbers above `after` and up to `upto`, read page by page."""
         while after < upto:
             for outcome in (page := self._page(name, after, upto)):
                 if outcome.no > upto:
@@ -84,58 +70,28 @@ class BatchQueries:
                 return
             after = page[-1].no
 
+    def sleep(self, duration_ns: int) -> None:
+        """Let time pass while the connection stays alive. Raises DealerUnreachable, and what the handler raises."""
+        self._connection.run_until(lambda: False, self._handler, self._clock.now().mono + duration_ns)
+
+    def close(self, *, goodbye: bool = True) -> None:
+        """Close the queues; without a goodbye another connection of the same client goes on."""
+        if goodbye:
+            self._connection.leave()
+        self._connection.close()
+
     def _page(self, name: str, after: int, upto: int) -> list[Outcome]:
-        self._session.pages.clear()
+        self._session.query("outcomes", name, after)
 
         def found() -> list[Outcome] | None:
             pages = [page.items for page in self._session.pages if page.batch == name]
-            # What is delivered to whoever holds the batch comes in between; it begins beyond what is asked for.
+            # New outcomes are delivered to the client that holds the batch at any time, in the same kind of message.
+            # They begin beyond what is asked for.
             return next((items for items in pages if not items or after < items[0].no <= upto), None)
 
-        return self._ask("outcomes", name, after, found)
+        self._run_until_answered(lambda: found() is not None)
+        return found() or []
 
-    def rest(self, duration_ns: int) -> None:
-        """Lets time pass; the connection goes on. Raises DealerUnreachable, Interrupted."""
-        until = self._clock.now().mono + duration_ns
-        while (now := self._clock.now().mono) < until:
-            self._connection.receive(now)
-            self._connection.send(now)
-            self._wait(min(until, self._connection.next_deadline()) - now)
-
-    def close(self, *, goodbye: bool = True) -> None:
-        """Lets go of the queues; without a goodbye another connection of the same client goes on."""
-        if goodbye and not self._session.connecting:
-            self._session.leave()
-            self._connection.send(self._clock.now().mono)
-        self._connection.close()
-
-    def _ask(self, verb: str, name: str, seq: int, found: Callable[[], _T | None]) -> _T:
-        asked_in = 0  # which connection: in a new one the question is new
-        while True:
-            now = self._clock.now().mono
-            self._look_after_private(now)
-            self._connection.receive(now)
-            if (answer := found()) is not None:
-                return answer
-            if not self._session.connecting and self._session.generation != asked_in:
-                asked_in = self._session.generation
-                self._session.command(verb, name, seq)
-            self._connection.send(now)
-            self._wait(self._connection.next_deadline() - now)
-
-    def _look_after_private(self, now: int) -> None:
-        private = self._private
-        if private is None or private.look() is None:
-            return
-        if not private.revive():
-            raise PrivateEnded("the private dealer ended before it was asked")
-        self._session.reconnect(now)
-
-    def _wait(self, duration_ns: int) -> None:
-        private = self._private
-        also = [] if private is None or private.look() is not None else [private.pidfd]
-        self._connection.wait(self._wakeup, duration_ns, *also)
-
-
-class PrivateEnded(DealerUnreachable):
-    """The private dealer is gone, and is not started again. It has said why, or its end will be told."""
+    def _run_until_answered(self, condition: Callable[[], bool]) -> None:
+        self._connection.run_until(condition, self._handler)
+        self._session.end_query()

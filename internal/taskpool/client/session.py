@@ -1,12 +1,12 @@
-"""The generator's side of the connection with a dealer. Decisions only: no queue, no clock, no file.
+"""The client's side of a connection with a dealer. Decisions only: no queue, no clock, no file.
 
 Rules of this file:
-1. Messages come in through `receive`, time through `tick`; what is to be sent is pulled, one message at a
-   time, by `next_control` and `next_intake`. Whoever pulls a message sends it.
-2. Nothing is believed to have arrived. Submissions are kept until accepted and sent again from the first
-   one that is not; outcomes are numbered, and a gap means asking again from the last one held.
-3. Whenever the dealer is in doubt (silent, restarted, its queues gone) there is one cure: `reconnect`, a
-   new hello over new queues with the cursor of what is held.
+1. Messages come in through `receive`, time through `tick`; what is to be sent is pulled, one message at a time, by
+   `next_control` and `next_intake`. The caller that pulls a message sends it.
+2. No message is taken to have arrived. Submissions are kept until accepted and sent again from the first one that is
+   not; outcomes are numbered, and a gap means asking again from the last one received.
+3. Whenever the dealer is in doubt (silent, restarted, its queues gone) there is one cure: `reconnect`, a new hello over
+   new queues with the cursor of what is stored.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from __future__ import annotations
 from collections import deque
 from typing import NamedTuple
 
+from msgspec import Struct
+
 from taskpool import limits
+from taskpool.client.deliveries import Deliveries
 from taskpool.client.submissions import Submissions
 from taskpool.clock import MILLISECOND
 from taskpool.codec import encode
@@ -40,18 +43,36 @@ from taskpool.messages import (
 
 HELLO_DELAY_NS_MIN = 2 * MILLISECOND  # a private dealer is there in some tens of milliseconds
 HELLO_DELAY_NS_MAX = 250 * MILLISECOND
-HELD_DELAY_NS = 1_000 * MILLISECOND
-HELD_NS_MAX = 2 * limits.REPLY_OVERDUE_NS  # a dead holder is let go of in half that time
+HOLDER_RETRY_NS = 1_000 * MILLISECOND
+# The dealer takes a holder that is silent for REPLY_OVERDUE_NS for dead; twice that leaves room for a loaded machine.
+HOLDER_NS_MAX = 2 * limits.REPLY_OVERDUE_NS
 GAPS_MAX = 8  # hellos because of missing outcomes, without one outcome in between
 
-REFUSED_FOR_NOW = frozenset({"full", "draining"})
+REFUSED_FOR_NOW = frozenset({"full", "draining"})  # reasons that may not hold for another run
 
 
-class DealerTimeouts(NamedTuple):
+class ConnectTimeouts(NamedTuple):
     """How long to wait for a dealer that does not answer: for its first welcome, and for it to come back."""
 
-    first_ns: int = limits.FIRST_WELCOME_NS
-    return_ns: int = limits.RETURN_WELCOME_NS
+    connect_ns: int = limits.FIRST_WELCOME_NS
+    reconnect_ns: int = limits.RETURN_WELCOME_NS
+
+
+class SessionOptions(Struct, frozen=True, kw_only=True):
+    """What a connection is about, and what it does while the dealer is away."""
+
+    pool: str
+    client: int  # the random number that the dealer knows this client by
+    pid: int
+    batch: str | None = None  # None: this connection only asks
+    limits: Limits = DEFAULT_LIMITS  # of the batch, when this connection opens it
+    detached: bool = False  # leaves once all is accepted: outcomes are not taken
+    wait_for_room: bool = True  # in a full pool; else "full" is a refusal
+    timeouts: ConnectTimeouts = ConnectTimeouts()
+    private: bool = False  # the dealer serves this batch only
+    resume: bool = False  # the batch may be there already: jobs that it has are compared with ours
+    cursor: int = 0  # the last outcome that an earlier client of the batch acknowledged
+    collect_pages: bool = False  # outcomes go into `pages` as they come, for `queries`
 
 
 class PoolRefuses(TaskpoolError):
@@ -61,150 +82,131 @@ class PoolRefuses(TaskpoolError):
 
 
 class JobsLost(DealerUnreachable):
-    """Accepted jobs are gone, or what became of them: the dealer came back without the journal they were in, if there
-    was one, or kept them no longer."""
+    """Accepted jobs or their outcomes are gone: the dealer came back without the journal they were in, if there was
+    one, or kept them no longer."""
 
 
 class Session:
-    """One connection, for one batch or (`batch` None) just for commands."""
+    """One connection, for one batch or (without one) for commands and queries only."""
 
-    def __init__(
-        self,
-        pool: str,
-        client: int,
-        pid: int,
-        version: str,
-        now: int,
-        *,
-        batch: str | None = None,
-        wanted: Limits = DEFAULT_LIMITS,
-        detached: bool = False,
-        waits: bool = True,
-        dealer_timeouts: DealerTimeouts = DealerTimeouts(),
-        private: bool = False,
-        resume: bool = False,
-        cursor: int = 0,
-        collects: bool = False,
-    ) -> None:
-        """`private`: the dealer serves this batch only; `resume`: the batch may be there already, and the jobs up to
-        here are to be compared with it; `cursor`: the last outcome that an earlier generator acknowledged;
-        `collects`: outcomes go into `pages` as they come."""
-        self.pool = pool
-        self.client = client
-        self.batch = batch
-        self._pid = pid
-        self._version = version
-        self._limits = wanted
-        self._detached = detached
-        self._waits = waits  # for room in a full pool
-        self._dealer_timeouts = dealer_timeouts
-        self._private = private
-        self._resume = resume
+    def __init__(self, options: SessionOptions, now: int) -> None:
+        self.options = options
+        self.pool = options.pool
+        self.client = options.client
+        self.batch = options.batch
 
         self.connecting = True
         self.hello_due = now
         self._hello_delay = HELLO_DELAY_NS_MIN
-        self._called_since = now
-        self._deadline = now + dealer_timeouts.first_ns
+        self._connecting_since = now
+        self._deadline = now + options.timeouts.connect_ns
         self._heard_at = now
         self._ping_due = now
         self._ping_wanted = False
         self.welcome: Welcome | None = None  # the latest
         self.generation = 0  # welcomes that began a new connection, not repeated ones
-        self.held = ""  # why a batch that is to be resumed cannot be had yet
+        self.resume_blocked = ""  # why the batch to be resumed cannot be had yet: another client holds it
 
-        self.submissions = Submissions(client, batch or "", now)
-        self.cursor = cursor  # the last outcome received, without a gap
-        self._early: deque[Outcome] = deque()  # of jobs not yet compared, and those behind them
-        self._stored = self._acked = max(0, cursor - 1)  # the last acknowledgement lets a private dealer go
-        self._ack_due = False
-        self._gaps = 0
+        self.submissions = Submissions(options.client, options.batch or "", now)
+        self.deliveries = Deliveries(options.cursor)
 
         self._commands: deque[Command] = deque()
+        self._query: Command | None = None
+        self._query_due = False
         self.answers: deque[Answer] = deque()
-        self._collects = collects
         self.pages: deque[Outcomes] = deque()
-        self._bye = False
+        self._bye_due = False
 
     # --- what is to be sent -----------------------------------------------------------------------
 
     def hello(self, slot: int, now: int) -> bytes:
-        """The hello for the reply queue in `slot`. It is said again until somebody answers."""
+        """Return the hello that names the reply queue in `slot`. It is sent again until a dealer answers."""
         self.hello_due = now + limits.RESEND_NS
+        options = self.options
         return encode(
             Hello(
-                client=self.client,
+                client=options.client,
                 slot=slot,
-                pid=self._pid,
-                batch=self.batch,
-                limits=self._limits,
-                cursor=self._stored,  # not what was received: the dealer takes it for an acknowledgement
+                pid=options.pid,
+                batch=options.batch,
+                limits=options.limits,
+                cursor=self.deliveries.stored,  # not what was received: the dealer takes it for an acknowledgement
             )
         )
 
     def dealer_missing(self, now: int) -> None:
-        """The dealer's queue is not there (yet), or a hello went into one that lost its name."""
+        """Delay the next hello: the dealer's queue is not there (yet), or has lost its name."""
         self.hello_due = now + self._hello_delay
+        # Doubling, since nothing announces a queue that appears: close looks find a private dealer that is just
+        # starting, wide ones cost an idle machine nothing.
         self._hello_delay = min(self._hello_delay * 2, HELLO_DELAY_NS_MAX)
 
     def next_control(self) -> bytes | None:
-        """The next message for the control queue. Commands come before acknowledgements: the last
-        acknowledgement lets a private dealer go, and it should answer first."""
+        """Return the next message for the control queue; None when there is none."""
         if self.connecting:
             return None
+        # Commands come before acknowledgements: the last acknowledgement lets a private dealer go, and it should
+        # answer first. The bye comes last, because it ends the connection.
         if self._commands:
             return encode(self._commands.popleft())
-        if self.batch is not None and (self._acked < self._stored or self._ack_due):
-            self._acked, self._ack_due = self._stored, False
-            return encode(Ack(client=self.client, batch=self.batch, upto=self._stored))
+        if self._query is not None and self._query_due:
+            self._query_due = False
+            return encode(self._query)
+        if self.batch is not None and (upto := self.deliveries.next_acknowledgement()) is not None:
+            return encode(Ack(client=self.client, batch=self.batch, upto=upto))
         if self._ping_wanted:
             self._ping_wanted = False
             return encode(Ping(client=self.client))
-        if self._bye:
-            self._bye = False
+        if self._bye_due:
+            self._bye_due = False
             return encode(Bye(client=self.client))
         return None
 
     def next_intake(self, now: int) -> bytes | None:
-        """The next message for the intake queue."""
+        """Return the next message for the intake queue; None when there is none."""
         return None if self.connecting or self.batch is None else self.submissions.next_message(now)
 
-    # --- what the program wants -------------------------------------------------------------------
-
-    def store(self, upto: int) -> None:
-        """Outcomes up to this number are safe here: they may be acknowledged."""
-        self._stored = max(self._stored, min(upto, self.told))
-
-    @property
-    def told(self) -> int:
-        """The last outcome that `receive` returned."""
-        return self.cursor - len(self._early)
+    # --- what the caller wants --------------------------------------------------------------------
 
     def command(self, verb: str, batch: str | None = None, seq: int = 0, number: int = 0) -> None:
-        """Asks for something; its Answer comes into `answers`."""
+        """Ask, once, for something to be done; the Answer comes into `answers`."""
         self._commands.append(Command(client=self.client, verb=verb, batch=batch, seq=seq, number=number))
 
+    def query(self, verb: str, batch: str, seq: int = 0) -> None:
+        """Ask a question that changes nothing; answers come into `answers` or `pages`, which are emptied first.
+
+        It is asked anew in each new connection until `end_query`: a dealer that was killed took the question with it.
+        """
+        self.answers.clear()
+        self.pages.clear()
+        self._query = Command(client=self.client, verb=verb, batch=batch, seq=seq)
+        self._query_due = True
+
+    def end_query(self) -> None:
+        """Stop asking: the answer has come."""
+        self._query = None
+
     def leave(self) -> None:
-        """Says goodbye after everything else."""
-        self._bye = True
+        """Say goodbye after everything else."""
+        self._bye_due = True
 
     def pause_liveness(self, now: int) -> None:
-        """The dealer may have spoken, but nobody here listened."""
+        """Count the dealer as heard: it may have spoken while its queue was not read."""
         self._heard_at = now
 
     def reconnect(self, now: int) -> None:
-        """The dealer is in doubt: say hello again, as a new connection about the same batch."""
+        """Say hello again, as a new connection about the same batch: the dealer is in doubt."""
         if self.connecting:
             return
         self.connecting = True
-        self.hello_due = self._called_since = now
+        self.hello_due = self._connecting_since = now
         self._hello_delay = HELLO_DELAY_NS_MIN
-        self._deadline = now + self._dealer_timeouts.return_ns
+        self._deadline = now + self.options.timeouts.reconnect_ns
 
     # --- time -------------------------------------------------------------------------------------
 
     def next_deadline(self) -> int:
-        """When `tick` has something to do, at the latest."""
+        """Return when `tick` has something to do, at the latest."""
         if self.connecting:
             return min(self.hello_due, self._deadline)
         due = min(self._ping_due, self._heard_at + limits.REPLY_OVERDUE_NS)
@@ -214,22 +216,22 @@ class Session:
         """Judge what is overdue. Raises DealerUnreachable after the time-out, UsageError when the batch stays held."""
         if self.connecting:
             if now >= self._deadline:
-                if self.held:
-                    raise UsageError(f"pool {self.pool!r} refuses: {self.held}")
+                if self.resume_blocked:
+                    raise UsageError(f"pool {self.pool!r} refuses: {self.resume_blocked}")
                 raise DealerUnreachable(self._unanswered(now))
             return
         if now >= self._ping_due:
             self._ping_due = now + limits.PING_NS
             self._ping_wanted = True
-            self._ack_due = self._stored > 0  # the last one may be lost; it says the same twice
+            self.deliveries.repeat_acknowledgement()
         if now >= self._heard_at + limits.REPLY_OVERDUE_NS:
             self.reconnect(now)
         else:
             self.submissions.tick(now)
 
     def _unanswered(self, now: int) -> str:
-        waited = human(now - self._called_since)
-        if self.welcome is None and self._private:
+        waited = human(now - self._connecting_since)
+        if self.welcome is None and self.options.private:
             return f"the private dealer did not answer within {waited}; --dealer-timeout waits longer"
         if self.welcome is None:
             return (
@@ -239,17 +241,18 @@ class Session:
             )
         return (
             f"the dealer of pool {self.pool!r} (pid {self.welcome.pid}) was lost and none came back within {waited}; "
-            f"{self.submissions.accepted} jobs were accepted and {self.cursor} outcomes received"
+            f"{self.submissions.accepted} jobs were accepted and {self.deliveries.cursor} outcomes received"
         )
 
     # --- what comes in ----------------------------------------------------------------------------
 
     def receive(self, message: Message, now: int) -> list[Outcome]:
-        """Takes one message and returns the outcomes that are new in it.
+        """Take one message and return the outcomes that are new in it.
 
-        Raises UsageError, PoolRefuses and DealerUnreachable for what ends the session. What is not for
-        this generator, or has come before, is dropped.
+        Raises UsageError, PoolRefuses and DealerUnreachable for what ends the session. A message for another client,
+        or one that has come before, is dropped.
         """
+        # The slot's queue may hold what the dealer sent to the client that had the slot before.
         if getattr(message, "client", None) != self.client:
             return []
         match message:
@@ -268,45 +271,51 @@ class Session:
             case Pong():
                 self._heard_at = now
             case _:
-                pass  # a generator's own words, or a worker's: whoever sent them here, they mean nothing
-        return self._due_outcomes()
+                pass  # a message that only clients or workers send: what comes off a queue is not to be trusted
+        # What may be another job's outcome is not delivered before the job was compared (docs/protocol.md, 6.7).
+        comparing = self.submissions.comparing
+        return self.deliveries.take_due(self.submissions.accepted if comparing else self.submissions.submitted)
 
     def _on_welcome(self, welcome: Welcome, now: int) -> None:
-        known = self.welcome
+        previous = self.welcome
         self._heard_at = now
         if not self.connecting:
-            return  # the answer to a hello said twice
+            return  # the answer to a hello that was sent twice
         self.welcome = welcome
-        self.connecting = False  # before the batch is looked at: who does not want it must be able to say goodbye
+        # Before the batch is looked at: a client that does not want it must be able to say goodbye, or the dealer
+        # holds the batch for it until it counts as dead.
+        self.connecting = False
         self.generation += 1
+        self._query_due = self._query is not None
         if self.batch is not None:
             try:
-                self._check_batch(welcome, known)
+                self._check_batch(welcome, previous)
             except TaskpoolError:
-                self.submissions = Submissions(
-                    self.client, self.batch, now
-                )  # nothing of ours goes into it with the goodbye
+                # The goodbye goes out after this; none of our jobs may go into another's batch with it.
+                self.submissions = Submissions(self.client, self.batch, now)
                 raise
         self._ping_due = now + limits.PING_NS
-        self._ack_due = self._stored > 0
+        self.deliveries.repeat_acknowledgement()
         if not self.submissions.comparing:
             self.submissions.accept(welcome.accepted, now, closed=welcome.total is not None)
         self.submissions.rewind(now)
 
-    def _check_batch(self, welcome: Welcome, known: Welcome | None) -> None:
-        if known is None and self._resume:
-            self.submissions.known = welcome.accepted
-        elif known is None:
+    def _check_batch(self, welcome: Welcome, previous: Welcome | None) -> None:
+        if previous is None and self.options.resume:
+            self.submissions.compare_first(welcome.accepted)
+        elif previous is None:
             if welcome.accepted or welcome.last_no or welcome.total is not None:
                 raise UsageError(
                     f"batch {self.batch!r} exists already in pool {self.pool!r} ({welcome.accepted} jobs accepted, "
                     f"{welcome.last_no} outcomes): add --resume to go on with it, or choose another --batch"
                 )
-        elif welcome.accepted < self.submissions.accepted or welcome.last_no < self.cursor:
-            gone = max(0, self.submissions.accepted - self.cursor)
+        elif welcome.accepted < self.submissions.accepted or welcome.last_no < self.deliveries.cursor:
+            # A dealer with the journal knows at least what it has told us: accepted and told come after the commit.
+            finished = self.deliveries.cursor
+            gone = max(0, self.submissions.accepted - finished)
             raise JobsLost(
-                f"the dealer of pool {self.pool!r} was replaced (epoch {known.epoch}, then {welcome.epoch}) by one "
-                f"without its journal: {gone} accepted jobs without an outcome are gone, {self.cursor} had finished"
+                f"the dealer of pool {self.pool!r} was replaced (epoch {previous.epoch}, then {welcome.epoch}) by one "
+                f"without its journal: {gone} accepted jobs without an outcome are gone, {finished} had finished"
             )
 
     def _on_accepted(self, accepted: Accepted, now: int) -> None:
@@ -319,36 +328,37 @@ class Session:
         if refused.batch is not None and refused.batch != self.batch:
             return
         match refused.reason:
-            case "full" if self._waits:
-                self.submissions.hold_back(now)
+            case "full" if self.options.wait_for_room:
+                self.submissions.pause(now)
             case "gap":
                 self.submissions.rewind_once(now)
             case "unknown_batch":
                 self.reconnect(now)
             case "gone":
-                raise JobsLost(f"pool {self.pool!r}: {refused.text}; {self.cursor} were received")
+                raise JobsLost(f"pool {self.pool!r}: {refused.text}; {self.deliveries.cursor} were received")
             case _:
-                self._refuse(refused, now)
+                self._on_final_refusal(refused, now)
 
-    def _refuse(self, refused: Refused, now: int) -> None:
-        if self.connecting and self._resume and refused.reason == "conflict":
+    def _on_final_refusal(self, refused: Refused, now: int) -> None:
+        resume = self.options.resume
+        if self.connecting and resume and refused.reason == "conflict":
             self._wait_for_holder(refused, now)
             return
-        if self._resume and not self.connecting and refused.reason in ("conflict", "closed"):
-            raise UsageError(self._changed(refused))
+        if resume and not self.connecting and refused.reason in ("conflict", "closed"):
+            raise UsageError(self._changed_input(refused))
         if self.connecting:
             kind = PoolRefuses if refused.reason in REFUSED_FOR_NOW else UsageError
             raise kind(f"pool {self.pool!r} refuses: {refused.text}")
         self.submissions.refuse(refused, for_now=refused.reason in REFUSED_FOR_NOW)
 
     def _wait_for_holder(self, refused: Refused, now: int) -> None:
-        """The generator that was killed holds its batch until the dealer believes that it is dead."""
-        if not self.held:
-            self._deadline = now + HELD_NS_MAX
-        self.held = refused.text
-        self.hello_due = now + HELD_DELAY_NS
+        """Say hello until the dealer takes the generator that was killed, and holds the batch, for dead."""
+        if not self.resume_blocked:
+            self._deadline = now + HOLDER_NS_MAX
+        self.resume_blocked = refused.text
+        self.hello_due = now + HOLDER_RETRY_NS
 
-    def _changed(self, refused: Refused) -> str:
+    def _changed_input(self, refused: Refused) -> str:
         total = self.welcome.total if self.welcome is not None else None
         if refused.reason == "closed" and total is not None and refused.seq > total:
             return (
@@ -360,37 +370,20 @@ class Session:
         return f"--resume: the input has changed: {refused.text}"
 
     def _on_outcomes(self, outcomes: Outcomes, now: int) -> None:
-        if self._collects:
+        if self.options.collect_pages:
             self.pages.append(outcomes)
             return
-        if outcomes.batch != self.batch or self._detached:
+        if outcomes.batch != self.batch or self.options.detached:
             return
         if self.connecting:
             return  # they come again after the welcome; without it nothing says which of them are ours
-        for outcome in outcomes.items:
-            if outcome.no <= self.cursor:
-                continue
-            if outcome.no > self.cursor + 1:
-                self._ask_for_missing(outcome.no, now)
-                break
-            self.cursor = outcome.no
-            self._gaps = 0
-            if outcome.seq <= max(self.submissions.submitted, self.submissions.known):  # nobody makes us count others
-                self._early.append(outcome)
-
-    def _due_outcomes(self) -> list[Outcome]:
-        """Those whose turn has come. What may be another job's is not told before it was compared."""
-        upto = self.submissions.accepted if self.submissions.comparing else self.submissions.submitted
-        due: list[Outcome] = []
-        while self._early and self._early[0].seq <= upto:
-            due.append(self._early.popleft())
-        return due
-
-    def _ask_for_missing(self, got: int, now: int) -> None:
-        self._gaps += 1
-        if self._gaps > GAPS_MAX:
+        seq_max = max(self.submissions.submitted, self.submissions.known)
+        behind_gap = self.deliveries.receive(outcomes.items, seq_max)
+        if behind_gap is None:
+            return
+        if self.deliveries.gaps > GAPS_MAX:
             raise DealerUnreachable(
-                f"the dealer of pool {self.pool!r} does not tell outcome {self.cursor + 1}: it goes on with {got}, "
-                f"asked {GAPS_MAX} times"
+                f"the dealer of pool {self.pool!r} does not tell outcome {self.deliveries.cursor + 1}: it goes on "
+                f"with {behind_gap}, asked {GAPS_MAX} times"
             )
         self.reconnect(now)

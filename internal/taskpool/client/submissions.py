@@ -1,9 +1,9 @@
 """A batch's submissions until they are accepted: go-back-N over a queue that may lose everything.
 
-Frames of jobs are kept until accepted, at most SUBMITS_IN_FLIGHT_MAX of them. When one went missing, all
-are sent again from the first that is not accepted: the dealer takes what it has already for the same.
-A batch that is resumed is submitted anew from its first job. What the dealer knows it compares, and then says that
-all it knows is accepted; so that part is sent a frame at a time, and only the frame under way counts.
+Frames of jobs are kept until accepted, at most SUBMITS_IN_FLIGHT_MAX of them. When one went missing, all are sent again
+from the first that is not accepted: the dealer compares what it has already by digest and accepts it once more.
+A batch that is resumed is submitted anew from its first job. The dealer compares each frame with what it has and then
+accepts everything it has; so that part is sent a frame at a time, and only the frame under way counts.
 Pure: times are monotonic nanoseconds, handed in.
 """
 
@@ -17,6 +17,7 @@ from taskpool.clock import MILLISECOND
 from taskpool.codec import encode
 from taskpool.messages import Close, JobSpec, Refused, Submit
 
+# A full pool has room again as soon as a job ends, which may take milliseconds or hours: so the pause doubles.
 FULL_DELAY_NS_MIN = 50 * MILLISECOND
 FULL_DELAY_NS_MAX = 2_000 * MILLISECOND
 
@@ -30,7 +31,7 @@ class _Frame(NamedTuple):
 
 
 class Submissions:
-    """Counts jobs, so `submitted`, `accepted` and totals are numbers of jobs, from the batch's first."""
+    """Counts jobs: `submitted`, `accepted` and totals are numbers of jobs, from the batch's first."""
 
     def __init__(self, client: int, batch: str, now: int) -> None:
         self._client = client
@@ -40,7 +41,7 @@ class Submissions:
         self._sent_upto = 0  # the last job ever sent, accepted or not
         self.submitted = 0  # the last job put into a frame
         self.accepted = 0
-        self.known = 0  # jobs that an earlier generator got accepted, and that are to be compared
+        self.known = 0  # jobs that an earlier client got accepted, and that are to be compared
         self.abandoned = False  # more jobs may come in another run: the batch is not closed
         self.refusal: Refused | None = None  # for good: no job from its first_seq on ever gets in
         self._total: int | None = None
@@ -49,47 +50,51 @@ class Submissions:
         self._progress_at = now
         self._resend_ns = limits.RESEND_NS
         self._rewound_at = -1  # `accepted` when last rewound for a gap
-        self._held_until = 0  # the pool is full until then, as far as we know
+        self._paused_until = 0  # the pool was full; 0: no pause
         self._full_delay = FULL_DELAY_NS_MIN
 
-    # --- what the program wants -------------------------------------------------------------------
+    # --- what the caller wants --------------------------------------------------------------------
 
     @property
-    def room(self) -> bool:
+    def has_room(self) -> bool:
         """Whether another frame may be submitted."""
         return len(self._frames) < limits.SUBMITS_IN_FLIGHT_MAX and self._total is None and not self.abandoned
 
     @property
     def comparing(self) -> bool:
-        """Whether jobs that were accepted from an earlier generator are still to be compared with ours."""
+        """Whether jobs that were accepted from an earlier client are still to be compared with ours."""
         return self.accepted < self.known
 
     @property
     def settled(self) -> bool:
-        """What was submitted is accepted, and no more comes: the batch is closed, or the pool took no more."""
+        """Whether all that was submitted is accepted and no more comes: the batch is closed, or the pool refused."""
         return self.closed or (self.refusal is not None and self.abandoned and not self._frames)
 
+    def compare_first(self, known: int) -> None:
+        """Have the first `known` jobs compared with those that the dealer has, before others are sent."""
+        self.known = known
+
     def submit(self, jobs: list[JobSpec]) -> None:
-        """Puts the batch's next jobs into a frame. Only while there is `room`."""
-        assert self.room
+        """Put the batch's next jobs into a frame. Only while it `has_room`."""
+        assert self.has_room
         first = self.submitted + 1
         self.submitted += len(jobs)
         data = encode(Submit(client=self._client, batch=self._batch, first_seq=first, jobs=jobs))
         self._frames.append(_Frame(first, self.submitted, data))
 
     def finish(self) -> None:
-        """No job comes any more."""
+        """Close the batch behind the jobs submitted so far."""
         if self._total is None and not self.abandoned:
             self._total = self.submitted
 
-    def cut(self) -> None:
-        """Gives up the frames never sent, and finishes with those that were."""
+    def truncate(self) -> None:
+        """Drop the frames never sent, and close the batch behind those that were."""
         if self._drop_unsent():
             self._total = None
         self.finish()
 
     def abandon(self) -> None:
-        """Gives up the frames never sent, and leaves the batch open for another run to go on with."""
+        """Drop the frames never sent, and leave the batch open for another run to go on with."""
         if self._drop_unsent() or self._total is None:
             self._total = None
             self.abandoned = True
@@ -97,10 +102,12 @@ class Submissions:
     # --- what is to be sent -----------------------------------------------------------------------
 
     def next_message(self, now: int) -> bytes | None:
-        """The next message for the intake queue: frames in order, and the close behind the last."""
-        if now < self._held_until:
+        """Return the next message for the intake queue: frames in order, and the close behind the last."""
+        if now < self._paused_until:
             return None
         if self._unsent < len(self._frames):
+            # `Accepted` names all that the dealer has, compared or not: with two frames under way it would not say
+            # which of them was compared.
             if self.comparing and self._unsent:
                 return None
             frame = self._frames[self._unsent]
@@ -109,6 +116,7 @@ class Submissions:
             self._unsent += 1
             self._sent_upto = max(self._sent_upto, frame.last)
             return frame.data
+        # A close is answered at once, with everything that is accepted, while a frame before it is still compared.
         if self._total is None or self._close_sent or self.comparing:
             return None
         self._close_sent = True
@@ -117,7 +125,7 @@ class Submissions:
         return encode(Close(client=self._client, batch=self._batch, total=self._total))
 
     def rewind(self, now: int) -> None:
-        """Send again from the first frame that is not accepted."""
+        """Send again, from the first frame that is not accepted."""
         self._unsent = 0
         self._close_sent = self.closed
         self._progress_at = now
@@ -125,9 +133,9 @@ class Submissions:
     # --- what the dealer says ---------------------------------------------------------------------
 
     def accept(self, upto: int, now: int, *, closed: bool) -> None:
-        """Cumulative. More than was ever submitted is nonsense and says nothing."""
+        """Drop the frames up to this job, cumulatively. A number beyond what was submitted is ignored."""
         if self.comparing:
-            upto = min(upto, self._sent_upto)
+            upto = min(upto, self._sent_upto)  # the dealer names jobs that this client has not sent yet
         if self.accepted < upto <= self.submitted:
             self.accepted = upto
             while self._frames and self._frames[0].last <= upto:
@@ -139,56 +147,60 @@ class Submissions:
         if closed and self._total is not None and self.accepted == self._total:
             self.closed = True
 
-    def hold_back(self, now: int) -> None:
-        """The pool is full. The frames behind the refused one are refused too: one pause covers all."""
-        if now >= self._held_until:
-            self._held_until = now + self._full_delay
+    def pause(self, now: int) -> None:
+        """Wait before sending again: the pool is full."""
+        # The frames behind the refused one are refused too; only the first of these answers begins a pause.
+        if now >= self._paused_until:
+            self._paused_until = now + self._full_delay
             self._full_delay = min(self._full_delay * 2, FULL_DELAY_NS_MAX)
 
     def rewind_once(self, now: int) -> None:
-        """A frame went missing. Every frame behind it is refused as well; the first such answer is enough."""
-        if now >= self._held_until and self._rewound_at != self.accepted:
+        """Send again from the first frame not accepted, since one went missing."""
+        # Every frame behind the gap is refused as well; the first such answer is enough.
+        if now >= self._paused_until and self._rewound_at != self.accepted:
             self._rewound_at = self.accepted
             self.rewind(now)
 
     def refuse(self, refusal: Refused, *, for_now: bool) -> None:
-        """No more is sent, from this frame on. Those before it are accepted: the dealer takes them in order.
-        `for_now`: another run may get in what did not, so the batch is left open."""
+        """Drop this frame and all behind it. `for_now`: another run may get them in, so the batch is left open."""
+        # Of a frame behind one that was refused before, or of one that another process sent in our name.
         if not any(frame.first == refusal.first_seq for frame in self._frames):
-            return  # of a frame behind one that was refused before, or something that we never said
+            return
         self.refusal = refusal
         while self._frames and self._frames[-1].first >= refusal.first_seq:
             self._drop_last()
         self._unsent = min(self._unsent, len(self._frames))
+        # The frames before it are accepted or will be: the dealer takes them in order.
         self._total, self._close_sent = (None if for_now else self.submitted), False
         self.abandoned = for_now
 
     # --- time -------------------------------------------------------------------------------------
 
     def next_deadline(self) -> int | None:
-        """When `tick` has something to do; None: when something else happens."""
-        if self._held_until:
-            return self._held_until
+        """Return when `tick` has something to do; None: when something else happens."""
+        if self._paused_until:
+            return self._paused_until
         return self._progress_at + self._resend_ns if self._awaiting else None
 
     def tick(self, now: int) -> None:
-        """Sends again what was held back, or was not answered for too long."""
+        """Send again after a pause, or what was not answered for too long."""
         due = self.next_deadline()
         if due is None or now < due:
             return
-        if self._held_until:
-            self._held_until = 0
+        if self._paused_until:
+            self._paused_until = 0
         else:
+            # Doubling: a dealer that is only slow gets the same frames again at most a few times.
             self._resend_ns = min(self._resend_ns * 2, limits.LEASE_NS)
         self.rewind(now)
 
     @property
     def _awaiting(self) -> bool:
-        """Something was sent and is not answered."""
+        """Whether something was sent and is not answered."""
         return self._unsent > 0 or (self._close_sent and not self.closed)
 
     def _drop_unsent(self) -> bool:
-        """Whether there were any."""
+        """Drop the frames that no dealer can have; return whether there were any."""
         before = len(self._frames)
         while self._frames and self._frames[-1].first > self._sent_upto:
             self._drop_last()

@@ -3,67 +3,45 @@
 from __future__ import annotations
 
 import os
-import select
 import sys
+from contextlib import closing
 
-from taskpool import __version__, limits
-from taskpool.clock import MILLISECOND, SECOND, SystemClock
-from taskpool.codec import decode, encode
-from taskpool.errors import DealerUnreachable, ExitCode, MessageError, QueueEmpty, QueueExists, QueueFull, QueueMissing
-from taskpool.ipc import names
+from taskpool import limits
+from taskpool.client.connection import Connection, NoNotices
+from taskpool.client.session import ConnectTimeouts, Session, SessionOptions
+from taskpool.client.transport import ReplySlotsTaken, Transport
+from taskpool.clock import SECOND, SystemClock
+from taskpool.errors import DealerUnreachable, ExitCode
 from taskpool.ipc.mqueue import KernelNamespace
-from taskpool.ipc.queue import QueueEnd
+from taskpool.ipc.queue import QueueNamespace
 from taskpool.ipc.sizing import Shape
-from taskpool.messages import Bye, Hello, Welcome
 
 ANSWER_NS_MAX = 3 * SECOND
+# One welcome and nothing else. Small, since a pool sized to its limit must have bytes left for its own health check.
 REPLY = Shape(2, 512)
 
 
-def ask(pool: str) -> int:
+def ask(pool: str, namespace: QueueNamespace | None = None) -> ExitCode:
     """Say hello and wait for the welcome. Raises DealerUnreachable when there is none in time."""
-    namespace = KernelNamespace()
-    try:
-        control = namespace.open(names.control(pool), send=True, receive=False)
-    except QueueMissing:
-        raise DealerUnreachable(f"no dealer for pool {pool} in this IPC namespace") from None
-    slot, reply = _reply_queue(namespace, pool)
+    clock = SystemClock()
+    start = clock.now().mono
+    # The loop below gives up at ANSWER_NS_MAX; the session must not give up before it with a text of its own.
+    patience = ConnectTimeouts(2 * ANSWER_NS_MAX, 2 * ANSWER_NS_MAX)
     client = int.from_bytes(os.urandom(7), "big")
-    try:
-        control.send(encode(Hello(client, slot, os.getpid(), __version__)))
-        welcome = _wait(reply, SystemClock().now().mono + ANSWER_NS_MAX)
-        if welcome is not None:
-            control.send(encode(Bye(client)))
-    except QueueFull:
-        welcome = None
-    finally:
-        reply.unlink()
-        reply.close()
-        control.close()
-    if welcome is None:
+    options = SessionOptions(pool=pool, client=client, pid=os.getpid(), timeouts=patience)
+    session = Session(options, start)
+    # Without the spool: a check may run where the pool's directories are not mounted.
+    transport = Transport(namespace or KernelNamespace(), pool, REPLY, opens_spool_and_intake=False)
+    with closing(Connection(session, transport, NoNotices(), clock)) as connection:
+        # A missing queue is an answer too. A generator would wait for a dealer to come up; a check asks about now.
+        try:
+            if not transport.connect():
+                raise DealerUnreachable(f"no dealer for pool {pool} in this IPC namespace")
+        except ReplySlotsTaken:
+            raise DealerUnreachable(f"all {limits.REPLY_SLOTS_MAX} reply queues of pool {pool} are taken") from None
+        connection.run_until(lambda: session.welcome is not None, deadline=start + ANSWER_NS_MAX)
+        connection.leave()
+    if session.welcome is None:
         raise DealerUnreachable(f"the dealer of pool {pool} does not answer within {ANSWER_NS_MAX // SECOND} s")
-    sys.stderr.write(f"tp-dealer: pool {pool} answers: PID {welcome.pid}, epoch {welcome.epoch}\n")
+    sys.stderr.write(f"tp-dealer: pool {pool} answers: PID {session.welcome.pid}, epoch {session.welcome.epoch}\n")
     return ExitCode.OK
-
-
-def _reply_queue(namespace: KernelNamespace, pool: str) -> tuple[int, QueueEnd]:
-    for slot in range(limits.REPLY_SLOTS_MAX):
-        try:
-            return slot, namespace.create(names.reply(pool, slot), REPLY)
-        except QueueExists:
-            continue
-    raise DealerUnreachable(f"all {limits.REPLY_SLOTS_MAX} reply queues of pool {pool} are taken")
-
-
-def _wait(reply: QueueEnd, deadline_ns: int) -> Welcome | None:
-    poll = select.poll()
-    poll.register(reply.fileno(), select.POLLIN)
-    while (rest := deadline_ns - SystemClock().now().mono) > 0:
-        poll.poll(rest / MILLISECOND)
-        try:
-            message = decode(reply.receive())
-        except (QueueEmpty, MessageError):
-            continue
-        if isinstance(message, Welcome):
-            return message
-    return None

@@ -1,20 +1,16 @@
-"""The generator: what a person types. It reads jobs, submits them, and tells their outcomes.
+"""The generator: what a person types. It reads jobs, submits them, and writes their outcomes.
 
-Its modules, by what they are about:
+Read `main` first, then `submit` (how one batch is put together) and `run` (what happens in each turn of its loop).
 
-    main cli options            the command line, parsed and wired
-    limitfields halt            what jobs may use, and when a batch gives up
-    feed lines jobfile          where jobs come from
-    session submissions              the connection with the dealer: decisions only
-    transport connection           the queues under it
-    private private_state                a dealer started for one batch, and where it keeps its state
-    batch submission            one batch: its parts, and its loop
-    ending stopping resuming    how it ended, the signals that end it early, and how another run goes on with it
-    remote present              one question to a running pool, and its answer
-    queries reading             questions that may be asked again: wait, results, logs
-    printer outflow keeporder   where outcomes go, in which order
-    linefile                    the files among those places
-    outcome joblog              what they look like there
-    console progress            what the human sees meanwhile
-    totals summary               what it adds up to
+    main  parser  options     the command line, parsed and checked
+    job_limits  halt          what a job may use, and when a batch gives up
+    input/                    where jobs come from
+    submit  run  result       one batch: its parts, its turns, how it ended
+    totals                    what its outcomes add up to
+    signals                   the signals that end it early
+    private/                  a dealer started for one batch, and its state directory
+    admin  queries            commands to a running pool; questions: wait, results, logs
+    output/                   where outcomes go, and what a person sees meanwhile
+
+The connection with the dealer is `taskpool.client`.
 """

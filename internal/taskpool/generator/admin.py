@@ -1,29 +1,28 @@
-"""Commands to a running pool: one question, one answer."""
+"""Commands to a running pool: one request, one answer."""
 
 from __future__ import annotations
 
 import re
-import select
+from argparse import Namespace
 from typing import NamedTuple
 
 import msgspec
 
 from taskpool import limits
-from taskpool.client.connection import Connection
+from taskpool.client.connection import Connection, TurnHandler
 from taskpool.clock import Clock
 from taskpool.durations import human
 from taskpool.errors import DealerUnreachable, UsageError
-from taskpool.generator.output.stream import OutputStream
-from taskpool.generator.present import present
+from taskpool.generator.output.formats import present
+from taskpool.generator.parser import VERBS
 from taskpool.messages import Answer
-from taskpool.procs.signals import Wakeup
 
 _BATCH = re.compile(limits.BATCH_ID_PATTERN)
 _SCALE = re.compile(r"[+-]\d{1,4}", re.ASCII)
 
 
-class Wish(NamedTuple):
-    """What a person wants of a pool; see `messages.Command`."""
+class AdminRequest(NamedTuple):
+    """What is asked of a pool; see `messages.Command`."""
 
     verb: str
     batch: str | None = None
@@ -31,33 +30,42 @@ class Wish(NamedTuple):
     number: int = 0
 
 
-def ask(connection: Connection, wish: Wish, clock: Clock, wakeup: Wakeup, patience_ns: int) -> Answer:
-    """The dealer's answer. Raises DealerUnreachable when none comes in time, and Interrupted."""
+def request_from(args: Namespace) -> AdminRequest:
+    """Return what the command line asks of a pool. Raises UsageError."""
+    if args.subcommand == "scale":
+        return AdminRequest("scale", number=_parse_scale(args.change))
+    if args.subcommand == "quarantine":
+        if args.action == "list" or args.target == "all":
+            return AdminRequest(f"quarantine-{args.action}")
+        return AdminRequest(f"quarantine-{args.action}", *parse_target(args.target, whole_batch=True))
+    # The remaining verbs differ only in what they may be applied to.
+    _, target_name, whole_batch = VERBS[args.subcommand]
+    if target_name is None:
+        return AdminRequest(args.subcommand)
+    return AdminRequest(args.subcommand, *parse_target(args.target, whole_batch=whole_batch))
+
+
+def ask(connection: Connection, request: AdminRequest, clock: Clock, handler: TurnHandler, timeout_ns: int) -> Answer:
+    """Return the dealer's answer. Raises DealerUnreachable when none comes in time, and what the handler raises."""
     session = connection.session
-    session.command(*wish)
-    give_up_at: int | None = None
-    while not session.answers:
-        now = clock.now().mono
-        connection.receive(now)
-        connection.send(now)
-        if give_up_at is None and session.welcome is not None:
-            give_up_at = now + patience_ns
-        if give_up_at is not None and not session.answers and (session.connecting or now >= give_up_at):
-            # Not asked again: a `scale +1` that was heard and not answered would count twice.
-            raise DealerUnreachable(
-                f"the dealer of pool {session.pool!r} did not answer {wish.verb!r} within {human(patience_ns)}"
-            )
-        if not session.answers:
-            deadline = connection.next_deadline()
-            connection.wait(wakeup, (min(deadline, give_up_at) if give_up_at else deadline) - now)
-    session.leave()
-    connection.send(clock.now().mono)
+    session.command(*request)
+    connection.run_until(lambda: session.welcome is not None, handler)
+    deadline = clock.now().mono + timeout_ns
+    # A new connection ends the wait too, and the command is not sent in it again: a `scale +1` that was carried out
+    # and not answered would count twice.
+    connection.run_until(lambda: bool(session.answers) or session.connecting, handler, deadline)
+    if not session.answers:
+        raise DealerUnreachable(
+            f"the dealer of pool {session.pool!r} did not answer {request.verb!r} within {human(timeout_ns)}"
+        )
+    connection.leave()
     return session.answers.popleft()
 
 
 def parse_target(text: str, *, whole_batch: bool) -> tuple[str, int]:
-    """`BATCH/SEQ`, or (if allowed) `BATCH`, which is its job 0. Raises UsageError."""
+    """Parse `BATCH/SEQ`, or (if allowed) `BATCH`, which is its job 0. Raises UsageError."""
     batch, slash, seq = text.rpartition("/") if "/" in text else (text, "", "")
+    # Sixteen digits hold the largest number of a job; int() of a longer text takes time that grows with its square.
     number = int(seq) if seq.isascii() and seq.isdecimal() and len(seq) <= 16 else 0
     if not _BATCH.match(batch) or bool(slash) != (1 <= number <= limits.JOB_SEQ_MAX) or not (slash or whole_batch):
         expected = "BATCH or BATCH/NUMBER" if whole_batch else "a job as BATCH/NUMBER"
@@ -65,34 +73,25 @@ def parse_target(text: str, *, whole_batch: bool) -> tuple[str, int]:
     return batch, number
 
 
-def parse_scale(text: str) -> int:
-    """`+2` or `-1`. Raises UsageError."""
-    if not _SCALE.fullmatch(text) or int(text) == 0:
-        raise UsageError(f"scale: expected +N or -N, how many workers more or fewer, got {text!r}")
-    return int(text)
-
-
-def tell(answer: Answer, *, as_json: bool) -> tuple[bytes, str | None]:
-    """What goes to standard output, and the error if the wish was not granted."""
+def render(answer: Answer, *, as_json: bool) -> tuple[bytes, str | None]:
+    """Return what goes to standard output, and the error if the request was refused."""
     try:
         body = msgspec.json.decode(answer.body)
     except msgspec.MsgspecError:
         body = {"error": "the dealer's answer is not JSON"}
+    # A refusal goes to standard error; with --json the answer is printed as well, for the program that asked.
     error = None if answer.ok else _error(body)
     if as_json:
         return answer.body + b"\n", error
     return (b"" if error is not None else present(body).encode(errors="backslashreplace")), error
 
 
-def write_all(data: bytes) -> None:
-    """To standard output. Raises OutputClosed, ConfigurationError."""
-    flow = OutputStream(1)
-    flow.put(data)
-    poll = select.poll()
-    poll.register(flow.fd, select.POLLOUT)
-    while not flow.idle:
-        poll.poll()
-        flow.pump()
+def _parse_scale(text: str) -> int:
+    """Parse `+2` or `-1`. Raises UsageError."""
+    # A bare number would leave it open whether it is the workers wanted or how many more.
+    if not _SCALE.fullmatch(text) or int(text) == 0:
+        raise UsageError(f"scale: expected +N or -N, how many workers more or fewer, got {text!r}")
+    return int(text)
 
 
 def _error(body: object) -> str:

@@ -1,4 +1,4 @@
-"""tp-generator: what a person types."""
+"""tp-generator: submits jobs, and commands a running pool."""
 
 from __future__ import annotations
 
@@ -6,33 +6,34 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 
 import msgspec
 
 from taskpool.client.queries import BatchQueries
+from taskpool.client.session import SessionOptions
 from taskpool.clock import SystemClock
 from taskpool.errors import ExitCode, TaskpoolError, UsageError, system_refused
 from taskpool.generator import admin, queries
 from taskpool.generator.input.feed import Source, open_feed, preview
 from taskpool.generator.input.jobs_file import job_schema, read_jobs
-from taskpool.generator.options import batch_limits, dealer_timeouts, log_format, submit_options, verbosity
+from taskpool.generator.options import batch_limits, connect_timeouts, log_format, submit_options, verbosity
 from taskpool.generator.output.console import Console
-from taskpool.generator.output.stream import OutputClosed
-from taskpool.generator.parser import READERS, VERBS, build_parser
-from taskpool.generator.resuming import resume_command
-from taskpool.generator.signals import signals_to_hear
-from taskpool.generator.submit import open_connection, query_session, run_batch
-from taskpool.ipc.mqueue import KernelNamespace
+from taskpool.generator.output.stream import OutputClosed, Piece, write_pieces
+from taskpool.generator.parser import QUERIES, build_parser
+from taskpool.generator.signals import RaiseOnSignal, handled_signals
+from taskpool.generator.submit import new_client_id, open_connection, resume_command, run_batch
 from taskpool.ipc.names import check_pool_name
 from taskpool.kinds import KINDS
 from taskpool.messages import JobSpec
 from taskpool.procs import signals
 
-STDIN = 0
+STDIN, STDOUT = 0, 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the program; returns its exit code."""
+    """Run the program and return its exit code."""
+    # First thing: a program that started us may have left descriptors closed and signals ignored or blocked.
     signals.ensure_low_fds()
     signals.reset_inherited()
     args = build_parser().parse_args(argv)
@@ -41,9 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.subcommand in KINDS or args.subcommand == "jobs":
             return submit(args, console, sys.argv[1:] if argv is None else argv)
         return command(args, console)
-    except OutputClosed:
+    except OutputClosed:  # `tp-generator ... | head`
         return signals.die_of_broken_pipe()
-    except KeyboardInterrupt:  # before anything was started: later, signals are heard
+    except KeyboardInterrupt:  # before anything was started: later, signals are caught
         return ExitCode.INTERRUPTED
     except TaskpoolError as error:
         console.error(str(error))
@@ -54,36 +55,42 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def submit(args: Namespace, console: Console, argv: Sequence[str]) -> ExitCode:
-    """One batch."""
+    """Submit one batch and wait for it."""
     if args.subcommand == "jobs" and args.schema:
         return _print_schema()
     options = submit_options(args)
-    source = source_of(args)
+    source = source_of(args)  # before a dry run too, so that it finds the same faults
     if options.dry_run:
         return _print_jobs(preview(source))
     return run_batch(options, open_feed(source), console, resume_command(sys.argv[0], argv, options.batch))
 
 
 def command(args: Namespace, console: Console) -> ExitCode:
-    """One question to a running pool."""
-    reader = queries.parse(args) if args.subcommand in READERS else None
-    wish = wish_of(args) if reader is None else None
-    waits = dealer_timeouts(args)
+    """Ask a running pool one thing, and print the answer."""
+    # Parsed before the pool is called: a misspelt target needs no dealer to be refused.
+    query = queries.parse(args) if args.subcommand in QUERIES else None
+    request = admin.request_from(args) if query is None else None
+    timeouts = connect_timeouts(args)
+    options = SessionOptions(
+        pool=check_pool_name(args.pool),
+        client=new_client_id(),
+        pid=os.getpid(),
+        timeouts=timeouts,
+        collect_pages=True,  # for `results`, `wait` and `logs`; a command is sent no outcomes
+    )
     clock = SystemClock()
-    pool = check_pool_name(args.pool)
-    session = query_session(pool, clock, waits)
-    wakeup = signals.Wakeup(signals_to_hear())
-    connection = open_connection(session, KernelNamespace(), console)
-    try:
-        if reader is not None:
-            return reader(queries.QueryContext(BatchQueries(connection, clock, wakeup), console, clock, wakeup))
-        assert wish is not None
-        answer = admin.ask(connection, wish, clock, wakeup, waits.first_ns)
-    finally:
-        connection.close()
-        wakeup.close()
-    text, error = admin.tell(answer, as_json=args.json)
-    admin.write_all(text)
+    with (
+        closing(signals.Wakeup(handled_signals())) as wakeup,
+        closing(open_connection(options, console, clock)) as link,
+    ):
+        handler = RaiseOnSignal(wakeup)
+        if query is not None:
+            return query(queries.QueryContext(BatchQueries(link, clock, handler), console, clock, wakeup))
+        assert request is not None
+        answer = admin.ask(link, request, clock, handler, timeouts.connect_ns)
+    # Printed with the connection closed: a slow reader must not keep a reply slot from other generators.
+    text, error = admin.render(answer, as_json=args.json)
+    write_pieces([Piece(STDOUT, text)])
     if error is not None:
         console.error(error)
         return ExitCode.USAGE
@@ -118,28 +125,15 @@ def _open(name: str) -> int:
 def _print_jobs(jobs: Iterator[JobSpec]) -> ExitCode:
     for job in jobs:
         line = KINDS[job.kind].command_line(job.payload)
-        admin.write_all(os.fsencode(line) + b"\n")
+        # As bytes: an argument may be a file name that is not UTF-8.
+        write_pieces([Piece(STDOUT, os.fsencode(line) + b"\n")])
     return ExitCode.OK
 
 
 def _print_schema() -> ExitCode:
     text = msgspec.json.format(msgspec.json.encode(job_schema()), indent=2)
-    admin.write_all(text + b"\n")
+    write_pieces([Piece(STDOUT, text + b"\n")])
     return ExitCode.OK
-
-
-def wish_of(args: Namespace) -> admin.Wish:
-    """What the command line asks of a pool. Raises UsageError."""
-    if args.subcommand == "scale":
-        return admin.Wish("scale", number=admin.parse_scale(args.change))
-    if args.subcommand == "quarantine":
-        if args.action == "list" or args.target == "all":
-            return admin.Wish(f"quarantine-{args.action}")
-        return admin.Wish(f"quarantine-{args.action}", *admin.parse_target(args.target, whole_batch=True))
-    _, target_name, whole_batch = VERBS[args.subcommand]
-    if target_name is None:
-        return admin.Wish(args.subcommand)
-    return admin.Wish(args.subcommand, *admin.parse_target(args.target, whole_batch=whole_batch))
 
 
 if __name__ == "__main__":

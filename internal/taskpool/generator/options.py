@@ -1,4 +1,4 @@
-"""What the command line of a submission means, checked as a whole before anything is done."""
+"""What the command line of a submission means, checked as a whole before anything is started."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from argparse import Namespace
 from msgspec import Struct
 
 from taskpool import chaos, limits
-from taskpool.client.session import DealerTimeouts
+from taskpool.client.session import ConnectTimeouts
 from taskpool.durations import parse_duration
 from taskpool.errors import UsageError
 from taskpool.generator.job_limits import KEYS, HaltRule, option_name, parse_halt, parse_limits
+from taskpool.generator.output.console import ProgressMode, choose_mode
 from taskpool.generator.output.printer import Form
-from taskpool.generator.output.progress import Mode, choose_mode
+from taskpool.generator.private.process import LaunchOptions
 from taskpool.ipc.names import check_pool_name
 from taskpool.log import Format
 from taskpool.messages import Limits
 from taskpool.procs.state_dir import is_text
 
 _BATCH = re.compile(limits.BATCH_ID_PATTERN)
-# Options that are the dealer's own: for a private one they are handed on as they are.
+# Options that are the dealer's own: a private one gets them as they are, so that only it has to know their values.
 DEALER_OPTIONS = (
     "workers",
     "spares",
@@ -33,6 +34,7 @@ DEALER_OPTIONS = (
     "chaos",
     "drain_timeout",
 )
+# What a detached generator cannot do, because it leaves before the outcomes come.
 _NEEDS_OUTCOMES = ("results", "joblog", "keep_order", "output", "halt")
 
 
@@ -44,22 +46,21 @@ class SubmitOptions(Struct, frozen=True):
     resume: bool  # go on with it, if it is there
     journal: str | None  # of a private pool: a path; "none"; None: in its state directory
     limits: Limits
-    dealer_options: list[str]
-    drain_ns: int  # as the private dealer has it
+    launch: LaunchOptions  # of a private dealer
     halt: HaltRule | None
     form: Form
     keep_order: bool
     results: str | None
     joblog: str | None
     detach: bool
-    waits: bool
-    dealer_timeouts: DealerTimeouts
+    wait_for_room: bool  # in a full pool
+    timeouts: ConnectTimeouts
     dry_run: bool
-    progress: Mode
+    progress: ProgressMode
 
 
 def submit_options(args: Namespace) -> SubmitOptions:
-    """Raises UsageError for values and combinations that make no sense."""
+    """Check a parsed command line and return what it means. Raises UsageError."""
     wanted = batch_limits(args)
     _check_pool(args)
     _check_values(args)
@@ -72,64 +73,69 @@ def submit_options(args: Namespace) -> SubmitOptions:
         )
     return SubmitOptions(
         pool=args.pool,
-        batch=args.batch or os.urandom(8).hex(),
+        batch=args.batch or os.urandom(8).hex(),  # random: no two runs on any machine share it
         resume=args.resume,
         journal=args.journal,
         limits=wanted,
-        dealer_options=[] if args.pool is not None else dealer_options(args),
-        drain_ns=_drain_ns(args),
+        launch=LaunchOptions() if args.pool is not None else _launch_options(args),
         halt=None if args.halt is None else parse_halt(args.halt),
         form=args.output or "value",
         keep_order=args.keep_order,
         results=args.results,
         joblog=args.joblog,
         detach=args.detach,
-        waits=not args.no_wait,
-        dealer_timeouts=dealer_timeouts(args),
+        wait_for_room=not args.no_wait,
+        timeouts=connect_timeouts(args),
         dry_run=args.dry_run,
         progress=choose_mode(args.progress, quiet=args.quiet, verbose=args.verbose),
     )
 
 
 def batch_limits(args: Namespace) -> Limits:
-    """From the options named as a job object's fields are."""
+    """Return the limits from the options that are named as a job object's fields are. Raises UsageError."""
     fields = {key: getattr(args, key) for key in KEYS if getattr(args, key) is not None}
+    # In a job object this field is a number or a word; on the command line both come as text.
     if isinstance(text := fields.get("crash_limit"), str) and text.isascii() and text.isdecimal():
         fields["crash_limit"] = int(text[:18])
     return parse_limits(fields, option_name)
 
 
-def dealer_options(args: Namespace) -> list[str]:
-    """The command line of a private dealer, less what ties it to us."""
+def _launch_options(args: Namespace) -> LaunchOptions:
     given = {name: getattr(args, name) for name in DEALER_OPTIONS}
     del given["journal"]  # its place depends on the batch
-    given["metrics"] = args.metrics or "none"
-    words: list[str] = []
+    given["metrics"] = args.metrics or "none"  # two private pools at once must not want the same port
+    words: list[str] = []  # joined by `=`: a value that begins with a dash stays a value
     for name, value in given.items():
         if value is not None:
             words += [f"--{name.replace('_', '-')}={value}"]
     if args.verbose:
         words.append("-v")
     if args.quiet:
-        words.append("-q")
-    return [*words, f"--log-format={args.log_format}"]
+        words.append("-q")  # the dealer writes to the same standard error
+    words.append(f"--log-format={args.log_format}")
+    drain = args.drain_timeout
+    drain_ns = limits.DRAIN_TIMEOUT_NS if drain is None else parse_duration(drain, "--drain-timeout")
+    return LaunchOptions(tuple(words), drain_ns)
 
 
-def dealer_timeouts(args: Namespace) -> DealerTimeouts:
-    """How long to wait for a dealer."""
+def connect_timeouts(args: Namespace) -> ConnectTimeouts:
+    """Return how long to wait for a dealer. Raises UsageError."""
     if args.dealer_timeout is not None:
         given_ns = parse_duration(args.dealer_timeout, "--dealer-timeout")
-        return DealerTimeouts(given_ns, given_ns)
-    if args.pool is None:  # our own: it is coming, however loaded the machine is, and its death is seen at once
-        return DealerTimeouts(first_ns=limits.BOOT_NS_MAX)
-    return DealerTimeouts()
+        return ConnectTimeouts(given_ns, given_ns)
+    # A private dealer was just started: it comes, however loaded the machine is, and its death is seen at once.
+    if args.pool is None:
+        return ConnectTimeouts(connect_ns=limits.BOOT_NS_MAX)
+    return ConnectTimeouts()
 
 
 def verbosity(args: Namespace) -> int:
+    """Return -1 for quiet, 1 for verbose, else 0."""
     return int(args.verbose) - int(args.quiet)
 
 
 def log_format(args: Namespace) -> Format:
+    """Return the form of log lines."""
     return "json" if args.log_format == "json" else "text"
 
 
@@ -149,15 +155,12 @@ def _check_values(args: Namespace) -> None:
         raise UsageError("--resume needs --batch ID: which one is to go on")
     if args.journal == "":
         raise UsageError("--journal: expected a path or none, got ''")
+    # The dealer tells paths in messages, which carry them as text.
     if args.journal is not None and not is_text(args.journal):
         raise UsageError(f"--journal {args.journal!r}: expected a path in UTF-8")
+    # The dealer checks it too; here it is refused before anything is started.
     if args.retain is not None:
         parse_duration(args.retain, "--retain")
-
-
-def _drain_ns(args: Namespace) -> int:
-    given = args.drain_timeout
-    return limits.DRAIN_TIMEOUT_NS if given is None else parse_duration(given, "--drain-timeout")
 
 
 def _check_detach(args: Namespace) -> None:
@@ -165,11 +168,13 @@ def _check_detach(args: Namespace) -> None:
         return
     if args.pool is None:
         raise UsageError("--detach needs --pool: a private dealer ends with its generator")
+    # Refused rather than ignored: each of them asks for something that would silently not be done.
     for name in _NEEDS_OUTCOMES:
         if getattr(args, name):
             raise UsageError(f"--{name.replace('_', '-')} needs the outcomes, which --detach does not wait for")
 
 
 def _check_chaos(args: Namespace, wanted: Limits) -> None:
+    # Without a time-out nothing ends a job that hangs, and the demonstration would wait for ever.
     if args.chaos is not None and chaos.parse(args.chaos).hang > 0 and not wanted.timeout_ns:
         raise UsageError("--chaos: hang=P makes jobs that never end: it needs --timeout")

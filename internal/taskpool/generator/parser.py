@@ -1,4 +1,4 @@
-"""The command line: its words, and nothing about what they do."""
+"""The command line: its words, but nothing of what they do."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from taskpool.generator.job_limits import limit_options
 from taskpool.kinds import KINDS
 
 _JOBS_HELP = "job objects as JSON Lines, of any kinds"
+# Commands of one verb. The table is all there is of them on this side: `admin.request_from` reads it too.
 # verb: (help, metavar of its target or None, whether a whole batch may be the target)
 VERBS: dict[str, tuple[str, str | None, bool]] = {
     "status": ("the pool at a glance", None, False),
@@ -19,7 +20,7 @@ VERBS: dict[str, tuple[str, str | None, bool]] = {
     "resume": ("go on after pause", None, False),
     "drain": ("finish what runs, take nothing new, and leave", None, False),
 }
-READERS = {
+QUERIES = {
     "wait": "wait until a batch has ended, and end with the exit code that its own run would have had",
     "results": "print the outcomes that a batch has so far",
     "logs": "print what a job has printed",
@@ -28,15 +29,16 @@ QUARANTINE = {"list": "say which", "requeue": "give them a new run", "drop": "fo
 
 
 def build_parser() -> ArgumentParser:
-    """The whole command line. After parsing, `args.subcommand` says which part was used."""
+    """Return the parser of the whole command line. After parsing, `args.subcommand` says which part was used."""
     parser = ArgumentParser(
         prog="tp-generator",
         description="Submit jobs to a crash-proof pool, and command a running one.",
         epilog="JOB is BATCH/NUMBER. Durations: 90, 10s, 5m, 1h30m.",
-        allow_abbrev=False,
+        allow_abbrev=False,  # an option added later must not change what an abbreviation in a script means
     )
     parser.add_argument("--version", action="version", version=f"tp-generator {taskpool.__version__}")
     subcommands = parser.add_subparsers(dest="subcommand", metavar="SUBCOMMAND", required=True)
+    # A kind brings its own arguments, so that a new kind needs no line here.
     for kind in KINDS.values():
         sub = subcommands.add_parser(kind.name, help=kind.summary, description=kind.summary, allow_abbrev=False)
         _add_submission(sub)
@@ -46,7 +48,7 @@ def build_parser() -> ArgumentParser:
     sub.add_argument("--schema", action="store_true", help="print the JSON Schema of one job object, run nothing")
     sub.add_argument("file", nargs="?", metavar="FILE|-", help="a file, or - for standard input")
     _add_verbs(subcommands)
-    _add_readers(subcommands)
+    _add_queries(subcommands)
     return parser
 
 
@@ -66,12 +68,12 @@ def _add_verbs(subcommands: _SubParsersAction[ArgumentParser]) -> None:
     for action, text in QUARANTINE.items():
         sub = actions.add_parser(action, help=text, description=text, allow_abbrev=False)
         _add_command_options(sub)
-        if action != "list":
+        if action != "list":  # always whole; its answer is bounded by the dealer
             sub.add_argument("target", metavar="BATCH|JOB|all")
 
 
-def _add_readers(subcommands: _SubParsersAction[ArgumentParser]) -> None:
-    for verb, text in READERS.items():
+def _add_queries(subcommands: _SubParsersAction[ArgumentParser]) -> None:
+    for verb, text in QUERIES.items():
         sub = subcommands.add_parser(verb, help=text, description=text, allow_abbrev=False)
         _add_command_options(sub)
         sub.add_argument("target", metavar="JOB" if verb == "logs" else "BATCH")
@@ -83,6 +85,7 @@ def _add_readers(subcommands: _SubParsersAction[ArgumentParser]) -> None:
 
 
 def _add_command_options(parser: ArgumentParser) -> None:
+    # A default here and none for submissions: without a pool those start a private one, and there is none to command.
     parser.add_argument("--pool", metavar="NAME", default="default", help="which running pool (default: default)")
     parser.add_argument("--json", action="store_true", help="answer in JSON, for programs")
     _add_common(parser)
@@ -95,6 +98,7 @@ def _add_common(parser: ArgumentParser) -> None:
         help="how long to wait for a dealer (5s, a private one 20s, to come back 60s)",
     )
     parser.add_argument("--log-format", choices=("text", "json"), default="text", help="of what goes to standard error")
+    # Exclusive rather than the last one wins: in a script, two of them are a mistake.
     loudness = parser.add_mutually_exclusive_group()
     loudness.add_argument("-v", "--verbose", action="store_true", help="one line for each event")
     loudness.add_argument("-q", "--quiet", action="store_true", help="errors only")
@@ -111,6 +115,8 @@ def _add_submission(parser: ArgumentParser) -> None:
 
 
 def _add_limits(parser: ArgumentParser) -> None:
+    # No defaults here or among the dealer's options: what was not given stays None, so that options.py can tell it
+    # from what was, and the defaults have one place each.
     group = parser.add_argument_group("jobs")
     for option in limit_options():
         convert = int if option.is_integer else str

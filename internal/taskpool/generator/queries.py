@@ -1,16 +1,15 @@
-"""`wait`, `results` and `logs`: what became of a batch, from any terminal and at any time.
+"""`wait`, `results` and `logs`: how a batch stands or ended, from any terminal and at any time.
 
 They ask and change nothing, so they go on when the dealer restarts in between.
 """
 
 from __future__ import annotations
 
-import select
 from argparse import Namespace
 from collections.abc import Callable
 from typing import NamedTuple
 
-from taskpool.client.queries import BatchFacts, BatchQueries
+from taskpool.client.queries import BatchQueries, BatchStatus
 from taskpool.clock import MILLISECOND, Clock
 from taskpool.durations import human, parse_duration
 from taskpool.errors import ExitCode, UsageError
@@ -18,19 +17,20 @@ from taskpool.generator import admin
 from taskpool.generator.output.console import Console
 from taskpool.generator.output.formats import to_json
 from taskpool.generator.output.printer import ERR, OUT, Form, Printer, stream_pieces
-from taskpool.generator.output.stream import OutputStream, Piece
-from taskpool.generator.signals import first_that_applies, raise_if_stopped
-from taskpool.generator.summary import PoolFacts, summary
-from taskpool.generator.totals import Totals
+from taskpool.generator.output.stream import Piece, write_out, write_pieces
+from taskpool.generator.signals import first_that_applies
+from taskpool.generator.totals import PoolFacts, Totals
 from taskpool.messages import Outcome
 from taskpool.procs.signals import Wakeup
 
+# How often `wait` asks: the dealer sends outcomes only to the client that holds the batch, so another one has to look.
+# The pause doubles, so that a short batch is seen to end at once and a long one costs the dealer little.
 LOOK_NS_MIN = 20 * MILLISECOND
 LOOK_NS_MAX = 500 * MILLISECOND
 
 
 class QueryContext(NamedTuple):
-    """What a reader works with."""
+    """What a query works with."""
 
     queries: BatchQueries
     console: Console
@@ -38,11 +38,11 @@ class QueryContext(NamedTuple):
     wakeup: Wakeup
 
 
-Reader = Callable[[QueryContext], ExitCode]
+Query = Callable[[QueryContext], ExitCode]
 
 
-def parse(args: Namespace) -> Reader:
-    """The reader that a command line asks for. Raises UsageError."""
+def parse(args: Namespace) -> Query:
+    """Return the query that a command line asks for. Raises UsageError."""
     batch, seq = admin.parse_target(args.target, whole_batch=args.subcommand != "logs")
     if args.subcommand == "logs":
         return lambda context: logs(context, batch, seq, as_json=args.json)
@@ -56,104 +56,84 @@ def parse(args: Namespace) -> Reader:
 
 
 def wait(context: QueryContext, batch: str, timeout_ns: int | None, *, as_json: bool = False) -> ExitCode:
-    """Until every job of the batch has its outcome. Raises UsageError when there is no such batch."""
+    """Wait until every job of the batch has its outcome, and say what they add up to.
+
+    Raises UsageError when there is no such batch, or its outcomes are not all kept.
+    """
     started = context.clock.now().mono
     deadline = None if timeout_ns is None else started + timeout_ns
     pause_ns = LOOK_NS_MIN
-    while not (facts := _facts(context.queries, batch)).finished:
-        rest_ns = LOOK_NS_MAX if deadline is None else deadline - context.clock.now().mono
-        if rest_ns <= 0:
-            context.console.error(f"batch {batch!r} has not ended within {human(timeout_ns or 0)}: {_so_far(facts)}")
+    while not (status := _status(context.queries, batch)).finished:
+        # Judged after the question: a batch that ended in time is never called late.
+        left_ns = LOOK_NS_MAX if deadline is None else deadline - context.clock.now().mono
+        if left_ns <= 0:
+            context.console.error(f"batch {batch!r} has not ended within {human(timeout_ns or 0)}: {_so_far(status)}")
             return ExitCode.WAIT_TIMED_OUT
-        context.queries.rest(min(pause_ns, rest_ns))
+        context.queries.sleep(min(pause_ns, left_ns))
         pause_ns = min(pause_ns * 2, LOOK_NS_MAX)
+    # Its end is what the batch's own run would have said: the same totals, hence the same exit code.
     totals = Totals()
-    for outcome in context.queries.outcomes(batch, 0, facts.recorded):
+    for outcome in context.queries.outcomes(batch, 0, status.recorded):
         totals.add(outcome)
     if as_json:
-        _write_pieces([Piece(OUT, context.queries.body + b"\n")], context.wakeup)
-    total = facts.total or 0
-    if totals.finished < total:
+        # As the dealer sent it, so that a newer dealer's fields are there too.
+        write_pieces([Piece(OUT, context.queries.body + b"\n")], context.wakeup)
+    total = status.total or 0
+    if totals.finished < total:  # an exit code of the outcomes that are left would be a guess
         raise UsageError(
             f"batch {batch!r} has ended, and the pool has kept {totals.finished} of its {total} outcomes: without a "
             "journal those that were told are gone"
         )
-    context.console.info(*summary(totals, total, context.clock.now().mono - started, PoolFacts()))
-    return first_that_applies(totals.codes)
+    context.console.info(*totals.summary(total, context.clock.now().mono - started, PoolFacts()))
+    return first_that_applies(totals.exit_codes)
 
 
 def results(context: QueryContext, batch: str, form: Form, file: str | None) -> ExitCode:
-    """Prints what is recorded so far, as the batch's own run prints it. Raises UsageError."""
-    facts = _facts(context.queries, batch)
-    printer = Printer(batch, form, results=file)
+    """Print what is recorded so far, as the batch's own run prints it. Raises UsageError."""
+    status = _status(context.queries, batch)
+    printer = Printer(batch, form, results=file)  # to a file anew: all that is recorded is printed again
     try:
         printer.begin()
-        for outcome in context.queries.outcomes(batch, 0, facts.recorded):
+        for outcome in context.queries.outcomes(batch, 0, status.recorded):
             printer.take(outcome)
             printer.pump()
-            if printer.congested:
-                _write_out(printer, context.wakeup)
-        _write_out(printer, context.wakeup)
+            if printer.congested:  # pages are read only as fast as the output is
+                write_out(printer, context.wakeup)
+        write_out(printer, context.wakeup)
     finally:
         printer.close()
-    if not facts.finished:
-        context.console.info(f"Batch {batch} has not ended: {_so_far(facts)}")
+    # To standard error, behind the outcomes: on standard output are outcomes only.
+    if not status.finished:
+        context.console.info(f"Batch {batch} has not ended: {_so_far(status)}")
     return ExitCode.OK
 
 
 def logs(context: QueryContext, batch: str, seq: int, *, as_json: bool = False) -> ExitCode:
-    """Prints the two streams of a job's last run, each on ours. Raises UsageError when it has no outcome yet."""
-    facts = _facts(context.queries, batch)
+    """Print the two streams of a job's last run, each on ours. Raises UsageError when it has no outcome yet."""
+    status = _status(context.queries, batch)
     found: Outcome | None = None
-    for outcome in context.queries.outcomes(batch, 0, facts.recorded):
+    for outcome in context.queries.outcomes(batch, 0, status.recorded):
         if outcome.seq == seq:
-            found = outcome
+            found = outcome  # and look further: a requeued job has one outcome for each run
     if found is None:
-        raise UsageError(f"job {batch}/{seq} has no outcome: {_so_far(facts)}")
+        raise UsageError(f"job {batch}/{seq} has no outcome: {_so_far(status)}")
     if as_json:
         pieces = [Piece(OUT, to_json(batch, found))]
     else:
         output = found.output
         pieces = stream_pieces(OUT, output.stdout, output.stdout_file)
         pieces += stream_pieces(ERR, output.stderr, output.stderr_file)
-    _write_pieces(pieces, context.wakeup)
+    write_pieces(pieces, context.wakeup)
     return ExitCode.OK
 
 
-def _facts(queries: BatchQueries, batch: str) -> BatchFacts:
-    facts = queries.batch(batch)
-    if facts is None:
+def _status(queries: BatchQueries, batch: str) -> BatchStatus:
+    status = queries.batch(batch)
+    if status is None:
         raise UsageError(f"the pool knows no batch {batch!r}: it never came, or it ended and is not kept any more")
-    return facts
+    return status
 
 
-def _so_far(facts: BatchFacts) -> str:
-    more = "all accepted" if facts.total is not None else "more may come"
-    return f"{facts.accepted} jobs ({more}), {facts.open} without an outcome"
-
-
-def _write_pieces(pieces: list[Piece], wakeup: Wakeup) -> None:
-    for stream, content in pieces:
-        flow = OutputStream(stream)
-        flow.put(content)
-        flow.pump()
-        while not flow.idle:
-            _wait_for_room([flow.fd], wakeup)
-            flow.pump()
-
-
-def _write_out(printer: Printer, wakeup: Wakeup) -> None:
-    """Waits until everything is written, whoever reads it."""
-    printer.pump()
-    while not printer.idle:
-        _wait_for_room(printer.writable, wakeup)
-        printer.pump()
-
-
-def _wait_for_room(descriptors: list[int], wakeup: Wakeup) -> None:
-    poll = select.poll()
-    poll.register(wakeup, select.POLLIN)
-    for fd in descriptors:
-        poll.register(fd, select.POLLOUT)
-    poll.poll()
-    raise_if_stopped(wakeup)
+def _so_far(status: BatchStatus) -> str:
+    more = "all accepted" if status.total is not None else "more may come"
+    return f"{status.accepted} jobs ({more}), {status.open} without an outcome"

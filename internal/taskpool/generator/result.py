@@ -4,146 +4,149 @@ from __future__ import annotations
 
 import msgspec
 
-from taskpool.client.session import JobsLost, Session
-from taskpool.clock import Clock
+from taskpool.client.session import JobsLost
 from taskpool.errors import DealerUnreachable, ExitCode, TaskpoolError, UsageError
-from taskpool.generator.options import SubmitOptions
-from taskpool.generator.output.console import Console
 from taskpool.generator.output.formats import signal_name
-from taskpool.generator.output.printer import Printer
-from taskpool.generator.output.progress import Progress
 from taskpool.generator.output.stream import OutputClosed
-from taskpool.generator.private.process import LEAVE_NS_MAX, Exit, PrivateDealer
-from taskpool.generator.run import BatchRun
+from taskpool.generator.private.process import LEAVE_NS_MAX, DealerExit, PrivateDealer
+from taskpool.generator.run import BatchRun, RunParts
 from taskpool.generator.signals import STOP_SIGNALS, first_that_applies
-from taskpool.generator.summary import PoolFacts, summary
-from taskpool.generator.totals import Totals
+from taskpool.generator.totals import PoolFacts
 from taskpool.procs.cpus import usable_cpus
 
-_ORDERED = frozenset({None, *map(int, STOP_SIGNALS)})  # the signals by which a dealer may end that was told to leave
-_SAID_WHY = frozenset({ExitCode.USAGE, ExitCode.ENVIRONMENT, ExitCode.UNREACHABLE})
+# How a dealer ends that was told to leave: by exiting (None), or by a signal that was meant for the whole group.
+_ENDS_ON_ORDER = frozenset({None, *map(int, STOP_SIGNALS)})
+# Exit statuses with which a dealer has named the reason on standard error, so that it is not said twice.
+_REASON_NAMED = frozenset({ExitCode.USAGE, ExitCode.ENVIRONMENT, ExitCode.UNREACHABLE})
 
 
 class BatchResult:
-    """Sees a batch's run to its end, and says what became of it."""
+    """Runs a batch to its end, and reports how it ended."""
 
-    def __init__(
-        self,
-        options: SubmitOptions,
-        printer: Printer,
-        console: Console,
-        clock: Clock,
-        private: PrivateDealer | None,
-        resume_command: str,
-    ) -> None:
-        self._options = options
+    def __init__(self, parts: RunParts, run: BatchRun, resume_command: str) -> None:
+        self._options = parts.options
+        self._printer = parts.printer
+        self._totals = parts.totals
+        self._progress = parts.progress
+        self._console = parts.console
+        self._clock = parts.clock
+        self._private = parts.private
+        self._run = run
+        self._session = run.session
+        self._connection = run.connection
         self._resume_command = resume_command
-        self.printer = printer
-        self._console = console
-        self._clock = clock
-        self._private = private
-        self._started = clock.now().mono
-        self.totals = Totals()
-        self.progress = Progress(options.progress, console, self.totals, self._started)
+        self._started = parts.clock.now().mono
 
-    def run_to_end(self, batch_run: BatchRun, session: Session) -> ExitCode:
-        """Runs it, takes leave of the dealer and judges. Raises what `BatchRun.run` raises."""
-        status = None
-        self._session = session
+    def run_to_end(self) -> ExitCode:
+        """Run the batch, disconnect, and return the exit code. Raises what `BatchRun.run` raises."""
+        run, status = self._run, None
         try:
-            batch_run.run()
+            run.run()
             wall_ns = self._clock.now().mono - self._started
-            if batch_run.complete and not self._options.detach:
-                status = batch_run.settle()
-            self._take_leave(batch_run)
+            if run.complete and not self._options.detach:
+                status = run.conclude()
+            self._disconnect()
         except OutputClosed:
-            batch_run.send_bye()
+            self._connection.leave()  # and write no more: the reader has seen enough
             raise
         except TaskpoolError as error:
-            batch_run.send_bye()
-            batch_run.finish_writing()
+            self._connection.leave()
+            # The outcomes taken before the error are acknowledged, or soon will be: they must be written.
+            run.finish_writing()
             self._say_how_to_resume(error)
             raise
         finally:
             self._console.hide_bar()
             if self._private is not None:
-                self._private.began = session.welcome is not None
-                self._private.keep(self.printer.referred)
-        if batch_run.complete and self._options.detach:
-            self.printer.announce(self._options.batch)
-        batch_run.finish_writing()
-        self.progress.show(batch_run.total, self._clock.now().mono, last=True)
-        codes = batch_run.codes | self._exit_codes(batch_run)
-        if self._private is not None:
-            self._private.succeeded = batch_run.complete and not codes
-        if batch_run.complete or (self._private is not None and self._session.welcome is not None):
-            self._summarise(batch_run.total, wall_ns, status)
+                self._note_for_state(self._private)
+        # Only now: an id on standard output says that all jobs are accepted.
+        if run.complete and self._options.detach:
+            self._printer.announce(self._options.batch)
+        run.finish_writing()
+        self._progress.show(run.total, self._clock.now().mono, last=True)
+        codes = run.codes | self._exit_codes()
+        if self._private is not None and run.complete and not codes:
+            self._private.note_all_succeeded()
+        # Of a batch that lives on in a named pool there is nothing to sum up yet.
+        if run.complete or (self._private is not None and self._session.welcome is not None):
+            self._summarise(wall_ns, status)
         return first_that_applies(codes)
 
-    def _take_leave(self, batch_run: BatchRun) -> None:
+    def _disconnect(self) -> None:
         if self._private is None:
-            batch_run.send_bye()
-        elif batch_run.complete:
+            self._connection.leave()
+        elif self._run.complete:
+            # It leaves by itself after the last acknowledgement, and is quicker so than by the end of its lifeline.
             self._private.wait(LEAVE_NS_MAX)
 
-    def _exit_codes(self, batch_run: BatchRun) -> set[ExitCode]:
-        """What the outcomes, and those that are missing, add to the exit codes."""
-        codes = self.totals.codes
-        if batch_run.complete:
+    def _note_for_state(self, private: PrivateDealer) -> None:
+        """Tell the private pool what its state directory is still needed for."""
+        if self._session.welcome is not None:
+            private.note_batch_known()
+        private.keep_files(self._printer.referenced_files)
+
+    def _exit_codes(self) -> set[ExitCode]:
+        """Return what the outcomes, and those that are missing, add to the exit codes; say what is missing."""
+        codes = self._totals.exit_codes
+        if self._run.complete:
             return codes
         if self._private is None:
-            self._say_lives_on(batch_run.total)
+            self._say_batch_lives_on()
         else:
-            codes |= self._missing(batch_run, self._private.exit)
+            codes |= self._report_missing(self._private)
         return codes
 
-    def _say_lives_on(self, total: int) -> None:
-        """A named pool goes on without us."""
+    def _say_batch_lives_on(self) -> None:
+        """Say that a named pool goes on with the batch, and how to end or resume it."""
         pool, batch, submissions = self._session.pool, self._session.batch, self._session.submissions
-        accepted = max(submissions.accepted, submissions.known)
+        accepted = max(submissions.accepted, submissions.known)  # `known`: by an earlier run, and not all compared
         if not accepted:
             self._console.info("Interrupted before a job was accepted")
             return
         self._console.info(
-            f"Interrupted: {accepted} of {total} jobs were accepted and live on in pool {pool!r}, "
-            f"{self.totals.finished} outcomes were received; `tp-generator cancel --pool {pool} {batch}` ends them. "
+            f"Interrupted: {accepted} of {self._run.total} jobs were accepted and live on in pool {pool!r}, "
+            f"{self._totals.finished} outcomes were received; `tp-generator cancel --pool {pool} {batch}` ends them. "
             f"To resume: {self._resume_command}"
         )
 
     def _say_how_to_resume(self, error: TaskpoolError) -> None:
-        """The batch may live on although we end."""
+        """Say how to go on with a batch that may live on after the error."""
         if self._private is not None:
-            self._private.resume_command = "" if isinstance(error, UsageError) else self._private.resume_command
+            # It says so itself when it keeps its state. After a usage error the same command would fail again.
+            if isinstance(error, UsageError):
+                self._private.omit_resume_command()
         elif isinstance(error, DealerUnreachable) and not isinstance(error, JobsLost) and self._session.welcome:
             self._console.notice(f"To resume, once pool {self._session.pool!r} has a dealer: {self._resume_command}")
 
-    def _missing(self, batch_run: BatchRun, ended: Exit | None) -> set[ExitCode]:
-        """The private dealer ended before its batch did."""
-        missing = batch_run.total - self.totals.finished
-        given_up = self._private is not None and self._private.given_up
-        if ended is not None and batch_run.stopped and (given_up or ended.signal in _ORDERED):
-            word = "Interrupted" if batch_run.interrupted else "Halted"
-            self._console.info(f"{word}: {missing} of {batch_run.total} jobs did not run")
+    def _report_missing(self, private: PrivateDealer) -> set[ExitCode]:
+        """Say why the private dealer ended before its batch did; return the exit codes that this adds."""
+        run, ended = self._run, private.exit
+        missing = run.total - self._totals.finished
+        if ended is not None and run.stopped and (private.killed_overdue or ended.signal in _ENDS_ON_ORDER):
+            word = "Interrupted" if run.interrupted else "Halted"
+            self._console.info(f"{word}: {missing} of {run.total} jobs did not run")
             return set()
-        if ended is not None and ended.status in _SAID_WHY and self._session.welcome is None:
+        if ended is not None and ended.status in _REASON_NAMED and self._session.welcome is None:
             return {ExitCode(ended.status)}
-        how = "is gone" if ended is None else how_it_ended(ended)
-        fate = "are kept in its journal" if self._private and self._private.journaled else "are gone without a journal"
+        # None: a signal ended the run while the dealer still lived.
+        how = "is gone" if ended is None else describe_exit(ended)
+        fate = "are kept in its journal" if private.journaled else "are gone without a journal"
         self._console.error(
             f"the private dealer {how} before its batch was done: {missing} jobs have no outcome and {fate}"
         )
-        code = ended.status if ended is not None and ended.status in _SAID_WHY else ExitCode.UNREACHABLE
+        # A dealer that named its reason exits with it; any other end means that the batch's dealer is lost.
+        code = ended.status if ended is not None and ended.status in _REASON_NAMED else ExitCode.UNREACHABLE
         return {ExitCode(code)}
 
-    def _summarise(self, total: int, wall_ns: int, status: bytes | None) -> None:
+    def _summarise(self, wall_ns: int, status: bytes | None) -> None:
         if self._options.detach:
             return
-        text, fields = summary(self.totals, total, wall_ns, _pool(status, private=self._private is not None))
-        self._console.info(text, fields)
+        facts = _pool_facts(status, private=self._private is not None)
+        self._console.info(*self._totals.summary(self._run.total, wall_ns, facts))
 
 
-def how_it_ended(ended: Exit) -> str:
-    """In words."""
+def describe_exit(ended: DealerExit) -> str:
+    """Say how a process ended."""
     if ended.signal is not None:
         return f"was killed by {signal_name(ended.signal)}"
     return f"ended with exit status {ended.status}"
@@ -156,11 +159,12 @@ class _Status(msgspec.Struct):
     workers_wanted: int | None = None
 
 
-def _pool(status: bytes | None, *, private: bool) -> PoolFacts:
-    """Respawns are told of a private pool only: in a shared one they may be anybody's."""
+def _pool_facts(status: bytes | None, *, private: bool) -> PoolFacts:
     try:
         facts = msgspec.json.decode(status or b"{}", type=_Status)
     except msgspec.MsgspecError:
         return PoolFacts()
+    # Workers beyond the CPUs that may be used add no computing time.
     cpus = None if facts.workers_wanted is None else min(facts.workers_wanted, usable_cpus())
+    # In a named pool the respawns may be those of other batches.
     return PoolFacts(facts.worker_respawns if private else None, cpus)

@@ -1,234 +1,178 @@
-"""One batch, from its first job to its last outcome: the generator's loop.
+"""One batch, from its first job to its last outcome: what the generator does in each turn of its connection.
 
-Each turn: wait for something to happen; then signals, the dealer's words, the private dealer's life, the
-next jobs, what is to be sent, what is to be written. Nothing in a turn waits for anybody.
+The loop is `Connection.run_until`. Each turn: signals; messages of the dealer, and what their outcomes print; whether a
+private dealer still lives; acknowledgements and the next jobs; what is to be sent. Nothing in a turn waits.
 """
 
 from __future__ import annotations
 
-import select
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
+from contextlib import suppress
 from signal import Signals
+from typing import NamedTuple
 
-from taskpool.client.connection import Connection
+from taskpool.client.connection import Connection, DealerEnded, TurnHandler
 from taskpool.client.session import REFUSED_FOR_NOW
-from taskpool.clock import MILLISECOND, SECOND, Clock
+from taskpool.clock import SECOND, Clock
 from taskpool.errors import ExitCode, UsageError
 from taskpool.generator.input.feed import Feed
 from taskpool.generator.job_limits import HaltRule
-from taskpool.generator.output.console import Console
+from taskpool.generator.options import SubmitOptions
+from taskpool.generator.output.console import Console, Progress
 from taskpool.generator.output.formats import why
 from taskpool.generator.output.printer import Printer
-from taskpool.generator.output.progress import Progress
+from taskpool.generator.output.stream import write_out
 from taskpool.generator.private.process import PrivateDealer
-from taskpool.generator.signals import STOP_SIGNALS
+from taskpool.generator.signals import STOP_SIGNALS, Interrupted
 from taskpool.generator.totals import Totals
 from taskpool.log import Fact
 from taskpool.messages import Outcome, Refused, State
 from taskpool.procs.signals import Wakeup
+from taskpool.procs.wait import Descriptor
 
-SETTLE_NS_MAX = 1 * SECOND  # how long the last question may keep the human waiting
-BYE_NS_MAX = 200 * MILLISECOND
+# How long the last question may keep a person waiting: all it brings is a number in the summary.
+STATUS_NS_MAX = 1 * SECOND
+# Ends that need no line of their own: the first is the rule, the second was asked for.
 _UNREMARKABLE = frozenset({State.SUCCEEDED, State.CANCELLED})
 
 
-class BatchRun:
+class RunParts(NamedTuple):
+    """What one batch's run is made of. The loop and the report on it share them."""
+
+    options: SubmitOptions
+    feed: Feed
+    printer: Printer
+    totals: Totals
+    progress: Progress
+    console: Console
+    clock: Clock
+    wakeup: Wakeup
+    private: PrivateDealer | None
+
+
+class BatchRun(TurnHandler):
     """Feeds a batch to a dealer and takes its outcomes. `run` returns when there is no more to wait for."""
 
-    def __init__(
-        self,
-        connection: Connection,
-        feed: Feed,
-        printer: Printer,
-        totals: Totals,
-        progress: Progress,
-        console: Console,
-        clock: Clock,
-        wakeup: Wakeup,
-        *,
-        private: PrivateDealer | None = None,
-        halt: HaltRule | None = None,
-        detach: bool = False,
-    ) -> None:
-        self._connection = connection
-        self._session = connection.session
-        self._feed = feed
-        self._printer = printer
-        self._totals = totals
-        self._progress = progress
-        self._console = console
-        self._clock = clock
-        self._wakeup = wakeup
-        self._private = private
-        self._halt = halt
-        self._detach = detach
+    def __init__(self, parts: RunParts, connection: Connection) -> None:
+        self.session = connection.session
+        self.connection = connection
+        self._feed = parts.feed
+        self._printer = parts.printer
+        self._totals = parts.totals
+        self._progress = parts.progress
+        self._console = parts.console
+        self._clock = parts.clock
+        self._wakeup = parts.wakeup
+        self._private = parts.private
+        self._halt = parts.options.halt
+        self._detach = parts.options.detach
         self.codes: set[ExitCode] = set()  # what has gone wrong so far
-        self._settling = False
+        self.stopped = False  # no more jobs: a signal, --halt, or the pool refused them
         self._begun = False  # the batch is ours: the dealer has said so
-        self._stopping = False  # no more jobs: a signal, --halt, or the pool refused them
+        self._concluding = False
         self._halting = False
         self._halted_in = 0  # the connection in which the dealer was told of --halt
 
     @property
     def total(self) -> int:
         """How many jobs the batch has, as far as is known."""
-        return max(self._feed.total or 0, self._session.submissions.submitted)
+        return max(self._feed.total or 0, self.session.submissions.submitted)
 
     @property
     def complete(self) -> bool:
-        """Every job has its outcome, or (detached) its acceptance."""
-        return self._session.submissions.settled and (
-            self._detach or self._totals.finished >= self._session.submissions.submitted
+        """Whether every job has its outcome, or (detached) its acceptance."""
+        return self.session.submissions.settled and (
+            self._detach or self._totals.finished >= self.session.submissions.submitted
         )
 
     @property
-    def stopped(self) -> bool:
-        """It was ended on purpose before all was done."""
-        return self._stopping
-
-    @property
-    def _leaving(self) -> bool:
-        """The private dealer was told to leave: it waits for us to hear its last words."""
-        return self.interrupted or (ExitCode.HALTED in self.codes and not self._halting)
-
-    @property
     def interrupted(self) -> bool:
+        """Whether a signal has stopped it."""
         return not self.codes.isdisjoint(STOP_SIGNALS.values())
 
     def run(self) -> None:
-        """Until the batch is complete, its private dealer has ended, or a signal takes us from a named pool.
+        """Return when the batch is complete, its private dealer has ended, or a signal detaches us from a named pool.
 
         Raises DealerUnreachable, UsageError, ConfigurationError and OutputClosed.
         """
-        while not self._over():
-            self._turn()
+        with suppress(DealerEnded):  # `PrivateDealer.exit` says how
+            self.connection.run_until(self._is_over, self)
 
-    def settle(self) -> bytes | None:
-        """Asks the dealer for its status and acknowledges the last outcome, which lets a private one go.
+    def conclude(self) -> bytes | None:
+        """Ask the dealer for its status and acknowledge the last outcome, which lets a private one go.
 
         Returns the status as JSON; None when it does not come soon.
         """
-        self._settling = True
-        self._session.answers.clear()
-        self._session.command("status")
-        self._acknowledge()
-        deadline = self._now() + SETTLE_NS_MAX
-        self._flush(deadline)
-        while self._dealer_listens and self._now() < deadline and self._status is None:
-            self._turn(until=deadline)
+        self._concluding = True
+        self.session.answers.clear()
+        self.session.command("status")
+        deadline = self._clock.now().mono + STATUS_NS_MAX
+        if self._dealer_listens:
+            with suppress(DealerEnded):
+                self.connection.run_until(self._is_concluded, self, deadline)
         return self._status
+
+    def _is_concluded(self) -> bool:
+        # The acknowledgement goes out behind the question, so it may wait for room when the answer is there.
+        return (self._status is not None and not self.connection.writable) or not self._dealer_listens
+
+    def finish_writing(self) -> None:
+        """Wait until everything is written, however slowly it is read. A signal ends the wait."""
+        self._printer.release_held()
+        if self._printer.on_terminal:
+            self._console.hide_bar()
+        with suppress(Interrupted):
+            write_out(self._printer, self._wakeup)
 
     @property
     def _status(self) -> bytes | None:
-        return next((answer.body for answer in self._session.answers if answer.verb == "status"), None)
-
-    def finish_writing(self) -> None:
-        """Waits until everything is written, whoever reads it. A signal ends the wait."""
-        self._printer.release()
-        self._write()
-        while not self._printer.idle and not self._wakeup.pending():
-            self._wait_for_room(self._now() + SECOND)
-            self._write()
-
-    def send_bye(self) -> None:
-        """Tells a dealer that stays. Best effort: it would find out by itself."""
-        self._session.leave()
-        self._flush(self._now() + BYE_NS_MAX)
-
-    def _flush(self, deadline: int) -> None:
-        """Gets what is to be said into the queues, if they have room in time."""
-        while self._dealer_listens:
-            self._connection.send(self._now())
-            if not self._connection.writable or self._now() >= deadline:
-                return
-            self._wait_for_room(deadline)
+        return next((answer.body for answer in self.session.answers if answer.verb == "status"), None)
 
     @property
     def _dealer_listens(self) -> bool:
-        return not self._session.connecting and (self._private is None or self._private.exit is None)
+        return not self.session.connecting and (self._private is None or self._private.exit is None)
+
+    @property
+    def _dealer_told_to_leave(self) -> bool:
+        """Whether the private dealer was told to leave. It then waits for its last outcomes to be acknowledged."""
+        return self.interrupted or (ExitCode.HALTED in self.codes and not self._halting)
+
+    def _is_over(self) -> bool:
+        if self._private is None and self.interrupted:
+            return True  # a named pool goes on without us; a private one ends with us, and is waited for
+        return self.complete and self._printer.idle
 
     # --- a turn -----------------------------------------------------------------------------------
 
-    def _dealer_has_ended(self) -> bool:
-        return self._private is not None and self._private.look() is not None
+    @property
+    def paused(self) -> bool:
+        # Unread outcomes wait with the dealer, which bounds and journals them; here they would only take memory.
+        return self._printer.congested
 
-    def _over(self) -> bool:
-        if self._private is not None and self._private.exit is not None:
-            return True
-        if self._private is None and self.interrupted:
-            return True
-        return self.complete and self._printer.idle
-
-    def _turn(self, until: int | None = None) -> None:
-        ready = self._wait(until)
-        now = self._now()
-        self._hear_signals(self._wakeup.pending(), now)
-        gone = self._dealer_has_ended()  # looked at before its last words are read
-        if gone or not self._printer.congested:
-            self._take_outcomes(now)
-        else:
-            self._session.pause_liveness(now)
-        self._write()
-        if gone and not self._revive(now):
-            return
-        self._acknowledge()
-        self._submit(ready)
-        self._repeat_halt()
-        self._connection.send(now)
-        self._progress.show(self._known_total(), now)
-
-    def _wait(self, until: int | None) -> set[int]:
-        """Until something can be done. Returns the descriptors that are ready."""
-        poll = select.poll()
-        poll.register(self._wakeup, select.POLLIN)
-        if self._private is not None:
-            poll.register(self._private.pidfd, select.POLLIN)
-            until = self._private.leave_by if until is None else min(until, self._private.leave_by)
-        if self._connection.readable is not None and not self._printer.congested:
-            poll.register(self._connection.readable, select.POLLIN)
+    def readable(self) -> Iterable[Descriptor]:
+        yield self._wakeup
         if self._may_submit and self._feed.waits_for is not None:
-            poll.register(self._feed.waits_for, select.POLLIN)
-        for fd in (*self._connection.writable, *self._printer.writable):
-            poll.register(fd, select.POLLOUT)
-        deadlines = (self._connection.next_deadline(), self._progress.due, until)
-        return self._poll(poll, min(due for due in deadlines if due is not None))
+            yield self._feed.waits_for
 
-    def _wait_for_room(self, until: int) -> None:
-        """Until something can be written, or a signal comes."""
-        poll = select.poll()
-        poll.register(self._wakeup, select.POLLIN)
-        for fd in (*self._connection.writable, *self._printer.writable):
-            poll.register(fd, select.POLLOUT)
-        self._poll(poll, until)
+    def writable(self) -> Iterable[Descriptor]:
+        return self._printer.writable
 
-    def _poll(self, poll: select.poll, deadline: int) -> set[int]:
-        rest_ms = -(-(deadline - self._now()) // MILLISECOND)  # rounded up: not to wake just before it
-        return {fd for fd, _ in poll.poll(max(0, rest_ms))}
+    def next_deadline(self) -> int | None:
+        kill_at = None if self._private is None else self._private.kill_at
+        return min((each for each in (self._progress.due, kill_at) if each is not None), default=None)
 
-    def _now(self) -> int:
-        return self._clock.now().mono
-
-    # --- its parts --------------------------------------------------------------------------------
-
-    def _hear_signals(self, signals: Iterable[Signals], now: int) -> None:
-        for number in signals:
+    def before_receive(self, now: int) -> None:
+        for number in self._wakeup.pending():
             if number in STOP_SIGNALS:
-                self._stop(STOP_SIGNALS[number], for_good=False)
+                self._stop(STOP_SIGNALS[number], close_batch=False)
             if self._private is not None:
-                self._private.tell(number, now)
+                self._private.pass_on(number, now)
         if self._private is not None:
             self._private.kill_if_overdue(now)
 
-    def _revive(self, now: int) -> bool:
-        """A private dealer that was killed is started again, unless it was about to leave anyway."""
-        if self._private is None or self.stopped or self.complete or not self._private.revive():
-            return False
-        self._session.reconnect(now)
-        return True
-
-    def _take_outcomes(self, now: int) -> None:
-        outcomes = self._connection.receive(now)
-        if self._session.welcome is not None and not self._begun:
+    def on_received(self, outcomes: list[Outcome], now: int) -> None:
+        # Not before: a batch that is refused must not cost the files that an earlier run has written.
+        if self.session.welcome is not None and not self._begun:
             self._begun = True
             self._printer.begin()
         for outcome in outcomes:
@@ -236,74 +180,85 @@ class BatchRun:
             if outcome.state not in _UNREMARKABLE:
                 self._report_failure(outcome)
             self._printer.take(outcome)
-        if self._session.submissions.refusal is not None:
-            self._refuse(self._session.submissions.refusal)
-        if self._halt is not None and outcomes and not self._stopping:
+        if self.session.submissions.refusal is not None:
+            self._on_refusal(self.session.submissions.refusal)
+        if self._halt is not None and outcomes and not self.stopped:
             self._check_halt(self._halt)
-
-    def _write(self) -> None:
+        # The bar must go before the terminal shows a job's output, and comes back with the next draw.
         if self._printer.on_terminal:
             self._console.hide_bar()
         self._printer.pump()
+        if self._private is not None and (self.stopped or self.complete):
+            self._private.expect_exit()
+
+    def before_send(self, ready: Set[int], now: int) -> None:
+        self._acknowledge()
+        self._submit(ready)
+        self._repeat_halt()
+        self._progress.show(self._known_total(), now)
 
     def _acknowledge(self) -> None:
-        """What is written is acknowledged. A private dealer ends with the last acknowledgement, so one is
-        kept back until `settle` has asked it for its status."""
+        """Acknowledge what is written."""
         if self._printer.idle:
-            hold_back = self._private is not None and not self._leaving and not self._settling
-            self._session.store(self._session.told - hold_back)
+            # A private dealer ends with the last acknowledgement, so one is kept back until `conclude` has asked for
+            # its status. One that was told to leave gets all, because it waits for them.
+            keep_back = self._private is not None and not self._dealer_told_to_leave and not self._concluding
+            self.session.deliveries.store(self.session.deliveries.delivered - keep_back)
 
-    def _submit(self, ready: set[int]) -> None:
+    def _submit(self, ready: Set[int]) -> None:
         if self._feed.waits_for in ready:
             self._feed.fill()
-        bytes_max = self._connection.intake_bytes
-        while bytes_max is not None and self._session.submissions.room and (jobs := self._feed.take(bytes_max)):
-            self._printer.remember(self._session.submissions.submitted + 1, jobs)
-            self._session.submissions.submit(jobs)
+        submissions = self.session.submissions
+        bytes_max = self.connection.intake_bytes
+        # While there is room and not all at once: the input may be endless, and the window bounds what is in memory.
+        while bytes_max is not None and submissions.has_room and (jobs := self._feed.take(bytes_max)):
+            self._printer.remember(submissions.submitted + 1, jobs)
+            submissions.submit(jobs)
         if not self._feed.ended:
             return
         if self._feed.error is not None and ExitCode.USAGE not in self.codes:
-            self.codes.add(ExitCode.USAGE)
-            before = (
-                f"; the {self._session.submissions.submitted} jobs before it run"
-                if self._session.submissions.submitted
-                else ""
-            )
+            self.codes.add(ExitCode.USAGE)  # and go on: jobs before the bad line may run already
+            before = f"; the {submissions.submitted} jobs before it run" if submissions.submitted else ""
             self._console.error(f"{self._feed.error}{before}")
-        if not self._stopping and self._session.welcome is not None:
+        # Before the welcome it is not known how many jobs an earlier run has submitted.
+        if not self.stopped and self.session.welcome is not None:
             self._finish()
 
     def _finish(self) -> None:
-        """The input has ended. Raises UsageError when it is shorter than what an earlier run has submitted."""
-        submissions = self._session.submissions
+        """Close the batch at the input's end. Raises UsageError when an earlier run has submitted more than that."""
+        submissions = self.session.submissions
         if submissions.submitted >= submissions.known:
             submissions.finish()
         elif submissions.accepted == submissions.submitted:  # all there is was compared
             raise UsageError(
                 f"--resume: the input has changed: it ends after {submissions.submitted} jobs; "
-                f"job {submissions.submitted + 1} of the {submissions.known} that batch {self._session.batch} has "
+                f"job {submissions.submitted + 1} of the {submissions.known} that batch {self.session.batch} has "
                 "accepted is missing"
             )
 
     @property
     def _may_submit(self) -> bool:
-        return self._session.submissions.room and self._connection.intake_bytes is not None
+        return self.session.submissions.has_room and self.connection.intake_bytes is not None
 
     def _known_total(self) -> int | None:
-        return self._session.submissions.submitted if self._feed.ended else self._feed.total
+        return self.session.submissions.submitted if self._feed.ended else self._feed.total
+
+    def _report_failure(self, outcome: Outcome) -> None:
+        name = f"{outcome.kind}, {outcome.label}" if outcome.label else outcome.kind
+        fields: dict[str, Fact] = {"job": f"{self.session.batch}/{outcome.seq}", "state": str(outcome.state)}
+        self._console.warning(f"Job {outcome.seq} ({name}) {why(outcome)}", fields)
 
     # --- stopping ---------------------------------------------------------------------------------
 
-    def _stop(self, code: ExitCode, *, for_good: bool) -> None:
-        """No more jobs. Those sent are told; those only read are forgotten. `for_good`: the batch is closed with
-        them, and nobody can add the others in another run."""
+    def _stop(self, code: ExitCode, *, close_batch: bool) -> None:
+        """Submit no more jobs, and drop those that were read and not sent. `close_batch`: no other run adds them."""
         self.codes.add(code)
-        self._stopping = True
+        self.stopped = True
         self._feed.stop()
-        if for_good:
-            self._session.submissions.cut()
+        if close_batch:
+            self.session.submissions.truncate()
         else:
-            self._session.submissions.abandon()
+            self.session.submissions.abandon()
 
     def _check_halt(self, halt: HaltRule) -> None:
         if not halt.reached(self._totals.failed, self._totals.finished):
@@ -311,32 +266,27 @@ class BatchRun:
         self._console.info(f"Halting: {self._totals.failed} of {self._totals.finished} finished jobs failed")
         if self._private is not None and self._private.journaled:
             # Not cancelled, which would be an outcome: what does not run now is there for another run.
-            self._stop(ExitCode.HALTED, for_good=False)
-            self._private.forward(Signals.SIGQUIT if halt.now else Signals.SIGINT)
+            self._stop(ExitCode.HALTED, close_batch=False)
+            self._private.send_signal(Signals.SIGQUIT if halt.now else Signals.SIGINT)
         else:
-            self._stop(ExitCode.HALTED, for_good=True)
+            self._stop(ExitCode.HALTED, close_batch=True)
             self._halting = True
             self._repeat_halt()
 
     def _repeat_halt(self) -> None:
-        """Once to each dealer: one that was killed may have been told and have told nobody."""
-        if self._halting and self._halt is not None and self._halted_in != self._session.generation:
-            self._halted_in = self._session.generation
-            self._session.command("cancel" if self._halt.now else "cancel-waiting", self._session.batch)
+        """Cancel the batch, once in each connection: a dealer that was killed may have heard it and not stored it."""
+        if self._halting and self._halt is not None and self._halted_in != self.session.generation:
+            self._halted_in = self.session.generation
+            self.session.command("cancel" if self._halt.now else "cancel-waiting", self.session.batch)
 
-    def _refuse(self, refusal: Refused) -> None:
-        """The dealer takes no more. After a stop of our own that is no news."""
-        if self._stopping:
-            return
+    def _on_refusal(self, refusal: Refused) -> None:
+        """Stop, because the dealer takes no more."""
+        if self.stopped:
+            return  # it refuses what was under way when we stopped
         for_now = refusal.reason in REFUSED_FOR_NOW
-        self._stop(ExitCode.REFUSED if for_now else ExitCode.USAGE, for_good=not for_now)
-        later = f"; --batch {self._session.batch} --resume adds the others later" if for_now else ""
+        self._stop(ExitCode.REFUSED if for_now else ExitCode.USAGE, close_batch=not for_now)
+        later = f"; --batch {self.session.batch} --resume adds the others later" if for_now else ""
         self._console.error(
             f"job {refusal.seq} and those after it were refused ({refusal.reason}): {refusal.text}; "
-            f"{self._session.submissions.submitted} jobs are accepted{later}"
+            f"{self.session.submissions.submitted} jobs are accepted{later}"
         )
-
-    def _report_failure(self, outcome: Outcome) -> None:
-        name = f"{outcome.kind}, {outcome.label}" if outcome.label else outcome.kind
-        fields: dict[str, Fact] = {"job": f"{self._session.batch}/{outcome.seq}", "state": str(outcome.state)}
-        self._console.warning(f"Job {outcome.seq} ({name}) {why(outcome)}", fields)

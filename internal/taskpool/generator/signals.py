@@ -6,9 +6,13 @@ import signal
 from collections.abc import Iterable
 from signal import Signals
 
+from taskpool.client.connection import TurnHandler
 from taskpool.errors import PRECEDENCE, ExitCode, TaskpoolError
 from taskpool.procs.signals import Wakeup
+from taskpool.procs.wait import Descriptor
 
+# As a shell has it, 128 and the signal's number. QUIT and HUP share the code of TERM: what a caller needs to know is
+# whether it was a Ctrl-C.
 STOP_SIGNALS = {
     Signals.SIGINT: ExitCode.INTERRUPTED,
     Signals.SIGTERM: ExitCode.TERMINATED,
@@ -18,25 +22,40 @@ STOP_SIGNALS = {
 
 
 class Interrupted(TaskpoolError):
-    """A signal came before there was anything to tell."""
+    """A signal came while there was no batch of ours to report on."""
 
     def __init__(self, code: ExitCode) -> None:
         super().__init__("interrupted")
         self.exit_code = code
 
 
-def signals_to_hear() -> list[Signals]:
-    """Those that stop us, but not a SIGHUP that nohup(1) has us ignore; and USR1, for a private dealer."""
+class RaiseOnSignal(TurnHandler):
+    """Ends a connection's loop with Interrupted when a signal that stops the generator has come."""
+
+    def __init__(self, wakeup: Wakeup) -> None:
+        self._wakeup = wakeup
+
+    def readable(self) -> Iterable[Descriptor]:
+        return (self._wakeup,)
+
+    def before_receive(self, now: int) -> None:
+        raise_if_stopped(self._wakeup)
+
+
+def handled_signals() -> list[Signals]:
+    """Return the signals to catch: those that stop the generator, and USR1, which a private dealer answers."""
+    # A SIGHUP that is ignored stays so: nohup(1) has set that, to let the batch outlive its terminal.
     wanted = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     return [*wanted, Signals.SIGUSR1]
 
 
 def raise_if_stopped(wakeup: Wakeup) -> None:
-    """Raises Interrupted when a signal that stops us has come."""
+    """Raise Interrupted when a signal that stops the generator has come."""
+    # Several may have come since the last look; the exit code must not hang on the order of a set.
     if came := wakeup.pending() & STOP_SIGNALS.keys():
         raise Interrupted(first_that_applies(STOP_SIGNALS[number] for number in came))
 
 
 def first_that_applies(codes: Iterable[ExitCode]) -> ExitCode:
-    """Of several exit codes, the one to leave with."""
+    """Return, of several exit codes, the one to leave with; see `errors.PRECEDENCE`."""
     return min(codes, key=PRECEDENCE.index, default=ExitCode.OK)

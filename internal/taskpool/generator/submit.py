@@ -1,124 +1,132 @@
-"""Running one batch: its parts put together."""
+"""One submission: its parts put together, for a new batch and for one that is resumed."""
 
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
+from collections.abc import Sequence
 from contextlib import ExitStack
 
-import taskpool
+from msgspec import structs
+
 from taskpool import limits
-from taskpool.client.connection import Connection
-from taskpool.client.queries import BatchQueries, PrivateEnded
-from taskpool.client.session import DealerTimeouts, Session
+from taskpool.client.connection import Connection, DealerEnded
+from taskpool.client.queries import BatchQueries
+from taskpool.client.session import Session, SessionOptions
 from taskpool.client.transport import Transport
 from taskpool.clock import Clock, SystemClock
 from taskpool.errors import ExitCode, TaskpoolError, UsageError
 from taskpool.generator.input.feed import Feed
 from taskpool.generator.options import SubmitOptions
-from taskpool.generator.output.console import Console
+from taskpool.generator.output.console import Console, Progress
 from taskpool.generator.output.printer import Printer
 from taskpool.generator.private.process import PrivateDealer, wait_for_predecessor
 from taskpool.generator.private.state import PrivateState
 from taskpool.generator.result import BatchResult
-from taskpool.generator.resuming import recall
-from taskpool.generator.run import BatchRun
-from taskpool.generator.signals import raise_if_stopped, signals_to_hear
+from taskpool.generator.run import BatchRun, RunParts
+from taskpool.generator.signals import RaiseOnSignal, handled_signals
+from taskpool.generator.totals import Totals
 from taskpool.ipc.mqueue import KernelNamespace, kernel_limits
-from taskpool.ipc.queue import QueueNamespace
 from taskpool.ipc.sizing import choose
 from taskpool.procs.signals import Wakeup
 
-
-def open_connection(session: Session, namespace: QueueNamespace, console: Console) -> Connection:
-    """Over a reply queue as large as this machine's limits leave for it."""
-    shape = choose(limits.WORKER_QUEUES_BUDGETED_MIN, kernel_limits()).reply
-    return Connection(session, Transport(namespace, session.pool, shape), console, raise_if_stopped)
-
-
-def query_session(pool: str, clock: Clock, dealer_timeouts: DealerTimeouts) -> Session:
-    """A connection that is about no batch: it only asks."""
-    now = clock.now().mono
-    return Session(
-        pool, new_client_id(), os.getpid(), taskpool.__version__, now, dealer_timeouts=dealer_timeouts, collects=True
-    )
-
-
-def batch_session(
-    options: SubmitOptions, pool: str, clock: Clock, client: int, *, cursor: int = 0, collects: bool = False
-) -> Session:
-    """A connection that holds the batch."""
-    return Session(
-        pool,
-        client,
-        os.getpid(),
-        taskpool.__version__,
-        clock.now().mono,
-        batch=options.batch,
-        wanted=options.limits,
-        detached=options.detach,
-        waits=options.waits,
-        dealer_timeouts=options.dealer_timeouts,
-        private=options.pool is None,
-        resume=options.resume,
-        cursor=cursor,
-        collects=collects,
-    )
-
-
-def new_client_id() -> int:
-    """63 random bits: nobody else has them."""
-    return int.from_bytes(os.urandom(8), "big") >> 1
+_COMMAND_CHARS_MAX = 16 * 1024  # a longer one is no use on a terminal
 
 
 def run_batch(options: SubmitOptions, feed: Feed, console: Console, resume_command: str) -> ExitCode:
-    """Submits the feed's jobs and sees them through. `resume_command`: the command that resumes it.
+    """Submit the feed's jobs and wait for their outcomes. `resume_command` is what a person is told to resume it.
 
     Raises TaskpoolError for what ends it early.
     """
-    namespace = KernelNamespace()
     clock = SystemClock()
     with ExitStack() as cleanup:
-        wakeup = Wakeup(signals_to_hear())
+        # First: a signal that comes while the parts are made is kept, and dealt with in the first turn of the loop.
+        wakeup = Wakeup(handled_signals())
         cleanup.callback(wakeup.close)
+        # Everything that can refuse the batch comes before the dealer is started: the state, then the output files.
         private_state = None
         if options.pool is None:
             private_state = PrivateState(options.batch, options.journal, resume=options.resume)
             wait_for_predecessor(private_state, wakeup, console)
-        printer = _printer(options, private_state)
+        printer = _open_printer(options, private_state)
         cleanup.callback(printer.close)
         private = None
         if private_state is not None:
-            dealer = PrivateDealer(
-                private_state, options.dealer_options, namespace, console, resume_command, options.drain_ns
-            )
-            private = cleanup.enter_context(dealer)
-        pool = private_state.pool if private_state is not None else options.pool or ""
-        result = BatchResult(options, printer, console, clock, private, resume_command)
-        client, cursor = new_client_id(), 0
+            private = PrivateDealer(private_state, options.launch, KernelNamespace(), console, resume_command)
+            cleanup.enter_context(private)
+        totals = Totals()
+        progress = Progress(options.progress, console, totals, clock.now().mono)
+        parts = RunParts(options, feed, printer, totals, progress, console, clock, wakeup, private)
+        session_options = _session_options(options, private)
+        cursor = 0
+        # A detached run takes no outcomes, so it has none to count before.
         if options.resume and not options.detach:
-            session = batch_session(options, pool, clock, client, collects=True)
-            asking = open_connection(session, namespace, console)
-            cursor = _recall(BatchQueries(asking, clock, wakeup, private), options.batch, result, console)
-        session = batch_session(options, pool, clock, client, cursor=cursor)
-        connection = open_connection(session, namespace, console)
+            cursor = _recall(parts, session_options)
+        # Over new queues, but as the same client: for the dealer it is one connection that says hello again.
+        connection = _connect(parts, session_options, cursor=cursor)
         cleanup.callback(connection.close)
-        batch_run = BatchRun(
-            connection,
-            feed,
-            printer,
-            result.totals,
-            result.progress,
-            console,
-            clock,
-            wakeup,
-            private=private,
-            halt=options.halt,
-            detach=options.detach,
-        )
-        return result.run_to_end(batch_run, session)
+        return BatchResult(parts, BatchRun(parts, connection), resume_command).run_to_end()
 
 
-def _printer(options: SubmitOptions, private_state: PrivateState | None) -> Printer:
+def open_connection(
+    options: SessionOptions, console: Console, clock: Clock, private: PrivateDealer | None = None
+) -> Connection:
+    """Return a connection over a reply queue as large as this machine's limits leave for it."""
+    # As the dealer sizes its queues, so that all replies together stay within the byte limit it has counted on.
+    shape = choose(limits.WORKER_QUEUES_BUDGETED_MIN, kernel_limits()).reply
+    session = Session(options, clock.now().mono)
+    return Connection(session, Transport(KernelNamespace(), options.pool, shape), console, clock, private)
+
+
+def new_client_id() -> int:
+    """Return 63 random bits: the dealer tells its clients apart by them, those of earlier runs included."""
+    return int.from_bytes(os.urandom(8), "big") >> 1
+
+
+def resume_command(program: str, argv: Sequence[str], batch: str) -> str:
+    """Return the command that goes on with the batch which `program argv...` has begun, ready for a shell."""
+    subcommand, *words = argv
+    # Behind `--` stands the command of the jobs, whose options are not ours. Ours are found by their exact names: the
+    # parser takes no abbreviations.
+    options = words[: words.index("--")] if "--" in words else words
+    added = [] if any(word == "--batch" or word.startswith("--batch=") for word in options) else ["--batch", batch]
+    added += [] if "--resume" in options else ["--resume"]
+    command = shlex.join([_as_typed(program), subcommand, *added, *words])
+    if len(command) > _COMMAND_CHARS_MAX:
+        return f"the same command with {' '.join(added)} behind {subcommand!r}"
+    return command
+
+
+def _as_typed(program: str) -> str:
+    """Return the program's name alone, if a shell finds the same program by it."""
+    name = os.path.basename(program)
+    found = shutil.which(name)  # by the name alone a shell may find another installation
+    return name if found is not None and os.path.realpath(found) == os.path.realpath(program) else program
+
+
+def _session_options(options: SubmitOptions, private: PrivateDealer | None) -> SessionOptions:
+    """Return what the connection is about that holds the batch."""
+    return SessionOptions(
+        pool=options.pool or "" if private is None else private.pool,
+        client=new_client_id(),
+        pid=os.getpid(),
+        batch=options.batch,
+        limits=options.limits,
+        detached=options.detach,
+        wait_for_room=options.wait_for_room,
+        timeouts=options.timeouts,
+        private=private is not None,
+        resume=options.resume,
+    )
+
+
+def _connect(parts: RunParts, options: SessionOptions, *, cursor: int = 0, collect_pages: bool = False) -> Connection:
+    changed = structs.replace(options, cursor=cursor, collect_pages=collect_pages)
+    return open_connection(changed, parts.console, parts.clock, parts.private)
+
+
+def _open_printer(options: SubmitOptions, private_state: PrivateState | None) -> Printer:
     try:
         return Printer(
             options.batch,
@@ -129,20 +137,48 @@ def _printer(options: SubmitOptions, private_state: PrivateState | None) -> Prin
             append=options.resume,
         )
     except UsageError:
+        # Or the same command, corrected, would be told that its batch exists already.
         if private_state is not None and not private_state.resumed:
             private_state.remove(frozenset())
         raise
 
 
-def _recall(queries: BatchQueries, batch: str, result: BatchResult, console: Console) -> int:
-    """What earlier runs know of the batch, which is ours from here on, so that it cannot change any more."""
+def _recall(parts: RunParts, options: SessionOptions) -> int:
+    """Count the outcomes that an earlier run has acknowledged, which are not sent again; return the last's number.
+
+    Raises DealerUnreachable, Interrupted, and UsageError when the pool has not kept them.
+    """
+    # As the client that will run the batch: from here on the dealer lets no other one have it, so it cannot change.
+    connection = _connect(parts, options, collect_pages=True)
+    queries = BatchQueries(connection, parts.clock, RaiseOnSignal(parts.wakeup))
     try:
-        last = recall(queries, batch, result.totals, result.printer, console)
-    except PrivateEnded:
+        last = _count_acknowledged(parts, queries)
+    except DealerEnded:
         queries.close(goodbye=False)
-        return 0  # it is noticed again, where it is told
+        return 0  # the run sees it too, and says how it ended
     except TaskpoolError:
         queries.close()
         raise
     queries.close(goodbye=False)
+    return last
+
+
+def _count_acknowledged(parts: RunParts, queries: BatchQueries) -> int:
+    batch = parts.options.batch
+    status = queries.batch(batch)
+    if status is None or not status.accepted:
+        parts.console.info(f"There is nothing to resume: batch {batch} begins")
+        return 0
+    last = 0
+    # Those not acknowledged are sent again after the hello, and counted then.
+    for outcome in queries.outcomes(batch, 0, status.acknowledged):
+        parts.totals.add(outcome)
+        parts.printer.skip(outcome.seq)
+        last = outcome.no
+    # A dealer without a journal forgets what is acknowledged.
+    if last != status.acknowledged:
+        raise UsageError(
+            f"--resume: {status.acknowledged} outcomes of batch {batch!r} were told to an earlier run, and without a "
+            "journal the pool does not keep what was told: how the whole batch ends cannot be known"
+        )
     return last

@@ -1,18 +1,29 @@
-"""What a batch's outcomes add up to."""
+"""What a batch's outcomes add up to, and the one line that says so at its end."""
 
 from __future__ import annotations
 
 from collections import Counter
+from typing import NamedTuple
 
+from taskpool.clock import seconds
+from taskpool.durations import human
 from taskpool.errors import ExitCode
+from taskpool.log import Fact
 from taskpool.messages import Outcome, State
 
 _STATES = (State.SUCCEEDED, State.FAILED, State.TIMED_OUT, State.CANCELLED, State.QUARANTINED)
 _CODES = {state: code for code, state in enumerate(_STATES, 1)}  # 0: no outcome yet
 
 
+class PoolFacts(NamedTuple):
+    """What the dealer's status says of its pool; None: it did not say."""
+
+    respawns: int | None = None
+    cpus: int | None = None
+
+
 class Totals:
-    """Counts jobs by the state of their last run, in one byte a job."""
+    """Counts jobs by the state of their last run."""
 
     def __init__(self) -> None:
         self.by_state: Counter[State] = Counter()
@@ -20,19 +31,21 @@ class Totals:
         self.attempts = 0
         self.crashes = 0
         self.cpu_ns = 0
+        # One byte for each job, by its number: a batch of millions must not cost an object for each.
         self._codes = bytearray(1)
 
     @property
     def failed(self) -> int:
-        """Jobs that did not do what they should: --halt counts them."""
+        """How many jobs did not do what they should: --halt counts them."""
         by_state = self.by_state
         return by_state[State.FAILED] + by_state[State.TIMED_OUT] + by_state[State.QUARANTINED]
 
     @property
-    def codes(self) -> set[ExitCode]:
+    def exit_codes(self) -> set[ExitCode]:
         """The exit codes that the jobs' states call for."""
         by_state = self.by_state
         codes: set[ExitCode] = set()
+        # A cancelled job counts as failed for a script: its result is not there.
         if self.failed > by_state[State.QUARANTINED] or by_state[State.CANCELLED]:
             codes.add(ExitCode.JOBS_FAILED)
         if by_state[State.QUARANTINED]:
@@ -40,8 +53,8 @@ class Totals:
         return codes
 
     def add(self, outcome: Outcome) -> None:
-        """A later run of a job takes the place of the earlier one; what it cost is added."""
-        missing = outcome.seq + 1 - len(self._codes)
+        """Count an outcome. A later run of a job takes the place of the earlier one; what it cost is added."""
+        missing = outcome.seq + 1 - len(self._codes)  # outcomes come in any order of their jobs
         if missing > 0:
             self._codes.extend(bytes(missing))
         before = self._codes[outcome.seq]
@@ -54,3 +67,34 @@ class Totals:
         self.attempts += outcome.attempts
         self.crashes += outcome.crashes
         self.cpu_ns += outcome.usage.cpu_ns
+
+    def summary(self, total: int, wall_ns: int, pool: PoolFacts) -> tuple[str, dict[str, Fact]]:
+        """Return the line for a person, and the same facts for programs. `total`: jobs of the batch."""
+        by_state = {str(state): self.by_state[state] for state in State if self.by_state[state]}
+        if missing := total - self.finished:
+            by_state["not run"] = missing
+        states = ", ".join(f"{count} {state}" for state, count in by_state.items()) or "nothing to do"
+        counted = [_count(self.attempts, "attempt"), _count(self.crashes, "crash", "crashes")]
+        if pool.respawns is not None:
+            counted.append(_count(pool.respawns, "respawn"))
+        text = f"{_count(total, 'job')}: {states}; {', '.join(counted)}; {human(wall_ns)} wall"
+        fields: dict[str, Fact] = {
+            "jobs": total,
+            **{words.replace("-", "_").replace(" ", "_"): count for words, count in by_state.items()},
+            "attempts": self.attempts,
+            "crashes": self.crashes,
+            "respawns": pool.respawns,
+            "wall_seconds": seconds(wall_ns),
+            "cpu_seconds": seconds(self.cpu_ns),
+        }
+        # How well the processors were used: what a person asks first of a CPU-bound batch.
+        if pool.cpus and wall_ns:
+            available_ns = wall_ns * pool.cpus
+            share = round(100 * self.cpu_ns / available_ns)
+            text += f"; CPU {human(self.cpu_ns)} of {human(available_ns)} available ({share}%)"
+            fields["cpu_available_seconds"] = seconds(available_ns)
+        return text, fields
+
+
+def _count(number: int, singular: str, plural: str = "") -> str:
+    return f"{number} {singular if number == 1 else plural or singular + 's'}"

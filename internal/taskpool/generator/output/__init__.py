@@ -1,1 +1,11 @@
-"""Where outcomes go."""
+"""Where outcomes go, and what a person sees meanwhile.
+
+Read `printer` first: it takes a batch's outcomes and writes what was asked for. It uses
+
+    stream           standard output and error, whose reader may be slow or gone
+    keep_order       `--keep-order`
+    resumable_file   the files of `--results` and `--joblog`, which a later run goes on with
+    formats          what an outcome or an answer looks like: JSON, job log, words and tables
+
+`console` is standard error: lines for a person, and the progress bar below them.
+"""

@@ -8,7 +8,8 @@ from typing import IO, NamedTuple
 
 from taskpool.generator.output.stream import Piece
 
-MEMORY_BYTES_MAX = 8 * 1024 * 1024  # held in memory; what comes on top waits in a temporary file
+# Held in memory; what comes on top waits in a temporary file. One slow first job holds back all that come behind it.
+MEMORY_BYTES_MAX = 8 * 1024 * 1024
 
 
 class _Parked(NamedTuple):
@@ -20,7 +21,7 @@ class _Parked(NamedTuple):
 
 
 class KeepOrder:
-    """Holds back what is early."""
+    """Holds back what comes before its turn."""
 
     def __init__(self) -> None:
         self._due = 1
@@ -30,38 +31,40 @@ class KeepOrder:
         self._file_end = 0
 
     def put(self, seq: int, pieces: list[Piece]) -> Iterator[Piece]:
-        """Takes a job's pieces; gives those whose turn has come. A later run of a job comes at once."""
+        """Take a job's pieces; yield those whose turn has come."""
         if seq < self._due:
-            yield from pieces
+            yield from pieces  # a later run of a job whose turn is over: there is no order to keep for it
             return
         if seq > self._due:
             self._held[seq] = [self._hold(piece) for piece in pieces]
             return
         yield from pieces
         self._due += 1
+        # Jobs behind it that have ended are due with it.
         while (held := self._held.pop(self._due, None)) is not None:
             self._due += 1
             yield from map(self._release, held)
 
-    def rest(self) -> Iterator[Piece]:
-        """Everything still held, in order. Some job before it will never end."""
+    def remaining(self) -> Iterator[Piece]:
+        """Yield everything still held, in order, for when a job before it never ends."""
         for seq in sorted(self._held):
             yield from map(self._release, self._held.pop(seq))
 
     def close(self) -> None:
-        """Gives up the temporary file. May be called twice."""
+        """Close, and so remove, the temporary file. May be called twice."""
         if self._file is not None:
             self._file.close()
 
     def _hold(self, piece: Piece) -> Piece | _Parked:
         if isinstance(piece.content, Path):
-            return piece
+            return piece  # its content is on disk already
         if self._in_memory + len(piece.content) <= MEMORY_BYTES_MAX:
             self._in_memory += len(piece.content)
             return piece
         file = self._parking()
         file.seek(self._file_end)
         file.write(piece.content)
+        # Appended and never reused: a hole that is freed would have to be found again, and disk is cheap here.
         parked = _Parked(piece.stream, self._file_end, len(piece.content))
         self._file_end += parked.length
         return parked

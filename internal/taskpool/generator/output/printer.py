@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Literal
 
 from taskpool.errors import ConfigurationError
-from taskpool.generator.output.formats import one_line, to_json
-from taskpool.generator.output.joblog import HEADER, JobLog
+from taskpool.generator.output.formats import JOBLOG_HEADER, JobLog, one_line, to_json
 from taskpool.generator.output.keep_order import KeepOrder
 from taskpool.generator.output.resumable_file import ResumableFile
 from taskpool.generator.output.stream import OutputStream, Piece
 from taskpool.kinds import KINDS
 from taskpool.messages import JobSpec, Outcome
 
-Form = Literal["value", "json"]
+Form = Literal["value", "json"]  # of standard output
 OUT, ERR = 1, 2
 
 
@@ -33,58 +32,61 @@ class Printer:
         joblog: str | None = None,
         append: bool = False,
     ) -> None:
-        """`append`: to the two files, because an earlier run of the batch has begun them. Raises UsageError."""
+        """Open the files. `append`: an earlier run of the batch has begun them. Raises UsageError."""
         self._batch = batch
         self._form: Form = form
         self._order = KeepOrder() if keep_order else None
-        self._flows = {OUT: OutputStream(OUT), ERR: OutputStream(ERR)}
+        self._streams = {OUT: OutputStream(OUT), ERR: OutputStream(ERR)}
         self._files: list[ResumableFile] = []
+        # Both are opened even if the batch turns out to be refused: opening changes neither (see `begin`).
         self._results = self._open(results, append)
         log = self._open(joblog, append)
         self._joblog_file = log
         self._joblog = None if log is None else JobLog(log)
-        self.referred: set[Path] = set()  # files of output that an outcome object written here points to
+        # Files of jobs' output that an outcome object written here names: they must stay when the pool's state goes.
+        self.referenced_files: set[Path] = set()
 
     @property
     def idle(self) -> bool:
-        """Everything taken so far is out of our hands, as far as it is due."""
-        return all(flow.idle for flow in self._flows.values())
+        """Whether all that is due of the outcomes taken so far is written, so that they may be acknowledged."""
+        return all(stream.idle for stream in self._streams.values())
 
     @property
     def congested(self) -> bool:
-        """Somebody reads so slowly that no more outcomes should be taken."""
-        return any(flow.congested for flow in self._flows.values())
+        """Whether a reader is so slow that no more outcomes should be taken."""
+        return any(stream.congested for stream in self._streams.values())
 
     @property
     def on_terminal(self) -> bool:
-        """What is about to be written shows where the human looks."""
-        return any(flow.terminal and not flow.idle for flow in self._flows.values())
+        """Whether what is about to be written shows on a terminal."""
+        return any(stream.terminal and not stream.idle for stream in self._streams.values())
 
     @property
     def writable(self) -> list[int]:
         """The descriptors to wait on for room."""
-        return [flow.fd for flow in self._flows.values() if not flow.idle]
+        return [fd for stream in self._streams.values() for fd in stream.writable]
 
     def begin(self) -> None:
-        """The batch is ours to run: what the files held is written over, or gone on with. Raises ConfigurationError."""
+        """Begin to write: the files are emptied, or gone on with. Raises ConfigurationError."""
         for file in self._files:
-            file.begin(HEADER if file is self._joblog_file else b"")
+            file.begin(JOBLOG_HEADER if file is self._joblog_file else b"")
 
     def remember(self, first_seq: int, jobs: list[JobSpec]) -> None:
-        """These jobs were submitted, with these numbers."""
+        """Note jobs that were submitted with these numbers, for the job log."""
         if self._joblog is not None:
             self._joblog.remember(first_seq, jobs)
 
     def skip(self, seq: int) -> None:
-        """An earlier run has printed this job."""
+        """Count a job as printed, because an earlier run has printed it."""
         if self._order is not None:
-            self._put(self._order.put(seq, []))
+            self._put(self._order.put(seq, []))  # nothing of its own, but those behind it may be due now
 
     def take(self, outcome: Outcome) -> None:
-        """Raises ConfigurationError when a file cannot be written."""
+        """Write an outcome's lines and queue its output. Raises ConfigurationError when a file cannot be written."""
+        # Encoded once for the file and the screen, and not at all when neither wants it.
         record = to_json(self._batch, outcome) if self._results is not None or self._form == "json" else b""
         if record:
-            self._refer(outcome)
+            self._note_files(outcome)
         try:
             if self._results is not None:
                 self._results.write(record)
@@ -92,34 +94,36 @@ class Printer:
                 self._joblog.write(outcome)
         except OSError as error:
             raise self._unwritable(error) from error
+        # The files get outcomes as they come: their lines carry the job's number. Only standard output is ordered.
         pieces = [Piece(OUT, record)] if self._form == "json" else value_pieces(outcome)
         self._put(pieces if self._order is None else self._order.put(outcome.seq, pieces))
 
     def announce(self, batch: str) -> None:
-        """Prints the batch's id, on a line."""
-        self._flows[OUT].put(batch.encode() + b"\n")
+        """Queue the batch's id as a line of standard output."""
+        self._streams[OUT].put(batch.encode() + b"\n")
 
     def pump(self) -> None:
-        """Writes what can be written without waiting. Raises OutputClosed, ConfigurationError."""
+        """Write what can be written without waiting. Raises OutputClosed, ConfigurationError."""
+        # Files first: when standard output is closed, they still have what was taken.
         try:
             for file in self._files:
                 file.flush()
         except OSError as error:
             raise self._unwritable(error) from error
-        for flow in self._flows.values():
-            flow.pump()
+        for stream in self._streams.values():
+            stream.pump()
 
-    def release(self) -> None:
-        """No outcome comes any more: what --keep-order holds back is printed as it is."""
+    def release_held(self) -> None:
+        """Queue what --keep-order holds back, because no outcome comes any more."""
         if self._order is not None:
-            self._put(self._order.rest())
+            self._put(self._order.remaining())
 
     def close(self) -> None:
-        """Closes the files. May be called twice."""
+        """Close the files. May be called twice."""
         if self._order is not None:
             self._order.close()
         for file in self._files:
-            with suppress(OSError):  # an error of this kind was told by `pump` before
+            with suppress(OSError):  # an error of this kind was raised by `pump` before
                 file.close()
 
     def _open(self, name: str | None, append: bool) -> ResumableFile | None:
@@ -131,12 +135,12 @@ class Printer:
 
     def _put(self, pieces: Iterable[Piece]) -> None:
         for stream, content in pieces:
-            self._flows[stream].put(content)
+            self._streams[stream].put(content)
 
-    def _refer(self, outcome: Outcome) -> None:
+    def _note_files(self, outcome: Outcome) -> None:
         for name in (outcome.output.stdout_file, outcome.output.stderr_file):
             if name is not None:
-                self.referred.add(Path(name))
+                self.referenced_files.add(Path(name))
 
     def _unwritable(self, error: OSError) -> ConfigurationError:
         names = ", ".join(file.name for file in self._files)
@@ -144,12 +148,10 @@ class Printer:
 
 
 def value_pieces(outcome: Outcome) -> list[Piece]:
-    """What a job prints when no objects are asked for.
-
-    A program's own two streams; for jobs inside a worker their value is the output, and what they printed
-    on the way is for the human.
-    """
-    kind = KINDS.get(outcome.kind)
+    """Return what a job prints when no objects are asked for: a program's own two streams, or a job's value."""
+    # The value of a job inside a worker is its output. What it printed on the way goes to standard error: on standard
+    # output it would stand between the values that another program reads.
+    kind = KINDS.get(outcome.kind)  # None: the dealer is newer and has a kind that this program lacks
     inside = kind is None or kind.in_process
     pieces: list[Piece] = []
     if inside and outcome.value is not None:
@@ -161,7 +163,7 @@ def value_pieces(outcome: Outcome) -> list[Piece]:
 
 
 def stream_pieces(stream: int, text: str | None, name: str | None) -> list[Piece]:
-    """What a job wrote to one of its streams, for one of ours: its text, or the name of the file that holds it."""
+    """Return what a job wrote to one of its streams, for one of ours: its text, or the file that holds it."""
     if name is not None:
         return [Piece(stream, Path(name))]
     return [Piece(stream, text.encode())] if text else []

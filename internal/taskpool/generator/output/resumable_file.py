@@ -8,21 +8,19 @@ from collections import deque
 from taskpool.errors import ConfigurationError, UsageError
 from taskpool.limits import OUTCOMES_IN_FLIGHT_MAX
 
-_AGAIN_LINES_MAX = 2 * OUTCOMES_IN_FLIGHT_MAX  # written, and not acknowledged before the run was killed
+# Written and not acknowledged before the run was killed: at most what was in flight, with room to spare.
+_AGAIN_LINES_MAX = 2 * OUTCOMES_IN_FLIGHT_MAX
 
 
 class ResumableFile:
     """Lines in the order in which they are written. They wait in memory until `flush`.
 
-    What the file holds is untouched until `begin`: a run that is refused must not cost what an earlier one wrote.
-
-    With `append`, what the end of the file already has is not written again: an earlier run that was killed after
-    it wrote and before it acknowledged gets the same outcomes, and with them the same lines, once more. A last line
-    without its end was never acknowledged either, and goes.
+    With `append`, a line that the end of the file already has is not written again.
     """
 
     def __init__(self, name: str, *, append: bool) -> None:
-        """Raises UsageError."""
+        """Open the file and leave what it holds until `begin`. Raises UsageError."""
+        # Opened before the jobs are submitted, so that a path that cannot be written is refused before anything runs.
         self.name = name
         self._append = append
         self._again: set[bytes] = set()
@@ -34,7 +32,8 @@ class ResumableFile:
             raise UsageError(f"cannot write {name}: {error.strerror}") from error
 
     def begin(self, header: bytes = b"") -> None:
-        """From here on there is something to write; `header` for a file without content. Raises ConfigurationError."""
+        """Make the file ready for lines; `header` is for one without content. Raises ConfigurationError."""
+        # Only now is it emptied: a run that is refused must not cost what an earlier one wrote.
         try:
             if self._regular and self._append:
                 self._go_on()
@@ -46,22 +45,25 @@ class ResumableFile:
             raise ConfigurationError(f"cannot write {self.name}: {error.strerror}") from error
 
     def write(self, line: bytes) -> None:
-        """One line, with its end. Raises OSError."""
+        """Add one line, with its end. Raises OSError."""
+        # A run that was killed after it wrote and before it acknowledged is sent the same outcomes once more, and they
+        # make the same lines.
         if line in self._again:
             self._again.discard(line)
         else:
             self._file.write(line)
 
     def flush(self) -> None:
-        """Raises OSError."""
+        """Hand the lines to the kernel. Raises OSError."""
         self._file.flush()
 
     def close(self) -> None:
-        """May be called twice. Raises OSError."""
+        """Write what waits and close the file. May be called twice. Raises OSError."""
         self._file.close()
 
     def _go_on(self) -> None:
         last = deque(self._file, _AGAIN_LINES_MAX)
+        # A last line without its end was cut off by a kill; its outcome was not acknowledged, and comes again whole.
         if last and not last[-1].endswith(b"\n"):
             self._file.seek(-len(last.pop()), os.SEEK_END)
             self._file.truncate()

@@ -1,9 +1,8 @@
-"""A dealer of one's own: started for one batch, ended with it, and started again when it is killed."""
+"""The dealer of a private pool: started for one batch, ended with it, and started again when it is killed."""
 
 from __future__ import annotations
 
 import os
-import select
 import signal
 import time
 from collections.abc import Set
@@ -15,7 +14,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 from taskpool import limits
-from taskpool.clock import MILLISECOND, NEVER, SECOND
+from taskpool.clock import NEVER, SECOND
 from taskpool.errors import ConfigurationError, ExitCode
 from taskpool.generator.output.console import Console
 from taskpool.generator.output.formats import signal_name
@@ -30,56 +29,66 @@ from taskpool.procs.process_tree import end_orphans
 from taskpool.procs.signals import Wakeup, catchable
 from taskpool.procs.spawn import find_program
 from taskpool.procs.state_dir import identity
+from taskpool.procs.wait import wait_ready
 
 DEALER = "tp-dealer"
 LIFELINE_FD = 3  # where the dealer finds it
-REVIVALS_MAX = 5  # how often a killed dealer is started again
+RESTARTS_MAX = 5  # more, and whatever kills it will do so again
 LEAVE_NS_MAX = 2 * limits.TERM_GRACE_NS + limits.DRAIN_TIMEOUT_NS  # between the lifeline's end and SIGKILL
 INTERRUPTS_MAX = 3  # so many mean: leave now
-LAST_CALL_NS = 1 * SECOND  # how long it may take then to leave in good order
+QUICK_EXIT_NS = 1 * SECOND  # how long it may take then to leave in good order
 
 
-class Exit(NamedTuple):
+class DealerExit(NamedTuple):
     """How the dealer ended: one of the two is None."""
 
     status: int | None
     signal: int | None
 
 
-class PrivateDealer:
-    """The process, its lifeline, and what has to be cleared away behind it.
+class LaunchOptions(NamedTuple):
+    """How the dealer is started."""
 
-    The dealer lives in a session of its own, so that a Ctrl-C reaches it through us and once only. The
-    lifeline is a pipe whose other end only we hold: when we die, however, the dealer reads its end.
+    words: tuple[str, ...] = ()  # its command line, less what ties it to the generator
+    drain_ns: int = limits.DRAIN_TIMEOUT_NS  # its --drain-timeout
+
+
+class PrivateDealer:
+    """The process, its lifeline, and what has to be cleared away behind it. A `Supervisor` for a connection.
+
+    The dealer lives in a session of its own, so that a Ctrl-C at the terminal reaches it only through the generator,
+    and once. The lifeline is a pipe whose writing end only the generator holds: however that dies, the kernel closes
+    the end, the dealer reads end-of-file, and leaves.
     """
 
     def __init__(
         self,
         state: PrivateState,
-        options: list[str],
+        launch: LaunchOptions,
         namespace: QueueNamespace,
         console: Console,
         resume_command: str = "",
-        drain_ns: int = limits.DRAIN_TIMEOUT_NS,
     ) -> None:
-        """Starts it. Raises ConfigurationError when the program is missing or cannot be started. `resume_command`: the
-        command that resumes the batch, told if it must be. `drain_ns`: its --drain-timeout."""
-        self.resume_command = resume_command
+        """Start it. `resume_command` is what a person is told when the batch is kept.
+
+        Raises ConfigurationError when the program is missing or cannot be started.
+        """
         self.state = state
         self.pool = state.pool
-        self.exit: Exit | None = None
-        self.began = False  # the batch is known to a dealer: there is something to resume
-        self.succeeded = False  # every job has: there is nothing to resume
-        self.leave_by = NEVER  # then it is killed
-        self.given_up = False  # it was
-        self._drain_ns = drain_ns
+        self.exit: DealerExit | None = None
+        self.kill_at = NEVER  # when it is killed, on the monotonic clock
+        self.killed_overdue = False
+        self._resume_command = resume_command
+        self._batch_known = False
+        self._all_succeeded = False
+        self._exit_expected = False
+        self._launch = launch
         self._interrupts = 0
         self._namespace = namespace
         self._console = console
-        self._keep: set[Path] = set()
-        self._options = options
-        self._revivals = 0
-        self._ended = False
+        self._kept_files: set[Path] = set()
+        self._restarts = 0
+        self._closed = False
         self.pid = self.pidfd = self._lifeline = -1
         try:
             self._start()
@@ -90,19 +99,19 @@ class PrivateDealer:
     def _start(self) -> None:
         reader, self._lifeline = os.pipe2(os.O_CLOEXEC)
         try:
-            options = [f"--journal={self.state.journal or 'none'}", *self._options]
+            options = [f"--journal={self.state.journal or 'none'}", *self._launch.words]
             command = [_find(), "--pool", self.pool, "--private", "--lifeline-fd", str(LIFELINE_FD), *options]
             self.pid = _spawn(command, reader)
             self.pidfd = os.pidfd_open(self.pid)
         except ConfigurationError:
-            self._cut_lifeline()
+            self._close_lifeline()
             raise
         finally:
             os.close(reader)
 
     @property
     def journaled(self) -> bool:
-        """What was accepted survives the dealer."""
+        """Whether what was accepted survives the dealer."""
         return self.state.journal is not None
 
     def __enter__(self) -> PrivateDealer:
@@ -111,102 +120,141 @@ class PrivateDealer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.end()
+        self.close()
 
-    def forward(self, number: Signals) -> None:
-        """Hands on a signal that was meant for the batch."""
-        if self.exit is None and self.pidfd >= 0:
-            with suppress(ProcessLookupError):  # it has just ended
-                signal.pidfd_send_signal(self.pidfd, number)
+    # --- its life ---------------------------------------------------------------------------------
 
-    def tell(self, number: Signals, now: int) -> None:
-        """Hands on a signal that a person sent to us. One that orders it to leave has a limit, because it may be
-        stopped or hang; a first and a second SIGINT have none, and who does not want to wait sends a third."""
-        # To a dealer, HUP means to read its configuration resume_command.
-        self.forward(Signals.SIGTERM if number is Signals.SIGHUP else number)
-        if number is Signals.SIGINT:
-            self._interrupts += 1
-            wait_ns = LAST_CALL_NS if self._interrupts >= INTERRUPTS_MAX else NEVER
-        else:
-            wait_ns = self._drain_ns + LEAVE_NS_MAX if number in STOP_SIGNALS else NEVER
-        self.leave_by = min(self.leave_by, now + wait_ns)
-
-    def kill_if_overdue(self, now: int) -> None:
-        """Kills it when it has not left in time. The journal has all that it was to keep."""
-        if now >= self.leave_by and self.look() is None:
-            self._give_up()
-
-    def _give_up(self) -> None:
-        self._console.warning(f"the private dealer (pid {self.pid}) does not leave and is killed")
-        self.forward(Signals.SIGKILL)
-        self.given_up, self.leave_by = True, NEVER
-
-    def look(self) -> Exit | None:
-        """How it ended; None while it lives."""
+    def poll(self) -> DealerExit | None:
+        """Return how it ended; None while it lives."""
         if self.exit is None:
+            # By pidfd: it names this very process, even when its pid has been given to another one.
             result = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG)
             if result is not None:
                 exited = result.si_code == os.CLD_EXITED
-                self.exit = Exit(result.si_status if exited else None, None if exited else result.si_status)
+                self.exit = DealerExit(result.si_status if exited else None, None if exited else result.si_status)
         return self.exit
 
-    def wait(self, timeout_ns: int) -> Exit | None:
-        """Waits for its end, at most so long."""
+    def has_ended(self) -> bool:
+        """Return whether it has ended and was not started again."""
+        return self.poll() is not None
+
+    def wait(self, timeout_ns: int) -> DealerExit | None:
+        """Wait for its end, at most so long; return how it ended, None when it has not."""
         deadline = time.monotonic_ns() + timeout_ns
-        poll = select.poll()
-        poll.register(self.pidfd, select.POLLIN)
-        while self.look() is None and (rest := deadline - time.monotonic_ns()) > 0:
-            poll.poll(rest / MILLISECOND)
+        while self.poll() is None and (left_ns := deadline - time.monotonic_ns()) > 0:
+            wait_ready((self.pidfd,), (), left_ns)
         return self.exit
 
-    def revive(self) -> bool:
-        """Starts it again where its journal stands, if it was killed and that was not too often; whether it lives.
+    def expect_exit(self) -> None:
+        """Start it no more, because it is about to leave: the batch is done, or was stopped."""
+        self._exit_expected = True
 
-        The new one looks after what the killed one left. Raises ConfigurationError when it cannot be started.
+    def restart(self) -> bool:
+        """Start it again if it was killed and its journal has what it knew; return whether it lives.
+
+        Raises ConfigurationError when it cannot be started.
         """
         if self.exit is None:
             return True
-        if self.exit.signal is None or not self.journaled or self._revivals >= REVIVALS_MAX:
+        # One that ended by itself chose to, and has said why; without a journal a new one would know of no job.
+        if self._exit_expected or self.exit.signal is None or not self.journaled or self._restarts >= RESTARTS_MAX:
             return False
-        self._revivals += 1
+        self._restarts += 1
         self._console.warning(
             f"The private dealer (pid {self.pid}) was killed by {signal_name(self.exit.signal)}; starting it again "
-            f"({self._revivals} of {REVIVALS_MAX} times), nothing is lost"
+            f"({self._restarts} of {RESTARTS_MAX} times), nothing is lost"
         )
-        self._cut_lifeline()
+        # The new one gets a lifeline of its own.
+        self._close_lifeline()
         os.close(self.pidfd)
         self.pidfd = -1
-        for name in (names.intake, names.control):  # or a hello would wait where nobody reads
+        for name in (names.intake, names.control):  # or a hello would wait in a queue that is not read any more
             self._namespace.unlink(name(self.pool))
+        # Nothing else is cleared away: a dealer that starts ends what an earlier one left (docs/protocol.md, 10).
         self._start()
         self.exit = None
         return True
 
-    def keep(self, files: Set[Path]) -> None:
-        """These files of jobs' output are told to somebody: they stay."""
-        self._keep |= files
+    # --- signals ----------------------------------------------------------------------------------
 
-    def end(self) -> None:
-        """Ends the dealer if it still lives, and clears away what it left. May be called twice."""
-        if self._ended:
+    def send_signal(self, number: Signals) -> None:
+        """Send it a signal, if it lives."""
+        if self.exit is None and self.pidfd >= 0:
+            with suppress(ProcessLookupError):  # it has just ended
+                signal.pidfd_send_signal(self.pidfd, number)
+
+    def pass_on(self, number: Signals, now: int) -> None:
+        """Pass on a signal that a person sent to the generator, and set the limit for leaving that it implies."""
+        # HUP from a closing terminal means the end; to a dealer it means to read its configuration again.
+        self.send_signal(Signals.SIGTERM if number is Signals.SIGHUP else number)
+        # A dealer that is told to leave has a limit, because it may be stopped or hang. A first and a second SIGINT
+        # have none, since running jobs may finish however long they take; a third one means that a person waits.
+        if number is Signals.SIGINT:
+            self._interrupts += 1
+            wait_ns = QUICK_EXIT_NS if self._interrupts >= INTERRUPTS_MAX else NEVER
+        else:
+            wait_ns = self._launch.drain_ns + LEAVE_NS_MAX if number in STOP_SIGNALS else NEVER
+        self.kill_at = min(self.kill_at, now + wait_ns)
+
+    def kill_if_overdue(self, now: int) -> None:
+        """Kill it when it has not left in time. The journal has all that it was to keep."""
+        if now >= self.kill_at and self.poll() is None:
+            self._kill()
+
+    def _kill(self) -> None:
+        self._console.warning(f"the private dealer (pid {self.pid}) does not leave and is killed")
+        self.send_signal(Signals.SIGKILL)
+        self.killed_overdue, self.kill_at = True, NEVER
+
+    # --- what becomes of its state ----------------------------------------------------------------
+
+    def note_batch_known(self) -> None:
+        """Note that a dealer has welcomed the batch: there is something to resume."""
+        self._batch_known = True
+
+    def note_all_succeeded(self) -> None:
+        """Note that every job has succeeded: there is nothing to resume."""
+        self._all_succeeded = True
+
+    def omit_resume_command(self) -> None:
+        """Say nothing of resuming, because the same command would be refused again."""
+        self._resume_command = ""
+
+    def keep_files(self, files: Set[Path]) -> None:
+        """Leave these files of jobs' output when the state is removed: outcomes that were written name them."""
+        self._kept_files |= files
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether the state stays for another run."""
+        # One that an earlier run has left is removed only when all is done; one that another dealer uses is not ours.
+        known = self._batch_known or self.state.resumed
+        return self._in_use or (self.journaled and not self._all_succeeded and known)
+
+    def close(self) -> None:
+        """End the dealer if it still lives, and clear away what it left. May be called twice."""
+        if self._closed:
             return
-        self._ended = True
-        self._cut_lifeline()
+        self._closed = True
+        self._close_lifeline()
         if self.pidfd >= 0:
             if self.wait(LEAVE_NS_MAX) is None:
-                self._give_up()
+                self._kill()
                 self.wait(LEAVE_NS_MAX)
             os.close(self.pidfd)
             self.pidfd = -1
-        if self.exit != Exit(0, None) and not self._in_use:
+        if self.exit != DealerExit(0, None) and not self._in_use:
             self._clear_away()
         self._release_state()
 
-    def _clear_away(self) -> None:
-        """It did not leave in good order: its workers' descendants and its queues may be left.
+    @property
+    def _in_use(self) -> bool:
+        """Whether our dealer found another one in the pool, which owns all that is there."""
+        return self.exit is not None and self.exit.status == ExitCode.UNREACHABLE
 
-        Only what nobody owns: while we hold the pool's lock, no dealer works in it or comes up.
-        """
+    def _clear_away(self) -> None:
+        """End what a dealer left that did not leave in good order: its workers' descendants and its queues."""
+        # Only under the pool's lock: while it is held here, no other dealer works in the pool or comes up.
         with closing(PoolLock(self.state.directory, self.pool)) as lock:
             if lock.hold():
                 self._end_and_unlink()
@@ -216,45 +264,36 @@ class PrivateDealer:
             end_orphans(self.pool, identity(self.state.directory), 0, time.monotonic_ns() + limits.TERM_GRACE_NS)
         except ConfigurationError as error:
             self._console.warning(str(error))
+        # A dealer that exits unlinks its queues itself; only one that was killed could not.
         if self.exit is not None and self.exit.signal is not None:
             for name in (names.intake, names.control, names.events, names.lock):
                 self._namespace.unlink(name(self.pool))
             StaleQueues(self.state.directory).sweep(self._namespace, self.pool)
 
-    @property
-    def _in_use(self) -> bool:
-        """Our dealer found another one in the pool: all that is there is theirs."""
-        return self.exit is not None and self.exit.status == ExitCode.UNREACHABLE
-
-    @property
-    def stays(self) -> bool:
-        """Whether the state is kept for another run. One that was found is only given up when all is done; one
-        that somebody else has in use is theirs."""
-        return self._in_use or (self.journaled and not self.succeeded and (self.began or self.state.resumed))
-
     def _release_state(self) -> None:
-        if self.stays:
-            if self.resume_command and (self.began or self.state.resumed):
+        if self.keeps_state:
+            if self._resume_command and (self._batch_known or self.state.resumed):
                 self._console.notice(
                     f"Batch {self.state.batch} is kept in {self.state.directory}; remove that directory to forget it. "
-                    f"To resume: {self.resume_command}"
+                    f"To resume: {self._resume_command}"
                 )
             return
-        kept = self.state.remove(self._keep)
+        kept = self.state.remove(self._kept_files)
         if kept:
             self._console.info(f"Output of {kept} streams is kept in {self.state.directory}")
 
-    def _cut_lifeline(self) -> None:
+    def _close_lifeline(self) -> None:
         if self._lifeline >= 0:
             os.close(self._lifeline)
             self._lifeline = -1
 
 
 def wait_for_predecessor(state: PrivateState, wakeup: Wakeup, console: Console) -> None:
-    """Until the dealer of an earlier run has left: its generator was killed, so it is about to.
+    """Wait until the dealer of an earlier run has left. Raises Interrupted.
 
-    Raises Interrupted. If it stays, the dealer that is started next says so.
+    If it stays, the dealer that is started next finds the pool in use and says so.
     """
+    # Its generator was killed, so its lifeline has ended and it is about to leave.
     holder = last_holder(state.directory)
     if holder is None:
         return
@@ -265,17 +304,14 @@ def wait_for_predecessor(state: PrivateState, wakeup: Wakeup, console: Console) 
     try:
         if _is_private_dealer(holder.pid, state.pool):
             console.info(f"Waiting for the dealer of an earlier run to leave (pid {holder.pid})")
-            poll = select.poll()
-            poll.register(pidfd, select.POLLIN)
-            poll.register(wakeup, select.POLLIN)
-            poll.poll(LEAVE_NS_MAX / MILLISECOND)
+            wait_ready((pidfd, wakeup), (), LEAVE_NS_MAX)
     finally:
         os.close(pidfd)
     raise_if_stopped(wakeup)
 
 
 def _is_private_dealer(pid: int, pool: str) -> bool:
-    """Whether the pid has not gone to somebody else since."""
+    """Return whether the process is a private dealer of the pool, and not another one that got the pid since."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:

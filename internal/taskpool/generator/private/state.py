@@ -1,7 +1,7 @@
-"""Where a private pool keeps its state, whose it is, and how long it stays.
+"""The state directory of a private pool: which batch it belongs to, and how long it stays.
 
-The directory is named after the pool, and the pool after its batch. A note in it says that it is a private pool's
-and which batch's, so that neither the state of a named pool nor that of another batch is ever taken for it.
+The directory is named after the pool, and the pool after its batch. A note in it names the batch, so that neither the
+state of a named pool nor that of another batch is ever taken for it.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ _HASHED = re.compile(rf"-[0-9a-f]{{{_HASH_DIGITS}}}\Z")
 
 
 def private_pool_name(batch: str) -> str:
-    """The pool of a batch that runs privately: its id, if that is a pool's name too; else what is left of it and a
-    hash, because what is left may be the same for several."""
+    """Return the pool of a batch that runs privately: its id, if that can name a pool; else what can, and a hash."""
+    # Without the hash `a.b` and `a-b` would share a pool. An id that looks as if it had one is hashed too, or it could
+    # be the pool of another batch.
     if re.match(POOL_NAME_PATTERN, batch) and not _HASHED.search(batch):
         return batch
     readable = re.sub(r"[^a-z0-9-]", "-", batch.lower())[:_READABLE_CHARS]
@@ -37,7 +38,7 @@ def private_pool_name(batch: str) -> str:
 
 
 class _Note(msgspec.Struct):
-    """What is remembered of a private pool from run to run."""
+    """What is kept of a private pool from run to run."""
 
     batch: str
     journal: str | None  # its path
@@ -47,10 +48,10 @@ class PrivateState:
     """The state directory of one private pool."""
 
     def __init__(self, batch: str, journal: str | None, *, resume: bool) -> None:
-        """`journal`: a path, "none", or None for one in the directory itself.
+        """Take the directory for the batch. `journal`: a path, "none", or None for one in the directory itself.
 
-        Raises UsageError when the directory is somebody else's, or the batch is kept and not to be resumed;
-        ConfigurationError when it cannot be used.
+        Raises UsageError when another batch or a named pool has the directory, or the batch is kept and not to be
+        resumed; ConfigurationError when it cannot be used.
         """
         self.batch = batch
         self.pool = private_pool_name(batch)
@@ -70,16 +71,15 @@ class PrivateState:
                 f"batch {batch!r} exists already, kept in {self.directory}: add --resume to go on with it, choose "
                 "another --batch, or remove that directory to forget it"
             )
+        # With another journal the batch would begin anew beside the one that is kept.
         if note.journal != (None if self.journal is None else str(self.journal)):
             raise UsageError(
                 f"--resume: batch {batch!r} was begun with the journal {note.journal or 'none'}: give that one"
             )
 
     def remove(self, keep: Set[Path]) -> int:
-        """Takes everything away except for some files of jobs' output; returns how many those are.
-
-        A journal that the user named is not in here, and stays: other batches may be in it.
-        """
+        """Remove the directory, except for some files of jobs' output; return how many those are."""
+        # A journal that the user named lies elsewhere, and stays: other batches may be in it.
         return _remove_all_but(self.directory, keep)
 
     def _journal_path(self, journal: str | None) -> Path | None:
@@ -104,6 +104,7 @@ class PrivateState:
 
     def _write(self, note: _Note) -> None:
         try:
+            # O_EXCL: of two generators that begin the same batch at once, one is refused.
             with open(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
                 file.write(msgspec.json.encode(note))
         except FileExistsError:
@@ -113,7 +114,7 @@ class PrivateState:
 
 
 def _remove_all_but(directory: Path, keep: Set[Path]) -> int:
-    """Empties and removes a directory, except for some files and what leads to them. Returns how many stay."""
+    """Empty and remove a directory, except for some files and what leads to them; return how many stay."""
     kept = 0
     for root, _, file_names in os.walk(directory, topdown=False):
         for name in file_names:

@@ -1,4 +1,4 @@
-"""A dealer of one's own: shell scripts stand in for it, real processes and signals for everything else."""
+"""The dealer of a private pool: shell scripts stand in for it, all else is real processes and signals."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from taskpool.clock import MILLISECOND, NEVER, SECOND
-from taskpool.errors import ConfigurationError, ExitCode, QueueMissing, UsageError
+from taskpool.errors import ConfigurationError, ExitCode, QueueMissing
 from taskpool.generator import main as program
 from taskpool.generator.output.console import Console
 from taskpool.generator.private import process as private
-from taskpool.generator.private.process import Exit, PrivateDealer
-from taskpool.generator.private.state import NOTE_NAME, PrivateState
+from taskpool.generator.private.process import DealerExit, LaunchOptions, PrivateDealer
+from taskpool.generator.private.state import PrivateState
 from taskpool.ids import Epoch, Incarnation
 from taskpool.ipc import names
 from taskpool.ipc.mqueue import KernelNamespace
@@ -56,7 +56,8 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Script:
 def start(pool: str, options: list[str] | None = None, journal: str | None = None, drain_ns: int = 0) -> PrivateDealer:
     private_state = PrivateState(pool, journal, resume=False)
     console = Console(verbosity=-1)
-    return PrivateDealer(private_state, options or [], KernelNamespace(), console, "the command that resumes", drain_ns)
+    launch = LaunchOptions(tuple(options or ()), drain_ns)
+    return PrivateDealer(private_state, launch, KernelNamespace(), console, "the command that resumes")
 
 
 def state_of(pool: str, tmp_path: Path) -> Path:
@@ -66,9 +67,9 @@ def state_of(pool: str, tmp_path: Path) -> Path:
 def test_it_leaves_when_the_lifeline_ends(script: Script, pool: str, tmp_path: Path) -> None:
     script(f'ps -o sid= -p $$ > {tmp_path}/sid; echo "$@" > {tmp_path}/argv; cat <&3')
     with start(pool, ["--workers=2"]) as dealer:
-        assert dealer.look() is None
+        assert dealer.poll() is None
         pid = dealer.pid
-    assert dealer.exit == Exit(0, None)
+    assert dealer.exit == DealerExit(0, None)
     journal = state_of(pool, tmp_path) / "journal.db"
     words = f"--pool {pool} --private --lifeline-fd 3 --journal={journal} --workers=2\n"
     assert (tmp_path / "argv").read_text() == words
@@ -80,19 +81,19 @@ def test_one_that_stays_is_killed(script: Script, pool: str, monkeypatch: pytest
     monkeypatch.setattr(private, "LEAVE_NS_MAX", 200 * MILLISECOND)
     script("exec sleep 1000")
     dealer = start(pool)
-    dealer.end()
-    dealer.end()
-    assert dealer.exit == Exit(None, signal.SIGKILL)
+    dealer.close()
+    dealer.close()
+    assert dealer.exit == DealerExit(None, signal.SIGKILL)
 
 
 @pytest.mark.parametrize(
     ("told", "within_ns"),
     [
         ([signal.SIGINT, signal.SIGINT], NEVER),  # running jobs may take as long as they like, and so may their end
-        ([signal.SIGINT] * 3, private.LAST_CALL_NS),
+        ([signal.SIGINT] * 3, private.QUICK_EXIT_NS),
         ([signal.SIGTERM], 3 * SECOND + private.LEAVE_NS_MAX),
-        ([signal.SIGTERM, *[signal.SIGINT] * 3], private.LAST_CALL_NS),
-        ([signal.SIGINT] * 3 + [signal.SIGTERM], private.LAST_CALL_NS),
+        ([signal.SIGTERM, *[signal.SIGINT] * 3], private.QUICK_EXIT_NS),
+        ([signal.SIGINT] * 3 + [signal.SIGTERM], private.QUICK_EXIT_NS),
         ([signal.SIGUSR1], NEVER),
     ],
 )
@@ -103,13 +104,13 @@ def test_how_long_one_that_is_told_to_leave_may_take(
     with start(pool, drain_ns=3 * SECOND) as dealer:
         os.waitid(os.P_PID, dealer.pid, os.WSTOPPED | os.WNOWAIT)  # from now on it hears nothing but SIGKILL
         for number in told:
-            dealer.tell(number, 7)
-        assert dealer.leave_by == min(NEVER, 7 + within_ns)
-        dealer.kill_if_overdue(dealer.leave_by - 1)
-        assert not dealer.given_up
-        dealer.kill_if_overdue(dealer.leave_by)
-        assert dealer.given_up
-        assert dealer.wait(20 * SECOND) == Exit(None, signal.SIGKILL)
+            dealer.pass_on(number, 7)
+        assert dealer.kill_at == min(NEVER, 7 + within_ns)
+        dealer.kill_if_overdue(dealer.kill_at - 1)
+        assert not dealer.killed_overdue
+        dealer.kill_if_overdue(dealer.kill_at)
+        assert dealer.killed_overdue
+        assert dealer.wait(20 * SECOND) == DealerExit(None, signal.SIGKILL)
 
 
 def test_a_missing_or_broken_program_is_named(script: Script, pool: str, tmp_path: Path) -> None:
@@ -129,7 +130,7 @@ def test_output_that_was_told_is_kept(script: Script, pool: str, tmp_path: Path)
         output.mkdir(parents=True)
         (output / "1.out").write_text("told")
         (output / "2.out").write_text("not told")
-        dealer.keep({output / "1.out"})
+        dealer.keep_files({output / "1.out"})
     assert [path.name for path in (tmp_path / "state").rglob("*") if path.is_file()] == ["1.out"]
 
 
@@ -216,8 +217,8 @@ def test_a_killed_dealer_is_started_again_but_not_for_ever(
 def test_one_that_ends_by_itself_is_not_started_again(script: Script, pool: str) -> None:
     script("exit 3")
     with start(pool) as dealer:
-        assert dealer.wait(20_000 * MILLISECOND) == Exit(3, None)
-        assert not dealer.revive()
+        assert dealer.wait(20_000 * MILLISECOND) == DealerExit(3, None)
+        assert not dealer.restart()
 
 
 def test_worker_queues_of_a_killed_dealer_lose_their_names(script: Script, pool: str, tmp_path: Path) -> None:
@@ -242,7 +243,7 @@ def test_what_another_dealer_owns_is_left_alone(script: Script, pool: str, tmp_p
         worker = os.posix_spawn("/bin/sleep", ["sleep", "60"], {"TP_WORKER": mark})
         namespace.create(names.intake(pool), Shape(1, 64)).close()
         dealer.wait(20_000 * MILLISECOND)
-        dealer.end()
+        dealer.close()
         namespace.open(names.intake(pool), send=True, receive=False).close()
         namespace.unlink(names.intake(pool))
         assert is_alive(worker)
@@ -274,7 +275,10 @@ def test_the_state_stays_until_all_have_succeeded(
 ) -> None:  # fmt: skip
     script("exit 0")
     with start(pool, journal=journal) as dealer:
-        dealer.began, dealer.succeeded = began, succeeded
+        if began:
+            dealer.note_batch_known()
+        if succeeded:
+            dealer.note_all_succeeded()
     assert state_of(pool, tmp_path).exists() == stays
     assert ("To resume: the command that resumes" in capfd.readouterr().err) == stays
 
@@ -283,30 +287,10 @@ def test_a_journal_that_the_user_named_stays(script: Script, pool: str, tmp_path
     journal = tmp_path / "own"
     script(f"touch {journal}")
     with start(pool, journal=str(journal)) as dealer:
-        dealer.began = dealer.succeeded = True
+        dealer.note_batch_known()
+        dealer.note_all_succeeded()
     assert not state_of(pool, tmp_path).exists()
     assert journal.exists()
-
-
-def test_whose_the_state_is(pool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    private_state = PrivateState(pool, None, resume=True)
-    assert not private_state.resumed
-    assert PrivateState(pool, None, resume=True).resumed
-    with pytest.raises(UsageError, match=f"batch '{pool}' exists already, kept in .*: add --resume"):
-        PrivateState(pool, None, resume=False)
-    with pytest.raises(UsageError, match="was begun with the journal"):
-        PrivateState(pool, "none", resume=True)
-    (private_state.directory / NOTE_NAME).write_text('{"batch": "other", "journal": null}')
-    with pytest.raises(UsageError, match="keeps the state of batch 'other'"):
-        PrivateState(pool, None, resume=True)
-    (private_state.directory / NOTE_NAME).unlink()
-    (private_state.directory / "pool.lock").touch()
-    with pytest.raises(UsageError, match=f"holds the state of a pool of that name.* --pool {pool}"):
-        PrivateState(pool, None, resume=True)
-    (private_state.directory / NOTE_NAME).write_text("?")
-    with pytest.raises(ConfigurationError, match="cannot read"):
-        PrivateState(pool, None, resume=True)
 
 
 def is_alive(pid: int) -> bool:
