@@ -95,7 +95,7 @@ class Container:
         return int(self.inspect()["State"]["ExitCode"])
 
 
-class LinuxPlatform:
+class Host:
     """Where the containers of one test are."""
 
     def __init__(self) -> None:
@@ -103,7 +103,7 @@ class LinuxPlatform:
         self._pods: list[str] = []
         self._volumes: list[str] = []
 
-    def __enter__(self) -> LinuxPlatform:
+    def __enter__(self) -> Host:
         return self
 
     def __exit__(
@@ -154,7 +154,7 @@ class LinuxPlatform:
         return dealer
 
 
-class Commits:
+class Ledger:
     """`<word> <job> <attempt>` a line, written by command jobs on the state volume."""
 
     PATH = f"{STATE}/ledger"

@@ -126,7 +126,7 @@ def test_probes_ask_pages_that_exist(name: str) -> None:
     dealer = containers(pod_specs()[name])[0]
     (port,) = dealer["ports"]
     assert port == {"name": "metrics", "containerPort": PORT}
-    served = (ROOT / "internal/taskpool/metrics/pages.py").read_text()
+    served = (ROOT / "internal/taskpool/metrics/app.py").read_text()
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
         if probe in dealer:
             asked = dealer[probe]["httpGet"]
@@ -142,7 +142,7 @@ def test_the_pod_monitor_finds_the_pods() -> None:
     (endpoint,) = monitor["podMetricsEndpoints"]
     ports = [port["name"] for port in template["spec"]["containers"][0]["ports"]]
     assert endpoint["port"] in ports
-    assert f'"{endpoint["path"]}"' in (ROOT / "internal/taskpool/metrics/pages.py").read_text()
+    assert f'"{endpoint["path"]}"' in (ROOT / "internal/taskpool/metrics/app.py").read_text()
 
 
 def test_nobody_shares_the_dealers_ipc_namespace() -> None:

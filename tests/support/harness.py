@@ -300,8 +300,8 @@ def opened(name: str) -> Iterator[posix_ipc.MessageQueue]:
         queue.close()
 
 
-def namespace(name: str, messages: Sequence[bytes]) -> None:
-    """Writes into a queue what nobody asked for."""
+def send_raw(name: str, messages: Sequence[bytes]) -> None:
+    """Send raw bytes to a queue, as a program that does not speak the protocol would."""
     with opened(name) as queue:
         for message in messages:
             queue.send(message, timeout=DEADLINE_SECONDS)
