@@ -31,7 +31,7 @@ PACKAGES = ROOT / "build" / "freeze" / "packages"
 # says so.
 GLIBC_MAX = os.environ.get("FREEZE_GLIBC_MAX", "2.36")
 PROGRAMS = ("tp-generator", "tp-dealer", "tp-worker")
-PAPERS = ("README.md", "CHANGELOG.md", "THIRD-PARTY.txt", "sbom.cdx.json", "build.json")
+PAPERS = ("README.md", "CHANGELOG.md", "LICENSE", "THIRD-PARTY.txt", "sbom.cdx.json", "build.json")
 REVISION = 1
 
 
@@ -67,7 +67,7 @@ def package(version: str, lowest: str, stamp: int) -> None:
     shutil.rmtree(STAGE, ignore_errors=True)
     tree = STAGE / "tree"
     home = tree / "usr/lib/taskpool"
-    shutil.copytree(BUNDLE, home, symlinks=True, ignore=shutil.ignore_patterns(*PAPERS, "LICENSE"))
+    shutil.copytree(BUNDLE, home, symlinks=True, ignore=shutil.ignore_patterns(*PAPERS))
     programs = tree / "usr/bin"
     programs.mkdir(parents=True)
     for program in PROGRAMS:
@@ -108,12 +108,7 @@ def add_papers(tree: Path, version: str, stamp: int) -> None:
         f" -- {field('Maintainer')}  {format_datetime(datetime.fromtimestamp(stamp, UTC))}\n"
     )
     write(doc / "changelog.Debian.gz", archive.compress(entry.encode()))
-    licence = ROOT / "LICENSE"
-    terms = licence.read_text() if licence.exists() else "no licence has been given; all rights are reserved\n"
-    body = "\n".join(f" {line}" if line.strip() else " ." for line in terms.splitlines())
-    name = "taskpool\n" + body
-    text = (DEPLOY / "debian/copyright.in").read_text().replace("@LICENSE@", name)
-    write(doc / "copyright", text.encode())
+    put(DEPLOY / "debian/copyright", doc / "copyright")
     put(DEPLOY / "debian/lintian-overrides", share / "lintian/overrides/taskpool")
 
 

@@ -64,7 +64,7 @@ def build_packages(env: Mapping[str, str], stamp: int) -> Path:
             shutil.copytree(
                 ROOT / name, source / name, ignore=shutil.ignore_patterns("*.so", "__pycache__", "*.egg-info")
             )
-        elif (ROOT / name).exists():
+        else:
             shutil.copy(ROOT / name, source / name)
     for path in source.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
@@ -112,8 +112,7 @@ def add_papers(bundle: Path, version: str, stamp: int) -> str:
     (bundle / "THIRD-PARTY.txt").write_text(notices.third_party(python_packages, packages))
     (bundle / "sbom.cdx.json").write_text(notices.sbom(python_packages, packages, version))
     for name in ("README.md", "CHANGELOG.md", "LICENSE"):
-        if (ROOT / name).exists():
-            shutil.copy(ROOT / name, bundle / name)
+        shutil.copy(ROOT / name, bundle / name)
     lowest, file = glibc.floor(bundle)
     facts = {
         "version": version,
