@@ -31,7 +31,7 @@ _READ = (
     "AND finished_wall_ns IS NOT NULL AND acknowledged >= recorded ORDER BY changed_wall_ns LIMIT ?"
 )
 _DROP_OUTCOMES = (
-    "DELETE FROM outcomes WHERE batch = ?1 AND no IN (SELECT no FROM outcomes WHERE batch = ?1 ORDER BY no LIMIT ?2)"
+    "DELETE FROM outcomes WHERE batch = ? AND no IN (SELECT no FROM outcomes WHERE batch = ? ORDER BY no LIMIT ?)"
 )
 _DROP_JOBS = "DELETE FROM jobs WHERE ordinal IN (SELECT ordinal FROM jobs WHERE batch = ? ORDER BY seq LIMIT ?)"
 
@@ -127,7 +127,7 @@ class Retention:
         if row is None:
             return False
         execute("BEGIN IMMEDIATE")
-        removed = execute(_DROP_OUTCOMES, (row[0], STEP_ROWS)).rowcount
+        removed = execute(_DROP_OUTCOMES, (row[0], row[0], STEP_ROWS)).rowcount
         removed += execute(_DROP_JOBS, (row[0], STEP_ROWS)).rowcount
         if removed == 0:
             execute("DELETE FROM batches WHERE id = ?", row)

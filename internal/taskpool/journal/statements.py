@@ -44,13 +44,13 @@ _RETURN_JOB = (
 _SEND_JOB = "UPDATE jobs SET state = 1, epoch = ?, n = ?, tries = ? WHERE ordinal = ? AND state < 2"
 # A job that is in quarantine may come there again by a later run only, when its return was folded into that run's end.
 _PARK_JOB = (
-    "UPDATE jobs SET state = 2, run = ?1, tries = ?2, crashes = ?3 "
-    "WHERE ordinal = ?4 AND (state < 2 OR state = 2 AND run < ?1)"
+    "UPDATE jobs SET state = 2, run = ?, tries = ?, crashes = ? "
+    "WHERE ordinal = ? AND (state < 2 OR state = 2 AND run < ?)"
 )
 _LEAVE_QUARANTINE = (
-    "UPDATE batches SET open = open + ?1, quarantined = quarantined - 1, changed_wall_ns = ?3, "
-    "finished_wall_ns = CASE WHEN ?1 = 0 THEN finished_wall_ns END "
-    "WHERE id = (SELECT batch FROM jobs WHERE ordinal = ?2 AND state = 2)"
+    "UPDATE batches SET open = open + ?, quarantined = quarantined - 1, changed_wall_ns = ?, "
+    "finished_wall_ns = CASE WHEN ? = 0 THEN finished_wall_ns END "
+    "WHERE id = (SELECT batch FROM jobs WHERE ordinal = ? AND state = 2)"
 )
 _CHANGE_BATCH = (
     "UPDATE batches SET accepted = max(accepted, ?), total = coalesce(?, total), recorded = max(recorded, ?), "
@@ -111,7 +111,9 @@ class Statements:
         if changes.accepted:
             self._write(_INSERT_JOBS, [self._job_values(row) for row in changes.accepted])
         if changes.leaving_quarantine:
-            many(_LEAVE_QUARANTINE, [(*leaving, now_wall_ns) for leaving in changes.leaving_quarantine])
+            # Plain question marks, with values said twice: Python 3.12.0 to 3.12.3 warn of numbered ones.
+            left = [(opened, now_wall_ns, opened, ordinal) for opened, ordinal in changes.leaving_quarantine]
+            many(_LEAVE_QUARANTINE, left)
         if changes.returned:
             returned = changes.returned.values()
             many(_RETURN_JOB, [(r.run, r.tries, r.failures, r.crashes, r.unclean_exits, r.ordinal) for r in returned])
@@ -129,7 +131,7 @@ class Statements:
     def _end_jobs(self, rows: list[OutcomeRecorded]) -> None:
         finished: list[tuple[Any, ...]] = [(row.ordinal,) for row in rows if row.outcome.state is not State.QUARANTINED]
         parked = [
-            (row.outcome.run, row.outcome.attempts, row.outcome.crashes, row.ordinal)
+            (row.outcome.run, row.outcome.attempts, row.outcome.crashes, row.ordinal, row.outcome.run)
             for row in rows
             if row.outcome.state is State.QUARANTINED
         ]
