@@ -122,6 +122,11 @@ CLIENTS ?= 50
 storm: $(STAMP) ## how much a storm of scrapers slows dispatch (CLIENTS=50, half of them stalled)
 	cd tests && ../$(BIN)/python -m proof.storm --clients $(CLIENTS)
 
+# What compares times is no test: its margin is for a machine that does nothing else.
+.PHONY: times
+times: $(STAMP) ## time the journal's statements beside a million jobs and beside ten thousand
+	$(BIN)/python -m pytest tests/proof/times_journal.py
+
 # --- what is shipped ---------------------------------------------------------------------------------------------
 
 # The Python that goes into the bundle, with its C library's version as the floor: the system's own, because it is

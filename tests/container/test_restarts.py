@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import urllib.request
 from collections import Counter
 from signal import SIGKILL
@@ -43,10 +42,8 @@ def test_stop_drains_and_start_goes_on(host: Host) -> None:
     dealer = host.dealer(options=("--volume", f"{volume}:{STATE}"))
     names = submit(dealer, 2, 6)
     ledger.wait("start", 2)
-    began = time.monotonic()
     podman("stop", "--time", GRACE_SECONDS, dealer.name)
-    assert time.monotonic() - began < GRACE_SECONDS
-    assert dealer.wait() == OK, dealer.log
+    assert dealer.wait() == OK, dealer.log  # after the grace it would have been killed
     assert len(ledger.jobs("start")) == len(ledger.jobs("end")) == 2
 
     podman("start", dealer.name)
