@@ -8,4 +8,4 @@ Layers, imports point one way only:
     chaos durations log codec messages limits clock errors ids   words everybody shares
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
