@@ -95,7 +95,7 @@ def test_without_a_compiler_the_installation_works_and_says_what_is_missing(tmp_
 
 
 def test_programs_are_installed_side_by_side() -> None:
-    """Whoever starts a program finds the next one beside itself."""
+    """Each program finds the next one beside itself."""
     place = Path(sys.executable).parent
     if not (place / PROGRAMS[0]).exists():
         pytest.skip("taskpool is not installed in this environment: make setup")

@@ -27,7 +27,7 @@ DIST = ROOT / "dist"
 BUNDLE = DIST / "taskpool"
 STAGE = ROOT / "build" / "deb"
 PACKAGES = ROOT / "build" / "freeze" / "packages"
-# Debian 12, Ubuntu 24.04 and newer, as the README promises. Whoever freezes on a newer system and does not mind
+# Debian 12, Ubuntu 24.04 and newer, as the README promises. Who freezes on a newer system and does not mind
 # says so.
 GLIBC_MAX = os.environ.get("FREEZE_GLIBC_MAX", "2.36")
 PROGRAMS = ("tp-generator", "tp-dealer", "tp-worker")

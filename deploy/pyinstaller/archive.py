@@ -41,7 +41,7 @@ def make_tarball(folder: Path, target: Path, top: str, stamp: int) -> None:
 
 
 def repack(tarball: Path, stamp: int) -> None:
-    """Makes a tarball somebody else wrote reproducible, in its place."""
+    """Make a tarball that another program wrote reproducible, in its place."""
     with tarfile.open(tarball) as source:
         members = [(member, _content(source, member)) for member in source.getmembers()]
     _write(tarball, iter(sorted(members, key=lambda pair: pair[0].name)), stamp)

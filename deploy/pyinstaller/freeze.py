@@ -96,7 +96,7 @@ def freeze(env: Mapping[str, str]) -> Path:
 
 
 def tidy(env: Mapping[str, str], bundle: Path) -> None:
-    """Libraries without symbols that nobody looks up, and not executable."""
+    """Strip the libraries of symbols that are not looked up, and make them not executable."""
     for path in sorted((bundle / "_internal").rglob("*.so*")):
         if path.is_file() and not path.is_symlink():
             path.chmod(0o644)

@@ -135,7 +135,7 @@ class Host:
         return name
 
     def follow(self, *, pods: list[str], names: list[str], volumes: list[str]) -> None:
-        """What somebody else makes ends with this test too."""
+        """Take a container that another program makes: it ends with this test too."""
         self._pods += pods
         self._names += names
         self._volumes += volumes

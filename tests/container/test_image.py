@@ -58,7 +58,7 @@ def test_programs_on_path_papers_beside_them(host: Host) -> None:
 
 
 def test_nothing_is_writable_but_the_state(host: Host) -> None:
-    """Even where somebody forgets --read-only: no program or library can be replaced by what runs in it."""
+    """Even where --read-only is forgotten: no program or library can be replaced by what runs in it."""
     find = "find / -xdev -not -type l -writable 2>/dev/null || true"
     found = podman("run", "--rm", NO_NETWORK, "--entrypoint", "sh", IMAGE, "-c", find).stdout.split()
     kernel_and_tmp = re.compile(r"/(proc|dev|sys|tmp|var/tmp|run/lock)(/|$)")

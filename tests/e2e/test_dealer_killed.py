@@ -1,4 +1,4 @@
-"""kill -9 of a dealer, and a dealer that stands still: nobody it started outlives it by much, nothing of an
+"""kill -9 of a dealer, and a dealer that stands still: nothing it started outlives it by much, nothing of an
 earlier life runs beside a new one, and what was left is found by the next start."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whoever may open a queue may write anything into it, or take its name away: the pool works on."""
+"""A program that may open a queue may write anything into it, or take its name away: the pool works on."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def refused(port: int) -> float:
 
 
 def test_strangers_that_say_they_are_workers(stage: Stage, ledger: Ledger) -> None:
-    """Ready and reports of workers there are not, or are others: nobody believes them."""
+    """Ready and reports of workers there are not, or are others: they are not believed."""
     dealer = stage.dealer("--workers", 2, "--spares", 0, ready=2)
     workers = workers_of(dealer.pid)
     strangers: list[Ready | Progress] = []

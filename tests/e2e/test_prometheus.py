@@ -213,7 +213,7 @@ def test_a_crowd_of_clients_gets_its_answers_and_no_thread_of_its_own(stage: Sta
     stage.generator("fib", "1", "--repeat", JOBS, "--pool", stage.pool).ends(OK)  # threads that come with work
     threads = len(list(Path(f"/proc/{dealer.pid}/task").iterdir()))
     with crowd(target) as clients:
-        until(lambda: clients.answers, "an answer to somebody in the crowd")
+        until(lambda: clients.answers, "an answer to one of the crowd")
         done = stage.generator("fib", "1", "--repeat", JOBS, "--pool", stage.pool).ends(OK)
         until(lambda: fetched(f"http://{target[0]}:{target[1]}/-/healthy"), "an answer amid the crowd")
         assert len(list(Path(f"/proc/{dealer.pid}/task").iterdir())) <= threads

@@ -1,4 +1,4 @@
-"""2,000 real files, hashed while somebody kills workers all the time: the same lines as sha256sum alone."""
+"""2,000 real files, hashed while workers are killed all the time: the same lines as sha256sum alone."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def blow(port: int, clients: int) -> None:
         time.sleep(SCRAPE_SECONDS)
         for number, connection in enumerate(stalled):
             with suppress(OSError):
-                connection.recv(1, socket.MSG_DONTWAIT)  # raises while nobody has sent it away
+                connection.recv(1, socket.MSG_DONTWAIT)  # raises while it has not been sent away
                 connection.close()
                 stalled[number] = _stall(port)
 

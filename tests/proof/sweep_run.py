@@ -1,4 +1,4 @@
-"""One point of the sweep: a small pool in a directory of its own, one program struck, everybody started again."""
+"""One point of the sweep: a small pool in a directory of its own, one program struck, all started again."""
 
 from __future__ import annotations
 

@@ -181,7 +181,7 @@ class Stage:
         ended = [started.close() for started in reversed(self._programs)]
         if any(ended):  # the test has failed half way: what was killed could not clear away its queues
             self._sweep(self.pool)
-        for pool in self.pools[1:]:  # nobody else looks after those
+        for pool in self.pools[1:]:  # the fixture `pool` looks after the first only
             self._sweep(pool)
 
     def start(self, argv: Sequence[str], **how: Any) -> Program:
@@ -279,7 +279,7 @@ def alive(pid: int) -> bool:
 
 
 def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> bool:
-    """Whether there was somebody to signal."""
+    """Send a signal; returns whether there was such a process."""
     try:
         os.kill(pid, number)
     except ProcessLookupError:
