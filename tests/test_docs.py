@@ -72,3 +72,11 @@ def test_every_verb_that_a_document_names_exists() -> None:
         for said in re.findall(r"(?:^|`|^\s+)make ((?:[a-z-]+ ?)+)", path.read_text(), re.MULTILINE):
             offences += [f"{path.relative_to(ROOT)}: make {verb}" for verb in said.split() if verb not in verbs]
     complain(offences)
+
+
+def test_paths_that_a_document_names_exist() -> None:
+    offences = []
+    for path in [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]:
+        named = re.findall(r"(?<![\w/.-])(?:tests|deploy|docs|internal)/[\w/.-]*\w", path.read_text())
+        offences += [f"{path.relative_to(ROOT)}: {said}" for said in named if not (ROOT / said).exists()]
+    complain(offences)
