@@ -1,4 +1,4 @@
-"""Makes what is given away, in dist/: tarball, .deb, wheel, sdist and SHA256SUMS. `make dist` runs it after freeze.py.
+"""Make what is given away, in dist/: tarball, .deb, wheel, sdist and SHA256SUMS. `make dist` runs it after freeze.py.
 
 The .deb is put together by hand and packed by dpkg-deb: debhelper would build the programs again, and strip and
 search them for libraries that are the system's.
@@ -63,7 +63,7 @@ def main() -> int:
 
 
 def package(version: str, lowest: str, stamp: int) -> None:
-    """Puts the tree together and packs it."""
+    """Put the tree together and pack it."""
     shutil.rmtree(STAGE, ignore_errors=True)
     tree = STAGE / "tree"
     home = tree / "usr/lib/taskpool"
@@ -147,7 +147,7 @@ def field(name: str) -> str:
 
 
 def run_generator(what: str, *arguments: object) -> list[Path]:
-    """Runs deploy/WHAT/generate.py; the paths it made. A process of its own: both are called generate."""
+    """Run deploy/WHAT/generate.py; returns the paths it made. A process of its own: both are called generate."""
     command = [sys.executable, str(DEPLOY / what / "generate.py"), *map(str, arguments)]
     env = os.environ | {"PYTHONPATH": str(DEPLOY), "PYTHONDONTWRITEBYTECODE": "1"}
     return [Path(line) for line in subprocess.check_output(command, env=env, text=True).splitlines()]

@@ -34,7 +34,7 @@ def epoch(root: Path) -> int:
 
 
 def make_tarball(folder: Path, target: Path, top: str, stamp: int) -> None:
-    """Packs a folder as `top/...`: sorted, owned by root, of one time."""
+    """Pack a folder as `top/...`: sorted, owned by root, of one time."""
     entries = [(folder, top)]
     entries += [(path, f"{top}/{path.relative_to(folder).as_posix()}") for path in sorted(folder.rglob("*"))]
     _write(target, _members(entries), stamp)

@@ -30,7 +30,7 @@ _RESTRICTED = ROOT / "tests" / "container" / "restricted.conf"
 
 
 def podman(*args: object, code: int | None = OK, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Runs podman to its end; `code` is the exit code it must have, None for any."""
+    """Run podman to its end; `code` is the exit code it must have, None for any."""
     command = ["podman", *map(str, args)]
     tell(f"$ {shlex.join(command)[:2000]}")
     done = subprocess.run(command, capture_output=True, text=True, input=stdin, timeout=DEADLINE_SECONDS)
@@ -42,7 +42,7 @@ def podman(*args: object, code: int | None = OK, stdin: str | None = None) -> su
 
 
 def settle() -> str | None:
-    """Finds settings under which podman starts a container here; the reason why there are none."""
+    """Find settings under which podman starts a container here; returns the reason why there are none."""
     first = subprocess.run(_TRIAL, capture_output=True, text=True)
     if first.returncode == OK:
         return None
