@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from taskpool.codec import decode, encode
-from taskpool.dealer import processes
+from taskpool.dealer import processes as staff
 from taskpool.dealer.dealer import Dealer
 from taskpool.errors import ConfigurationError, JournalError, QueueError, QueueMissing, system_refused
 from taskpool.ipc.mqueue import KernelNamespace
@@ -103,7 +103,7 @@ def test_workers_boot_where_files_cannot_be_unnamed(tmp_path: Path, monkeypatch:
     unnamed = refusing(errno.EOPNOTSUPP, os.open, lambda _, flags, *__: flags & os.O_TMPFILE == os.O_TMPFILE)
     with monkeypatch.context() as patch:
         patch.setattr(os, "open", unnamed)
-        fd = processes._unnamed_file(str(tmp_path))
+        fd = staff._unnamed_file(str(tmp_path))
     try:
         wanted = os.O_RDWR | os.O_APPEND
         assert fcntl.fcntl(fd, fcntl.F_GETFL) & wanted == wanted
