@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
 import pytest
 
-from support.source_tree import ROOT, complain
+from support.source_tree import PACKAGE, ROOT, complain
 from taskpool import __version__
 
 DOCS = ROOT / "docs"
@@ -80,3 +81,42 @@ def test_paths_that_a_document_names_exist() -> None:
         named = re.findall(r"(?<![\w/.-])(?:tests|deploy|docs|internal)/[\w/.-]*\w", path.read_text())
         offences += [f"{path.relative_to(ROOT)}: {said}" for said in named if not (ROOT / said).exists()]
     complain(offences)
+
+
+# --- docs/architecture.md names files and functions ------------------------------------------------
+
+
+def defined(path: Path) -> set[str]:
+    """The functions of a module: `name` for those of the module, `Class.name` and `name` for those of a class."""
+    names = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef):
+            names.add(node.name)
+        elif isinstance(node, ast.ClassDef):
+            methods = {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
+            names |= methods | {f"{node.name}.{name}" for name in methods}
+    return names
+
+
+def test_files_and_functions_of_the_architecture_exist() -> None:
+    """A function is written `Class.name()` or `name()`; it is one of the files that its section has named so far."""
+    offences = []
+    known: set[str] = set()
+    for said in re.findall(r"^## .*|`[\w./]+\.py`|`[\w.]+\(\)`", (DOCS / "architecture.md").read_text(), re.MULTILINE):
+        name = said.strip("`").removesuffix("()")
+        if said.startswith("## "):
+            known = set()
+        elif said.endswith("()`"):
+            offences += [f"docs/architecture.md: {name}() is in none of the files named"] if name not in known else []
+        elif not (path := PACKAGE / name).exists() and not (path := ROOT / name).exists():
+            offences.append(f"docs/architecture.md: {name} does not exist")
+        else:
+            known |= defined(path)
+    complain(offences)
+
+
+def test_the_walk_of_a_workers_death_is_short() -> None:
+    _, found, rest = (DOCS / "architecture.md").read_text().partition("\n## A worker's death\n")
+    assert found
+    files = set(re.findall(r"`([\w/]+\.py)`", rest.partition("\n## ")[0]))
+    assert 5 < len(files) <= 9, sorted(files)
