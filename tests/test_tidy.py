@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import ast
 import fnmatch
+import io
 import re
+import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -91,6 +93,31 @@ BANS = (
 MACHINE_PATH = re.compile(
     r"(?<![\w.$}~-])/(" + "|".join(("work", "root", "Users", r"home/(?!USER|user\b)\w+")) + r")/\w"
 )
+
+
+# --- words that are spoken no more (docs/adr/0015-one-vocabulary.md) ----------------------------------
+
+# As parts of names: `crew_size`, `NextCrew` and crew.py all carry the word crew.
+OLD_WORDS = re.compile(
+    "(?<=_)(dispatcher|dealing|endings|crew|desk|leaving|ledger|tally|verdict|forgive|excuse|careful|door|staff|hire|herald"
+    "|transcript|sparing|outbox|conversation|greetings|nobody_home|call_again|hang_up|insist|give_in|inquiry|outflow"
+    "|linefile|keeporder|limitfields|calendar|surroundings|mailbox|leftovers|statedir)(?=_)"
+)
+
+# As names of files and folders, where they once meant something else than a reader expects.
+OLD_FILES = {
+    "core": {"restart", "restore", "pool", "rows"},
+    "dealer": {"machine", "host", "replies", "pages", "start"},
+    "generator": {"link", "remote", "reading", "home"},
+    "journal": {"fold", "records", "tables", "writer"},
+    "worker": {"alarm", "memory", "faults"},
+    "procs": {"family", "lifeline"},
+    "ipc": {"budget"},
+    "metrics": {"series", "access", "pages"},
+}
+
+# In no text of the package either: they hide who is meant, a process, a user or the code that calls.
+VAGUE_WORDS = re.compile(r"\b(nobody|somebody|whoever|anybody|everybody)\b", re.IGNORECASE)
 
 
 # --- imports ---------------------------------------------------------------------------------------
@@ -238,6 +265,62 @@ def test_functions_are_short() -> None:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and lines_of(node) > FUNCTION_LINES_MAX:
                 where = f"{path.relative_to(ROOT)}:{node.lineno}"
                 offences.append(f"{where}: {node.name} has {lines_of(node)} lines, {FUNCTION_LINES_MAX} at most")
+    complain(offences)
+
+
+# --- words -----------------------------------------------------------------------------------------
+
+
+def parts_of(name: str) -> str:
+    """The words of a name in snake_case or CamelCase: `_NextCrew_2` gives "_next_crew_2_"."""
+    split = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)
+    return f"_{split.strip('_').lower()}_"
+
+
+def old_words_in(name: str) -> list[str]:
+    return OLD_WORDS.findall(parts_of(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("_crew", ["crew"]),
+        ("NextCrew", ["crew"]),
+        ("HTTPCrew2", []),
+        ("CREW_MAX", ["crew"]),
+        ("screws", []),
+        ("when_nobody_home_ns", ["nobody_home"]),
+        ("indoor", []),
+    ],
+)
+def test_old_words_are_found_as_parts_of_names(name: str, words: list[str]) -> None:
+    assert old_words_in(name) == words
+
+
+def test_no_name_speaks_the_old_vocabulary() -> None:
+    offences: set[str] = set()
+    for source in sources():
+        names = [(0, part) for part in source.name.removesuffix(".py").split("/")]
+        tokens = tokenize.generate_tokens(io.StringIO(source.text).readline)
+        names += [(token.start[0], token.string) for token in tokens if token.type == tokenize.NAME]
+        for line, name in names:
+            offences.update(f"{source.name}:{line}: {name}: {word} is an old word" for word in old_words_in(name))
+    complain(sorted(offences))
+
+
+def test_no_file_has_an_old_name() -> None:
+    offences = []
+    for source in sources():
+        folder, *rest = source.name.removesuffix(".py").split("/")
+        offences += [f"{source.name}: an old name" for part in rest if part in OLD_FILES.get(folder, ())]
+    complain(offences)
+
+
+def test_the_package_says_who_is_meant() -> None:
+    offences = []
+    for path in (path for path in PACKAGE.parent.rglob("*") if path.suffix in (".py", ".pxd")):
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            offences += [f"{path.relative_to(PACKAGE)}:{number}: {word}" for word in VAGUE_WORDS.findall(line)]
     complain(offences)
 
 
