@@ -15,11 +15,24 @@ from dataclasses import dataclass
 
 import pytest
 
+from support import house
 from support.source_tree import PACKAGE, ROOT, Source, complain, imports, project_files, sources, uses
 
 FUNCTION_LINES_MAX = 60  # without the docstring
 FILE_LINES_MAX = 400
 TEST_FILE_LINES_MAX = 600  # scenarios are read one by one
+
+# What decides whether a stranger finds a way in: (least, most) of the figures of support/house.py, which says with
+# `cd tests; python -m support.house` where the worst places are.
+FIGURES: dict[str, tuple[float, float]] = {
+    "function_lines_median": (0, 6),
+    "function_lines_max": (0, FUNCTION_LINES_MAX),
+    "file_lines_max": (0, FILE_LINES_MAX),
+    "short_files_percent": (0, 35),
+    "functions_with_many_parameters": (0, 0),
+    "foreign_stores_per_1000_lines": (0, 4.0),
+    "comments_per_100_code_lines": (10, 100),
+}
 
 # --- who may import whom ---------------------------------------------------------------------------
 
@@ -266,6 +279,17 @@ def test_functions_are_short() -> None:
                 where = f"{path.relative_to(ROOT)}:{node.lineno}"
                 offences.append(f"{where}: {node.name} has {lines_of(node)} lines, {FUNCTION_LINES_MAX} at most")
     complain(offences)
+
+
+def test_the_figures_are_within_their_limits() -> None:
+    figures = house.measure(house.modules([])).figures._asdict()
+    complain(
+        [
+            f"{name}: {figures[name]:.1f}, expected {least:g} to {most:g}: cd tests; python -m support.house"
+            for name, (least, most) in FIGURES.items()
+            if not least <= figures[name] <= most
+        ]
+    )
 
 
 # --- words -----------------------------------------------------------------------------------------
