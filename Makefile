@@ -19,7 +19,7 @@ MAKEFLAGS += --no-builtin-rules
 
 .PHONY: help
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: $(STAMP) ## make .venv with the three programs and the tools (PYTHON=python3.12 to choose)
@@ -49,6 +49,13 @@ run: $(STAMP) ## the demonstration: 12 Fibonacci jobs, 4 workers, every third tr
 .PHONY: test
 test: $(STAMP) ## run the whole test suite, with branch coverage of the core
 	$(BIN)/python -m pytest --cov --cov-report=term
+
+# In an environment of its own each, under build/pythons. VERSIONS=3.13 and SUITES="unit e2e/test_input.py" narrow it.
+VERSIONS ?= 3.11 3.12 3.13
+SUITES   ?= unit e2e
+.PHONY: test-pythons
+test-pythons: $(STAMP) ## run the unit and end-to-end tests on each of VERSIONS="3.11 3.12 3.13" that is here
+	cd tests && ../$(BIN)/python -m proof.pythons --versions $(VERSIONS) --suites $(SUITES)
 
 .PHONY: lint
 lint: $(STAMP) ## check style and formatting
@@ -114,6 +121,11 @@ CLIENTS ?= 50
 .PHONY: storm
 storm: $(STAMP) ## how much a storm of scrapers slows dispatch (CLIENTS=50, half of them stalled)
 	cd tests && ../$(BIN)/python -m proof.storm --clients $(CLIENTS)
+
+# What compares times is no test: its margin is for a machine that does nothing else.
+.PHONY: times
+times: $(STAMP) ## time the journal's statements beside a million jobs and beside ten thousand
+	$(BIN)/python -m pytest tests/proof/times_journal.py
 
 # --- what is shipped ---------------------------------------------------------------------------------------------
 

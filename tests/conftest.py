@@ -68,7 +68,7 @@ def _state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture
 def pool() -> Iterator[str]:
-    """A pool name nobody else has. Afterwards no process and no queue may carry it."""
+    """Give a pool name of this test's own. Afterwards no process and no queue may carry it."""
     name = f"t{os.getpid()}-{next(_numbers)}"
     yield name
     left = [f"process {pid}: {what}" for pid, what in _end_processes(name)]

@@ -141,7 +141,7 @@ def test_the_protocol_names_every_refusal() -> None:
     text = "".join(source.text for source in sources() if source.part in ("core", "dealer"))
     reasons = first_column("Why a frame is refused:")
     assert reasons
-    complain([f"nobody refuses for {reason}" for reason in reasons if f'"{reason}"' not in text])
+    complain([f"nothing refuses for {reason}" for reason in reasons if f'"{reason}"' not in text])
 
 
 def test_the_protocol_names_every_verb() -> None:

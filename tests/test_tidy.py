@@ -1,4 +1,4 @@
-"""The house rules, kept by a test because nobody keeps them by hand.
+"""The house rules: who imports whom, what is called where, how long things are.
 
 Every check collects all offences and names file, line and cure, so that one run is enough to repair them.
 """
@@ -7,21 +7,36 @@ from __future__ import annotations
 
 import ast
 import fnmatch
+import io
 import re
+import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 
+from support import house
 from support.source_tree import PACKAGE, ROOT, Source, complain, imports, project_files, sources, uses
 
 FUNCTION_LINES_MAX = 60  # without the docstring
 FILE_LINES_MAX = 400
 TEST_FILE_LINES_MAX = 600  # scenarios are read one by one
 
+# What decides whether a stranger finds a way in: (least, most) of the figures of support/house.py, which says with
+# `cd tests; python -m support.house` where the worst places are.
+FIGURES: dict[str, tuple[float, float]] = {
+    "function_lines_median": (0, 6),
+    "function_lines_max": (0, FUNCTION_LINES_MAX),
+    "file_lines_max": (0, FILE_LINES_MAX),
+    "short_files_percent": (0, 35),
+    "functions_with_many_parameters": (0, 0),
+    "foreign_stores_per_1000_lines": (0, 4.0),
+    "comments_per_100_code_lines": (10, 100),
+}
+
 # --- who may import whom ---------------------------------------------------------------------------
 
-# Words everybody shares; each may import those before it.
+# Plain data that all parts share; each may import those before it.
 WORDS = ("ids", "errors", "clock", "limits", "messages", "codec", "log", "durations", "chaos")
 
 # Nothing that reads a clock, a file, a queue or a random number: the core is handed all of it.
@@ -31,19 +46,24 @@ CORE_MODULES = frozenset(
 )
 CORE_WORDS = frozenset({"ids", "errors", "clock", "limits", "messages", "codec"})
 
+# What each part may import beside itself and the shared words. Only what stands above it, so that there is no circle.
 EDGES: dict[str, frozenset[str]] = {
+    "core": frozenset(),
     "ipc": frozenset(),
     "procs": frozenset(),
     "metrics": frozenset({"core", "procs"}),
     "journal": frozenset({"core"}),
     "kinds": frozenset({"procs", "ipc"}),
+    # The one protocol client. What is the generator's (notices, a private dealer to look after) is handed in.
     "client": frozenset({"procs", "ipc"}),
-}
-PROGRAMS: dict[str, frozenset[str]] = {
-    "generator": frozenset({"client", "ipc", "procs", "kinds"}),
-    "dealer": frozenset({"core", *EDGES}),
     "worker": frozenset({"ipc", "procs", "kinds"}),
+    "generator": frozenset({"client", "ipc", "procs", "kinds"}),
+    "dealer": frozenset({"core", "ipc", "procs", "metrics", "journal", "kinds", "client"}),
 }
+PROGRAMS = ("generator", "dealer", "worker")
+
+# Parts that not all of a program may use: a dealer talks to its generators, and is a client in its health check only.
+ONLY_USERS = {"client": ("client/*", "generator/*", "dealer/health.py")}
 
 ONLY_IMPORTER = {
     "posix_ipc": "ipc/mqueue.py",
@@ -88,6 +108,31 @@ MACHINE_PATH = re.compile(
 )
 
 
+# --- words that are spoken no more (docs/adr/0015-one-vocabulary.md) ----------------------------------
+
+# As parts of names: `crew_size`, `NextCrew` and crew.py all carry the word crew.
+OLD_WORDS = re.compile(
+    "(?<=_)(dispatcher|dealing|endings|crew|desk|leaving|ledger|tally|verdict|forgive|excuse|careful|door|staff|hire|herald"
+    "|transcript|sparing|outbox|conversation|greetings|nobody_home|call_again|hang_up|insist|give_in|inquiry|outflow"
+    "|linefile|keeporder|limitfields|calendar|surroundings|mailbox|leftovers|statedir)(?=_)"
+)
+
+# As names of files and folders, where they once meant something else than a reader expects.
+OLD_FILES = {
+    "core": {"restart", "restore", "pool", "rows"},
+    "dealer": {"machine", "host", "replies", "pages", "start"},
+    "generator": {"link", "remote", "reading", "home"},
+    "journal": {"fold", "records", "tables", "writer"},
+    "worker": {"alarm", "memory", "faults"},
+    "procs": {"family", "lifeline"},
+    "ipc": {"budget"},
+    "metrics": {"series", "access", "pages"},
+}
+
+# In no text of the package either: they hide who is meant, a process, a user or the code that calls.
+VAGUE_WORDS = re.compile(r"\b(nobody|somebody|whoever|anybody|everybody)\b", re.IGNORECASE)
+
+
 # --- imports ---------------------------------------------------------------------------------------
 
 
@@ -98,8 +143,19 @@ def may_import(source: Source, target: str) -> bool:
         return target in WORDS[: WORDS.index(part)]
     if part == "core":
         return target == "core" or target in CORE_WORDS
-    allowed = {**EDGES, **PROGRAMS}[part]
-    return target == part or target in allowed or target in (*WORDS, "", "__version__")
+    return target == part or target in EDGES[part] or target in (*WORDS, "", "__version__")
+
+
+def test_the_table_of_edges_points_up() -> None:
+    parts = list(EDGES)
+    complain(
+        [
+            f"EDGES: {part} must not import {target}, which does not stand above it"
+            for part, targets in EDGES.items()
+            for target in targets
+            if target not in parts[: parts.index(part)] or target in PROGRAMS
+        ]
+    )
 
 
 def test_imports_point_one_way() -> None:
@@ -112,8 +168,20 @@ def test_imports_point_one_way() -> None:
     complain(offences)
 
 
+@pytest.mark.parametrize("part", ONLY_USERS)
+def test_parts_that_not_all_may_use(part: str) -> None:
+    users = ONLY_USERS[part]
+    offences = []
+    for source in sources():
+        allowed = any(fnmatch.fnmatch(source.name, pattern) for pattern in users)
+        for line, name in imports(source):
+            if f"{name}.".startswith(f"taskpool.{part}.") and not allowed:
+                offences.append(f"{source.name}:{line}: only {', '.join(users)} import {part}")
+    complain(offences)
+
+
 def test_every_part_has_its_place() -> None:
-    known = {"__init__", "core", *WORDS, *EDGES, *PROGRAMS}
+    known = {"__init__", *WORDS, *EDGES}
     complain(
         [
             f"{source.name}: give {source.part!r} a layer in this file"
@@ -213,13 +281,80 @@ def test_functions_are_short() -> None:
     complain(offences)
 
 
+def test_the_figures_are_within_their_limits() -> None:
+    figures = house.measure(house.modules([])).figures._asdict()
+    complain(
+        [
+            f"{name}: {figures[name]:.1f}, expected {least:g} to {most:g}: cd tests; python -m support.house"
+            for name, (least, most) in FIGURES.items()
+            if not least <= figures[name] <= most
+        ]
+    )
+
+
+# --- words -----------------------------------------------------------------------------------------
+
+
+def parts_of(name: str) -> str:
+    """The words of a name in snake_case or CamelCase: `_NextCrew_2` gives "_next_crew_2_"."""
+    split = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)
+    return f"_{split.strip('_').lower()}_"
+
+
+def old_words_in(name: str) -> list[str]:
+    return OLD_WORDS.findall(parts_of(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("_crew", ["crew"]),
+        ("NextCrew", ["crew"]),
+        ("HTTPCrew2", []),
+        ("CREW_MAX", ["crew"]),
+        ("screws", []),
+        ("when_nobody_home_ns", ["nobody_home"]),
+        ("indoor", []),
+    ],
+)
+def test_old_words_are_found_as_parts_of_names(name: str, words: list[str]) -> None:
+    assert old_words_in(name) == words
+
+
+def test_no_name_speaks_the_old_vocabulary() -> None:
+    offences: set[str] = set()
+    for source in sources():
+        names = [(0, part) for part in source.name.removesuffix(".py").split("/")]
+        tokens = tokenize.generate_tokens(io.StringIO(source.text).readline)
+        names += [(token.start[0], token.string) for token in tokens if token.type == tokenize.NAME]
+        for line, name in names:
+            offences.update(f"{source.name}:{line}: {name}: {word} is an old word" for word in old_words_in(name))
+    complain(sorted(offences))
+
+
+def test_no_file_has_an_old_name() -> None:
+    offences = []
+    for source in sources():
+        folder, *rest = source.name.removesuffix(".py").split("/")
+        offences += [f"{source.name}: an old name" for part in rest if part in OLD_FILES.get(folder, ())]
+    complain(offences)
+
+
+def test_the_package_says_who_is_meant() -> None:
+    offences = []
+    for path in (path for path in PACKAGE.parent.rglob("*") if path.suffix in (".py", ".pxd")):
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            offences += [f"{path.relative_to(PACKAGE)}:{number}: {word}" for word in VAGUE_WORDS.findall(line)]
+    complain(offences)
+
+
 # --- calls -----------------------------------------------------------------------------------------
 
 
 def banned(source: Source, name: str) -> Iterator[Ban]:
     for ban in BANS:
-        excused = any(fnmatch.fnmatch(source.name, pattern) for pattern in ban.allowed)
-        if fnmatch.fnmatchcase(name, ban.what) and not excused:
+        allowed = any(fnmatch.fnmatch(source.name, pattern) for pattern in ban.allowed)
+        if fnmatch.fnmatchcase(name, ban.what) and not allowed:
             yield ban
 
 

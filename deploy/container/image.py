@@ -1,4 +1,4 @@
-"""Builds the container image with podman or docker, and for places without a registry its base image too.
+"""Build the container image with podman or docker, and for places without a registry its base image too.
 
     make image                                         on debian:12-slim, or on what make base-image has made
     make image BASE_IMAGE=registry.example/debian      on another Debian 12
@@ -66,7 +66,7 @@ def find_engine() -> str:
 
 
 def build(engine: str) -> None:
-    """Builds IMAGE:latest and IMAGE:<version>."""
+    """Build IMAGE:latest and IMAGE:<version>."""
     version = _version()
     base = os.environ.get("BASE_IMAGE") or (OWN_BASE if _works(engine, "image", "inspect", OWN_BASE) else "")
     sys.stderr.write(f"image: {IMAGE}:{version} on {base or 'the base image of the Containerfile'}, with {engine}\n")
@@ -85,7 +85,7 @@ def build(engine: str) -> None:
 
 
 def make_base(engine: str) -> None:
-    """Makes OWN_BASE: as debian:12-slim, but without package mirrors."""
+    """Make OWN_BASE: as debian:12-slim, but without package mirrors."""
     if shutil.which("debootstrap") is None:
         raise SystemExit("base-image: debootstrap not found. Try: apt-get install debootstrap")
     if os.geteuid() != 0:

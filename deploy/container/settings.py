@@ -88,7 +88,7 @@ def _apt_settings() -> str:
 
 
 def _certificates(env: Mapping[str, str]) -> Path | None:
-    """The certificates somebody has told this host's programs to trust; None: those of the programs will do."""
+    """Return the certificates that this host's programs were told to trust; None: those of the programs will do."""
     for name in ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
         if (path := Path(env.get(name, ""))).is_file():
             return path

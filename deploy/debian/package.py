@@ -1,4 +1,4 @@
-"""Makes what is given away, in dist/: tarball, .deb, wheel, sdist and SHA256SUMS. `make dist` runs it after freeze.py.
+"""Make what is given away, in dist/: tarball, .deb, wheel, sdist and SHA256SUMS. `make dist` runs it after freeze.py.
 
 The .deb is put together by hand and packed by dpkg-deb: debhelper would build the programs again, and strip and
 search them for libraries that are the system's.
@@ -27,11 +27,11 @@ DIST = ROOT / "dist"
 BUNDLE = DIST / "taskpool"
 STAGE = ROOT / "build" / "deb"
 PACKAGES = ROOT / "build" / "freeze" / "packages"
-# Debian 12, Ubuntu 24.04 and newer, as the README promises. Whoever freezes on a newer system and does not mind
+# Debian 12, Ubuntu 24.04 and newer, as the README promises. Who freezes on a newer system and does not mind
 # says so.
 GLIBC_MAX = os.environ.get("FREEZE_GLIBC_MAX", "2.36")
 PROGRAMS = ("tp-generator", "tp-dealer", "tp-worker")
-PAPERS = ("README.md", "CHANGELOG.md", "THIRD-PARTY.txt", "sbom.cdx.json", "build.json")
+PAPERS = ("README.md", "CHANGELOG.md", "LICENSE", "THIRD-PARTY.txt", "sbom.cdx.json", "build.json")
 REVISION = 1
 
 
@@ -63,11 +63,11 @@ def main() -> int:
 
 
 def package(version: str, lowest: str, stamp: int) -> None:
-    """Puts the tree together and packs it."""
+    """Put the tree together and pack it."""
     shutil.rmtree(STAGE, ignore_errors=True)
     tree = STAGE / "tree"
     home = tree / "usr/lib/taskpool"
-    shutil.copytree(BUNDLE, home, symlinks=True, ignore=shutil.ignore_patterns(*PAPERS, "LICENSE"))
+    shutil.copytree(BUNDLE, home, symlinks=True, ignore=shutil.ignore_patterns(*PAPERS))
     programs = tree / "usr/bin"
     programs.mkdir(parents=True)
     for program in PROGRAMS:
@@ -108,12 +108,7 @@ def add_papers(tree: Path, version: str, stamp: int) -> None:
         f" -- {field('Maintainer')}  {format_datetime(datetime.fromtimestamp(stamp, UTC))}\n"
     )
     write(doc / "changelog.Debian.gz", archive.compress(entry.encode()))
-    licence = ROOT / "LICENSE"
-    terms = licence.read_text() if licence.exists() else "no licence has been given; all rights are reserved\n"
-    body = "\n".join(f" {line}" if line.strip() else " ." for line in terms.splitlines())
-    name = "taskpool\n" + body
-    text = (DEPLOY / "debian/copyright.in").read_text().replace("@LICENSE@", name)
-    write(doc / "copyright", text.encode())
+    put(DEPLOY / "debian/copyright", doc / "copyright")
     put(DEPLOY / "debian/lintian-overrides", share / "lintian/overrides/taskpool")
 
 
@@ -152,7 +147,7 @@ def field(name: str) -> str:
 
 
 def run_generator(what: str, *arguments: object) -> list[Path]:
-    """Runs deploy/WHAT/generate.py; the paths it made. A process of its own: both are called generate."""
+    """Run deploy/WHAT/generate.py; returns the paths it made. A process of its own: both are called generate."""
     command = [sys.executable, str(DEPLOY / what / "generate.py"), *map(str, arguments)]
     env = os.environ | {"PYTHONPATH": str(DEPLOY), "PYTHONDONTWRITEBYTECODE": "1"}
     return [Path(line) for line in subprocess.check_output(command, env=env, text=True).splitlines()]

@@ -1,4 +1,4 @@
-"""Writes dashboard.json, which Grafana imports: run it after a change, and commit both.
+"""Write dashboard.json, which Grafana imports: run it after a change, and commit both.
 
 python3 deploy/grafana/dashboard.py
 """

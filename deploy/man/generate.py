@@ -81,7 +81,7 @@ def page(command: Command, stamp: int) -> str:
 
 
 def worker_page(stamp: int) -> str:
-    """The page of the program that nobody types."""
+    """Return the page of tp-worker, which is started by the dealer and not by people."""
     text = (
         "is started by tp-dealer, not by people. To run jobs, see tp-generator(1). A virtual environment that has "
         "taskpool installed brings a tp-worker of its own, whose python jobs find that environment's modules: name it "

@@ -34,14 +34,14 @@ def epoch(root: Path) -> int:
 
 
 def make_tarball(folder: Path, target: Path, top: str, stamp: int) -> None:
-    """Packs a folder as `top/...`: sorted, owned by root, of one time."""
+    """Pack a folder as `top/...`: sorted, owned by root, of one time."""
     entries = [(folder, top)]
     entries += [(path, f"{top}/{path.relative_to(folder).as_posix()}") for path in sorted(folder.rglob("*"))]
     _write(target, _members(entries), stamp)
 
 
 def repack(tarball: Path, stamp: int) -> None:
-    """Makes a tarball somebody else wrote reproducible, in its place."""
+    """Make a tarball that another program wrote reproducible, in its place."""
     with tarfile.open(tarball) as source:
         members = [(member, _content(source, member)) for member in source.getmembers()]
     _write(tarball, iter(sorted(members, key=lambda pair: pair[0].name)), stamp)

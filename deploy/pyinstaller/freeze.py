@@ -1,4 +1,4 @@
-"""Makes dist/taskpool: the three programs in one folder, with licences and the list of what is inside.
+"""Make dist/taskpool: the three programs in one folder, with licences and the list of what is inside.
 
 `make freeze` runs it in build/freeze-venv. The same sources, packages and Python make the same bytes.
 Order: the wheel (its sdist too), the wheel into this environment, PyInstaller, what goes beside the programs.
@@ -64,7 +64,7 @@ def build_packages(env: Mapping[str, str], stamp: int) -> Path:
             shutil.copytree(
                 ROOT / name, source / name, ignore=shutil.ignore_patterns("*.so", "__pycache__", "*.egg-info")
             )
-        elif (ROOT / name).exists():
+        else:
             shutil.copy(ROOT / name, source / name)
     for path in source.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
@@ -79,14 +79,14 @@ def build_packages(env: Mapping[str, str], stamp: int) -> Path:
 
 
 def install(env: Mapping[str, str], wheel: Path) -> None:
-    """Puts it into this environment: first what it requires, then itself, over one of the same version too."""
+    """Put it into this environment: first what it requires, then itself, over one of the same version too."""
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     run(env, *pip, "-c", str(ROOT / "constraints.txt"), str(wheel))
     run(env, *pip, "--force-reinstall", "--no-deps", "--no-index", str(wheel))
 
 
 def freeze(env: Mapping[str, str]) -> Path:
-    """Runs PyInstaller; returns the folder it made."""
+    """Run PyInstaller; returns the folder it made."""
     made, work = BUILD / "dist", BUILD / "work"
     spec = ROOT / "deploy" / "pyinstaller" / "taskpool.spec"
     folders = ["--distpath", str(made), "--workpath", str(work)]
@@ -96,7 +96,7 @@ def freeze(env: Mapping[str, str]) -> Path:
 
 
 def tidy(env: Mapping[str, str], bundle: Path) -> None:
-    """Libraries without symbols that nobody looks up, and not executable."""
+    """Strip the libraries of symbols that are not looked up, and make them not executable."""
     for path in sorted((bundle / "_internal").rglob("*.so*")):
         if path.is_file() and not path.is_symlink():
             path.chmod(0o644)
@@ -105,15 +105,14 @@ def tidy(env: Mapping[str, str], bundle: Path) -> None:
 
 
 def add_papers(bundle: Path, version: str, stamp: int) -> str:
-    """Puts licences, the list of contents and the facts of the build beside the programs; returns the glibc floor."""
+    """Put licences, the list of contents and the facts of the build beside the programs; returns the glibc floor."""
     files = json.loads((BUILD / "work" / "taskpool" / "files.json").read_text())
     packages = notices.system_packages([Path(file) for file in files])
     python_packages = notices.closure()
     (bundle / "THIRD-PARTY.txt").write_text(notices.third_party(python_packages, packages))
     (bundle / "sbom.cdx.json").write_text(notices.sbom(python_packages, packages, version))
     for name in ("README.md", "CHANGELOG.md", "LICENSE"):
-        if (ROOT / name).exists():
-            shutil.copy(ROOT / name, bundle / name)
+        shutil.copy(ROOT / name, bundle / name)
     lowest, file = glibc.floor(bundle)
     facts = {
         "version": version,

@@ -47,7 +47,7 @@ class Start(NamedTuple):
 
 
 def start_worker(program: list[str]) -> Start:
-    """Starts one, waits for its `ready`, kills it. Raises TimeoutError when it says nothing."""
+    """Start one, wait for its `ready`, kill it. Raises TimeoutError when it says nothing."""
     post = KernelNamespace()
     pool, epoch, incarnation = f"m{os.getpid()}", Epoch(1), Incarnation(1)
     queues = [post.create(name, QUEUE) for name in (names.events(pool), names.worker(pool, epoch, incarnation))]

@@ -56,7 +56,7 @@ def closure(distribution: str = OWN) -> set[str]:
 def system_packages(files: list[Path]) -> list[SystemPackage]:
     """The owners of the system's files among these, by name. Empty where there is no dpkg.
 
-    Raises LookupError for a file of the system that nobody owns: its licence would be missing.
+    Raises LookupError for a file of the system that no package owns: its licence would be missing.
     """
     owned: dict[str, set[str]] = {}
     if shutil.which("dpkg-query") is None:

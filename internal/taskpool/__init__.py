@@ -9,4 +9,4 @@ Read docs/architecture.md first, then `core/reactor.py`. Layers; imports point o
     chaos durations log codec messages limits clock errors ids   what all layers share
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from conftest import need_tools
-from container.engine import IMAGE, LinuxPlatform, podman, settle
+from container.engine import IMAGE, Host, podman, settle
 
 HOW = "make image (and where no registry can be reached, make base-image before it)"
 
@@ -26,11 +26,11 @@ def _engine() -> str | None:
 
 
 @pytest.fixture
-def host(_engine: str | None) -> Iterator[LinuxPlatform]:
+def host(_engine: str | None) -> Iterator[Host]:
     need_tools("podman")
     if _engine is not None:
         if os.environ.get("TASKPOOL_REQUIRE_IMAGE") == "1":
             pytest.fail(_engine, pytrace=False)
         pytest.skip(_engine)
-    with LinuxPlatform() as host:
+    with Host() as host:
         yield host

@@ -30,7 +30,7 @@ _RESTRICTED = ROOT / "tests" / "container" / "restricted.conf"
 
 
 def podman(*args: object, code: int | None = OK, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Runs podman to its end; `code` is the exit code it must have, None for any."""
+    """Run podman to its end; `code` is the exit code it must have, None for any."""
     command = ["podman", *map(str, args)]
     tell(f"$ {shlex.join(command)[:2000]}")
     done = subprocess.run(command, capture_output=True, text=True, input=stdin, timeout=DEADLINE_SECONDS)
@@ -42,7 +42,7 @@ def podman(*args: object, code: int | None = OK, stdin: str | None = None) -> su
 
 
 def settle() -> str | None:
-    """Finds settings under which podman starts a container here; the reason why there are none."""
+    """Find settings under which podman starts a container here; returns the reason why there are none."""
     first = subprocess.run(_TRIAL, capture_output=True, text=True)
     if first.returncode == OK:
         return None
@@ -95,7 +95,7 @@ class Container:
         return int(self.inspect()["State"]["ExitCode"])
 
 
-class LinuxPlatform:
+class Host:
     """Where the containers of one test are."""
 
     def __init__(self) -> None:
@@ -103,7 +103,7 @@ class LinuxPlatform:
         self._pods: list[str] = []
         self._volumes: list[str] = []
 
-    def __enter__(self) -> LinuxPlatform:
+    def __enter__(self) -> Host:
         return self
 
     def __exit__(
@@ -135,7 +135,7 @@ class LinuxPlatform:
         return name
 
     def follow(self, *, pods: list[str], names: list[str], volumes: list[str]) -> None:
-        """What somebody else makes ends with this test too."""
+        """Take a container that another program makes: it ends with this test too."""
         self._pods += pods
         self._names += names
         self._volumes += volumes
@@ -154,7 +154,7 @@ class LinuxPlatform:
         return dealer
 
 
-class Commits:
+class Ledger:
     """`<word> <job> <attempt>` a line, written by command jobs on the state volume."""
 
     PATH = f"{STATE}/ledger"

@@ -9,7 +9,7 @@ from signal import SIGKILL, SIGSTOP
 
 import pytest
 
-from container.engine import IMAGE, LOCKED, NO_NETWORK, STATE, Commits, Container, LinuxPlatform, podman
+from container.engine import IMAGE, LOCKED, NO_NETWORK, STATE, Container, Host, Ledger, podman
 from support.harness import INTERRUPTED, OK, UNREACHABLE, alive, children_of, kill, until
 
 FIB = {20: 6765, 21: 10946, 22: 17711, 23: 28657, 24: 46368, 25: 75025}
@@ -17,7 +17,7 @@ KILLS_MIN = 6
 
 
 @pytest.mark.slow
-def test_generator_as_pid_1_with_a_private_pool(host: LinuxPlatform) -> None:
+def test_generator_as_pid_1_with_a_private_pool(host: Host) -> None:
     """A third of the tries crash, and every result is right."""
     options = ["--workers", 2, "--chaos", "crash=0.33,seed=7", "--crash-limit", "unlimited"]
     run = ["run", "--rm", *LOCKED, NO_NETWORK, "--entrypoint", "tp-generator", IMAGE]
@@ -28,7 +28,7 @@ def test_generator_as_pid_1_with_a_private_pool(host: LinuxPlatform) -> None:
 
 
 @pytest.mark.slow
-def test_named_pool_with_crashes(host: LinuxPlatform) -> None:
+def test_named_pool_with_crashes(host: Host) -> None:
     dealer = host.dealer("--chaos", "crash=0.33,seed=7")
     printed = dealer.generator("fib", "20-25", "--repeat", 2, "--pool", "default", "--crash-limit", "unlimited")
     assert Counter(map(int, printed.split())) == Counter(2 * list(FIB.values()))
@@ -36,13 +36,13 @@ def test_named_pool_with_crashes(host: LinuxPlatform) -> None:
 
 
 @pytest.mark.slow
-def test_workers_killed_from_the_host(host: LinuxPlatform) -> None:
+def test_workers_killed_from_the_host(host: Host) -> None:
     volume = host.volume()
-    ledger = Commits(volume)
+    ledger = Ledger(volume)
     dealer = host.dealer(options=("--volume", f"{volume}:{STATE}"))
     names = [str(number) for number in range(1, 31)]
     options = ["--pool", "default", "--batch", "killed", "--crash-limit", "unlimited", "--detach"]
-    dealer.generator("command", *options, "--", *Commits.job(0.1), ":::", *names)
+    dealer.generator("command", *options, "--", *Ledger.job(0.1), ":::", *names)
     killed = 0
     while killed < KILLS_MIN:
         ledger.wait("end", len(ledger.jobs("end")) + 2)
@@ -55,7 +55,7 @@ def test_workers_killed_from_the_host(host: LinuxPlatform) -> None:
 
 
 @pytest.mark.slow
-def test_health_check(host: LinuxPlatform) -> None:
+def test_health_check(host: Host) -> None:
     dealer = host.dealer(workers=1)
     podman("healthcheck", "run", dealer.name)
     kill(dealer.pid, SIGSTOP)
@@ -67,7 +67,7 @@ def test_health_check(host: LinuxPlatform) -> None:
 
 
 @pytest.mark.slow
-def test_pid_1_reaps_strangers(host: LinuxPlatform) -> None:
+def test_pid_1_reaps_strangers(host: Host) -> None:
     """What is started by exec and loses its parent becomes the dealer's child, and must not stay as a zombie."""
     dealer = host.dealer(workers=1)
     pid = dealer.pid
@@ -83,7 +83,7 @@ def test_pid_1_reaps_strangers(host: LinuxPlatform) -> None:
 
 
 @pytest.mark.slow
-def test_pid_1_leaves_when_interrupted_again_and_again(host: LinuxPlatform) -> None:
+def test_pid_1_leaves_when_interrupted_again_and_again(host: Host) -> None:
     """Signals without a handler do nothing to PID 1, so there has to be one for each."""
     dealer = host.dealer()
     dealer.generator("command", "--pool", "default", "--detach", "--", "sleep", ":::", 3600, 3600)

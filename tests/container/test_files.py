@@ -146,7 +146,7 @@ def test_the_pod_monitor_finds_the_pods() -> None:
 
 
 def test_nobody_shares_the_dealers_ipc_namespace() -> None:
-    """It ends with the dealer, and whoever shares it is left behind."""
+    """It ends with the dealer, and what shares it is left behind."""
     services = load(CONTAINER / "compose.yaml")["services"]
     assert {name: service["ipc"] for name, service in services.items()} == {
         "ipc": "shareable",

@@ -6,7 +6,8 @@ import json
 import re
 from typing import Any
 
-from container.engine import IMAGE, LOCKED, NO_NETWORK, STATE, LinuxPlatform, podman
+from container.engine import IMAGE, LOCKED, NO_NETWORK, STATE, Host, podman
+from support.source_tree import ROOT
 
 SIZE_MAX = 150_000_000
 USER = "10001"
@@ -22,7 +23,7 @@ def shell(script: str) -> str:
     return podman("run", "--rm", *LOCKED, NO_NETWORK, "--entrypoint", "sh", IMAGE, "-ec", script).stdout
 
 
-def test_configuration(host: LinuxPlatform) -> None:
+def test_configuration(host: Host) -> None:
     found = image()
     config = found["Config"]
     assert config["User"] == f"{USER}:{USER}", "a number: Kubernetes' runAsNonRoot does not know names"
@@ -35,16 +36,17 @@ def test_configuration(host: LinuxPlatform) -> None:
     assert found["Size"] < SIZE_MAX
 
 
-def test_labels_say_what_it_is(host: LinuxPlatform) -> None:
+def test_labels_say_what_it_is(host: Host) -> None:
     labels = {key.removeprefix("org.opencontainers.image."): value for key, value in image()["Labels"].items()}
     assert labels["title"] == "taskpool"
+    assert labels["licenses"] == "Apache-2.0"
     said = podman("run", "--rm", NO_NETWORK, IMAGE, "--version").stdout
     assert said == f"tp-dealer {labels['version']}\n"
     assert len(labels["revision"]) in (40, len("unknown"))
     assert labels["created"].endswith("Z")
 
 
-def test_programs_on_path_papers_beside_them(host: LinuxPlatform) -> None:
+def test_programs_on_path_papers_beside_them(host: Host) -> None:
     assert shell("id -u; id -g; pwd").split() == [USER, USER, STATE]
     for program in PROGRAMS:
         assert shell(f"readlink -f $(command -v {program})") == f"/opt/taskpool/{program}\n"
@@ -52,17 +54,18 @@ def test_programs_on_path_papers_beside_them(host: LinuxPlatform) -> None:
     assert bill["bomFormat"] == "CycloneDX"
     assert "msgspec" in {part["name"] for part in bill["components"]}
     assert "msgspec" in shell("cat /opt/taskpool/THIRD-PARTY.txt")
+    assert shell("cat /opt/taskpool/LICENSE") == (ROOT / "LICENSE").read_text()
 
 
-def test_nothing_is_writable_but_the_state(host: LinuxPlatform) -> None:
-    """Even where somebody forgets --read-only: no program or library can be replaced by what runs in it."""
+def test_nothing_is_writable_but_the_state(host: Host) -> None:
+    """Even where --read-only is forgotten: no program or library can be replaced by what runs in it."""
     find = "find / -xdev -not -type l -writable 2>/dev/null || true"
     found = podman("run", "--rm", NO_NETWORK, "--entrypoint", "sh", IMAGE, "-c", find).stdout.split()
     kernel_and_tmp = re.compile(r"/(proc|dev|sys|tmp|var/tmp|run/lock)(/|$)")
     assert [path for path in found if not kernel_and_tmp.match(path)] == [STATE]
 
 
-def test_no_trace_of_the_builders_network(host: LinuxPlatform) -> None:
+def test_no_trace_of_the_builders_network(host: Host) -> None:
     """Mirrors, proxies, certificates and package indexes of the host came as secrets and went with them."""
     places = "/run/secrets /etc/pip.conf /etc/xdg/pip /etc/apt/apt.conf /etc/apt/sources.list"
     assert shell(f"ls -A {places} 2>/dev/null || true") == ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import urllib.request
 from collections import Counter
 from signal import SIGKILL
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from container.engine import STATE, Commits, Container, LinuxPlatform, podman
+from container.engine import STATE, Container, Host, Ledger, podman
 from container.test_containers import results
 from support.harness import OK, TERMINATED, kill, until
 from support.pages import free_port
@@ -25,7 +24,7 @@ FIB_30_35 = [832040, 1346269, 2178309, 3524578, 5702887, 9227465]
 def submit(dealer: Container, seconds: float, jobs: int) -> list[str]:
     names = [str(number) for number in range(1, jobs + 1)]
     options = ["--pool", "default", "--batch", "work", "--detach"]
-    dealer.generator("command", *options, "--", *Commits.job(seconds), ":::", *names)
+    dealer.generator("command", *options, "--", *Ledger.job(seconds), ":::", *names)
     return names
 
 
@@ -36,17 +35,15 @@ def check_all_done(dealer: Container, names: list[str]) -> None:
 
 
 @pytest.mark.slow
-def test_stop_drains_and_start_goes_on(host: LinuxPlatform) -> None:
+def test_stop_drains_and_start_goes_on(host: Host) -> None:
     """What runs is finished within the grace, what waits is done in the next life, and nothing is done twice."""
     volume = host.volume()
-    ledger = Commits(volume)
+    ledger = Ledger(volume)
     dealer = host.dealer(options=("--volume", f"{volume}:{STATE}"))
     names = submit(dealer, 2, 6)
     ledger.wait("start", 2)
-    began = time.monotonic()
     podman("stop", "--time", GRACE_SECONDS, dealer.name)
-    assert time.monotonic() - began < GRACE_SECONDS
-    assert dealer.wait() == OK, dealer.log
+    assert dealer.wait() == OK, dealer.log  # after the grace it would have been killed
     assert len(ledger.jobs("start")) == len(ledger.jobs("end")) == 2
 
     podman("start", dealer.name)
@@ -56,9 +53,9 @@ def test_stop_drains_and_start_goes_on(host: LinuxPlatform) -> None:
 
 
 @pytest.mark.slow
-def test_stop_puts_back_what_takes_too_long(host: LinuxPlatform) -> None:
+def test_stop_puts_back_what_takes_too_long(host: Host) -> None:
     volume = host.volume()
-    ledger = Commits(volume)
+    ledger = Ledger(volume)
     dealer = host.dealer("--drain-timeout", "0.5s", options=("--volume", f"{volume}:{STATE}"))
     submit(dealer, 3600, 2)
     ledger.wait("start", 2)
@@ -72,14 +69,14 @@ def test_stop_puts_back_what_takes_too_long(host: LinuxPlatform) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
-def test_killed_dealer_goes_on_where_it_was(host: LinuxPlatform) -> None:
+def test_killed_dealer_goes_on_where_it_was(host: Host) -> None:
     """In a pod, with a generator that waits in another container: it notices nothing but the time."""
     volume = host.volume()
-    ledger = Commits(volume)
+    ledger = Ledger(volume)
     place = ("--pod", host.pod(), "--volume", f"{volume}:{STATE}")
     dealer = host.dealer(options=place)
     names = [str(number) for number in range(1, 13)]
-    work = ["command", "--pool", "default", "--batch", "work", "--", *Commits.job(0.3), ":::", *names]
+    work = ["command", "--pool", "default", "--batch", "work", "--", *Ledger.job(0.3), ":::", *names]
     generator = host.start(*work, options=(*place, "--entrypoint", "tp-generator"), what="generator")
     ledger.wait("end", 4)
     podman("kill", "--signal", "KILL", dealer.name)
@@ -97,7 +94,7 @@ def test_killed_dealer_goes_on_where_it_was(host: LinuxPlatform) -> None:
     assert "epoch 2" in dealer.log
 
 
-def own_pod(host: LinuxPlatform) -> tuple[dict[str, Any], int]:
+def own_pod(host: Host) -> tuple[dict[str, Any], int]:
     """deploy/container/pod.yaml with names of this test and a port that is free."""
     pod = yaml.safe_load(POD.read_text())
     name, port = host.name("kube"), free_port()
@@ -110,7 +107,7 @@ def own_pod(host: LinuxPlatform) -> tuple[dict[str, Any], int]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
-def test_pod_is_played(host: LinuxPlatform) -> None:
+def test_pod_is_played(host: Host) -> None:
     pod, port = own_pod(host)
     name = pod["metadata"]["name"]
     podman("play", "kube", "-", stdin=yaml.safe_dump(pod))

@@ -41,7 +41,7 @@ def test_a_worker_that_exits_at_once(stage: Stage, tmp_path: Path, kind: str, co
 
 @pytest.mark.parametrize("kind", ["dealer", "private pool"])
 def test_a_worker_that_is_killed_whenever_it_starts(stage: Stage, tmp_path: Path, kind: str) -> None:
-    """As where a memory limit has no room for it. Some kills are somebody's will, but not all of them."""
+    """As where a memory limit has no room for it. Some kills are meant, but not all of them."""
     worker, ledger = worker_program(tmp_path, 0)
     worker.write_text(worker.read_text().replace("exit 0", "kill -9 $$"))
     run = start(stage, kind, worker).ends(ENVIRONMENT)

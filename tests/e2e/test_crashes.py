@@ -16,6 +16,8 @@ SEED = 7
 
 KILLS_MIN = 200
 JOBS = 500
+WORKERS = 4
+HELD = 2 * WORKERS  # jobs that wait at the gate, more than there are workers
 ENDS_BETWEEN_KILLS = 10
 
 
@@ -115,17 +117,19 @@ def test_a_job_that_closes_its_workers_queues_costs_its_neighbours_nothing(stage
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_all_workers_are_killed_again_and_again(stage: Stage, ledger: Ledger) -> None:
-    """A pool of 4 whose every worker is killed at once, until 200 have died, in one run of 500 jobs."""
+    """A pool of 4 whose every worker is killed at once, until 200 have died, in one run of 500 jobs.
+
+    The last jobs wait at a gate until the kills are made, so that the batch cannot end before, however slow this
+    process is beside the pool.
+    """
     names = [str(number) for number in range(1, JOBS + 1)]
-    run = stage.private(
-        "command", "--workers", 4, "--crash-limit", "unlimited", "--output", "json", "-v",
-        "--", *ledger.command("sleep=0.01"), ":::", *names,
-    )  # fmt: skip
-    dealer = dealer_of(run)
-    killed = 0
-    while killed < KILLS_MIN:
-        ledger.wait("end", ledger.count("end") + ENDS_BETWEEN_KILLS)
-        killed += sum(kill(pid) for pid in until(lambda: workers_of(dealer), "workers to kill"))
+    text = "\n".join(json.dumps({"kind": "command", "argv": argv}) for argv in short_jobs_then_held(ledger, names))
+    with ledger.gate():
+        run = stage.private(
+            "jobs", "--workers", WORKERS, "--crash-limit", "unlimited", "--output", "json", "-v", "-",
+            stdin=text.encode(),
+        )  # fmt: skip
+        killed = kill_all_workers_again_and_again(dealer_of(run), ledger)
     run.ends(OK, 200)
     outcomes = run.objects()
     assert Counter(job["seq"] for job in outcomes) == Counter(range(1, JOBS + 1))
@@ -135,3 +139,27 @@ def test_all_workers_are_killed_again_and_again(stage: Stage, ledger: Ledger) ->
     times = re.findall(r"\[Recovery\] Resent job \d+ after crash of \d+.* (\d+\.\d+) ms after", run.stderr)
     assert times
     tell(f"{killed} kills; slowest of {len(times)} recoveries: {max(map(float, times))} ms")
+
+
+def short_jobs_then_held(ledger: Ledger, names: list[str]) -> list[list[str]]:
+    """The command lines of the batch: short jobs, and behind them those that wait at the gate."""
+    short, held = ledger.command("sleep=0.01"), ledger.command("gate")
+    lines = [*[short] * (len(names) - HELD), *[held] * HELD]
+    return [[name if word == "{}" else word for word in line] for name, line in zip(names, lines, strict=True)]
+
+
+def kill_all_workers_again_and_again(dealer: int, ledger: Ledger) -> int:
+    """Kill every worker each time that jobs have got on, until enough have died; returns how many."""
+    killed = starts = ends = 0
+
+    def got_on() -> bool:
+        ended = ledger.count("end")
+        all_at_the_gate = ended >= JOBS - HELD and ledger.count("start") >= starts + WORKERS
+        return all_at_the_gate or ended >= ends + ENDS_BETWEEN_KILLS
+
+    while killed < KILLS_MIN:
+        until(got_on, "jobs that end, or that wait at the gate")
+        # Counted before the kill: a spare may have started the next job before we get to look again.
+        starts, ends = ledger.count("start"), ledger.count("end")
+        killed += sum(kill(pid) for pid in until(lambda: workers_of(dealer), "workers to kill"))
+    return killed

@@ -1,4 +1,4 @@
-"""Whoever may open a queue may write anything into it, or take its name away: the pool works on."""
+"""A program that may open a queue may write anything into it, or take its name away: the pool works on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from signal import SIGTERM
 import posix_ipc
 import pytest
 
-from support.harness import OK, Stage, namespace, queue_exists, tell, until, workers_of
+from support.harness import OK, Stage, queue_exists, send_raw, tell, until, workers_of
 from support.ledger import Ledger
 from support.pages import free_port, samples
 from taskpool.codec import encode, encode_tasks
@@ -81,7 +81,7 @@ def test_foreign_messages_are_counted_and_nothing_else(stage: Stage, ledger: Led
     sent = 0
     for role in ROLES:
         messages = misplaced()[role] * 10 + garbage(seed)
-        namespace(f"/tp.{stage.pool}.{role}", messages)
+        send_raw(f"/tp.{stage.pool}.{role}", messages)
         sent += len(messages)
     run.ends(OK)
     assert {(job["state"], job["attempts"]) for job in run.objects()} == {("succeeded", 1)}
@@ -97,7 +97,7 @@ def refused(port: int) -> float:
 
 
 def test_strangers_that_say_they_are_workers(stage: Stage, ledger: Ledger) -> None:
-    """Ready and reports of workers there are not, or are others: nobody believes them."""
+    """Ready and reports of workers there are not, or are others: they are not believed."""
     dealer = stage.dealer("--workers", 2, "--spares", 0, ready=2)
     workers = workers_of(dealer.pid)
     strangers: list[Ready | Progress] = []
@@ -110,7 +110,7 @@ def test_strangers_that_say_they_are_workers(stage: Stage, ledger: Ledger) -> No
         "command", "--pool", stage.pool, "--output", "json", "--", *ledger.command("sleep=0.02"), ":::", *names
     )
     ledger.wait("start", 1)
-    namespace(f"/tp.{stage.pool}.events", [encode(stranger) for stranger in strangers] * 20)
+    send_raw(f"/tp.{stage.pool}.events", [encode(stranger) for stranger in strangers] * 20)
     run.ends(OK)
     assert {(job["state"], job["value"], job["attempts"]) for job in run.objects()} == {("succeeded", None, 1)}
     assert ledger.jobs("end") == Counter(names)

@@ -76,7 +76,7 @@ def test_a_file_that_cannot_be_read(stage: Stage, tmp_path: Path, what: str) -> 
         file.chmod(0)
         if os.access(file, os.R_OK):
             file.unlink()
-            file.symlink_to(file)  # root may read everything; a loop of links nobody
+            file.symlink_to(file)  # root may read everything, but no loop of links
     run = stage.private("jobs", file).ends(USAGE)
     assert f"cannot read {file}: " in run.stderr
     assert run.stdout == ""

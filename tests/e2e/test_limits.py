@@ -59,7 +59,7 @@ exit $code
 
 
 def in_namespace(stage: Stage, mount: Path, command: list[str]) -> tuple[int, list[str]]:
-    """Runs a command in an IPC namespace of its own; its exit code, and the queues that are there behind it."""
+    """Run a command in an IPC namespace of its own; returns its exit code, and the queues that are there behind it."""
     mount.mkdir()
     for unshare in (["unshare"], ["unshare", "--user", "--map-root-user"]):
         script = ["sh", "-c", LISTED, "sh", str(mount), *command]

@@ -11,7 +11,7 @@ from support.ledger import Ledger
 
 
 def detach(stage: Stage, ledger: Ledger, work: str, jobs: int, *options: object) -> str:
-    """Submits and leaves; the batch's id, which is all that is printed."""
+    """Submit and leave; returns the batch's id, which is all that is printed."""
     names = map(str, range(1, jobs + 1))
     command = ["--", *ledger.command(work), ":::", *names]
     run = stage.generator("command", "--pool", stage.pool, "--detach", *options, *command).ends(OK)

@@ -1,4 +1,4 @@
-"""One dealer for a pool, whoever asks; and what a generator hears when there is none."""
+"""One dealer for a pool, whatever is started; and what a generator hears when there is none."""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ def test_log_as_json(stage: Stage) -> None:
     assert {record["who"].split()[0] for record in records} >= {"TaskGenerator", "Dealer", "Supervisor", "Worker"}
 
 
-# --- descriptors that are closed, full, or read by nobody ---------------------------------------------------
+# --- descriptors that are closed, full, or never read ------------------------------------------------------
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
-import statistics
 import threading
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -20,7 +18,7 @@ from typing import Any
 import pytest
 
 from support.exposition import golden, shape
-from support.harness import DEADLINE_SECONDS, ENVIRONMENT, OK, Program, Stage, tell, until
+from support.harness import DEADLINE_SECONDS, ENVIRONMENT, OK, Program, Stage, until
 from support.pages import free_port
 from support.source_tree import ROOT
 
@@ -30,11 +28,7 @@ SCRAPE = "250ms"
 
 CLIENTS = 50
 SCRAPE_EVERY_SECONDS = 5.0  # of one client; a Prometheus usually asks every 15
-JOBS = 20_000
-REPETITIONS = 5
-SLOWER_MAX = 1.10
-SCRAPE_SECONDS_MAX = 10.0  # what a Prometheus waits by default; 25 stalled clients keep 8 threads for 4 times 2 s
-TRIES = 4  # of the whole measurement, on a machine that others use as well
+JOBS = 2_000
 
 
 def watched(stage: Stage, *options: object) -> tuple[Program, tuple[str, int]]:
@@ -170,7 +164,6 @@ class Crowd:
     def __init__(self, target: tuple[str, int]) -> None:
         self._target = target
         self._gone = threading.Event()
-        self.slowest = 0.0
         self.answers = 0
         clients = [self._stall] * (CLIENTS // 2) + [self._scrape] * (CLIENTS - CLIENTS // 2)
         self._threads = [threading.Thread(target=client, args=(n,)) for n, client in enumerate(clients)]
@@ -200,9 +193,7 @@ class Crowd:
     def _scrape(self, number: int) -> None:
         self._gone.wait(SCRAPE_EVERY_SECONDS * (number % (CLIENTS // 2)) / (CLIENTS // 2))  # not all at once
         while not self._gone.wait(SCRAPE_EVERY_SECONDS if self.answers else 0):
-            started = time.monotonic()
             assert b"taskpool_jobs" in fetched(f"http://{self._target[0]}:{self._target[1]}/metrics")
-            self.slowest = max(self.slowest, time.monotonic() - started)
             self.answers += 1
 
 
@@ -214,42 +205,16 @@ def crowd(target: tuple[str, int]) -> Iterator[Crowd]:
         yield found
 
 
-def seconds_for_a_batch(stage: Stage) -> float:
-    started = time.monotonic()
-    generator = stage.generator("fib", "1", "--repeat", JOBS, "--pool", stage.pool)
-    generator.popen.wait()  # exactly: with a time-out, Popen.wait looks only every 50 ms
-    ended = time.monotonic()
-    generator.ends(OK)
-    return ended - started
-
-
-def how_much_slower(stage: Stage, target: tuple[str, int]) -> float:
-    """Side by side: without the crowd, with it, without it, ..."""
-    alone, crowded, scrapes = [], [], []
-    for _ in range(REPETITIONS):
-        alone.append(seconds_for_a_batch(stage))
-        with crowd(target) as clients:
-            until(lambda: clients.answers, "an answer to somebody in the crowd", SCRAPE_SECONDS_MAX)
-            crowded.append(seconds_for_a_batch(stage))
-            scrapes.append(clients.slowest)
-    assert max(scrapes) < SCRAPE_SECONDS_MAX
-    ratio = statistics.median(crowded) / statistics.median(alone)
-    tell(f"alone {sorted(alone)}, crowded {sorted(crowded)}: {ratio:.3f}; slowest scrape {max(scrapes):.3f} s")
-    return ratio
-
-
 @pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_a_crowd_of_clients_does_not_slow_dispatch(stage: Stage) -> None:
+@pytest.mark.timeout(240)
+def test_a_crowd_of_clients_gets_its_answers_and_no_thread_of_its_own(stage: Stage) -> None:
+    """By how much a crowd slows dispatch is measured by `make storm`."""
     dealer, target = watched(stage, "--workers", 2)
-    seconds_for_a_batch(stage)  # what happens once only
+    stage.generator("fib", "1", "--repeat", JOBS, "--pool", stage.pool).ends(OK)  # threads that come with work
     threads = len(list(Path(f"/proc/{dealer.pid}/task").iterdir()))
-    ratios = []
-    for _ in range(TRIES):
-        ratios.append(how_much_slower(stage, target))
-        if ratios[-1] <= SLOWER_MAX:
-            break
-    with crowd(target):
+    with crowd(target) as clients:
+        until(lambda: clients.answers, "an answer to one of the crowd")
+        done = stage.generator("fib", "1", "--repeat", JOBS, "--pool", stage.pool).ends(OK)
         until(lambda: fetched(f"http://{target[0]}:{target[1]}/-/healthy"), "an answer amid the crowd")
-        assert len(list(Path(f"/proc/{dealer.pid}/task").iterdir())) <= threads, "no client has a thread of its own"
-    assert min(ratios) <= SLOWER_MAX, f"dispatch is {ratios} times as slow with {CLIENTS} clients"
+        assert len(list(Path(f"/proc/{dealer.pid}/task").iterdir())) <= threads
+    assert len(done.lines) == JOBS

@@ -35,7 +35,7 @@ def kept(stage: Stage) -> Program:
 
 @contextmanager
 def full_pipe() -> Iterator[int]:
-    """Takes not one byte more, and nobody reads it."""
+    """A pipe that takes not one byte more, and is not read."""
     reader, writer = os.pipe()
     os.write(writer, bytes(fcntl.fcntl(writer, fcntl.F_GETPIPE_SZ)))
     try:
@@ -57,8 +57,8 @@ def test_a_question_whose_answer_nobody_reads_can_be_ended(
     stage: Stage, question: list[str], number: Signals, code: int
 ) -> None:
     kept(stage)
-    with full_pipe() as nobody:
-        asked = stage.generator(*question, "--json", "--pool", stage.pool, stdout=nobody)
+    with full_pipe() as unread:
+        asked = stage.generator(*question, "--json", "--pool", stage.pool, stdout=unread)
         until(lambda: waits_for_ever(asked), "an answer that is stuck")
         asked.send(number)
         asked.ends(code)

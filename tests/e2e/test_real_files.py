@@ -1,4 +1,4 @@
-"""2,000 real files, hashed while somebody kills workers all the time: the same lines as sha256sum alone."""
+"""2,000 real files, hashed while workers are killed all the time: the same lines as sha256sum alone."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _is_fit(path: str) -> bool:
 
 @contextmanager
 def killer(run: Program, seed: int) -> Iterator[list[int]]:
-    """Kills a random worker of the run every 50 ms; yields the list of its victims."""
+    """Kill a random worker of the run every 50 ms; yields the list of the killed."""
     stop, victims, choice = threading.Event(), list[int](), random.Random(seed)
     dealer = dealer_of(run)
 

@@ -290,7 +290,7 @@ def test_a_dealer_that_comes_back(stage: Stage, ledger: Ledger) -> None:
 
 @pytest.mark.parametrize("dealer_too", [False, True])
 def test_a_generator_that_comes_back(stage: Stage, ledger: Ledger, dealer_too: bool) -> None:
-    """The exit code is that of the whole batch, whoever was told of the job that failed."""
+    """The exit code is that of the whole batch, whichever generator was told of the job that failed."""
     dealer = journaled(stage)
     fail = ["--", "sh", "-c", '"$@"; [ "$TP_SEQ" != 1 ]', "sh", *work_of(ledger, "sleep=0.1"), ":::", *names()]
     words = ["--pool", stage.pool, "--batch", "b", "--results", str(stage.directory / "results"), "--output", "json"]

@@ -106,7 +106,7 @@ def test_int_three_times_leaves_at_once(stage: Stage, ledger: Ledger) -> None:
 
 
 def kill_repeatedly(dealer: Program) -> bool:
-    """One more SIGINT; whether nobody was there to hear it. Two that come together count as one."""
+    """Send one more SIGINT; returns whether the process had ended. Two that come together count as one."""
     if dealer.popen.poll() is not None:
         return True
     dealer.send(SIGINT)

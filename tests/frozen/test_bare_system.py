@@ -82,7 +82,7 @@ def system(tmp_path: Path) -> Iterator[Path]:
 
 
 def inside(root: Path, *command: str, seconds: float = 300) -> subprocess.CompletedProcess[str]:
-    """Runs a command in the system, with its own processes, mounts and message queues."""
+    """Run a command in the system, with its own processes, mounts and message queues."""
     spaces = ["unshare", "--mount", "--pid", "--ipc", "--fork", "--kill-child", f"--mount-proc={root}/proc"]
     return subprocess.run(
         [*spaces, "chroot", str(root), *command], env=CLEAN, capture_output=True, text=True, timeout=seconds

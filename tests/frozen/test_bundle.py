@@ -9,12 +9,14 @@ import re
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from frozen import scripts
-from support.source_tree import complain
+from frozen.conftest import DIST
+from support.source_tree import ROOT, complain
 
 PROGRAMS = ("tp-generator", "tp-dealer", "tp-worker")
 # Every package beside the standard library: what is imported, and the distribution it comes from.
@@ -80,8 +82,30 @@ def test_every_licence_is_told(bundle: Path) -> None:
         assert f"\n{name} " in told
     for library in (path.name for path in (bundle / "_internal").glob("lib*.so*")):
         assert library in told
-    assert document["metadata"]["component"]["name"] == "taskpool"
+    own = document["metadata"]["component"]
+    assert own["name"] == "taskpool"
+    assert "Apache-2.0" in json.dumps(own["licenses"])
     assert "file:" not in json.dumps(document), "the build's own folders say nothing to the reader"
+
+
+def test_every_archive_brings_our_licence(tarball: Path, deb: Path, tmp_path: Path) -> None:
+    licence = (ROOT / "LICENSE").read_bytes()
+    top = tarball.name.removesuffix(".tar.gz")
+    with tarfile.open(tarball) as tar:
+        packed = tar.extractfile(f"{top}/LICENSE")
+        assert packed is not None
+        assert packed.read() == licence
+    source = next(path for path in DIST.glob("taskpool-*.tar.gz") if "-linux-" not in path.name)
+    with tarfile.open(source) as sdist:
+        assert [name for name in sdist.getnames() if name.endswith("/LICENSE")], "the sdist has no LICENSE"
+    with zipfile.ZipFile(next(DIST.glob("taskpool-*.whl"))) as wheel:
+        (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/licenses/LICENSE"))
+        assert wheel.read(name) == licence
+    subprocess.run(["dpkg-deb", "--extract", str(deb), str(tmp_path)], check=True)
+    terms = (tmp_path / "usr/share/doc/taskpool/copyright").read_text()
+    assert terms.startswith("Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n")
+    assert "\nFiles: *\nCopyright: 2026 The taskpool authors\nLicense: Apache-2.0\n" in terms
+    assert "/usr/share/common-licenses/Apache-2.0" in terms
 
 
 @pytest.mark.needs_tool("objdump")

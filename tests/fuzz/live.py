@@ -3,7 +3,7 @@
     cd tests && python -m fuzz.live --messages 100000
 
 The dealer must live and count what it drops, and every job must succeed. Left out is what is not hostile but a
-wish: whoever may write into the queues is the pool's own user, and may drain it.
+wish: what may write into the queues is the pool's own user, and may drain it.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ class Live:
 
     def run(self) -> None:
         dealer = self.stage.dealer("--workers", 2, "--metrics", f"127.0.0.1:{self._port}", "-q", "-q", ready=0)
-        self._next_batch().ends(OK)  # attempts 1 and 2 are long over when somebody reports on them
+        self._next_batch().ends(OK)  # attempts 1 and 2 are long over when a report on them comes
         self._lay_traps()
         generator = self._next_batch()
         queues = {role: posix_ipc.MessageQueue(f"/tp.{self.stage.pool}.{role}", read=False) for role in BELONGS}

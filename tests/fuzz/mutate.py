@@ -21,7 +21,7 @@ BYTES_MAX = 4096
 
 
 class Mutator:
-    """Makes hostile copies of examples, the same ones for the same seed."""
+    """Make hostile copies of examples, the same ones for the same seed."""
 
     def __init__(self, seeds: Sequence[bytes], random: Random, prefix: int = 0) -> None:
         """`prefix`: so many first bytes are not MessagePack (a version)."""

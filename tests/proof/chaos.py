@@ -1,6 +1,6 @@
 """The chaos run: a journaled pool whose dealer, workers and generators are killed at random instants.
 
-Three generators submit to one pool. Whoever is killed is started again, the dealer by a loop as a service manager
+Three generators submit to one pool. What is killed is started again, the dealer by a loop as a service manager
 would, a generator with the same command and --resume. At the end the ledger that the jobs wrote, and what the pool
 says when it is asked for everything once more, are compared.
 

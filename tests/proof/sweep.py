@@ -1,7 +1,7 @@
 """The sweep: every program killed at every state-changing system call, and every call refused with every error.
 
 A reference run of a small journaled pool is traced once for each program: the dealer, its journal thread, a worker,
-the generator. Then the run is repeated for each point: the program is struck there by strace, whoever ended is
+the generator. Then the run is repeated for each point: the program is struck there by strace, what ended is
 started again as a service manager or a person would, and the ledger, the outcomes, the journal and what is left say
 whether a promise was broken. sweep_calls.py says which calls and errors, and why.
 

@@ -2,10 +2,10 @@
 
 A call is state-changing when others can see that it was made: a queue, a message, a file, a lock, a process, a
 signal. A kill at the entry of each of them is a kill in every state the outside can be in: what lies between two
-such calls is the same to everybody else. Hence these are left out of the kills:
+such calls is the same to all other processes. Hence these are left out of the kills:
     close of a queue's descriptor   the kernel does it for the dead, so it is the kill at the call before
     openat without O_CREAT          changes nothing
-    epoll, eventfd, pipe, fcntl     nobody else sees them
+    epoll, eventfd, pipe, fcntl     no other process sees them
 
 Errors are injected with the call not made, as strace does it. Left out are those that would be a lie about the
 caller itself (EFAULT, EINVAL, EBADF of a call with the right arguments), except EBADF of a queue, which has to end

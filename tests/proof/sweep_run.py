@@ -1,4 +1,4 @@
-"""One point of the sweep: a small pool in a directory of its own, one program struck, everybody started again."""
+"""One point of the sweep: a small pool in a directory of its own, one program struck, all started again."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ class Run:
         return dealer.poll()
 
     def _tend(self, client: Process) -> int:
-        """Waits for a client, and starts the dealer again whenever it ends meanwhile."""
+        """Wait for a client, and start the dealer again whenever it ends meanwhile."""
         while (code := client.poll()) is None:
             self._await_briefly()
             dealer = self._dealer

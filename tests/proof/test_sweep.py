@@ -17,7 +17,7 @@ from support.source_tree import ROOT
 
 POINTS = 18
 FOUND_ONCE = (  # what the sweep has found stays in the sample
-    "dealer epoll_create1@* ENOMEM",  # a dealer that failed half way up left a journal that nobody would open
+    "dealer epoll_create1@* ENOMEM",  # a dealer that failed half way up left a journal that could not be opened
     "dealer clone3@3 E*",  # the same, for want of a thread
     "generator pipe2@1 ENFILE",  # a traceback in place of a text
     "generator fchmod@1 *",  # a reply queue that stayed

@@ -37,7 +37,7 @@ INTERRUPTED, TERMINATED = 130, 143
 
 
 def programs_directory() -> Path:
-    """Where the programs under test are."""
+    """Return where the programs under test are."""
     if given := os.environ.get("TASKPOOL_BIN"):
         return Path(given).absolute()
     installed = ROOT / ".venv" / "bin"
@@ -45,14 +45,14 @@ def programs_directory() -> Path:
 
 
 def program(name: str) -> str:
-    """The path of `tp-generator`, `tp-dealer` or `tp-worker`."""
+    """Return the path of `tp-generator`, `tp-dealer` or `tp-worker`."""
     path = programs_directory() / name
     assert path.exists(), f"{path} is missing: make setup, or set TASKPOOL_BIN"
     return str(path)
 
 
 def until(condition: Callable[[], _T], what: str, seconds: float = DEADLINE_SECONDS) -> _T:
-    """Waits until the condition is true and returns what it gave; fails the test at the deadline."""
+    """Wait until the condition is true and return what it gave; fail the test at the deadline."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         if time.monotonic() > deadline:
@@ -62,7 +62,7 @@ def until(condition: Callable[[], _T], what: str, seconds: float = DEADLINE_SECO
 
 
 def tell(text: str) -> None:
-    """Shown with a failure, and with -s: seeds, counts, and the commands that repeat what happened."""
+    """Print what is shown with a failure, and with -s: seeds, counts, and the commands that repeat what happened."""
     sys.stdout.write(f"{text}\n")
 
 
@@ -122,7 +122,7 @@ class Program:
         return [json.loads(line) for line in self.lines]
 
     def says(self, pattern: str, seconds: float = DEADLINE_SECONDS) -> re.Match[str]:
-        """Waits until standard error matches."""
+        """Wait until standard error matches."""
         found = until(lambda: self._search(pattern), f"{pattern!r} in the log of {self.argv[0]}", seconds)
         assert isinstance(found, re.Match), f"ended with {found} and never said {pattern!r}:\n{self.stderr}"
         return found
@@ -136,20 +136,20 @@ class Program:
         self.popen.send_signal(number)
 
     def wait(self, seconds: float = DEADLINE_SECONDS) -> int:
-        """The exit code; -N when a signal killed it."""
+        """Wait for the end; returns the exit code, -N when a signal killed it."""
         try:
             return self.popen.wait(seconds)
         except subprocess.TimeoutExpired:
             pytest.fail(f"still running after {seconds:g} s: {shlex.join(self.argv)}\n{self.stderr[-4000:]}")
 
     def ends(self, code: int, seconds: float = DEADLINE_SECONDS) -> Program:
-        """Waits for the end, which must have this exit code."""
+        """Wait for the end, which must have this exit code."""
         ended = self.wait(seconds)
         assert ended == code, f"exit code {ended}, expected {code}; it said:\n{self.stderr[-4000:]}"
         return self
 
     def close(self) -> bool:
-        """Ends it; whether it still ran."""
+        """End it; returns whether it still ran."""
         running = self.popen.poll() is None
         if running:
             self.popen.kill()
@@ -181,7 +181,7 @@ class Stage:
         ended = [started.close() for started in reversed(self._programs)]
         if any(ended):  # the test has failed half way: what was killed could not clear away its queues
             self._sweep(self.pool)
-        for pool in self.pools[1:]:  # nobody else looks after those
+        for pool in self.pools[1:]:  # the fixture `pool` looks after the first only
             self._sweep(pool)
 
     def start(self, argv: Sequence[str], **how: Any) -> Program:
@@ -193,16 +193,16 @@ class Stage:
         return self.start([program("tp-generator"), *map(str, args)], **how)
 
     def private(self, *args: object, **how: Any) -> Program:
-        """A generator with a private pool that has this test's name, so that what it leaves is found."""
+        """Start a generator with a private pool that has this test's name, so that what it leaves is found."""
         return self.generator(args[0], "--batch", self.pool, *args[1:], **how)
 
     def ask(self, verb: str, *args: object) -> dict[str, Any]:
-        """A command to the pool, and its JSON answer."""
+        """Send a command to the pool; returns its JSON answer."""
         asked = self.generator(*verb.split(), "--pool", self.pool, "--json", *args).ends(OK)
         return json.loads(asked.stdout)  # type: ignore[no-any-return]
 
     def dealer(self, *args: object, ready: int = 1, under: Sequence[str] = (), **how: Any) -> Program:
-        """A dealer of the pool, once so many of its workers are ready; `under` is a program that execs it."""
+        """Start a dealer of the pool and wait until so many workers are ready; `under` is a program that execs it."""
         options = ["--pool", self.pool, "--metrics", "none", "--journal", "none", "-v", *map(str, args)]
         started = self.start([*under, program("tp-dealer"), *options], **how)
         if ready:
@@ -228,7 +228,7 @@ def _shortened(text: str) -> str:
 
 
 def arguments_of(pid: int) -> list[str]:
-    """The command line; empty for what is dead or a zombie."""
+    """Return the command line; empty for what is dead or a zombie."""
     try:
         data = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
@@ -245,7 +245,7 @@ def children_of(pid: int) -> list[int]:
 
 
 def dealer_of(generator: Program) -> int:
-    """The pid of a generator's private dealer, once it has one."""
+    """Return the pid of a generator's private dealer, once it has one."""
     return until(
         lambda: next((pid for pid in children_of(generator.pid) if "--private" in arguments_of(pid)), 0),
         "the private dealer of a generator",
@@ -253,12 +253,12 @@ def dealer_of(generator: Program) -> int:
 
 
 def workers_of(dealer: int) -> list[int]:
-    """The pids of the dealer's workers that are alive."""
+    """Return the pids of the dealer's workers that are alive."""
     return [pid for pid in children_of(dealer) if "--incarnation" in arguments_of(pid)]
 
 
 def marked(pool: str) -> list[int]:
-    """All processes of the pool's workers and of their jobs, by the mark in their environment."""
+    """Return all processes of the pool's workers and of their jobs, by the mark in their environment."""
     return [pid for pid, environ in _environments() if f"\0TP_WORKER={pool}/".encode() in b"\0" + environ]
 
 
@@ -270,7 +270,7 @@ def _environments() -> Iterator[tuple[int, bytes]]:
 
 
 def alive(pid: int) -> bool:
-    """Whether the process exists and is no zombie."""
+    """Return whether the process exists and is no zombie."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
@@ -279,7 +279,7 @@ def alive(pid: int) -> bool:
 
 
 def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> bool:
-    """Whether there was somebody to signal."""
+    """Send a signal; returns whether there was such a process."""
     try:
         os.kill(pid, number)
     except ProcessLookupError:
@@ -292,7 +292,7 @@ def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> bool:
 
 @contextmanager
 def opened(name: str) -> Iterator[posix_ipc.MessageQueue]:
-    """A queue to send to. Raises posix_ipc.ExistentialError."""
+    """Open a queue to send to. Raises posix_ipc.ExistentialError."""
     queue = posix_ipc.MessageQueue(name, read=False)
     try:
         yield queue
@@ -300,8 +300,8 @@ def opened(name: str) -> Iterator[posix_ipc.MessageQueue]:
         queue.close()
 
 
-def namespace(name: str, messages: Sequence[bytes]) -> None:
-    """Writes into a queue what nobody asked for."""
+def send_raw(name: str, messages: Sequence[bytes]) -> None:
+    """Send raw bytes to a queue, as a program that does not speak the protocol would."""
     with opened(name) as queue:
         for message in messages:
             queue.send(message, timeout=DEADLINE_SECONDS)

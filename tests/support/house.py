@@ -98,29 +98,67 @@ def kinds_of_lines(module: Module) -> tuple[int, int, int]:
     return len(code - docstrings), len(comments), len(docstrings)
 
 
-def report(found: Sequence[Module]) -> Iterator[str]:
-    """The figures, each with its worst places."""
-    lengths = [
-        Place(function_lines(each), f"{m.name}:{each.lineno} {each.name}") for m in found for each in m.functions()
-    ]
-    values = sorted(place.value for place in lengths)
-    deciles = quantiles(values, n=10)
-    yield f"function lines: median {deciles[4]:.0f}, p90 {deciles[8]:.0f}, max {values[-1]:.0f}"
-    yield from _worst(lengths)
+class Figures(NamedTuple):
+    """What `test_tidy.py` compares with its limits."""
+
+    function_lines_median: float
+    function_lines_p90: float
+    function_lines_max: float
+    file_lines_max: float
+    short_files_percent: float
+    functions_with_many_parameters: int
+    foreign_stores_per_1000_lines: float
+    comments_per_100_code_lines: float
+    docstrings_per_100_code_lines: float
+
+
+class Measured(NamedTuple):
+    """The figures, and the places behind those that have some."""
+
+    figures: Figures
+    lengths: Sequence[Place]
+    many_parameters: Sequence[Place]
+    stores: Sequence[Place]
+    files: Sequence[Place]
+
+
+def measure(found: Sequence[Module]) -> Measured:
+    """Measure the modules; at least two functions among them."""
+    functions = [(f"{m.name}:{each.lineno} {each.name}", each) for m in found for each in m.functions()]
+    lengths = [Place(function_lines(each), where) for where, each in functions]
+    deciles = quantiles(sorted(place.value for place in lengths), n=10)
+    many = [Place(count, where) for where, each in functions if (count := parameters(each)) > PARAMETERS_MAX]
     files = [Place(module.lines, module.name) for module in found if module.lines]
-    short = sum(place.value < SHORT_FILE_LINES for place in files)
-    share, longest = 100 * short / len(files), max(place.value for place in files)
-    yield f"files under {SHORT_FILE_LINES} lines: {share:.0f} % of {len(files)}; longest {longest:.0f}"
-    many = [Place(parameters(each), f"{m.name}:{each.lineno} {each.name}") for m in found for each in m.functions()]
-    over = [place for place in many if place.value > PARAMETERS_MAX]
-    yield f"functions with more than {PARAMETERS_MAX} parameters: {len(over)}"
-    yield from _worst(over)
     stores = [place for module in found for place in foreign_stores(module)]
-    lines = sum(module.lines for module in found)
-    yield f"stores into another object's attribute, per 1,000 lines: {1000 * len(stores) / lines:.1f} ({len(stores)})"
-    yield from _worst(stores)
     code, comments, docstrings = (sum(column) for column in zip(*map(kinds_of_lines, found), strict=True))
-    why, said = 100 * comments / code, 100 * docstrings / code
+    figures = Figures(
+        function_lines_median=deciles[4],
+        function_lines_p90=deciles[8],
+        function_lines_max=max(place.value for place in lengths),
+        file_lines_max=max(place.value for place in files),
+        short_files_percent=100 * sum(place.value < SHORT_FILE_LINES for place in files) / len(files),
+        functions_with_many_parameters=len(many),
+        foreign_stores_per_1000_lines=1000 * len(stores) / sum(place.value for place in files),
+        comments_per_100_code_lines=100 * comments / code,
+        docstrings_per_100_code_lines=100 * docstrings / code,
+    )
+    return Measured(figures, lengths, many, stores, files)
+
+
+def report(found: Sequence[Module]) -> Iterator[str]:
+    """Yield the figures as lines, each with its worst places."""
+    figures, lengths, many, stores, files = measure(found)
+    median, p90, longest = figures.function_lines_median, figures.function_lines_p90, figures.function_lines_max
+    yield f"function lines: median {median:.0f}, p90 {p90:.0f}, max {longest:.0f}"
+    yield from _worst(lengths)
+    share = f"{figures.short_files_percent:.0f} % of {len(files)}"
+    yield f"files under {SHORT_FILE_LINES} lines: {share}; longest {figures.file_lines_max:.0f}"
+    yield f"functions with more than {PARAMETERS_MAX} parameters: {figures.functions_with_many_parameters}"
+    yield from _worst(many)
+    per_1000 = figures.foreign_stores_per_1000_lines
+    yield f"stores into another object's attribute, per 1,000 lines: {per_1000:.1f} ({len(stores)})"
+    yield from _worst(stores)
+    why, said = figures.comments_per_100_code_lines, figures.docstrings_per_100_code_lines
     yield f"comment lines per 100 code lines: {why:.1f}; docstring lines: {said:.1f}"
 
 

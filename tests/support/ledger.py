@@ -31,7 +31,7 @@ class Ledger:
         (directory / "gate").touch()
 
     def command(self, *work: str) -> list[str]:
-        """The words of a command job that writes itself down; `{}` is its name, `work` what it does."""
+        """Return the words of a command job that writes itself down; `{}` is its name, `work` what it does."""
         return ["sh", SCRIPT, str(self.directory), "{}", *work]
 
     def lines(self) -> list[list[str]]:
@@ -41,7 +41,7 @@ class Ledger:
         return sum(line[0] == word for line in self.lines())
 
     def jobs(self, word: str) -> Counter[str]:
-        """How often each job has said this word."""
+        """Count how often each job has said this word."""
         return Counter(line[1] for line in self.lines() if line[0] == word)
 
     def pids(self, word: str) -> list[int]:
@@ -52,7 +52,7 @@ class Ledger:
 
     @contextmanager
     def gate(self) -> Iterator[None]:
-        """While the gate is shut, jobs with the work `gate` start and then wait."""
+        """Shut the gate: until it opens again, jobs with the work `gate` start and then wait."""
         descriptor = os.open(self.directory / "gate", os.O_RDWR)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -15,7 +15,7 @@ Labels = frozenset[tuple[str, str]]
 
 
 def free_port() -> int:
-    """A port nobody listens on now."""
+    """Return a port on which no program listens now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

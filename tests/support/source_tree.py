@@ -66,6 +66,7 @@ def uses(source: Source) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.func.id
 
 
+# A worktree's .git is a file.
 MADE = {".git", ".venv", ".hypothesis", "build", "dist", "__pycache__", "htmlcov"}
 
 
@@ -76,7 +77,7 @@ def project_files() -> Iterator[Path]:
             name for name in directories if name not in MADE and not name.endswith(("_cache", ".egg-info"))
         ]
         for name in names:
-            if not name.endswith(".so") and not name.startswith(".coverage"):
+            if name not in MADE and not name.endswith(".so") and not name.startswith(".coverage"):
                 yield Path(place, name)
 
 

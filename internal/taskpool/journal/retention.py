@@ -31,7 +31,7 @@ _READ = (
     "AND finished_wall_ns IS NOT NULL AND acknowledged >= recorded ORDER BY changed_wall_ns LIMIT ?"
 )
 _DROP_OUTCOMES = (
-    "DELETE FROM outcomes WHERE batch = ?1 AND no IN (SELECT no FROM outcomes WHERE batch = ?1 ORDER BY no LIMIT ?2)"
+    "DELETE FROM outcomes WHERE batch = ? AND no IN (SELECT no FROM outcomes WHERE batch = ? ORDER BY no LIMIT ?)"
 )
 _DROP_JOBS = "DELETE FROM jobs WHERE ordinal IN (SELECT ordinal FROM jobs WHERE batch = ? ORDER BY seq LIMIT ?)"
 
@@ -133,7 +133,7 @@ class Retention:
             return False
         execute("BEGIN IMMEDIATE")
         # A bounded number of rows: a commit that waits behind this step is told late by no more than that.
-        removed = execute(_DROP_OUTCOMES, (row[0], STEP_ROWS)).rowcount
+        removed = execute(_DROP_OUTCOMES, (row[0], row[0], STEP_ROWS)).rowcount
         removed += execute(_DROP_JOBS, (row[0], STEP_ROWS)).rowcount
         # The batch's own row goes last, since its rows are found through it.
         if removed == 0:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from cheroot import wsgi
 from cheroot.errors import FatalSSLAlert
-from cheroot.makefile import MakeFile
+from cheroot.makefile import StreamReader, StreamWriter
 from cheroot.server import HTTPConnection
 from cheroot.ssl.builtin import BuiltinSSLAdapter
 
@@ -189,9 +189,23 @@ class _DeadlineSocket:
         self._client.settimeout(self._until - now)
 
 
+class _AnswerFile(StreamWriter):
+    """The answer on its way to the client; what is not sent when the connection ends is dropped."""
+
+    def close(self) -> None:
+        try:
+            super().close()
+        except OSError:
+            # cheroot leaves this file to the garbage collector, with the rest of an answer in its buffer when the
+            # client stalled or is gone. Since Python 3.13 the finalizer no longer swallows what close() raises: it
+            # prints a traceback to stderr, for each such client. There is nothing left to do, the socket is closed.
+            pass
+
+
 def _file_with_deadline(client: socket.socket, mode: str, size: int) -> object:
-    seconds = REQUEST_SECONDS_MAX if "r" in mode else ANSWER_SECONDS_MAX
-    return MakeFile(_DeadlineSocket(client, seconds), mode, size)
+    if "r" in mode:
+        return StreamReader(_DeadlineSocket(client, REQUEST_SECONDS_MAX), mode, size)
+    return _AnswerFile(_DeadlineSocket(client, ANSWER_SECONDS_MAX), mode, size)
 
 
 class _Tls(BuiltinSSLAdapter):

@@ -249,4 +249,4 @@ def test_a_slow_disk_blocks_nobody_but_the_thread(tmp_path: Path) -> None:
     strace = ("strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync,fsync", "-e", inject)
     slowest, closing = map(float, run_program(SLOW, tmp_path / "journal.db", *strace).split())
     assert closing > FSYNC_SECONDS  # it was slow indeed
-    assert slowest < FSYNC_SECONDS / 4
+    assert slowest < FSYNC_SECONDS  # a call that waited for its own sync would have taken at least that

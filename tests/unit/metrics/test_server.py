@@ -107,17 +107,21 @@ def test_a_connection_is_for_one_request() -> None:
         assert said.count(b"HTTP/1.1 200") == 1
 
 
+def test_as_many_are_served_at_once_as_there_are_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "REQUEST_SECONDS_MAX", 10 * DEADLINE_SECONDS)  # the stalled stay for all of the test
+    with served(Book()) as server, ExitStack() as clients:
+        for _ in range(serving.THREADS - 1):
+            clients.enter_context(connected(server, HALF_A_REQUEST))
+        assert get(server)[0] == 200
+
+
 @pytest.mark.usefixtures("hasty")
 def test_stalled_clients_cost_no_thread_more_and_others_some_of_their_time() -> None:
-    stalled = 5 * serving.THREADS
     with served(Book()) as server, ExitStack() as clients:
         before = threading.active_count()
-        for _ in range(stalled):
+        for _ in range(5 * serving.THREADS):
             clients.enter_context(connected(server, HALF_A_REQUEST))
-        started = time.monotonic()
         assert get(server)[0] == 200
-        one_by_one = stalled * serving.REQUEST_SECONDS_MAX
-        assert time.monotonic() - started < one_by_one / 2, "as many are served at once as there are threads"
         assert threading.active_count() == before
 
 
@@ -232,15 +236,14 @@ def test_errors_go_to_the_log_and_not_all_of_them(
 def test_closing_ends_what_is_under_way() -> None:
     with served(Book()) as server, ExitStack() as clients:
         stalled = [clients.enter_context(connected(server, HALF_A_REQUEST)) for _ in range(20)]
-        started = time.monotonic()
         server.close()
-        assert time.monotonic() - started < serving.CLOSE_SECONDS_MAX
+        # It gives up waiting for its threads after CLOSE_SECONDS_MAX: that none is left shows that it did not have to.
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("CP Server")]
         for client in stalled:
             assert heard(client)[:12] in (b"", b"HTTP/1.1 408")
         with pytest.raises(ConnectionRefusedError):
             get(server)
         server.close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("CP Server")]
 
 
 def test_closing_does_not_wait_for_a_page_that_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -311,6 +311,8 @@ class SignalAt:
 
     def __enter__(self) -> SignalAt:
         self._before = sys.gettrace()
+        # Python 3.12 looks for frames that ask for opcodes only when a trace function is set; later ones always do.
+        sys._getframe().f_trace_opcodes = True
         sys.settrace(self._trace_call)
         return self
 
