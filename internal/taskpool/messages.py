@@ -10,7 +10,7 @@ Rules of this file:
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, NamedTuple, NewType
 
 import msgspec
 from msgspec import Meta, Struct
@@ -29,6 +29,25 @@ Payload = Annotated[bytes, Meta(max_length=limits.PAYLOAD_BYTES_MAX)]
 Value = Annotated[bytes, Meta(max_length=limits.VALUE_BYTES_MAX)]
 Captured = Annotated[str, Meta(max_length=limits.INLINE_OUTPUT_BYTES_MAX)]
 FilePath = Annotated[str, Meta(max_length=4096)]
+
+
+# --- identifiers: plain data, cheap to compare and to print ---
+
+Epoch = NewType("Epoch", int)
+"""One life of a dealer. Begins at 1, grows by one at each start of the pool, is kept in its lock file."""
+
+Incarnation = NewType("Incarnation", int)
+"""The number of a worker process within an epoch, from 1. Never used twice."""
+
+
+class Token(NamedTuple):
+    """One attempt of one job. A report that carries another token is stale and is dropped."""
+
+    epoch: int
+    n: int
+
+
+# --- what messages are made of ---
 
 
 class End(StrEnum):

@@ -24,12 +24,12 @@ from taskpool.clock import SECOND
 from taskpool.core.entries import OutcomeRecorded
 from taskpool.core.worker import WorkerState
 from taskpool.errors import MessageError
-from taskpool.ids import Incarnation
 from taskpool.messages import (
     TERMINAL,
     Accepted,
     End,
     Frame,
+    Incarnation,
     Limits,
     Outcomes,
     Progress,

@@ -17,11 +17,11 @@ from taskpool.core.reactor import Reactor
 from taskpool.dealer.options import DealerOptions
 from taskpool.dealer.reply_queues import ReplyQueue, ReplyQueues
 from taskpool.errors import QueueEmpty, SpoolFull
-from taskpool.ids import Epoch
 from taskpool.ipc.memory import _Queue
 from taskpool.ipc.sizing import Layout, Room, Shape
 from taskpool.ipc.spool import Spool
 from taskpool.journal.store import Store
+from taskpool.messages import Epoch
 
 if TYPE_CHECKING:
     from sim.host import SimHost

@@ -52,7 +52,6 @@ from taskpool.core.events import (
 from taskpool.core.reactor import Reactor
 from taskpool.core.state import PoolConfig
 from taskpool.errors import ExitCode
-from taskpool.ids import Incarnation
 from taskpool.journal.memory import MemoryStore
 from taskpool.messages import (
     NO_USAGE,
@@ -64,6 +63,7 @@ from taskpool.messages import (
     End,
     Frame,
     Hello,
+    Incarnation,
     JobSpec,
     Limits,
     Outcome,

@@ -18,7 +18,6 @@ from taskpool.core.events import Exited, Spawned
 from taskpool.dealer.dealer import Dealer
 from taskpool.dealer.log import DealerLog
 from taskpool.dealer.options import DealerOptions
-from taskpool.ids import Epoch, Incarnation
 from taskpool.ipc import names
 from taskpool.ipc.memory import MemoryNamespace, MemoryQueueEnd
 from taskpool.ipc.sizing import Layout, Room, Shape
@@ -26,7 +25,7 @@ from taskpool.ipc.spool import Spool
 from taskpool.journal.memory import MemoryStore
 from taskpool.journal.store import Store
 from taskpool.kinds import KINDS
-from taskpool.messages import Frame, Message, Ready
+from taskpool.messages import Epoch, Frame, Incarnation, Message, Ready
 
 POOL = "p"
 LAYOUT = Layout(Shape(10, 8192), Shape(10, 1024), Shape(10, 1024), Shape(2, 1024), Shape(10, 8192))

@@ -60,7 +60,10 @@ class BatchQueries:
             raise DealerUnreachable(f"pool {self._session.pool!r}: the dealer's answer is no batch: {error}") from error
 
     def outcomes(self, name: str, after: int, upto: int) -> Iterator[Outcome]:
-        """Yield those recorded with numbers above `after` and up to `upto`, read page by page."""
+        """Yield those recorded with numbers above `after` and up to `upto`, read page by page.
+
+        Raises DealerUnreachable, and what the handler raises; what was yielded until then stands.
+        """
         while after < upto:
             for outcome in (page := self._page(name, after, upto)):
                 if outcome.no > upto:
@@ -81,6 +84,7 @@ class BatchQueries:
         self._connection.close()
 
     def _page(self, name: str, after: int, upto: int) -> list[Outcome]:
+        """Return the next page; an empty one when there are no more."""
         self._session.query("outcomes", name, after)
 
         def found() -> list[Outcome] | None:
@@ -93,5 +97,6 @@ class BatchQueries:
         return found() or []
 
     def _run_until_answered(self, condition: Callable[[], bool]) -> None:
+        """Serve the connection until the answer is there. Raises DealerUnreachable, and what the handler raises."""
         self._connection.run_until(condition, self._handler)
         self._session.end_query()

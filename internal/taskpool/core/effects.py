@@ -12,8 +12,7 @@ from msgspec import Struct
 
 from taskpool.core.entries import Entry
 from taskpool.errors import ExitCode
-from taskpool.ids import Incarnation
-from taskpool.messages import Accepted, Answer, Frame, Outcomes, Pong, Refused, Welcome
+from taskpool.messages import Accepted, Answer, Frame, Incarnation, Outcomes, Pong, Refused, Welcome
 
 
 class Commit(Struct, frozen=True):
@@ -141,7 +140,7 @@ class Topic(Enum):
     SCALED = "scaled"
     STATUS = "status"
     STALLED = "stalled"
-    LEAVING = "shutdown"
+    EXITING = "leaving"  # the name under which programs that read the JSON log know it
 
 
 class Note(Struct, frozen=True):

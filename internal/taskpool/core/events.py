@@ -5,13 +5,13 @@ from __future__ import annotations
 from msgspec import Struct
 
 from taskpool.core.entries import BatchRecord, JobCounts, JobRecord, Traits
-from taskpool.ids import Incarnation
 from taskpool.messages import (
     Ack,
     Bye,
     Close,
     Command,
     Hello,
+    Incarnation,
     JobSpec,
     Outcome,
     Ping,

@@ -14,8 +14,7 @@ from taskpool.core.events import InFlight, Restored
 from taskpool.core.job import Job
 from taskpool.core.state import PoolState
 from taskpool.core.worker import Worker
-from taskpool.ids import Incarnation
-from taskpool.messages import JobError, Report, State
+from taskpool.messages import Incarnation, JobError, Report, State
 
 CORRUPT = JobError("Corrupt", "the journal's copy of this job does not match its checksum: submit it again")
 

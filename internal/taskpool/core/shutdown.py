@@ -127,7 +127,7 @@ class Shutdown:
     def _exit(self, code: ExitCode, text: str) -> None:
         self.exiting = True
         if code is ExitCode.OK:  # of what is wrong, the program's last line tells
-            self._pool.note(Level.INFO, Topic.LEAVING, text=text)
+            self._pool.note(Level.INFO, Topic.EXITING, text=text)
         self._pool.emit(Exit(code, text))
 
 

@@ -14,8 +14,7 @@ from taskpool.core.respawn import Respawn
 from taskpool.core.state import PoolState
 from taskpool.core.worker import StopReason, Worker, WorkerEvent, WorkerState
 from taskpool.errors import ExitCode
-from taskpool.ids import Incarnation
-from taskpool.messages import Ready
+from taskpool.messages import Incarnation, Ready
 
 EXIT_CANNOT_BOOT = frozenset({int(ExitCode.ENVIRONMENT), int(ExitCode.UNREACHABLE)})
 

@@ -16,7 +16,7 @@ from taskpool import limits
 from taskpool.clock import NEVER, Instant
 from taskpool.core.attempt import FrameRecord
 from taskpool.core.job import Job
-from taskpool.ids import Incarnation
+from taskpool.messages import Incarnation
 
 
 class WorkerState(Enum):

@@ -78,6 +78,7 @@ class Ingress:
         return Submitted(submit.client, submit.batch, submit.first_seq, jobs)
 
     def _refuse_frame(self, submit: Submit, offset: int, reason: str, text: str) -> None:
+        """Tell the generator which job of the frame is the first bad one, so that a person finds it in the input."""
         self._counters.refusals[reason] += 1
         seq = submit.first_seq + offset
         # The text may quote the payload: megabytes, and longer still when quoted. Its receiver takes this much.

@@ -23,6 +23,7 @@ from taskpool.procs.state_dir import state_directory
 def run(argv: Sequence[str]) -> int:
     """Run the command; return its exit code. Raises ConfigurationError, JournalError, UsageError."""
     args = build_parser().parse_args(argv)
+    # The lock file is the pool's own, also for a journal that --journal names: a dealer with that journal holds it.
     # Not created: a mistyped pool must be an error, and not an empty directory from now on.
     directory = state_directory(check_pool_name(args.pool), create=False)
     if args.journal is None and not directory.exists():
@@ -34,7 +35,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def build_parser() -> ArgumentParser:
-    """The whole command line."""
+    """Return the parser of the whole command line; man pages and completions are made from it too."""
     parser = ArgumentParser(
         prog="tp-dealer journal",
         description="Looks at, copies or shortens the journal of a pool that is not running.",
@@ -60,6 +61,7 @@ def build_parser() -> ArgumentParser:
 
 
 def _check(args: Namespace, path: Path, lock: Path) -> int:
+    """Print what is wrong, and how much there is. Raises JournalError when it cannot be read at all."""
     # First the loss, then the check: what is reported is the journal as it will be used.
     if args.accept_loss:
         tools.accept_loss(path, lock)
@@ -70,12 +72,14 @@ def _check(args: Namespace, path: Path, lock: Path) -> int:
 
 
 def _export(args: Namespace, path: Path, lock: Path) -> int:
+    """Print everything as JSON Lines. Raises JournalError behind what could be read of a damaged journal."""
     tools.export(path, sys.stdout.buffer.write, lock)
     sys.stdout.flush()  # here, where a full disk under the output can still become an exit code
     return ExitCode.OK
 
 
 def _prune(args: Namespace, path: Path, lock: Path) -> int:
+    """Let finished batches go now, as a dealer would in time. Raises UsageError, JournalError."""
     if args.retain_batches < 0:
         raise UsageError(f"--retain-batches {args.retain_batches}: expected 0 or more")
     retain_ns = limits.RETAIN_NS if args.retain is None else parse_duration(args.retain, "--retain")
@@ -85,6 +89,7 @@ def _prune(args: Namespace, path: Path, lock: Path) -> int:
 
 
 def _backup(args: Namespace, path: Path, lock: Path) -> int:
+    """Copy the journal into one file. A copy by cp(1) would lack the commits that are in the -wal."""
     tools.backup(path, args.target, lock)
     sys.stdout.write(f"{args.target} is a whole copy of {path}\n")
     return ExitCode.OK

@@ -13,13 +13,13 @@ from taskpool.clock import MILLISECOND, SECOND, SystemClock
 from taskpool.dealer.options import DealerOptions
 from taskpool.dealer.processes import LaunchSpec, WorkerProcesses
 from taskpool.errors import ConfigurationError
-from taskpool.ids import Epoch
 from taskpool.ipc.mqueue import KernelNamespace, kernel_limits
 from taskpool.ipc.names import StaleQueues
 from taskpool.ipc.sizing import Layout, Room, Shape, choose, room
 from taskpool.ipc.spool import Spool
 from taskpool.journal.memory import MemoryStore
 from taskpool.journal.store import Store
+from taskpool.messages import Epoch
 from taskpool.procs.pool_lock import PoolLock
 from taskpool.procs.prctl import become_subreaper
 from taskpool.procs.process_tree import end_orphans

@@ -191,5 +191,5 @@ _LINES: Mapping[Topic, tuple[str, Callable[[Fields], str]]] = {
     Topic.SCALED: ("Dealer", lambda f: f"Workers wanted: {f['wanted']}" + (f"; {f['limit']}" if f["limit"] else "")),
     Topic.STATUS: ("Dealer", _status),
     Topic.STALLED: ("Dealer", lambda f: f"Event loop stalled {f['seconds']:.1f} s; deadlines extended"),
-    Topic.LEAVING: ("Dealer", lambda f: str(f["text"])),
+    Topic.EXITING: ("Dealer", lambda f: str(f["text"])),
 }

@@ -27,10 +27,9 @@ from taskpool.dealer.performer import Performer
 from taskpool.dealer.platform import Poller, Processes
 from taskpool.dealer.reply_queues import ReplyQueues
 from taskpool.errors import QueueEmpty
-from taskpool.ids import Incarnation
 from taskpool.ipc.queue import QueueEnd
 from taskpool.journal.store import Store
-from taskpool.messages import Hello, Ready
+from taskpool.messages import Hello, Incarnation, Ready
 
 REPLY_SWEEP_NS = 5 * SECOND  # a sweep opens 32 names, so it is not for every second
 TICKS_PER_TURN_MAX = 16

@@ -36,12 +36,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TaskpoolError as error:
         log.say(logging.ERROR, str(error))
         return error.exit_code
-    except OSError as error:
+    except OSError as error:  # what no part of the dealer has a better text for
         log.say(logging.ERROR, system_refused(error))
         return ExitCode.ENVIRONMENT
 
 
 def _journal(words: Sequence[str]) -> int:
+    """Run `tp-dealer journal ...`, whose output may go into a pipe that its reader closes."""
     from taskpool.dealer import journal_cli
 
     try:
@@ -67,6 +68,7 @@ def _drop_output() -> None:
 
 
 def _act(options: DealerOptions, log: DealerLog) -> int:
+    """Do what the options ask for. Raises TaskpoolError, OSError."""
     if options.health:
         from taskpool.dealer.health import ask
 

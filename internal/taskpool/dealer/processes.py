@@ -20,11 +20,11 @@ from taskpool.core.events import Exited, Spawned, SpawnFailed
 from taskpool.core.metric import computed
 from taskpool.core.supervisor import Supervisor
 from taskpool.errors import ConfigurationError, MessageError, QueueEmpty, QueueError, WorkerCannotBoot
-from taskpool.ids import Incarnation
 from taskpool.ipc import names
 from taskpool.ipc.queue import QueueEnd, QueueNamespace
 from taskpool.ipc.sizing import Shape
 from taskpool.ipc.spool import Spool
+from taskpool.messages import Incarnation
 from taskpool.procs import process_tree, procfs, reap
 from taskpool.procs.environment import scrubbed
 from taskpool.procs.files import open_unnamed_somewhere

@@ -24,12 +24,11 @@ from taskpool.dealer.input_queues import InputQueues
 from taskpool.dealer.log import DealerLog
 from taskpool.dealer.platform import Platform
 from taskpool.errors import MessageError, PoolInUse, QueueEmpty, QueueExists, QueueMissing
-from taskpool.ids import Epoch
 from taskpool.ipc import names, sizing
 from taskpool.ipc.queue import QueueEnd, QueueNamespace
 from taskpool.ipc.spool import Spool
 from taskpool.journal.store import Store
-from taskpool.messages import Progress, Report
+from taskpool.messages import Epoch, Progress, Report
 
 ADOPTIONS_MAX = 3  # of the namespace's lock, whose holder may leave between two calls
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from taskpool import limits
 from taskpool.errors import UsageError
-from taskpool.ids import Epoch, Incarnation
+from taskpool.messages import Epoch, Incarnation
 
 if TYPE_CHECKING:
     from pathlib import Path  # a worker starts without it

@@ -21,13 +21,16 @@ class QueueEnd(Protocol):
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name it was opened by, with its slash; the queue itself may have lost it since."""
 
     @property
-    def maxmsg(self) -> int: ...
+    def maxmsg(self) -> int:
+        """How many messages it holds."""
 
     @property
-    def msgsize(self) -> int: ...
+    def msgsize(self) -> int:
+        """Bytes of the longest message it takes."""
 
     def send(self, data: bytes) -> None:
         """Send without waiting. Raises MessageTooLong, else QueueFull; QueueGone when not opened for sending."""

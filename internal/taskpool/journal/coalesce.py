@@ -80,7 +80,7 @@ class Changes:
         self.last: dict[int, AttemptMade | JobReturned | OutcomeRecorded | QuarantineDropped] = {}  # of each job
         self.returned: dict[int, JobReturned] = {}  # the last of each job, unless its outcome followed
         self.dropped: list[int] = []
-        self.leaving_quarantine: list[tuple[int, int]] = []  # (1 if it is open again, job) if it was there before
+        self.quarantine_exits: list[tuple[int, int]] = []  # (1 if it is open again, job) if it was there before
         self.forgotten: str | None = None
         self._add: dict[type, Callable[[Any], None]] = {
             BatchOpened: self._open,
@@ -127,7 +127,7 @@ class Changes:
             self._batch(before.batch).leave_quarantine(opens=True)
         # Nothing in this run of entries put it there, so it lies in quarantine in the tables.
         elif before is None and entry.counts.run > 1:
-            self.leaving_quarantine.append((1, entry.ordinal))
+            self.quarantine_exits.append((1, entry.ordinal))
         self.last[entry.ordinal] = self.returned[entry.ordinal] = entry
 
     def _drop(self, entry: QuarantineDropped) -> None:
@@ -135,7 +135,7 @@ class Changes:
         if isinstance(before, OutcomeRecorded):
             self._batch(before.batch).leave_quarantine(opens=False)
         else:
-            self.leaving_quarantine.append((0, entry.ordinal))
+            self.quarantine_exits.append((0, entry.ordinal))
         self.last[entry.ordinal] = entry
         self.dropped.append(entry.ordinal)
 

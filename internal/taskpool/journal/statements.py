@@ -130,9 +130,9 @@ class Statements:
             )
         if changes.accepted:
             self._write(_INSERT_JOBS, [self._job_values(entry) for entry in changes.accepted])
-        if changes.leaving_quarantine:
+        if changes.quarantine_exits:
             # Plain question marks, with values said twice: Python 3.12.0 to 3.12.3 warn of numbered ones.
-            left = [(opened, now_wall_ns, opened, ordinal) for opened, ordinal in changes.leaving_quarantine]
+            left = [(opened, now_wall_ns, opened, ordinal) for opened, ordinal in changes.quarantine_exits]
             many(_LEAVE_QUARANTINE, left)
         if changes.returned:
             many(_RETURN_JOB, [(*structs.astuple(e.counts), e.ordinal) for e in changes.returned.values()])

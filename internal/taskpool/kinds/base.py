@@ -27,8 +27,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from taskpool.errors import MessageError, UsageError
-from taskpool.ids import Token
-from taskpool.messages import NO_OUTPUT, End, JobError, Output
+from taskpool.messages import NO_OUTPUT, End, JobError, Output, Token
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace

@@ -24,10 +24,12 @@ _EXTENSION = re.compile(rb"\.[^/.]*\Z")
 
 
 def without_extension(path: bytes) -> bytes:
+    """Cut off the base name from its last dot on, as `{.}` does; of `.bashrc` nothing is left."""
     return _EXTENSION.sub(b"", path)
 
 
 def base_name(path: bytes) -> bytes:
+    """Give what is behind the last slash; nothing for a path that ends in one."""
     return path.rpartition(b"/")[2]
 
 

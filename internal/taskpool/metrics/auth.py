@@ -64,6 +64,7 @@ def from_file(path: Path) -> Auth:
 
 
 def _read(path: Path) -> str:
+    """Return the file's text. What is checked is the file that was opened, whatever is done to its name meanwhile."""
     try:
         # O_NONBLOCK: the open of a FIFO would wait for a writer. `_check` then refuses it.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

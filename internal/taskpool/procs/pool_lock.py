@@ -15,7 +15,7 @@ import msgspec
 
 from taskpool.clock import rfc3339
 from taskpool.errors import ConfigurationError, PoolInUse
-from taskpool.ids import Epoch
+from taskpool.messages import Epoch
 from taskpool.procs.files import sync_directory
 
 LOCK_NAME = "pool.lock"

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 from taskpool import limits
 from taskpool.clock import SystemClock, seconds
 from taskpool.errors import TaskpoolError
-from taskpool.ids import Token
 from taskpool.kinds import KINDS, Context, JobTimedOut, Kind, Result
 from taskpool.kinds.capture import lost
-from taskpool.messages import End, Frame, JobError, Output, Report, Task, Usage
+from taskpool.messages import End, Frame, JobError, Output, Report, Task, Token, Usage
 from taskpool.procs.process_tree import kill_descendants
 from taskpool.procs.procfs import take_own_peak_bytes
 from taskpool.worker.capture import Capture

@@ -22,7 +22,6 @@ from taskpool.core.effects import Commit, Effect, Note, SendFrame
 from taskpool.core.entries import OutcomeRecorded
 from taskpool.core.events import CheckedJob, ClientLost, Event, LifelineClosed, Signalled, Stalled, Submitted, TakenBack
 from taskpool.core.worker import WorkerState
-from taskpool.ids import Incarnation
 from taskpool.messages import (
     Ack,
     Bye,
@@ -31,6 +30,7 @@ from taskpool.messages import (
     End,
     Frame,
     Hello,
+    Incarnation,
     Outcome,
     Outcomes,
     Ping,

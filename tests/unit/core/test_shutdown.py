@@ -143,7 +143,7 @@ def test_a_dead_disk_does_not_hold_a_drain_for_ever() -> None:
     (exit,) = world.take(Exit)
     assert exit.code is ExitCode.ENVIRONMENT
     assert "runs again" in exit.text
-    assert world.noted(Topic.LEAVING) == [], "the program says it, as an error"
+    assert world.noted(Topic.EXITING) == [], "the program says it, as an error"
 
 
 def test_nor_does_a_full_one() -> None:
@@ -290,7 +290,7 @@ def test_a_private_pool_leaves_when_its_batch_is_read() -> None:
     assert world.exits() == []
     world.ack(2)
     assert world.exits() == [ExitCode.OK]
-    assert [note["text"] for note in world.noted(Topic.LEAVING)] == ["All jobs completed. Shutting down workers..."]
+    assert [note["text"] for note in world.noted(Topic.EXITING)] == ["All jobs completed. Shutting down workers..."]
     world.advance(SECOND)
     assert world.exits() == []
 

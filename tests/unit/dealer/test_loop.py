@@ -10,10 +10,9 @@ from support.memory_platform import LAYOUT, POOL, MemoryPlatform, assemble
 from taskpool import limits
 from taskpool.dealer.dealer import Dealer
 from taskpool.dealer.loop import LoopCounters
-from taskpool.ids import Incarnation
 from taskpool.ipc import names
 from taskpool.kinds.fib import FIB
-from taskpool.messages import Close, End, Frame, Hello, JobSpec, Progress, Report, Submit
+from taskpool.messages import Close, End, Frame, Hello, Incarnation, JobSpec, Progress, Report, Submit
 
 WORKERS = 40
 EVENTS = names.events(POOL)

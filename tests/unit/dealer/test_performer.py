@@ -14,11 +14,10 @@ from taskpool.core.effects import SendFrame
 from taskpool.core.events import DiskFull, TakenBack
 from taskpool.dealer.performer import Performer
 from taskpool.dealer.reply_queues import ReplyQueues
-from taskpool.ids import Incarnation
 from taskpool.ipc.memory import MemoryNamespace, MemoryQueueEnd
 from taskpool.ipc.sizing import Shape
 from taskpool.ipc.spool import Spool
-from taskpool.messages import Frame, Task
+from taskpool.messages import Frame, Incarnation, Task
 
 WORKER = Incarnation(1)
 

@@ -21,10 +21,10 @@ from taskpool.core.reactor import Reactor
 from taskpool.core.state import PoolConfig
 from taskpool.core.worker import Worker, WorkerState
 from taskpool.dealer.processes import NOTHING, LaunchSpec, SlotUsage, WorkerProcesses, use_of
-from taskpool.ids import Incarnation
 from taskpool.ipc.mqueue import KernelNamespace
 from taskpool.ipc.sizing import Shape
 from taskpool.ipc.spool import Spool
+from taskpool.messages import Incarnation
 
 ONE, TWO = Incarnation(1), Incarnation(2)
 

@@ -9,10 +9,10 @@ import pytest
 
 from taskpool import limits
 from taskpool.errors import ExitCode, UsageError
-from taskpool.ids import Epoch, Incarnation
 from taskpool.ipc import names
 from taskpool.ipc.memory import MemoryNamespace
 from taskpool.ipc.sizing import Shape
+from taskpool.messages import Epoch, Incarnation
 
 LONGEST_QUEUE_NAME = 255  # NAME_MAX; mq_overview(7)
 

@@ -25,9 +25,8 @@ from taskpool.core.worker import Worker, WorkerState
 from taskpool.dealer.dealer import Dealer
 from taskpool.dealer.http import metric_sources
 from taskpool.dealer.log import LogCounters
-from taskpool.ids import Incarnation
 from taskpool.journal.sqlite import SqliteStore
-from taskpool.messages import DEFAULT_LIMITS, JobSpec
+from taskpool.messages import DEFAULT_LIMITS, Incarnation, JobSpec
 from taskpool.metrics.exporter import registry
 
 WALL = 1_800_000_000
