@@ -9,9 +9,18 @@ from pathlib import Path
 import pytest
 
 from support.journals import FIRST, MANY, Asked, accepted, attempted, open_store, opened, recorded, returned
-from taskpool.core.effects import Commit, LoadDigests, LoadJobs, LoadOutcomes
 from taskpool.core.entries import Acknowledged, BatchCancelled, BatchForgotten, Entry, JobCounts, QuarantineDropped
-from taskpool.core.events import Committed, DigestsLoaded, Loaded, OutcomesLoaded, StoredJob
+from taskpool.core.storage import (
+    Commit,
+    Committed,
+    DigestsLoaded,
+    LoadDigests,
+    Loaded,
+    LoadJobs,
+    LoadOutcomes,
+    OutcomesLoaded,
+    StoredJob,
+)
 from taskpool.journal.memory import MemoryStore
 from taskpool.limits import OUTCOMES_IN_FLIGHT_BYTES_MAX
 from taskpool.messages import State

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from taskpool.codec import decode, encode
-from taskpool.core.effects import FindBatch
+from taskpool.core.storage import FindBatch
 from taskpool.dealer.dealer import Dealer
 from taskpool.errors import ConfigurationError, JournalError, QueueError, QueueMissing, system_refused
 from taskpool.ipc.mqueue import KernelNamespace

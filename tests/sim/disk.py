@@ -11,18 +11,23 @@ from typing import TYPE_CHECKING
 
 from sim.journal_model import JournalModel
 from sim.world import World
-from taskpool.core.effects import Commit, FindBatch, LoadDigests, LoadJobs, LoadOutcomes, StoreRequest
 from taskpool.core.entries import AttemptMade, Entry, OutcomeRecorded
-from taskpool.core.events import (
+from taskpool.core.storage import (
     BatchFound,
+    Commit,
     CommitFailed,
     Committed,
     DigestsLoaded,
     DiskFull,
+    FindBatch,
+    LoadDigests,
     Loaded,
+    LoadJobs,
+    LoadOutcomes,
     OutcomesLoaded,
     Restored,
     StoreEvent,
+    StoreRequest,
 )
 from taskpool.journal.memory import MemoryStore
 

@@ -23,7 +23,7 @@ from taskpool.core.entries import (
     OutcomeRecorded,
     QuarantineDropped,
 )
-from taskpool.core.events import InFlight, Restored, StoredJob
+from taskpool.core.storage import InFlight, Restored, StoredJob
 from taskpool.messages import Outcome, State
 
 

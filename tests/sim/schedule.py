@@ -24,7 +24,8 @@ from taskpool import limits
 from taskpool.clock import MILLISECOND, SECOND, Instant
 from taskpool.core import invariants
 from taskpool.core.effects import Effect, Exit, Note, Topic
-from taskpool.core.events import Event, Restored
+from taskpool.core.events import Event
+from taskpool.core.storage import Restored
 from taskpool.dealer import dealer as dealer_module
 from taskpool.dealer import reply_queues
 from taskpool.dealer.options import DealerOptions

@@ -19,28 +19,12 @@ from taskpool import codec
 from taskpool.clock import SECOND, Instant
 from taskpool.core import invariants
 from taskpool.core.backlog import Backlog
-from taskpool.core.effects import (
-    Commit,
-    Effect,
-    Exit,
-    FindBatch,
-    Kill,
-    Note,
-    Release,
-    Reply,
-    SendFrame,
-    Spawn,
-    StoreRequest,
-    TakeBack,
-    Topic,
-)
+from taskpool.core.effects import Effect, Exit, Kill, Note, Release, Reply, SendFrame, Spawn, TakeBack, Topic
 from taskpool.core.entries import BatchRecord, Entry, JobAccepted, JobRecord, Traits
 from taskpool.core.events import (
-    BatchFound,
     CheckedJob,
     Event,
     Exited,
-    Restored,
     Signalled,
     Spawned,
     SpawnFailed,
@@ -51,6 +35,7 @@ from taskpool.core.events import (
 )
 from taskpool.core.reactor import Reactor
 from taskpool.core.state import PoolConfig
+from taskpool.core.storage import BatchFound, Commit, FindBatch, Restored, StoreRequest
 from taskpool.errors import ExitCode
 from taskpool.journal.memory import MemoryStore
 from taskpool.messages import (

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from support.programs import start
-from taskpool.core.effects import Commit, FindBatch, LoadJobs, LoadOutcomes
 from taskpool.core.entries import (
     AttemptMade,
     BatchOpened,
@@ -22,7 +21,18 @@ from taskpool.core.entries import (
     OutcomeRecorded,
     Traits,
 )
-from taskpool.core.events import BatchFound, Committed, Loaded, OutcomesLoaded, StoredJob, StoreEvent
+from taskpool.core.storage import (
+    BatchFound,
+    Commit,
+    Committed,
+    FindBatch,
+    Loaded,
+    LoadJobs,
+    LoadOutcomes,
+    OutcomesLoaded,
+    StoredJob,
+    StoreEvent,
+)
 from taskpool.journal.engine import JournalOptions
 from taskpool.journal.sqlite import SqliteStore
 from taskpool.journal.store import Store

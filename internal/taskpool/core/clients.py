@@ -12,10 +12,10 @@ from taskpool import limits
 from taskpool.clock import Instant
 from taskpool.core.batch import Batch, Client
 from taskpool.core.delivery import Delivery
-from taskpool.core.effects import FindBatch, Level, Release, Reply, Topic
+from taskpool.core.effects import Level, Release, Reply, Topic
 from taskpool.core.entries import Acknowledged, BatchOpened
-from taskpool.core.events import BatchFound
 from taskpool.core.state import PoolState
+from taskpool.core.storage import BatchFound, FindBatch
 from taskpool.messages import Answer, Command, Hello, Ping, Pong, Refused, Welcome
 
 DRAINING = "the pool is draining and takes no new jobs"

@@ -16,11 +16,12 @@ from taskpool.clock import SECOND, Instant, rfc3339
 from taskpool.core.attempt import Attempt
 from taskpool.core.completion import Completion
 from taskpool.core.delivery import Delivery
-from taskpool.core.effects import Level, LoadOutcomes, Reply, Topic
+from taskpool.core.effects import Level, Reply, Topic
 from taskpool.core.entries import BatchCancelled, QuarantineDropped
 from taskpool.core.job import JOB_TABLE, Job, JobAction, JobEvent
 from taskpool.core.shutdown import Shutdown
 from taskpool.core.state import PoolState
+from taskpool.core.storage import LoadOutcomes
 from taskpool.core.supervisor import Supervisor
 from taskpool.core.worker import StopReason, Worker
 from taskpool.messages import Answer, Command, State

@@ -10,9 +10,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from taskpool.core.batch import Batch
-from taskpool.core.effects import Commit, Effect, SendFrame
+from taskpool.core.effects import Effect, SendFrame
 from taskpool.core.entries import Entry
 from taskpool.core.job import Job
+from taskpool.core.storage import Commit
 from taskpool.messages import Outcome
 
 

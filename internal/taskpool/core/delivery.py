@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from taskpool.core.batch import Batch
-from taskpool.core.effects import LoadOutcomes, Reply
+from taskpool.core.effects import Reply
 from taskpool.core.entries import Acknowledged, BatchForgotten
-from taskpool.core.events import OutcomesLoaded
 from taskpool.core.state import PoolState
+from taskpool.core.storage import LoadOutcomes, OutcomesLoaded
 from taskpool.messages import Ack, Outcomes, Refused
 
 

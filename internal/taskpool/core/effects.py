@@ -1,6 +1,6 @@
 """What to do. The shell performs effects in the order given; order that matters is decided here.
 
-Five of them are requests to the store, handed on as they are. Each names the event that answers it.
+Requests to the store are effects too, handed on as they are: see `storage`.
 """
 
 from __future__ import annotations
@@ -10,52 +10,9 @@ from typing import Any
 
 from msgspec import Struct
 
-from taskpool.core.entries import Entry
+from taskpool.core.storage import StoreRequest
 from taskpool.errors import ExitCode
 from taskpool.messages import Accepted, Answer, Frame, Incarnation, Outcomes, Pong, Refused, Welcome
-
-
-class Commit(Struct, frozen=True):
-    """Store these entries, all or none; `Committed(number)` follows."""
-
-    number: int
-    entries: list[Entry]
-
-
-class LoadJobs(Struct, frozen=True):
-    """Read queued jobs with a key (-priority, ordinal) above `after`, in that order: up to `limit` of them, or as many
-    as `bytes_max` bytes of payload allow, but at least one; `Loaded` follows."""
-
-    after: tuple[int, int]
-    limit: int
-    bytes_max: int
-
-
-class LoadOutcomes(Struct, frozen=True):
-    """Read up to `limit` outcomes of the batch numbered above `after`, or as many as take about
-    OUTCOMES_IN_FLIGHT_BYTES_MAX, but at least one; `OutcomesLoaded` follows."""
-
-    batch: str
-    after: int
-    limit: int
-    reader: int = 0
-
-
-class FindBatch(Struct, frozen=True):
-    """Look a batch up that is not in memory; `BatchFound` follows."""
-
-    name: str
-
-
-class LoadDigests(Struct, frozen=True):
-    """Read the digests of accepted jobs; `DigestsLoaded` follows."""
-
-    batch: str
-    first_seq: int
-    count: int
-
-
-StoreRequest = Commit | LoadJobs | LoadOutcomes | FindBatch | LoadDigests
 
 
 class SendFrame(Struct, frozen=True):

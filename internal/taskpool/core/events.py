@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from taskpool.core.entries import BatchRecord, JobCounts, JobRecord, Traits
+from taskpool.core.entries import Traits
+from taskpool.core.storage import Restored, StoreEvent
 from taskpool.messages import (
     Ack,
     Bye,
@@ -13,11 +14,9 @@ from taskpool.messages import (
     Hello,
     Incarnation,
     JobSpec,
-    Outcome,
     Ping,
     Progress,
     Ready,
-    Report,
 )
 
 
@@ -68,80 +67,6 @@ class TakenBack(Struct, frozen=True):
     first_ns: tuple[int, ...]
 
 
-class StoredJob(Struct, frozen=True):
-    """A job without an outcome of its present run, as the store gives it back."""
-
-    record: JobRecord
-    counts: JobCounts
-    corrupt: bool = False  # its checksum does not match: not to be run
-
-
-class InFlight(Struct, frozen=True):
-    """An attempt that had no report when its dealer ended."""
-
-    epoch: int
-    n: int
-    job: StoredJob
-
-
-class Restored(Struct, frozen=True):
-    """What an earlier life of the dealer left in the store. The first event of a life, if any."""
-
-    unclean_exit: bool  # that life did not end by its own choice
-    ordinal: int  # of the last job accepted
-    batches: list[BatchRecord]  # with open jobs, or with jobs in quarantine
-    in_flight: list[InFlight]
-    quarantined: list[StoredJob]
-    late: list[tuple[int, Report]]  # (epoch, report) found in the events queue
-
-
-class Committed(Struct, frozen=True):
-    number: int
-
-
-class CommitFailed(Struct, frozen=True):
-    """What of it is stored is unknown. Fatal."""
-
-    number: int
-    text: str
-
-
-class DiskFull(Struct, frozen=True):
-    """One of the pool's places has no room, or has room again. What had to be stored all the same is stored."""
-
-    full: bool
-    text: str
-    where: str = "journal"  # or "spool"
-
-
-class Loaded(Struct, frozen=True):
-    """Queued jobs behind the backlog's horizon, in order."""
-
-    jobs: list[StoredJob]
-    more: bool
-
-
-class OutcomesLoaded(Struct, frozen=True):
-    batch: str
-    items: list[Outcome]
-    reader: int = 0  # the client that asked by a command; 0: the batch's own reader
-
-
-class BatchFound(Struct, frozen=True):
-    """The answer to FindBatch. None: the store knows no such batch."""
-
-    name: str
-    batch: BatchRecord | None
-
-
-class DigestsLoaded(Struct, frozen=True):
-    """The digests of jobs first_seq, first_seq+1, ... as accepted."""
-
-    batch: str
-    first_seq: int
-    digests: list[bytes]
-
-
 class ClientLost(Struct, frozen=True):
     """A generator's reply queue cannot be written any more."""
 
@@ -174,9 +99,6 @@ class Stalled(Struct, frozen=True):
 class Tick(Struct, frozen=True):
     """The end of a turn: dispatch, look at deadlines, hand over what is to be stored."""
 
-
-# What a store answers; `core.effects` says which request each belongs to.
-StoreEvent = Committed | CommitFailed | DiskFull | Loaded | OutcomesLoaded | BatchFound | DigestsLoaded
 
 Event = (
     Hello

@@ -8,11 +8,12 @@ from taskpool.clock import Instant
 from taskpool.core.batch import Batch
 from taskpool.core.clients import DRAINING
 from taskpool.core.commits import CloseStored, JobsStored
-from taskpool.core.effects import Level, LoadDigests, Reply, Topic
+from taskpool.core.effects import Level, Reply, Topic
 from taskpool.core.entries import BatchClosed, JobAccepted, JobRecord
-from taskpool.core.events import DigestsLoaded, Submitted
+from taskpool.core.events import Submitted
 from taskpool.core.job import Job
 from taskpool.core.state import PoolState
+from taskpool.core.storage import DigestsLoaded, LoadDigests
 from taskpool.messages import Accepted, Close, Refused
 
 _UNKNOWN = "this dealer holds no such batch for this generator: say hello first"

@@ -16,7 +16,7 @@ from enum import Enum
 from taskpool import limits
 from taskpool.core.batch import Batch
 from taskpool.core.entries import JobCounts, JobRecord, Traits
-from taskpool.core.events import StoredJob
+from taskpool.core.storage import StoredJob
 from taskpool.messages import TERMINAL, End, JobSpec, Limits, Report, State
 
 

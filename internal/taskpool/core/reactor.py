@@ -12,26 +12,17 @@ from taskpool.core.commands import Commands
 from taskpool.core.commits import CloseStored, JobsStored, OutcomeStored
 from taskpool.core.completion import REPORTABLE, SIGNAL_HINTS, Completion
 from taskpool.core.delivery import Delivery
-from taskpool.core.effects import Effect, Exit, Level, LoadJobs, Topic
+from taskpool.core.effects import Effect, Exit, Level, Topic
 from taskpool.core.events import (
-    BatchFound,
     ClientLost,
-    CommitFailed,
-    Committed,
-    DigestsLoaded,
-    DiskFull,
     Event,
     Exited,
     LifelineClosed,
-    Loaded,
-    OutcomesLoaded,
     Reconfigured,
-    Restored,
     Signalled,
     Spawned,
     SpawnFailed,
     Stalled,
-    StoredJob,
     Submitted,
     TakenBack,
     Tick,
@@ -42,6 +33,18 @@ from taskpool.core.recovery import CORRUPT, Recovery
 from taskpool.core.scheduler import Scheduler
 from taskpool.core.shutdown import Shutdown
 from taskpool.core.state import PoolConfig, PoolState
+from taskpool.core.storage import (
+    BatchFound,
+    CommitFailed,
+    Committed,
+    DigestsLoaded,
+    DiskFull,
+    Loaded,
+    LoadJobs,
+    OutcomesLoaded,
+    Restored,
+    StoredJob,
+)
 from taskpool.core.supervisor import Supervisor
 from taskpool.core.worker import StopReason, Worker, WorkerState
 from taskpool.errors import ExitCode

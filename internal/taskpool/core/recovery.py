@@ -10,9 +10,9 @@ from taskpool.clock import Instant
 from taskpool.core.attempt import Attempt, FrameRecord
 from taskpool.core.batch import Batch
 from taskpool.core.completion import REPORTABLE, Completion
-from taskpool.core.events import InFlight, Restored
 from taskpool.core.job import Job
 from taskpool.core.state import PoolState
+from taskpool.core.storage import InFlight, Restored
 from taskpool.core.worker import Worker
 from taskpool.messages import Incarnation, JobError, Report, State
 

@@ -16,9 +16,10 @@ from typing import NamedTuple
 from taskpool import limits
 from taskpool.clock import MILLISECOND, SECOND, Clock
 from taskpool.core.effects import Exit
-from taskpool.core.events import Event, LifelineClosed, Reconfigured, Restored, Signalled, Stalled, Tick
+from taskpool.core.events import Event, LifelineClosed, Reconfigured, Signalled, Stalled, Tick
 from taskpool.core.metric import Histogram, MetricSet, counter, gauge, histogram
 from taskpool.core.reactor import Reactor
+from taskpool.core.storage import Restored
 from taskpool.core.worker import WorkerState
 from taskpool.dealer import ingress
 from taskpool.dealer.ingress import Ingress

@@ -6,19 +6,9 @@ from collections.abc import Callable
 from typing import Any, get_args
 
 from taskpool.codec import decode, encode
-from taskpool.core.effects import (
-    Effect,
-    Exit,
-    Kill,
-    Note,
-    Release,
-    Reply,
-    SendFrame,
-    Spawn,
-    StoreRequest,
-    TakeBack,
-)
-from taskpool.core.events import ClientLost, DiskFull, Event, TakenBack
+from taskpool.core.effects import Effect, Exit, Kill, Note, Release, Reply, SendFrame, Spawn, TakeBack
+from taskpool.core.events import ClientLost, Event, TakenBack
+from taskpool.core.storage import DiskFull, StoreRequest
 from taskpool.dealer.log import DealerLog
 from taskpool.dealer.platform import Processes
 from taskpool.dealer.reply_queues import ReplyQueues

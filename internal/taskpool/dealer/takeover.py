@@ -19,7 +19,7 @@ from msgspec import structs
 
 from taskpool import codec, limits
 from taskpool.core.effects import Level
-from taskpool.core.events import Restored
+from taskpool.core.storage import Restored
 from taskpool.dealer.input_queues import InputQueues
 from taskpool.dealer.log import DealerLog
 from taskpool.dealer.platform import Platform

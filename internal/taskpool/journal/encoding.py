@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from taskpool.core.entries import JobCounts, JobRecord, Traits
-from taskpool.core.events import StoredJob
+from taskpool.core.storage import StoredJob
 from taskpool.messages import JobError, JobSpec, Limits, Outcome, State
 
 CORRUPT = "corrupt"  # in place of a job's kind

@@ -16,13 +16,12 @@ from msgspec import Struct
 
 from taskpool import limits
 from taskpool.clock import Clock, SystemClock
-from taskpool.core.effects import Commit, StoreRequest
-from taskpool.core.events import CommitFailed, Committed, DiskFull
+from taskpool.core.storage import Commit, CommitFailed, Committed, DiskFull, Question, StoreRequest
 from taskpool.errors import JournalError
 from taskpool.journal import file
 from taskpool.journal.ballast import BALLAST_BYTES, Ballast
 from taskpool.journal.retention import AgeClock, Retention
-from taskpool.journal.statements import Read, Statements
+from taskpool.journal.statements import Statements
 from taskpool.journal.thread import Answers
 
 _ENTRIES_TOGETHER_MAX = 20_000  # in one transaction: more would hold the answers of the first for too long
@@ -177,7 +176,7 @@ class Engine:
                 self._fail(0, str(error))
             return
 
-    def _answer(self, request: Read | Check) -> None:
+    def _answer(self, request: Question | Check) -> None:
         if isinstance(request, Check):
             self._checking = False
             if not self._failed:

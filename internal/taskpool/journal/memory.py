@@ -14,7 +14,6 @@ from typing import Any
 
 from taskpool import limits
 from taskpool.core.batch import outcome_bytes
-from taskpool.core.effects import Commit, FindBatch, LoadDigests, LoadJobs, LoadOutcomes, StoreRequest
 from taskpool.core.entries import (
     Acknowledged,
     AttemptMade,
@@ -26,15 +25,21 @@ from taskpool.core.entries import (
     OutcomeRecorded,
     QuarantineDropped,
 )
-from taskpool.core.events import (
+from taskpool.core.storage import (
     BatchFound,
+    Commit,
     Committed,
     DigestsLoaded,
+    FindBatch,
+    LoadDigests,
     Loaded,
+    LoadJobs,
+    LoadOutcomes,
     OutcomesLoaded,
     Restored,
     StoredJob,
     StoreEvent,
+    StoreRequest,
 )
 from taskpool.messages import Outcome, State
 

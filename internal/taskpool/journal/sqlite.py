@@ -10,9 +10,8 @@ import os
 from pathlib import Path
 
 from taskpool.clock import MILLISECOND, Clock, SystemClock
-from taskpool.core.effects import Commit, StoreRequest
-from taskpool.core.events import Restored, StoreEvent
 from taskpool.core.metric import Histogram, MetricSet, computed, counter, histogram
+from taskpool.core.storage import Commit, Restored, StoreEvent, StoreRequest
 from taskpool.journal import file
 from taskpool.journal.engine import Check, Engine, JournalOptions, Observer, Request
 from taskpool.journal.thread import JournalThread

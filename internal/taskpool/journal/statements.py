@@ -15,14 +15,18 @@ from typing import Any
 from msgspec import structs
 
 from taskpool import limits
-from taskpool.core.effects import FindBatch, LoadDigests, LoadJobs, LoadOutcomes
 from taskpool.core.entries import AttemptMade, BatchRecord, Entry, JobAccepted, OutcomeRecorded
-from taskpool.core.events import (
+from taskpool.core.storage import (
     BatchFound,
     DigestsLoaded,
+    FindBatch,
     InFlight,
+    LoadDigests,
     Loaded,
+    LoadJobs,
+    LoadOutcomes,
     OutcomesLoaded,
+    Question,
     Restored,
     StoredJob,
     StoreEvent,
@@ -91,8 +95,6 @@ _IN_STATE = _JOB + "WHERE j.state = ? AND j.state < 3 ORDER BY j.rank, j.ordinal
 _BATCH = (
     "SELECT name, CAST(limits AS BLOB), crc, accepted, total, recorded, acknowledged, open, cancelled FROM batches "
 )
-
-Read = LoadJobs | LoadOutcomes | FindBatch | LoadDigests
 
 
 class Statements:
@@ -215,7 +217,7 @@ class Statements:
 
     # --- reading ---
 
-    def answer(self, request: Read, now_wall_ns: int) -> StoreEvent:
+    def answer(self, request: Question, now_wall_ns: int) -> StoreEvent:
         """What the core asked for. `now_wall_ns` dates the use of a batch that is asked for."""
         match request:
             case LoadJobs(after, limit, bytes_max):
@@ -243,7 +245,7 @@ class Statements:
         return Restored(not clean, ordinal, batches, in_flight, quarantined, [])
 
     def queued(self, after: tuple[int, int], limit: int, bytes_max: int) -> tuple[list[StoredJob], bool]:
-        """(jobs, whether there are more); see `effects.LoadJobs`."""
+        """(jobs, whether there are more); see `storage.LoadJobs`."""
         jobs: list[StoredJob] = []
         bytes_left = bytes_max
         # One more than wanted tells whether there are more.

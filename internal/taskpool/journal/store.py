@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from taskpool.core.effects import StoreRequest
-from taskpool.core.events import Restored, StoreEvent
+from taskpool.core.storage import Restored, StoreEvent, StoreRequest
 
 
 class Store(Protocol):
-    """Takes requests and answers each, in the order of the requests. `core.effects` says what answers what."""
+    """Takes requests and answers each, in the order of the requests. `core.storage` says what answers what."""
 
     @property
     def durable(self) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Generic, Protocol, TypeVar
 
-from taskpool.core.events import CommitFailed, StoreEvent
+from taskpool.core.storage import CommitFailed, StoreEvent
 from taskpool.errors import JournalError
 
 REQUESTS_TAKEN_MAX = 64  # handed over at once

@@ -10,8 +10,9 @@ from support.builders import World, work
 from taskpool import limits
 from taskpool.clock import SECOND
 from taskpool.core.backlog import Backlog
-from taskpool.core.effects import Effect, LoadJobs
-from taskpool.core.events import Event, Loaded
+from taskpool.core.effects import Effect
+from taskpool.core.events import Event
+from taskpool.core.storage import Loaded, LoadJobs
 from taskpool.messages import End, State
 
 

@@ -8,9 +8,10 @@ import pytest
 from support.builders import World, work
 from taskpool import limits
 from taskpool.clock import SECOND
-from taskpool.core.effects import Effect, LoadOutcomes
+from taskpool.core.effects import Effect
 from taskpool.core.entries import Acknowledged, BatchForgotten, OutcomeRecorded
-from taskpool.core.events import ClientLost, OutcomesLoaded
+from taskpool.core.events import ClientLost
+from taskpool.core.storage import LoadOutcomes, OutcomesLoaded
 from taskpool.limits import HELD_NOTED_NS, OUTCOMES_IN_FLIGHT_BYTES_MAX, PING_NS, VALUE_BYTES_MAX
 from taskpool.messages import End, JobError, Outcome, Outcomes, Output, State, Usage
 

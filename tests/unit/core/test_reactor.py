@@ -18,9 +18,10 @@ from support.builders import EPOCH, Work, World, work
 from taskpool.clock import MICROSECOND, MILLISECOND, SECOND
 from taskpool.codec import decode_tasks, encode
 from taskpool.core.backlog import Backlog
-from taskpool.core.effects import Commit, Effect, Note, SendFrame
+from taskpool.core.effects import Effect, Note, SendFrame
 from taskpool.core.entries import OutcomeRecorded
 from taskpool.core.events import CheckedJob, ClientLost, Event, LifelineClosed, Signalled, Stalled, Submitted, TakenBack
+from taskpool.core.storage import Commit
 from taskpool.core.worker import WorkerState
 from taskpool.messages import (
     Ack,

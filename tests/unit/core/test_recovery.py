@@ -11,7 +11,7 @@ from support.builders import EPOCH, Work, World, work
 from taskpool.clock import SECOND
 from taskpool.codec import decode_tasks
 from taskpool.core.backlog import Backlog
-from taskpool.core.effects import Commit, FindBatch, SendFrame, StoreRequest, Topic
+from taskpool.core.effects import SendFrame, Topic
 from taskpool.core.entries import (
     AttemptMade,
     BatchOpened,
@@ -23,7 +23,18 @@ from taskpool.core.entries import (
     JobReturned,
     OutcomeRecorded,
 )
-from taskpool.core.events import DiskFull, InFlight, Loaded, Restored, StoredJob, StoreEvent, TakenBack
+from taskpool.core.events import TakenBack
+from taskpool.core.storage import (
+    Commit,
+    DiskFull,
+    FindBatch,
+    InFlight,
+    Loaded,
+    Restored,
+    StoredJob,
+    StoreEvent,
+    StoreRequest,
+)
 from taskpool.errors import ExitCode
 from taskpool.journal.memory import MemoryStore
 from taskpool.limits import DRAIN_TIMEOUT_NS, START_SILENT_NS_MAX, UNCLEAN_EXITS_ALONE_MIN, WRITE_AHEAD_NS

@@ -7,8 +7,9 @@ import pytest
 from support.builders import World, work
 from taskpool.clock import SECOND
 from taskpool.core.effects import Exit, TakeBack, Topic
-from taskpool.core.events import CommitFailed, DiskFull, LifelineClosed
+from taskpool.core.events import LifelineClosed
 from taskpool.core.shutdown import READERS_WAIT_NS
+from taskpool.core.storage import CommitFailed, DiskFull
 from taskpool.errors import ExitCode
 from taskpool.limits import DRAIN_TIMEOUT_NS, TERM_GRACE_NS
 from taskpool.messages import End, State

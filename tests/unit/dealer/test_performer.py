@@ -11,7 +11,8 @@ import pytest
 
 from taskpool.codec import encode_tasks
 from taskpool.core.effects import SendFrame
-from taskpool.core.events import DiskFull, TakenBack
+from taskpool.core.events import TakenBack
+from taskpool.core.storage import DiskFull
 from taskpool.dealer.performer import Performer
 from taskpool.dealer.reply_queues import ReplyQueues
 from taskpool.ipc.memory import MemoryNamespace, MemoryQueueEnd

@@ -17,7 +17,7 @@ PREPARE = """
 import os, resource, select, sys, time
 from pathlib import Path
 from support.journals import *
-from taskpool.core.events import *
+from taskpool.core.storage import *
 path = Path(sys.argv[1])
 BALLAST = 8 << 20
 def until(asked, kind):

@@ -16,7 +16,7 @@ import pytest
 
 from support.journals import Asked, accepted, kill_a_writer, open_store, opened, recorded
 from support.programs import run
-from taskpool.core.events import CommitFailed
+from taskpool.core.storage import CommitFailed
 from taskpool.errors import ExitCode, JournalError
 from taskpool.journal import file, schema, tools
 

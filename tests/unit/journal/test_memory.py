@@ -7,7 +7,6 @@ from random import Random
 import pytest
 
 from support.journals import returned
-from taskpool.core.effects import Commit, FindBatch, LoadDigests, LoadJobs, LoadOutcomes
 from taskpool.core.entries import (
     Acknowledged,
     AttemptMade,
@@ -22,7 +21,19 @@ from taskpool.core.entries import (
     QuarantineDropped,
     Traits,
 )
-from taskpool.core.events import BatchFound, Committed, DigestsLoaded, Loaded, OutcomesLoaded, StoredJob
+from taskpool.core.storage import (
+    BatchFound,
+    Commit,
+    Committed,
+    DigestsLoaded,
+    FindBatch,
+    LoadDigests,
+    Loaded,
+    LoadJobs,
+    LoadOutcomes,
+    OutcomesLoaded,
+    StoredJob,
+)
 from taskpool.journal.memory import MemoryStore
 from taskpool.messages import DEFAULT_LIMITS, JobSpec, Outcome, State
 

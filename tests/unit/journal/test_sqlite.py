@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from support.journals import Asked, accepted, attempted, open_store, opened, recorded, returned
-from taskpool.core.effects import Commit
 from taskpool.core.entries import (
     Acknowledged,
     BatchCancelled,
@@ -19,7 +18,7 @@ from taskpool.core.entries import (
     JobCounts,
     QuarantineDropped,
 )
-from taskpool.core.events import CommitFailed, Restored, StoredJob
+from taskpool.core.storage import Commit, CommitFailed, Restored, StoredJob
 from taskpool.journal import tools
 from taskpool.messages import Limits, State
 
