@@ -215,7 +215,7 @@ def test_no_module_imports_itself_in_a_circle() -> None:
     known = {source.module for source in sources()}
     graph: dict[str, set[str]] = {}
     for source in sources():
-        wanted = {name for _, name in imports(source, typing_too=False)}
+        wanted = {name for _, name in imports(source)}
         graph[source.module] = {name if name in known else name.rpartition(".")[0] for name in wanted} & known
     while leaves := [module for module, targets in graph.items() if not targets & graph.keys()]:
         for leaf in leaves:

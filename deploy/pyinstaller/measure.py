@@ -26,8 +26,7 @@ from taskpool.ipc.queue import QueueEnd
 from taskpool.ipc.sizing import Shape
 from taskpool.messages import Epoch, Incarnation, Ready
 from taskpool.procs import reap
-from taskpool.procs.environment import scrubbed
-from taskpool.procs.spawn import find_worker, spawn_worker
+from taskpool.procs.spawn import find_worker, scrubbed, spawn_worker
 
 IMAGE = "taskpool"  # the name under which a container image would be found
 READY_SECONDS_MAX = 20.0

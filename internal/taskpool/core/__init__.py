@@ -22,7 +22,7 @@ A job on its way:
 What they share:
 
     state        the pool's state, and the effects of the present step
-    job attempt worker batch   the objects, each the only writer of its own
+    job frame worker attempt batch   the objects, each the only writer of its own
     events effects             what happened, and what is to be done
     storage      questions to the store, each beside its answer
     entries      what the store keeps: records, and the entries that change them

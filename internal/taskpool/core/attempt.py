@@ -1,4 +1,4 @@
-"""One execution of a job, and the frame that carries it to a worker.
+"""One execution of a job: which worker does it, in which frame.
 
 Ownership of a job is decided when its frame is sent; guilt, when the frame is started. Between the two a worker's
 death is no crash of the job (docs/protocol.md, section 7).
@@ -6,14 +6,9 @@ death is no crash of the job (docs/protocol.md, section 7).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from taskpool import limits
-from taskpool.clock import NEVER, Instant
+from taskpool.core.frame import FrameRecord
 from taskpool.core.job import Job
-
-if TYPE_CHECKING:
-    from taskpool.core.worker import Worker
+from taskpool.core.worker import Worker
 
 
 class Attempt:
@@ -32,80 +27,3 @@ class Attempt:
     def share_process(self) -> None:
         """Another frame was in the same process: its decoder, not this job, may have ended the worker."""
         self.fresh = False
-
-
-class FrameRecord:
-    """A frame that a worker holds: its attempts without a report, in order.
-
-    `deadline_ns` is when it must have been heard from, on the monotonic clock. Silence is counted from `heard_mono_ns`:
-    when the frame became the worker's head, was started, or last reported.
-    """
-
-    __slots__ = (
-        "attempts",
-        "first_n",
-        "heard_mono_ns",
-        "sent",
-        "shared",
-        "started",
-        "started_wall_ns",
-        "taking_back",
-        "timeout_ns",
-    )
-
-    def __init__(self, first_n: int, now: Instant, *, jobs: int = 1, timeout_ns: int = 0, sent: bool = True) -> None:
-        """`sent` is false while the frame's attempts are stored first, in a dealer that writes ahead."""
-        self.first_n = first_n
-        # Insertion order is the order in which the worker runs them, so the first one left is the one it is at.
-        self.attempts: dict[int, Attempt] = {}
-        self.shared = jobs > 1
-        self.timeout_ns = timeout_ns
-        self.sent = sent
-        self.started = False
-        self.started_wall_ns = 0
-        self.taking_back = False
-        self.heard_mono_ns = now.mono
-
-    def send(self, now: Instant) -> None:
-        """Its attempts are stored; it leaves now, and only now its worker can be late."""
-        self.sent = True
-        self.heard_mono_ns = now.mono
-
-    def start(self, now: Instant) -> None:
-        self.started = True
-        self.started_wall_ns = now.wall
-        self.heard_mono_ns = now.mono
-
-    def hear(self, now: Instant) -> None:
-        """It became the head, or reported: its silence begins anew."""
-        self.heard_mono_ns = now.mono
-
-    def extend_deadline(self, gap_ns: int) -> None:
-        """The dealer itself did not listen for so long."""
-        self.heard_mono_ns += gap_ns
-
-    def ask_back(self) -> None:
-        """The dealer is about to receive it from the worker's queue itself."""
-        self.taking_back = True
-
-    def deadline_ns(self) -> int:
-        """When the frame at the head must have been heard from."""
-        if not self.sent:
-            return NEVER
-        if not self.started:
-            # A ready worker that does not take its frame hangs outside any job: in its own loop, or stopped by a
-            # signal.
-            return self.heard_mono_ns + limits.START_SILENT_NS_MAX
-        if self.shared:
-            # Jobs share a frame only when they are tiny; one that is silent for so long is none of them, and holds up
-            # the others.
-            return self.heard_mono_ns + limits.FRAME_SILENT_NS_MAX
-        return self.heard_mono_ns + self.timeout_ns if self.timeout_ns else NEVER
-
-    def is_long(self, now: Instant) -> bool:
-        """Whether it has run for so long that nothing must wait behind it."""
-        return now.mono - self.heard_mono_ns >= limits.FRAME_TAKE_BACK_NS
-
-    @property
-    def runs_in_process(self) -> bool:
-        return all(attempt.job.traits.in_process for attempt in self.attempts.values())

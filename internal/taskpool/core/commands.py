@@ -116,7 +116,7 @@ class Commands:
     def _worker_line(self, worker: Worker, now: Instant) -> Body:
         head = worker.frames[0]
         # The first without a report is the one that runs.
-        job = next(iter(head.attempts.values())).job
+        job = next(iter(head.jobs.values()))
         return {
             "slot": worker.slot,
             "pid": worker.pid,

@@ -88,7 +88,8 @@ class Completion:
         """The worker is gone: end every attempt it still held."""
         frames = list(worker.frames)
         for index, frame in enumerate(frames):
-            for place, attempt in enumerate(list(frame.attempts.values())):
+            for place, n in enumerate(list(frame.jobs)):
+                attempt = self._pool.attempts[n]
                 if len(frames) > 1:
                     attempt.share_process()  # the worker may have died of the frame behind, which it was decoding
                 end = self._end_by_death(attempt, head=index == 0, first=place == 0)

@@ -35,12 +35,14 @@ def _attempts(reactor: Reactor) -> None:
     pool = reactor.pool
     # Walked from the workers' side, since an attempt that no frame holds could never end.
     held = {
-        n: attempt
+        n: job
         for worker in reactor.supervisor.workers.values()
         for frame in worker.frames
-        for n, attempt in frame.attempts.items()
+        for n, job in frame.jobs.items()
     }
-    assert held == pool.attempts, "an attempt without its frame, or the other way round"
+    assert held == {n: attempt.job for n, attempt in pool.attempts.items()}, (
+        "an attempt without its frame, or the other way round"
+    )
     for n, attempt in pool.attempts.items():
         assert attempt.n == n
         assert attempt.job.attempt_n == n
@@ -60,7 +62,7 @@ def _workers(reactor: Reactor) -> None:
         elif worker.state is not WorkerState.STOPPING:
             assert not worker.frames, f"worker {worker.incarnation} is {worker.state} and holds frames"
         assert all(not frame.started for frame in list(worker.frames)[1:]), "a frame started behind the head"
-        assert all(frame.attempts for frame in worker.frames), "an empty frame is held"
+        assert all(frame.jobs for frame in worker.frames), "an empty frame is held"
 
 
 def _batches(reactor: Reactor) -> None:

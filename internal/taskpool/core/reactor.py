@@ -145,7 +145,7 @@ class Reactor:
         if not worker.start(first_n, now):
             self._stale(worker, first_n)
             return
-        jobs = [attempt.job for attempt in worker.frames[0].attempts.values()]
+        jobs = list(worker.frames[0].jobs.values())
         jobs[0].start()
         if any(job.cancelled for job in jobs):
             self.supervisor.stop(worker, StopReason.CANCELLED)  # the wish came too late to take the frame back
@@ -205,7 +205,8 @@ class Reactor:
             frame = worker.find(first_n)
             # A frame asked for and not found in the queue was received: its worker starts it, and is stopped then if it
             # must be.
-            for attempt in list(frame.attempts.values()) if frame is not None else []:
+            for n in list(frame.jobs) if frame is not None else []:
+                attempt = self.pool.attempts[n]
                 if attempt.job.given_up:
                     self.completion.lose(attempt, now)
                 else:

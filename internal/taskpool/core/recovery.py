@@ -7,9 +7,10 @@ read in time. Everything else is still queued, and is read as the backlog asks f
 from __future__ import annotations
 
 from taskpool.clock import Instant
-from taskpool.core.attempt import Attempt, FrameRecord
+from taskpool.core.attempt import Attempt
 from taskpool.core.batch import Batch
 from taskpool.core.completion import REPORTABLE, Completion
+from taskpool.core.frame import FrameRecord
 from taskpool.core.job import Job
 from taskpool.core.state import PoolState
 from taskpool.core.storage import InFlight, Restored

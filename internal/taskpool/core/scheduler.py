@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from taskpool.clock import Instant
 from taskpool.codec import encode_tasks
-from taskpool.core.attempt import Attempt, FrameRecord
+from taskpool.core.attempt import Attempt
 from taskpool.core.commits import FrameStored
 from taskpool.core.effects import Level, SendFrame, Topic
 from taskpool.core.entries import AttemptMade
+from taskpool.core.frame import FrameRecord
 from taskpool.core.job import Job
 from taskpool.core.state import PoolState
 from taskpool.core.supervisor import Supervisor
@@ -103,23 +104,24 @@ class Scheduler:
     def _frame(self, jobs: list[Job], now: Instant) -> FrameRecord:
         sent = now.mono >= self._write_ahead_until_ns
         first_n = self._pool.attempt_n + 1
-        return FrameRecord(first_n, now, jobs=len(jobs), timeout_ns=_backstop_ns(jobs[0]), sent=sent)
+        return FrameRecord(first_n, now, size=len(jobs), timeout_ns=_backstop_ns(jobs[0]), sent=sent)
 
     def _begin(self, job: Job, worker: Worker, frame: FrameRecord, now: Instant) -> Task:
         """Begin the job's next attempt; what the worker is told of it."""
         attempt = Attempt(self._pool.next_attempt(), job, worker, frame)
         job.begin(attempt.n)
-        frame.attempts[attempt.n] = self._pool.attempts[attempt.n] = attempt
+        self._pool.attempts[attempt.n] = attempt
+        frame.jobs[attempt.n] = job
         self._count_sent(job, worker, now)
         return Task(job.seq, job.counts.tries, job.spec.kind, job.spec.payload, job.limits.timeout_ns)
 
     def _hand_over(self, effect: SendFrame, frame: FrameRecord) -> None:
         """Attempts ride the next commit; a dealer that writes ahead sends the frame only behind that commit."""
         # R2 (docs/protocol.md, 11)
-        attempts = list(frame.attempts.values())
-        for attempt in attempts:
-            entry = AttemptMade(attempt.n, attempt.job.ordinal, attempt.job.counts.tries, effect.incarnation)
-            stored = FrameStored(effect) if not frame.sent and attempt is attempts[-1] else None
+        last = next(reversed(frame.jobs))
+        for n, job in frame.jobs.items():
+            entry = AttemptMade(n, job.ordinal, job.counts.tries, effect.incarnation)
+            stored = FrameStored(effect) if not frame.sent and n == last else None
             self._pool.commits.add(entry, stored)
         if frame.sent:
             self._pool.emit(effect)

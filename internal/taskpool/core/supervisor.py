@@ -164,7 +164,7 @@ class Supervisor:
             and job.shares_frames
             and job.batch.jobs_are_short(job.spec.kind)
             and not worker.frames[0].timeout_ns
-            and not any(attempt.job.counts.crashes for attempt in worker.frames[0].attempts.values())
+            and not any(job.counts.crashes for job in worker.frames[0].jobs.values())
             and not worker.frames[0].is_long(now)  # it would be taken back at once, and sent again, for ever
         )
 

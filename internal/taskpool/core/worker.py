@@ -14,7 +14,7 @@ from enum import Enum
 
 from taskpool import limits
 from taskpool.clock import NEVER, Instant
-from taskpool.core.attempt import FrameRecord
+from taskpool.core.frame import FrameRecord
 from taskpool.core.job import Job
 from taskpool.messages import Incarnation
 
@@ -188,8 +188,8 @@ class Worker:
 
     def end_attempt(self, frame: FrameRecord, n: int, now: Instant) -> None:
         """An attempt is over. Behind the last one of a frame, the next frame becomes the head."""
-        del frame.attempts[n]
-        if not frame.attempts:
+        del frame.jobs[n]
+        if not frame.jobs:
             self._drop(frame, now)
         self._set_deadline()
 

@@ -34,9 +34,10 @@ class Ingress:
     def __init__(
         self, spool: Spool, counters: Counters, refuse: Callable[[Refused], None], warn: Callable[[str], None]
     ):
+        """`refuse` answers the generator; `warn` logs, and limits its own rate: any process can send garbage."""
         self._spool = spool
         self._counters = counters
-        self._refuse = refuse  # tells the generator
+        self._refuse = refuse
         self._warn = warn
 
     def parse(self, data: bytes, expected: tuple[type, ...], queue: str) -> Event | None:

@@ -26,9 +26,8 @@ from taskpool.ipc.sizing import Shape
 from taskpool.ipc.spool import Spool
 from taskpool.messages import Incarnation
 from taskpool.procs import process_tree, procfs, reap
-from taskpool.procs.environment import scrubbed
 from taskpool.procs.files import open_unnamed_somewhere
-from taskpool.procs.spawn import spawn_worker
+from taskpool.procs.spawn import scrubbed, spawn_worker
 
 EXIT_WAIT_NS_MAX = 5 * SECOND  # for SIGKILL to take effect everywhere; a process with much memory takes its time
 

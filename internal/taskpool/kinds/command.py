@@ -17,8 +17,8 @@ from taskpool.kinds.capture import CaptureFile, collect, lost
 from taskpool.kinds.execute import CannotStart, Ended, Program, start, wait, when_possible
 from taskpool.kinds.template import SLOT, Template, shell_quote
 from taskpool.messages import End, JobError, Part
-from taskpool.procs.environment import scrubbed
 from taskpool.procs.process_tree import kill_descendants
+from taskpool.procs.spawn import scrubbed
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace

@@ -21,7 +21,7 @@ from taskpool.ipc.mqueue import KernelNamespace
 from taskpool.ipc.spool import Spool
 from taskpool.log import Format
 from taskpool.procs import prctl, procfs, signals
-from taskpool.procs.environment import LOG_FD
+from taskpool.procs.spawn import LOG_FD
 
 if TYPE_CHECKING:
     from pathlib import Path

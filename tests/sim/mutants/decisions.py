@@ -74,7 +74,7 @@ DECISIONS = (
         "something waits behind a job that crashed before",
         "I4",
         "core/supervisor.py",
-        "            and not any(attempt.job.counts.crashes for attempt in worker.frames[0].attempts.values())\n",
+        "            and not any(job.counts.crashes for job in worker.frames[0].jobs.values())\n",
         "",
     ),
     mutant(
@@ -164,7 +164,7 @@ DECISIONS = (
     mutant(
         "a time-out ends nothing",
         "I10",
-        "core/attempt.py",
+        "core/frame.py",
         "        return self.heard_mono_ns + self.timeout_ns if self.timeout_ns else NEVER\n",
         "        return NEVER\n",
     ),

@@ -1,4 +1,4 @@
-"""Starting a worker: what it inherits, and what is said when it cannot be started."""
+"""Starting a program: what it inherits, and what is said when a worker cannot be started."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import stat
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -18,6 +19,14 @@ from taskpool.errors import WorkerCannotBoot
 from taskpool.procs import reap, signals, spawn
 
 Script = Callable[[str], Path]
+
+FROZEN = {
+    "PATH": "/usr/bin",
+    "_PYI_ARCHIVE_FILE": "/opt/taskpool/tp-dealer",
+    "_PYI_PARENT_PROCESS_LEVEL": "1",
+    "_PYI_LINUX_PROCESS_NAME": "tp-dealer",
+    "LD_LIBRARY_PATH": "/opt/taskpool/_internal:/usr/local/lib",
+}
 
 
 @pytest.fixture
@@ -222,3 +231,32 @@ def test_a_bare_name_does_not_mean_the_current_directory(script: Script, monkeyp
     assert spawn.find_program("tp-worker") is None
     with pytest.raises(WorkerCannotBoot, match=r"no tp-worker beside tp-dealer nor on PATH.*--worker-exec"):
         spawn.find_worker()
+
+
+def test_the_users_library_path_comes_back() -> None:
+    env = FROZEN | {"LD_LIBRARY_PATH_ORIG": "/usr/local/lib"}
+    assert spawn.scrubbed(env) == {"PATH": "/usr/bin", "LD_LIBRARY_PATH": "/usr/local/lib"}
+
+
+def test_an_empty_library_path_stays_empty() -> None:
+    assert spawn.scrubbed(FROZEN | {"LD_LIBRARY_PATH_ORIG": ""}) == {"PATH": "/usr/bin", "LD_LIBRARY_PATH": ""}
+
+
+def test_the_bundles_library_path_goes_when_the_user_had_none() -> None:
+    assert spawn.scrubbed(FROZEN) == {"PATH": "/usr/bin"}
+
+
+def test_nothing_changes_when_no_bootloader_was_there() -> None:
+    env = {"LD_LIBRARY_PATH": "/usr/local/lib", "LD_LIBRARY_PATH_ORIG": "mine", "TP_WORKER": "demo/1/1"}
+    assert spawn.scrubbed(env) == env
+
+
+def test_scrubbing_twice_is_scrubbing_once() -> None:
+    once = spawn.scrubbed(FROZEN | {"LD_LIBRARY_PATH_ORIG": "/usr/local/lib"})
+    assert spawn.scrubbed(once) == once
+
+
+def test_bytes_that_are_not_utf8_reach_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TP_TEST", os.fsdecode(b"caf\xe9"))
+    printed = subprocess.run(["/usr/bin/printenv", "TP_TEST"], env=spawn.scrubbed(os.environ), capture_output=True)
+    assert printed.stdout == b"caf\xe9\n"

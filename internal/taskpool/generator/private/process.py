@@ -23,11 +23,10 @@ from taskpool.generator.signals import STOP_SIGNALS, raise_if_stopped
 from taskpool.ipc import names
 from taskpool.ipc.names import StaleQueues
 from taskpool.ipc.queue import QueueNamespace
-from taskpool.procs.environment import scrubbed
 from taskpool.procs.pool_lock import PoolLock, last_holder
 from taskpool.procs.process_tree import end_orphans
 from taskpool.procs.signals import Wakeup, catchable
-from taskpool.procs.spawn import find_program
+from taskpool.procs.spawn import find_program, scrubbed
 from taskpool.procs.state_dir import identity
 from taskpool.procs.wait import wait_ready
 
