@@ -113,7 +113,7 @@ MACHINE_PATH = re.compile(
 # As parts of names: `crew_size`, `NextCrew` and crew.py all carry the word crew.
 OLD_WORDS = re.compile(
     "(?<=_)(dispatcher|dealing|endings|crew|desk|leaving|ledger|tally|verdict|forgive|excuse|careful|door|staff|hire|herald"
-    "|transcript|sparing|outbox|conversation|greetings|nobody_home|call_again|hang_up|insist|give_in|inquiry|outflow"
+    "|transcript|sparing|outbox|conversation|greetings?|post|budget|budgeted|present|alarm|nobody_home|call_again|hang_up|insist|give_in|inquiry|outflow"
     "|linefile|keeporder|limitfields|calendar|surroundings|mailbox|leftovers|statedir)(?=_)"
 )
 
@@ -221,6 +221,21 @@ def test_no_module_imports_itself_in_a_circle() -> None:
         for leaf in leaves:
             del graph[leaf]
     complain([f"{module} is in or behind a circle of imports" for module in sorted(graph)])
+
+
+def test_every_package_names_its_files() -> None:
+    """What to read is said in `__init__.py`, and it is all that is there."""
+    known = {source.module for source in sources()}
+    offences = []
+    for source in sources():
+        if not source.name.endswith("__init__.py"):
+            continue
+        text = ast.get_docstring(source.tree) or ""
+        inside = {module.rpartition(".")[2] for module in known if module.rpartition(".")[0] == source.module}
+        offences += [
+            f"{source.name}: {name} is not named" for name in sorted(inside) if not re.search(rf"\b{name}\b", text)
+        ]
+    complain(offences)
 
 
 @pytest.mark.parametrize("library", ONLY_IMPORTER)

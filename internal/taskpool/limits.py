@@ -22,7 +22,7 @@ WORKERS_MAX = 256
 SPARES_MAX = 64
 # Queues are sized for this many workers at least, so that `scale` never remakes one. With stock limits the layout for
 # 64 workers takes under half of RLIMIT_MSGQUEUE.
-WORKER_QUEUES_BUDGETED_MIN = 64
+WORKER_QUEUES_MIN = 64
 # Generators connected at once. Each has a queue charged to the same byte limit as the workers' queues.
 REPLY_SLOTS_MAX = 32
 

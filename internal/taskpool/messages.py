@@ -41,7 +41,7 @@ Incarnation = NewType("Incarnation", int)
 
 
 class Token(NamedTuple):
-    """One attempt of one job. A report that carries another token is stale and is dropped."""
+    """Names one attempt over all epochs, in the files of its output."""
 
     epoch: int
     n: int
@@ -189,7 +189,7 @@ class Task(Part):
 
 
 class Hello(Part, tag=1):
-    """Opens or reopens a conversation on control. The reply queue is the slot's name."""
+    """Opens or reopens a connection on control. The reply queue is the slot's name."""
 
     client: U63
     slot: ReplySlot

@@ -178,7 +178,7 @@ def test_the_same_name_again_is_another_queue(namespace: QueueNamespace, queue: 
     assert again.linked()
 
 
-def test_a_mailbox_does_not_unlink_the_successor_of_its_queue(namespace: QueueNamespace, queue: QueueEnd) -> None:
+def test_an_end_does_not_unlink_the_successor_of_its_queue(namespace: QueueNamespace, queue: QueueEnd) -> None:
     namespace.unlink(queue.name)
     successor = namespace.create(queue.name, SHAPE)
     queue.unlink()
@@ -258,7 +258,7 @@ USES: dict[str, Callable[[QueueEnd], object]] = {
 
 
 @pytest.mark.parametrize("use", USES.values(), ids=USES.keys())
-def test_a_closed_mailbox_refuses_everything(queue: QueueEnd, use: Callable[[QueueEnd], object]) -> None:
+def test_a_closed_end_refuses_everything(queue: QueueEnd, use: Callable[[QueueEnd], object]) -> None:
     queue.close()
     with pytest.raises(QueueGone, match=queue.name):
         use(queue)

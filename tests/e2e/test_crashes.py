@@ -32,11 +32,11 @@ def a_third_crashes(stage: Stage, *kind: object, seed: int = SEED) -> Program:
 def test_a_third_of_the_attempts_crash_and_every_result_is_right(stage: Stage) -> None:
     done = a_third_crashes(stage, "fib", "20-25", "--repeat", 2).ends(OK)
     assert Counter(map(int, done.lines)) == Counter(2 * list(FIB.values()))
-    check_transcript(done.stderr, stage.pool)
+    check_log(done.stderr, stage.pool)
     check_summary(done.stderr)
 
 
-def check_transcript(log: str, pool: str) -> None:
+def check_log(log: str, pool: str) -> None:
     assert f"[TaskGenerator] Queue created: /tp.{pool}.reply.0\n" in log
     for seq, n in enumerate([*FIB, *FIB], 1):
         assert re.search(rf"^\[Dealer\] Sent job {seq} -> fib\({n}\)$", log, re.MULTILINE)
@@ -44,9 +44,9 @@ def check_transcript(log: str, pool: str) -> None:
         assert len(re.findall(result, log, re.MULTILINE)) == 1
     started = set(re.findall(r"^\[Worker (\d+)\] Starting up$", log, re.MULTILINE))
     crashed = re.findall(r"^\[Worker (\d+)\] Simulated crash!$", log, re.MULTILINE)
-    buried = re.findall(r"^\[Supervisor\] Worker PID (\d+) killed by SIGSEGV$", log, re.MULTILINE)
+    exited = re.findall(r"^\[Supervisor\] Worker PID (\d+) killed by SIGSEGV$", log, re.MULTILINE)
     assert crashed
-    assert sorted(crashed) == sorted(buried)
+    assert sorted(crashed) == sorted(exited)
     assert set(crashed) <= started
     resent = set(re.findall(r"^\[Recovery\] Resent job \d+ after crash of (\d+)", log, re.MULTILINE))
     assert resent

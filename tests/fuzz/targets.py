@@ -158,7 +158,7 @@ def job_record(data: bytes) -> None:
 
 def outcome_record(data: bytes) -> None:
     body, crc = _row(data)
-    outcome = encoding.unpack_outcome(1, 1, 1, body, crc)
+    outcome = encoding.unpack_outcome(encoding.OutcomeRow(1, 1, 1, body, crc))
     if outcome.error is None or outcome.error.type != encoding.CORRUPT_ERROR:
         raise AssertionError(f"taken for a good outcome: {outcome}")
 

@@ -35,7 +35,7 @@ class Depth(NamedTuple):
 
     jobs: int
     filled_seconds: float
-    first_dispatch_seconds: float  # from the start of the process to the first `sent` of its transcript
+    first_dispatch_seconds: float  # from the start of the process to the first `sent` of its log
     peak_mib: float
     queued_mib: float
     cpu_us_per_job: float

@@ -123,7 +123,7 @@ class Run:
 
     def _ask_to_leave(self, dealer: Process) -> int | None:
         """Once it is up. Its exit code."""
-        self._await(lambda: dealer is self._answered or self._greeted(dealer) or dealer.poll() is not None)
+        self._await(lambda: dealer is self._answered or self._said_hello(dealer) or dealer.poll() is not None)
         if dealer.poll() is None:
             with suppress(ProcessLookupError):
                 os.kill(dealer.pid, signal.SIGTERM)
@@ -225,7 +225,7 @@ class Run:
 
     # --- waiting and judging ---
 
-    def _greeted(self, dealer: Process) -> bool:
+    def _said_hello(self, dealer: Process) -> bool:
         return re.search(rb"Pool \S+, epoch \d", dealer.err.read_bytes()) is not None
 
     def _await(self, condition: Callable[[], object]) -> None:

@@ -95,7 +95,7 @@ class SimStore:
         unclean, disk.clean = not disk.clean, False
         restored = disk.journal_model.restored(unclean_exit=unclean)
         if restored is not None and unclean:
-            self._platform.careful_from(self._world.now_ns)
+            self._platform.write_ahead_from(self._world.now_ns)
         return restored
 
     def request(self, request: StoreRequest) -> None:
@@ -207,12 +207,12 @@ class SimStore:
             self._world.say(f"    {[_in_short(row) for row in rows]}")
         if faults.fires("commit_eio_lost"):
             self._failed = True
-            self._answers.append(CommitFailed(number, "disk I/O error (simulated)"))
+            self._answers.append(CommitFailed("disk I/O error (simulated)"))
             return
         self._disk.write(self._epoch, rows)
         if faults.fires("commit_eio_applied"):
             self._failed = True
-            self._answers.append(CommitFailed(number, "disk I/O error (simulated)"))
+            self._answers.append(CommitFailed("disk I/O error (simulated)"))
             return
         if not self._full_until_ns and faults.fires("commit_disk_full"):
             self._full_until_ns = self._world.now_ns + faults.amount(10**8, 10**10)

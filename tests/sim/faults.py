@@ -101,7 +101,7 @@ SEEN = (
     "host_killed_by_job",
     "attempt_lost_by_power",
     "dealer_died_anywhere",
-    "careful_life",
+    "write_ahead_life",
     "job_quarantined",
     "job_timed_out",
     "job_delayed",

@@ -94,8 +94,8 @@ class Oracle:
                 )
             if job in unread:
                 self._world.fail("I7", f"job {job.number} is sent (attempt {n}) while its result is in the queue")
-            if platform.careful and (frame.epoch, n) not in self._host.disk.journal_model.attempts:
-                self._world.fail("R2", f"a careful dealer sends attempt {n} before it is stored")
+            if platform.writes_ahead and (frame.epoch, n) not in self._host.disk.journal_model.attempts:
+                self._world.fail("R2", f"a dealer that writes ahead sends attempt {n} before it is stored")
         self._world.note("frame {} of {} jobs sent to worker {}", frame.first_n, len(left), mark[1])
         self._world.say(f"    jobs {[job.number for job in left.values()]}")
         for job in left.values():

@@ -350,11 +350,11 @@ class SimPlatform:
     # --- what the oracle asks ---
 
     @property
-    def careful(self) -> bool:
+    def writes_ahead(self) -> bool:
         return self.world.now_ns < self._write_ahead_until_ns
 
-    def careful_from(self, now_ns: int) -> None:
-        self.world.faults.seen["careful_life"] += 1
+    def write_ahead_from(self, now_ns: int) -> None:
+        self.world.faults.seen["write_ahead_life"] += 1
         self._write_ahead_until_ns = now_ns + limits.WRITE_AHEAD_NS - MILLISECOND
 
     @property

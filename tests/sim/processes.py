@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Child:
-    """One worker, until it is buried."""
+    """One worker, until it is reaped."""
 
     def __init__(self, process: WorkerProcess, end: SimQueueEnd) -> None:
         self.process = process
@@ -107,7 +107,7 @@ class SimProcesses:
 
     @property
     def overlooked(self) -> bool:
-        """Somebody is dead and could be buried, if only the dealer looked."""
+        """Somebody is dead and could be reaped, if only the dealer looked."""
         marks = {each.mark for each in self._platform.host.descendants}
         return bool(self.zombies) or any(child.process.mark not in marks for child in self._dead)
 
@@ -143,5 +143,5 @@ class SimProcesses:
             except MessageError:
                 continue
         child.end.close()
-        self._world.note("worker {} is buried", process.mark[1])
+        self._world.note("worker {} is reaped", process.mark[1])
         return Exited(Incarnation(process.mark[1]), process.status, process.signal, child.seen_ns)

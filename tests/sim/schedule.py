@@ -92,7 +92,7 @@ class Plan:
 
 
 class Watcher:
-    """The transcript of a dealer that nobody reads, except for what must be seen to happen."""
+    """The log of a dealer that nobody reads, except for what must be seen to happen."""
 
     def __init__(self, world: World, oracle: Oracle) -> None:
         self._world = world

@@ -18,7 +18,7 @@ def context(state: Path, *, timeout_ns: int = 0, slot: int = 0) -> Context:
 
 
 def run(state: Path, *argv: str, timeout_ns: int = 0, slot: int = 0, **fields: object) -> Result:
-    """A command job through the door and to its end."""
+    """A command job checked, and run to its end."""
     payload = COMMAND.parse({"argv": list(argv), **fields}, "line 1")
     COMMAND.check(payload)
     return COMMAND.run(payload, context(state, timeout_ns=timeout_ns, slot=slot))

@@ -71,7 +71,7 @@ AnyEffect = TypeVar("AnyEffect")
 
 
 class Work(NamedTuple):
-    """A job as a generator has it, and what the door finds out about it."""
+    """A job as a generator has it, and what ingress finds out about it."""
 
     spec: JobSpec
     traits: Traits
@@ -331,7 +331,7 @@ class World:
         self.do(Bye(client))
 
     def command(self, verb: str, batch: str | None = None, seq: int = 0, number: int = 0, client: int = 9) -> Any:
-        """What a person asks, from a conversation of its own, and the answer to it."""
+        """What a person asks, from a connection of its own, and the answer to it."""
         if client not in self.core.pool.clients:
             self.hello(None, client)
         self.told(client)

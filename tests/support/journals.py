@@ -69,7 +69,7 @@ def returned(ordinal: int, **counts: int) -> JobReturned:
 
 
 def attempted(ordinal: int, n: int = 0, try_: int = 1) -> AttemptMade:
-    return AttemptMade(n or ordinal, ordinal, try_, incarnation=1)
+    return AttemptMade(n or ordinal, ordinal, try_)
 
 
 def recorded(ordinal: int, no: int = 0, *, state: State = State.SUCCEEDED, **fields: Any) -> OutcomeRecorded:

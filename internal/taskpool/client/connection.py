@@ -1,7 +1,7 @@
 """A session on its queues, and the one loop that drives it: receive, send, wait.
 
 `Connection.run_until` is that loop. What else a program does in each turn (signals, its own descriptors, the jobs it
-feeds) it hands in as a `TurnHandler`; a dealer process to be restarted when it is killed, as a `Supervisor`. Nothing
+feeds) it hands in as a `TurnHandler`; a dealer process to be restarted when it is killed, as a `DealerProcess`. Nothing
 here needs the main thread or assumes signals: what is to wake the loop is a descriptor that the handler names.
 """
 
@@ -45,7 +45,7 @@ class NoNotices:
     def warning(self, text: str, fields: Mapping[str, Fact] | None = None) -> None: ...
 
 
-class Supervisor(Protocol):
+class DealerProcess(Protocol):
     """The dealer's process, when it was started for this connection."""
 
     @property
@@ -113,13 +113,13 @@ class Connection:
         transport: Transport,
         notices: Notices,
         clock: Clock,
-        supervisor: Supervisor | None = None,
+        process: DealerProcess | None = None,
     ) -> None:
         self.session = session
         self._transport = transport
         self._notices = notices
         self._clock = clock
-        self._supervisor = supervisor
+        self._process = process
         self._connected = False  # the queues of the latest welcome are open
         self._check_due = 0
 
@@ -147,7 +147,7 @@ class Connection:
     def leave(self) -> None:
         """Say goodbye, if a dealer is there to hear it and has room soon. Nothing is received any more."""
         self.session.leave()
-        if self.session.connecting or (self._supervisor is not None and self._supervisor.has_ended()):
+        if self.session.connecting or (self._process is not None and self._process.has_ended()):
             return
         until = self._clock.now().mono + BYE_NS_MAX
         # What was to be sent before the goodbye goes out too, as far as it has room in time.
@@ -162,7 +162,7 @@ class Connection:
     def _turn(self, handler: TurnHandler, ready: Set[int], now: int) -> None:
         handler.before_receive(now)
         # Looked at before its last messages are read: what a dealer sent before its end is in the queue by then.
-        ended = self._supervisor is not None and self._supervisor.has_ended()
+        ended = self._process is not None and self._process.has_ended()
         outcomes: list[Outcome] = []
         if ended or not handler.paused:
             outcomes = self.receive(now)
@@ -175,8 +175,8 @@ class Connection:
         self.send(now)
 
     def _restart(self, now: int) -> None:
-        assert self._supervisor is not None
-        if not self._supervisor.restart():
+        assert self._process is not None
+        if not self._process.restart():
             raise DealerEnded("the private dealer ended before it was asked")
         self.session.reconnect(now)
 
@@ -185,8 +185,8 @@ class Connection:
         if self._transport.reply is not None and not handler.paused:
             readable.append(self._transport.reply)
         # Even if it has ended since the turn looked: its descriptor is readable then, and the next turn comes at once.
-        if self._supervisor is not None:
-            readable.append(self._supervisor.pidfd)
+        if self._process is not None:
+            readable.append(self._process.pidfd)
         deadlines = (self.next_deadline(), handler.next_deadline(), deadline)
         due = min(each for each in deadlines if each is not None)
         return wait_ready(readable, [*self.writable, *handler.writable()], due - self._clock.now().mono)
@@ -227,7 +227,7 @@ class Connection:
         return outcomes
 
     def send(self, now: int) -> None:
-        """Judge what is overdue, then send what is due. Raises DealerUnreachable after the dealer's time-out."""
+        """Check what is overdue, then send what is due. Raises DealerUnreachable after the dealer's time-out."""
         self._check_queues(now)
         self.session.tick(now)
         if self.session.connecting:
@@ -267,7 +267,7 @@ class Connection:
             self._transport.on_welcome(Path(welcome.spool))
         except QueueMissing:
             self.session.reconnect(now)
-            # Until the dealer has made its queue again, a hello would only be welcomed into the same trouble.
+            # Until the dealer has made its queue again, the next welcome would meet the same missing queue.
             self.session.dealer_missing(now)
             return
         self._check_due = now + limits.QUEUE_CHECK_NS

@@ -213,7 +213,7 @@ class Session:
         return min(due, self.submissions.next_deadline() or due)
 
     def tick(self, now: int) -> None:
-        """Judge what is overdue. Raises DealerUnreachable after the time-out, UsageError when the batch stays held."""
+        """Check what is overdue. Raises DealerUnreachable after the time-out, UsageError when the batch stays held."""
         if self.connecting:
             if now >= self._deadline:
                 if self.resume_blocked:
@@ -240,7 +240,7 @@ class Session:
                 "another container is only seen when both share one. --dealer-timeout waits longer"
             )
         return (
-            f"the dealer of pool {self.pool!r} (pid {self.welcome.pid}) was lost and none came back within {waited}; "
+            f"the dealer of pool {self.pool!r}, PID {self.welcome.pid}, was lost and none came back within {waited}; "
             f"{self.submissions.accepted} jobs were accepted and {self.deliveries.cursor} outcomes received"
         )
 

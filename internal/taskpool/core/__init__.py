@@ -4,13 +4,13 @@ Rules of this folder:
 1. Events in, effects out: `Reactor.handle(event, now) -> list[Effect]`. The same events give the same effects.
 2. Nothing here reads a clock, a file, a queue or a random number; a test forbids the imports.
 3. Time is an `Instant` handed in; deadlines are integer nanoseconds of the monotonic clock.
-4. Branching on a job's or a worker's state is a table with every cell filled; "stale" is a named entry.
+4. Branching on a job's or a worker's state is a table with every cell filled, stale events too.
 5. `handle` never raises on what came from outside. An assertion here means an error in this folder.
 6. An object's attributes are written by its own methods; a record is declared once, in `entries`.
 
 A job on its way:
 
-    clients      conversations with generators: hello, lease, bye
+    clients      connections of generators: hello, lease, bye
     intake       jobs in: taken in order, or refused
     backlog      the order in which they wait
     scheduler    which job goes to which worker, and which share a frame
@@ -27,7 +27,7 @@ What they share:
     storage      questions to the store, each beside its answer
     entries      what the store keeps: records, and the entries that change them
     commits      what must be stored before it may be told
-    counters     plain counters for the metrics
+    metric counters gauges     declared metrics: what is counted, and what is computed for a page
 
 Beside the way:
 

@@ -1,7 +1,7 @@
 """One execution of a job: which worker does it, in which frame.
 
-Ownership of a job is decided when its frame is sent; guilt, when the frame is started. Between the two a worker's
-death is no crash of the job (docs/protocol.md, section 7).
+Which worker owns a job is decided when its frame is sent; whether a crash is its own, when the frame is started.
+Between the two a worker's death is no crash of the job (docs/protocol.md, section 7).
 """
 
 from __future__ import annotations

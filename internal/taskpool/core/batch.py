@@ -16,7 +16,7 @@ from taskpool.messages import Outcome
 
 
 class Client:
-    """A generator in conversation. Its lease ends when it is silent for too long."""
+    """A connected generator. Its lease ends when it is silent for too long."""
 
     __slots__ = ("batch", "id", "lease_mono_ns", "pid")
 
@@ -59,7 +59,7 @@ class Batch(BatchRecord, eq=False, kw_only=True):
     sent: int = 0
     total_stored: bool = False
     client: Client | None = None
-    confirmed: bool = False  # the reader has said, in this conversation, that it has all outcomes there are
+    confirmed: bool = False  # the reader has said, in this connection, that it has all outcomes there are
     expires_mono_ns: int = NEVER  # without a journal: when unread outcomes are let go
     unsent: deque[Outcome] = field(default_factory=deque)  # recorded and not sent, as long as they are few
     behind: bool = False  # the reader is so far behind that outcomes must be read back from the store
@@ -74,7 +74,7 @@ class Batch(BatchRecord, eq=False, kw_only=True):
         """As the store has it: everything in it is accepted and recorded, and no reader has been sent more than it
         acknowledged."""
         return cls(
-            *structs.astuple(record),
+            **structs.asdict(record),
             received=record.accepted,
             numbered=record.recorded,
             sent=record.acknowledged,
@@ -100,7 +100,7 @@ class Batch(BatchRecord, eq=False, kw_only=True):
     @property
     def at_rest(self) -> bool:
         """No generator holds it, no job of it is open, and the store knows all there is to know."""
-        opened = self.accepted > 0 or self.total_stored  # is stored, as what is stored after it is
+        opened = self.accepted > 0 or self.total_stored  # BatchOpened is stored when what followed it is
         # What waits for its commit would come back to a batch that is gone.
         told = opened and self.closed == self.total_stored and self.recorded == self.numbered
         return told and self.client is None and self.open == 0
@@ -249,13 +249,14 @@ class Batch(BatchRecord, eq=False, kw_only=True):
         return self.acknowledged > before
 
     def detach(self) -> None:
+        """Take the batch from its reader."""
         assert self.client is not None
         self.client.release()
         self.client = None
         self._rewind()
 
     def _rewind(self) -> None:
-        # A new conversation has a new queue: whatever lay in the old one, its reader says by the cursor what it holds.
+        # A new connection has a new queue: whatever lay in the old one, its reader says by the cursor what it holds.
         self.sent = self.acknowledged
         self.sent_sizes.clear()
         self.unread_bytes = 0

@@ -22,7 +22,7 @@ DRAINING = "the pool is draining and takes no new jobs"
 
 
 class Clients:
-    """The generators in conversation, each with at most one batch."""
+    """The connected generators, each with at most one batch."""
 
     def __init__(self, pool: PoolState, delivery: Delivery) -> None:
         self._pool = pool
@@ -58,6 +58,7 @@ class Clients:
         self._asking.setdefault(name, {})[message.client, type(message)] = message  # said twice, answered once
 
     def batch_found(self, event: BatchFound, now: Instant) -> None:
+        """Answer all that asked for the batch that the store looked up."""
         if event.batch is not None and event.name not in self._pool.batches:
             self._pool.batches[event.name] = Batch.restored(event.batch)
         # Several generators may have asked meanwhile; the first in line gets the batch, the others are told who has it.
@@ -99,7 +100,7 @@ class Clients:
                 self.bye(holder.id)
                 self.hello(hello, now)
             else:
-                text = f"batch {batch.name} is in the hands of another generator, PID {holder.pid}"
+                text = f"batch {batch.name} is held by another generator, PID {holder.pid}"
                 self._turn_away(hello, "conflict", text)
         # A batch that is there is served even now: its outcomes would otherwise wait for the next dealer.
         elif batch is None and hello.batch is not None and pool.draining:
@@ -108,7 +109,7 @@ class Clients:
             self._welcome(self._take_in(hello, now), hello, batch)
 
     def _turn_away(self, hello: Hello, reason: str, text: str) -> None:
-        """The conversation ends before it began, or with it the one that this generator had."""
+        """Refuse the hello; disconnect the generator if it is connected."""
         self._pool.refuse(Refused(hello.client, hello.batch, 0, 0, reason, text))
         if hello.client in self._pool.clients:
             self.bye(hello.client)
@@ -128,7 +129,7 @@ class Clients:
         if hello.batch is not None:
             batch = batch if batch is not None else self._open(hello)
             if client.batch is not None and client.batch is not batch:
-                client.batch.detach()  # it moves on; the next that asks may have that one
+                client.batch.detach()  # it opens another batch; the next generator that asks may have this one
             if batch.attach(client, hello.cursor):
                 # The cursor is an acknowledgement that got lost, or that this run never sent.
                 pool.commits.add(Acknowledged(batch.name, batch.acknowledged))
@@ -176,7 +177,7 @@ class Clients:
     # --- going ---
 
     def bye(self, id: int) -> None:
-        """The generator leaves: what it has not acknowledged waits for the next one that asks."""
+        """Disconnect the generator; what it has not acknowledged waits for the next one that asks."""
         client = self._pool.clients.pop(id, None)
         if client is None:
             return

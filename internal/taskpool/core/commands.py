@@ -67,6 +67,7 @@ class Commands:
         }
 
     def perform(self, command: Command, now: Instant) -> None:
+        """Carry out a command and answer its client, if it is connected."""
         known = command.client in self._pool.clients
         if command.verb == "outcomes":  # answered by the store, page by page
             if known:

@@ -1,7 +1,7 @@
 """How attempts end, and what becomes of their jobs.
 
-Ownership is decided at dispatch: when a worker dies, every job it held without a report goes back. Guilt is decided at
-the acknowledgement: only a job that had started, alone in its frame, has crashed.
+Ownership is decided at dispatch: when a worker dies, every job it held without a report goes back. Which job is at
+fault is decided at the acknowledgement: only a job that had started, alone in its frame, has crashed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from taskpool.messages import NO_OUTPUT, End, JobError, Outcome, Report, State, 
 REPORTABLE = frozenset({End.SUCCEEDED, End.FAILED, End.CRASHED, End.TIMED_OUT})  # what a worker can say
 SIGNAL_HINTS = {"SIGKILL": " Perhaps out of memory, or killed by hand."}
 # Why the dealer stopped a worker that had done nothing wrong: then no job of it is to blame.
-_BLAMELESS = frozenset({StopReason.UNWANTED, StopReason.PROTOCOL, StopReason.CANCELLED})
+_NOT_AT_FAULT = frozenset({StopReason.UNWANTED, StopReason.PROTOCOL, StopReason.CANCELLED})
 
 
 class Completion:
@@ -53,6 +53,7 @@ class Completion:
         }
 
     def signal_name(self, number: int | None) -> str:
+        """Return a signal's name, empty for none."""
         return "" if number is None else self._signal_names.get(number, f"signal {number}")
 
     # --- a report ---
@@ -95,7 +96,7 @@ class Completion:
                 end = self._end_by_death(attempt, head=index == 0, first=place == 0)
                 attempt.job.recover_from(worker.pid, exit.seen_mono_ns)
                 if end is End.CRASHED:
-                    attempt.job.blame_for_death()
+                    attempt.job.note_worker_death()
                 self._end_attempt(attempt, now)
                 self.settle(attempt, self._death_report(attempt, end, exit), now)
 
@@ -104,12 +105,12 @@ class Completion:
         the frame's first without a report."""
         worker, frame, job = attempt.worker, attempt.frame, attempt.job
         # A frame behind the head was not begun, whatever the worker died of.
-        if worker.stop_reason in _BLAMELESS or not head or not frame.sent:
+        if worker.stop_reason in _NOT_AT_FAULT or not head or not frame.sent:
             return End.LOST
         if not frame.started:
             by_itself = first and worker.stop_reason is None
             return End.CRASHED if by_itself and job.lose_at_head() else End.LOST
-        # Which of its jobs was at fault cannot be told. Alone, the guilty one shows itself.
+        # Which of its jobs was at fault cannot be told. Sent one by one, the job at fault crashes alone.
         if frame.shared or worker.stop_reason is StopReason.SILENT:
             job.keep_alone()
             return End.LOST
@@ -153,7 +154,7 @@ class Completion:
     # --- what becomes of the job ---
 
     def settle(self, attempt: Attempt, report: Report, now: Instant) -> None:
-        """One attempt ended: let the table decide."""
+        """Decide by the table what becomes of the job whose attempt ended."""
         job = attempt.job
         action = JOB_TABLE[job.state, END_EVENT[report.end]]
         end = End.CANCELLED if report.end is End.LOST and job.given_up else report.end
@@ -180,7 +181,7 @@ class Completion:
         """A job that cannot be run at all."""
         self._finish(job, State.FAILED, None, Report(n=0, end=End.FAILED, error=error), now)
 
-    def restore(self, attempt: Attempt, report: Report | None, *, unclean_exit: bool, now: Instant) -> None:
+    def recover(self, attempt: Attempt, report: Report | None, *, unclean_exit: bool, now: Instant) -> None:
         """What becomes of an attempt that an earlier life of the dealer left without a report."""
         job = attempt.job
         if report is not None:
@@ -249,7 +250,14 @@ class Completion:
 
     def _quarantine(self, attempt: Attempt, report: Report, now: Instant) -> None:
         job = attempt.job
-        self._pool.note(Level.WARNING, Topic.JOB_QUARANTINED, job=job.name, crashes=job.counts.crashes)
+        counts = job.counts
+        self._pool.note(
+            Level.WARNING,
+            Topic.JOB_QUARANTINED,
+            job=job.name,
+            crashes=counts.crashes,
+            unclean_exits=counts.unclean_exits if report.end is End.LOST else 0,
+        )
         self._finish(job, State.QUARANTINED, attempt, report, now)
         self._pool.quarantine[job.batch.name, job.seq] = job
 

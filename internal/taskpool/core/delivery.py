@@ -17,6 +17,7 @@ class Delivery:
         self._pool = pool
 
     def acknowledge(self, ack: Ack) -> None:
+        """Record what the reader has safely, and send more."""
         batch = self._pool.batch_held_by(ack.client, ack.batch)
         if batch is not None and batch.acknowledge(ack.upto):
             self._pool.commits.add(Acknowledged(batch.name, ack.upto))
@@ -34,6 +35,7 @@ class Delivery:
             self._pool.emit(LoadOutcomes(batch.name, batch.sent, wanted))
 
     def outcomes_loaded(self, event: OutcomesLoaded) -> None:
+        """Send outcomes read back from the store."""
         if event.reader:  # a page that a command asked for
             page = Outcomes(event.reader, event.batch, event.items)
             self._pool.emit(Reply(event.reader, page, whole=True))
@@ -44,7 +46,7 @@ class Delivery:
         batch.end_reload(event.items)
         if event.items:
             self.deliver(batch)
-        elif batch.client is not None:  # to ask again would be to ask for ever, and silence would be to wait for ever
+        elif batch.client is not None:  # reading again would loop, and without an answer it would wait without end
             text = f"outcomes of batch {batch.name} from number {batch.sent + 1} on are not kept any more (--retain)"
             self._pool.refuse(Refused(batch.client.id, batch.name, 0, 0, "gone", text))
 
@@ -58,6 +60,7 @@ class Delivery:
             self.forget(batch)
 
     def forget(self, batch: Batch) -> None:
+        """Drop the batch from memory, and without a journal from the store too."""
         del self._pool.batches[batch.name]
         if not self._pool.config.journaled:
             self._pool.commits.add(BatchForgotten(batch.name))

@@ -49,7 +49,7 @@ class Reply(Struct, frozen=True):
 
 
 class Release(Struct, frozen=True):
-    """The conversation is over: close the generator's reply queue."""
+    """The connection has ended: close the generator's reply queue."""
 
     client: int
 

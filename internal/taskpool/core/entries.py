@@ -113,7 +113,6 @@ class AttemptMade(Struct, frozen=True):
     n: int
     ordinal: int
     try_: int
-    incarnation: int
 
 
 class JobReturned(Struct, frozen=True):

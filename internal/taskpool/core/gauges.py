@@ -132,7 +132,7 @@ class PoolGauges:
 
     # --- its readers ---
 
-    @computed("gauge", "taskpool_generators", "Generators in conversation with the dealer.")
+    @computed("gauge", "taskpool_generators", "Generators connected to the dealer.")
     def generators(self) -> int:
         return len(self._pool.clients)
 

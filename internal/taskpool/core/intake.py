@@ -42,7 +42,7 @@ class Intake:
             self._take_new(batch, event, now)
 
     def digests_loaded(self, loaded: DigestsLoaded, now: Instant) -> None:
-        """A frame that was, in part or whole, said before: the same is welcome, another is refused."""
+        """Compare a repeated frame with what was accepted under its numbers; refuse it when they differ."""
         event = self._comparing.popleft()  # the store answers in the order of the requests
         batch = self._pool.batch_held_by(event.client, event.batch)
         if batch is None:
@@ -126,6 +126,7 @@ class Intake:
         self._tell_accepted(batch)
 
     def closed(self, batch: Batch) -> None:
+        """Tell the generator that the end of its batch is stored."""
         batch.close_stored()
         self._tell_accepted(batch)
         self._pool.note(Level.DEBUG, Topic.BATCH_CLOSED, batch=batch.name, total=batch.total)

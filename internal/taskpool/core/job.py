@@ -6,7 +6,7 @@
       '--due-- delayed <-----'  |---crashed too often--------> QUARANTINED
                 retry           '---cancel-------------------> CANCELLED
 
-Rules of this file: `Job.move` is the only writer of a job's state, and it takes the table's word.
+Rules of this file: `Job.move` is the only writer of a job's state, and the table must allow the move.
 """
 
 from __future__ import annotations
@@ -80,7 +80,6 @@ END_EVENT: dict[End, JobEvent] = {
     End.CRASHED: JobEvent.CRASHED,
     End.TIMED_OUT: JobEvent.TIMED_OUT,
     End.LOST: JobEvent.LOST,
-    End.CANCELLED: JobEvent.CANCEL,
 }
 
 _MOVES: frozenset[tuple[State, State]] = frozenset(
@@ -174,19 +173,20 @@ class Job:
 
     @property
     def wants_fresh_worker(self) -> bool:
-        """A worker died of it, as it seems. An earlier job may have corrupted that process; so that no innocent job
-        is quarantined, it runs next where nothing else ever ran."""
+        """A worker died of it, as it seems. An earlier job may have corrupted that process; so that no job is
+        quarantined for another's fault, it runs next where nothing else ever ran."""
         return self.counts.crashes > 0 and (self.took_worker or self.traits.in_process)
 
     @property
     def wants_pool_alone(self) -> bool:
-        """Dealer after dealer, or host after host, went down while it ran. It may be the cause: when it runs next,
-        nothing else does, so that the next such end tells about this job and no other."""
+        """Several dealers or hosts in a row ended while it ran, perhaps because of it. It runs next with nothing else
+        beside it, so that another such end points to this job."""
         return self.counts.unclean_exits >= limits.UNCLEAN_EXITS_ALONE_MIN
 
     # --- what happens to it ---
 
     def move(self, state: State) -> None:
+        """Change the state; the table must have this transition."""
         assert (self.state, state) in _MOVES, f"{self.name}: {self.state} -> {state}"
         self.state = state
 
@@ -226,7 +226,7 @@ class Job:
         """Its frame died or went silent: to learn which job of it did that, each goes alone from now on."""
         self.alone = True
 
-    def blame_for_death(self) -> None:
+    def note_worker_death(self) -> None:
         self.took_worker = True
 
     def clear_of_death(self) -> None:

@@ -29,7 +29,7 @@ from taskpool.core.events import (
 )
 from taskpool.core.intake import Intake
 from taskpool.core.job import Job
-from taskpool.core.recovery import CORRUPT, Recovery
+from taskpool.core.recovery import CORRUPT_JOB, Recovery
 from taskpool.core.scheduler import Scheduler
 from taskpool.core.shutdown import Shutdown
 from taskpool.core.state import PoolConfig, PoolState
@@ -188,8 +188,7 @@ class Reactor:
         )
         self.completion.worker_exited(worker, event, now)
         self.supervisor.remove(worker)
-        # A kill from outside is no sign that the program is broken. Many in a row are: then the machine does it, for
-        # want of memory.
+        # One kill from outside does not show a broken program; many in a row show a machine without memory.
         killed = not asked and signal in ("SIGKILL", "SIGTERM")
         if booting and not (killed and self.supervisor.respawn.tolerates_kill()):
             hung = worker.stop_reason is StopReason.BOOT
@@ -287,7 +286,7 @@ class Reactor:
             del pool.jobs[job.ordinal]
         for stored, job in dropped:  # behind the load: an outcome ends a job that the backlog may not know of yet
             if stored.corrupt:
-                self.completion.refuse(job, CORRUPT, now)
+                self.completion.refuse(job, CORRUPT_JOB, now)
             else:
                 self.completion.cancel_waiting(job, now)
 

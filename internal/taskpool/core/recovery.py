@@ -17,7 +17,7 @@ from taskpool.core.storage import InFlight, Restored
 from taskpool.core.worker import Worker
 from taskpool.messages import Incarnation, JobError, Report, State
 
-CORRUPT = JobError("Corrupt", "the journal's copy of this job does not match its checksum: submit it again")
+CORRUPT_JOB = JobError("Corrupt", "the journal's copy of this job does not match its checksum: submit it again")
 
 
 class Recovery:
@@ -47,9 +47,9 @@ class Recovery:
         job = Job.restored(each.job, self._pool.batches[each.job.record.batch], State.RUNNING)
         self._pool.jobs[job.ordinal] = job
         if each.job.corrupt:
-            self._completion.refuse(job, CORRUPT, now)
+            self._completion.refuse(job, CORRUPT_JOB, now)
             return
         # The worker that ran it is dead: a starting dealer ends every process of the earlier life first.
         gone = Worker(Incarnation(0), now)
         attempt = Attempt(each.n, job, gone, FrameRecord(each.n, now))
-        self._completion.restore(attempt, report, unclean_exit=event.unclean_exit, now=now)
+        self._completion.recover(attempt, report, unclean_exit=event.unclean_exit, now=now)

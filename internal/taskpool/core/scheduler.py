@@ -120,7 +120,7 @@ class Scheduler:
         # R2 (docs/protocol.md, 11)
         last = next(reversed(frame.jobs))
         for n, job in frame.jobs.items():
-            entry = AttemptMade(n, job.ordinal, job.counts.tries, effect.incarnation)
+            entry = AttemptMade(n, job.ordinal, job.counts.tries)
             stored = FrameStored(effect) if not frame.sent and n == last else None
             self._pool.commits.add(entry, stored)
         if frame.sent:

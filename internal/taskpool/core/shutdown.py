@@ -33,28 +33,29 @@ class Shutdown:
     def signalled(self, name: str, now: Instant) -> None:
         """TERM, INT or QUIT."""
         if name == "TERM":
-            self._drain(now, ExitCode.TERMINATED, now.mono + self._pool.drain_timeout_ns)
+            self._drain(ExitCode.TERMINATED, now.mono + self._pool.drain_timeout_ns)
         elif name == "QUIT":
-            self._drain(now, ExitCode.TERMINATED, now.mono)
+            self._drain(ExitCode.TERMINATED, now.mono)
         else:
             self._interrupts += 1
             if self._interrupts >= 3:
                 self._exit(ExitCode.INTERRUPTED, "interrupted three times: leaving now")
             else:
-                self._drain(now, ExitCode.INTERRUPTED, now.mono if self._interrupts == 2 else NEVER)
+                self._drain(ExitCode.INTERRUPTED, now.mono if self._interrupts == 2 else NEVER)
 
     def drain(self, now: Instant) -> None:
-        """A person asks for a drain: no limit, and no signal to blame."""
-        self._drain(now, ExitCode.OK, NEVER)
+        """Drain on a command: without a time limit, and with exit code 0."""
+        self._drain(ExitCode.OK, NEVER)
 
     def orphaned(self, now: Instant) -> None:
         """The generator of this private pool is gone."""
-        self._drain(now, ExitCode.TERMINATED, now.mono)
+        self._drain(ExitCode.TERMINATED, now.mono)
 
     def tick(self, now: Instant) -> None:
+        """Exit once drained; stop running jobs when their time is up."""
         if self.exiting:
             return
-        # Not before the last acknowledgement is stored: a batch that is kept would be told again what was told.
+        # Not before the last acknowledgement is stored: the outcomes of a batch that is kept would be sent again.
         if self._pool.config.private and self._pool.commits.idle and any(map(_is_over, self._pool.batches.values())):
             self._exit(ExitCode.OK, "All jobs completed. Shutting down workers...")
             return
@@ -73,7 +74,7 @@ class Shutdown:
     def next_deadline_ns(self) -> int:
         return min(self._force_at_ns, self._exit_at_ns)
 
-    def _drain(self, now: Instant, code: ExitCode, force_at_ns: int) -> None:
+    def _drain(self, code: ExitCode, force_at_ns: int) -> None:
         # The latest signal names the exit code: a second, harder one is the reason that the dealer ends as it does.
         self._code = code
         # A later signal can only shorten the time, never give back what an earlier one took.

@@ -108,11 +108,11 @@ class PoolState:
         return self.ordinal
 
     def continue_after(self, ordinal: int) -> None:
-        """Number on from what an earlier life has accepted."""
+        """Continue the ordinals after the last one that an earlier dealer accepted."""
         self.ordinal = ordinal
 
     def next_attempt(self) -> int:
-        """Numbers are never used twice in an epoch: they tell a stale report from a current one."""
+        """Return a number never used before in this epoch: it tells a stale report from a current one."""
         self.attempt_n += 1
         return self.attempt_n
 

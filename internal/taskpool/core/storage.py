@@ -35,7 +35,6 @@ class Committed(Struct, frozen=True):
 class CommitFailed(Struct, frozen=True):
     """What of it is stored is unknown. Fatal."""
 
-    number: int
     text: str
 
 

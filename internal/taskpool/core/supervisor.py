@@ -38,6 +38,7 @@ class Supervisor:
         self._pool.note(Level.DEBUG, Topic.WORKER_SPAWNED, pid=pid, incarnation=incarnation)
 
     def ready(self, message: Ready, now: Instant) -> None:
+        """Mark the worker ready, unless it cannot load a kind of this pool."""
         worker = self.workers.get(Incarnation(message.incarnation))
         if worker is None or message.epoch != self._pool.config.epoch:
             self._pool.counters.stale_reports += 1
@@ -52,7 +53,7 @@ class Supervisor:
         if not self.respawn.ever_ready:
             for text in message.notes:
                 self._pool.note(Level.WARNING, Topic.WORKER_NOTE, text=text)
-        # One that boots proves the program: what failed before was a bad moment.
+        # A worker that boots shows that the program works: what failed before had a passing cause.
         self.respawn.ready()
         worker.take(WorkerEvent.READY)
         self._pool.note(Level.DEBUG, Topic.WORKER_READY, pid=worker.pid, incarnation=worker.incarnation)
@@ -95,7 +96,7 @@ class Supervisor:
 
     def boot_death(self, now: Instant, status: int | None, text: str, *, hung: bool = False) -> None:
         """A worker died before it was ready, or could not be started: be slower, or give up."""
-        # Once a worker was ready the program can boot: then such a status speaks of a bad moment only.
+        # Once any worker was ready the program can boot: then such a status has a passing cause.
         cannot_boot = status in EXIT_CANNOT_BOOT and not self.respawn.ever_ready
         self.respawn.boot_death(now.mono, cannot_boot=cannot_boot, hung=hung)
         if not self.respawn.out_of_service:
@@ -157,8 +158,8 @@ class Supervisor:
 
     @staticmethod
     def _takes_second(worker: Worker, job: Job, now: Instant) -> bool:
-        """Whether a job may wait in the worker behind the frame it runs. Not behind one that may take it along: it
-        would be lost with that one's crash, or wait for that one's time-out."""
+        """Whether a job may wait in the worker behind the frame it runs. Not behind one whose crash would end it
+        too, or for whose time-out it would wait."""
         return (
             len(worker.frames) < limits.FRAMES_IN_FLIGHT_MAX
             and job.shares_frames
@@ -231,6 +232,7 @@ class Supervisor:
         self._pool.emit(TakeBack(worker.incarnation))
 
     def next_deadline_ns(self, now: Instant) -> int:
+        """Return when `overdue` or `reconcile` has something to do, on the monotonic clock."""
         deadlines = [NEVER]
         for worker in self.workers.values():
             deadlines += (worker.deadline_ns, worker.kill_at_ns)

@@ -3,8 +3,8 @@
     STARTING --ready--> SPARE --assign--> BUSY --done--> IDLE --assign--> BUSY ...
         any of them --stop--> STOPPING
 
-Wanted and actual are apart: STOPPING says what the dealer wants, the exit of the process what is. A process may exit
-in any state, so its exit is no event of the table: the supervisor forgets the worker.
+Wanted and actual are apart: STOPPING is what the dealer wants, and the process may exit in any state. So its exit is no
+event of the table: the supervisor forgets the worker.
 """
 
 from __future__ import annotations
@@ -152,6 +152,7 @@ class Worker:
         return self.frames[0] if self.frames else None
 
     def suits(self, job: Job) -> bool:
+        """Return whether the job may run in this process."""
         if job.wants_fresh_worker and self.served:
             return False
         return self.affinity in ("", job.traits.affinity)
@@ -183,6 +184,7 @@ class Worker:
         return True
 
     def send_stored(self, frame: FrameRecord, now: Instant) -> None:
+        """Note that the frame leaves now: its attempts are stored."""
         frame.send(now)
         self._set_deadline()
 

@@ -80,7 +80,7 @@ class Dealer:
         self.parts = self._connect(poller, queues, processes, store, spool)
         self.loop = Loop(self.parts, self._wakeups(poller, store, notifier), restored)
         where = self._serve_pages()
-        log.say(Level.DEBUG if options.private else Level.INFO, _greeting(options, epoch, store, where))
+        log.say(Level.DEBUG if options.private else Level.INFO, _first_line(options, epoch, store, where))
 
     def _connect(
         self, poller: Poller, queues: InputQueues, processes: Processes, store: Store, spool: Spool
@@ -179,7 +179,7 @@ def _config(
     )
 
 
-def _greeting(options: DealerOptions, epoch: Epoch, store: Store, pages: str) -> str:
+def _first_line(options: DealerOptions, epoch: Epoch, store: Store, pages: str) -> str:
     """Say what this dealer promises, so that a pool without a journal is not taken for one that has one."""
     # The level of durability is the first thing to know about a pool, so it stands in its first line.
     if not store.durable:

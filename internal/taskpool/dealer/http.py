@@ -40,14 +40,14 @@ class DealerStatus:
         return self._core.commands.status(self._clock.now())
 
     def healthy(self) -> Probe:
-        """Whether the loop turns. Who fails this probe is to be killed and started again."""
+        """Whether the loop turns. When this fails, restart the dealer."""
         stalled_ns = self._clock.now().mono - self._loop.turn_began_mono_ns
         if stalled_ns < HEALTHY_NS_MAX:
             return True, "the loop turns"
         return False, f"event loop stalled for {stalled_ns // SECOND} s"
 
     def ready(self) -> Probe:
-        """Whether the pool takes jobs and has a worker to run them. Who fails this probe is to be left alone."""
+        """Whether the pool takes jobs and has a worker to run them. When this fails, send no traffic; no restart."""
         if not self._loop.counters.turns:  # the first turn takes in what the journal had; until it is over ...
             return False, "starting"
         if self._core.pool.draining:

@@ -73,7 +73,7 @@ class InputQueues:
         if not self.events[-1].linked():
             self._add_events()
         # Each events queue costs bytes of the user's budget. Without workers the old ones have no writers; with them,
-        # eight unlinkings within the life of one worker are not an accident any more.
+        # eight unlinked queues within the life of one worker are no accident: the oldest goes.
         while len(self.events) > (RETIRED_EVENTS_MAX if keep_old_events else 1):
             self._close(self.events.pop(0))
 

@@ -34,7 +34,7 @@ DESCRIPTORS_BASE = 128  # what a dealer needs beside those for its workers; clie
 DESCRIPTORS_PER_WORKER = 4
 # What keeps a pool from being scaled further, for the error of `scale`.
 _MOST = f"no pool has more than {limits.WORKERS_MAX} workers"
-LOG_FD = 2  # workers write their lines where the dealer writes its own
+STDERR_FD = 2  # workers write their lines where the dealer writes its own
 WATCHED = (
     Signals.SIGCHLD,
     Signals.SIGTERM,
@@ -135,8 +135,16 @@ class LinuxPlatform:
     def processes(self, options: DealerOptions, epoch: Epoch, spool: Spool, shape: Shape) -> WorkerProcesses:
         assert self._stale_queues is not None
         program = find_worker(options.worker_exec)
-        home = identity(state_directory(options.pool))
-        spec = LaunchSpec(options.pool, home, epoch, program, _arguments(options), str(spool.directory), LOG_FD, shape)
+        spec = LaunchSpec(
+            pool=options.pool,
+            state_id=identity(state_directory(options.pool)),
+            epoch=epoch,
+            program=program,
+            arguments=_arguments(options),
+            spool=str(spool.directory),
+            log_fd=STDERR_FD,
+            shape=shape,
+        )
         return WorkerProcesses(spec, self.namespace, spool, self.clock, self._stale_queues.note)
 
     def signals(self) -> list[str]:

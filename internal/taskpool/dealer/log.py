@@ -136,6 +136,12 @@ def _job_text(fields: Fields) -> str:
         return f"{spec.kind}(...)"
 
 
+def _causes(fields: Fields) -> str:
+    """Say of what a job had too many: crashes, or ends of the whole dealer that it ran through."""
+    exits: int = fields["unclean_exits"]
+    return f"{exits} unclean ends of its dealer in a row" if exits else f"{fields['crashes']} crashes"
+
+
 def _reported(fields: Fields) -> str:
     seq, pid = fields["seq"], fields["pid"]
     if fields["end"] != "succeeded":
@@ -180,7 +186,7 @@ _LINES: Mapping[Topic, tuple[str, Callable[[Fields], str]]] = {
     ),
     Topic.JOB_REPORTED: ("Dealer", _reported),
     Topic.JOB_RETRIED: ("Dealer", lambda f: f"Job {f['job']} {f['end']}: next try in {f['delay_ns'] / SECOND:g} s"),
-    Topic.JOB_QUARANTINED: ("Dealer", lambda f: f"Job {f['job']} is quarantined after {f['crashes']} crashes"),
+    Topic.JOB_QUARANTINED: ("Dealer", lambda f: f"Job {f['job']} is quarantined after {_causes(f)}"),
     Topic.STALE_REPORT: ("Dealer", lambda f: f"Dropped a stale report of attempt {f['attempt']} from PID {f['pid']}"),
     Topic.RESPAWN_DELAYED: ("Supervisor", lambda f: f"{f['text']}; trying again a little later"),
     Topic.OUT_OF_SERVICE: ("Supervisor", lambda f: f"{f['text']}; no worker is started for {f['seconds']:g} s"),

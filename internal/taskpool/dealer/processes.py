@@ -36,7 +36,7 @@ class LaunchSpec(NamedTuple):
     """What every worker of this dealer is started with."""
 
     pool: str
-    home: str  # the identity of its state directory
+    state_id: str  # the identity of its state directory
     epoch: int
     program: list[str]
     arguments: list[str]  # beside those that tell the worker its identity and its pool
@@ -123,7 +123,7 @@ class WorkerProcesses:
         return {**scrubbed(os.environ), process_tree.MARK_VARIABLE: self._mark(incarnation)}
 
     def _mark(self, incarnation: Incarnation) -> str:
-        return process_tree.worker_mark(self._spec.pool, self._spec.home, self._spec.epoch, incarnation)
+        return process_tree.worker_mark(self._spec.pool, self._spec.state_id, self._spec.epoch, incarnation)
 
     def confirm(self, incarnation: int, pid: int) -> bool:
         """Unlink the queue of a worker that has opened it. False: another process claims to be this worker.

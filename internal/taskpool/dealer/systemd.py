@@ -9,10 +9,12 @@ Rules of this file:
 from __future__ import annotations
 
 import os
-import select
 import socket
 from collections.abc import MutableMapping
 from typing import TYPE_CHECKING
+
+from taskpool.clock import SECOND
+from taskpool.procs.wait import wait_ready
 
 if TYPE_CHECKING:  # main imports this file for every command, and --help need not load the core
     from taskpool.core.reactor import Reactor
@@ -20,7 +22,7 @@ if TYPE_CHECKING:  # main imports this file for every command, and --help need n
 _SOCKET = "NOTIFY_SOCKET"
 _WATCHDOG_USEC = "WATCHDOG_USEC"
 _WATCHDOG_PID = "WATCHDOG_PID"
-_ROOM_SECONDS_MAX = 1.0
+_ROOM_NS_MAX = SECOND
 _STATUS_CHARACTERS_MAX = 200  # one line of `systemctl status`
 
 
@@ -80,7 +82,7 @@ class Notifier:
         try:
             self._socket.sendto(text.encode(), self._address)
         except BlockingIOError:
-            if patient and select.select([], [self._socket], [], _ROOM_SECONDS_MAX)[1]:
+            if patient and wait_ready((), (self._socket,), _ROOM_NS_MAX):
                 self._send(text)
         except OSError:
             pass  # rule 2

@@ -102,7 +102,9 @@ def _held(namespace: QueueNamespace, pool: str) -> QueueEnd:
                 f"pool {pool} is in use by a dealer of this IPC namespace whose state directory is another one: "
                 "stop it, or use another --pool"
             ) from None
-    raise PoolInUse(f"pool {pool}: {name} comes and goes; another dealer is starting or leaving, try again")
+    raise PoolInUse(
+        f"pool {pool}: {name} disappeared while it was being taken: another dealer is starting or exiting, try again"
+    )
 
 
 def _reports(message: object) -> list[tuple[int, Report]]:

@@ -13,7 +13,7 @@ from taskpool.client.connection import Connection, TurnHandler
 from taskpool.clock import Clock
 from taskpool.durations import human
 from taskpool.errors import DealerUnreachable, UsageError
-from taskpool.generator.output.formats import present
+from taskpool.generator.output.formats import lay_out
 from taskpool.generator.parser import VERBS
 from taskpool.messages import Answer
 
@@ -83,7 +83,7 @@ def render(answer: Answer, *, as_json: bool) -> tuple[bytes, str | None]:
     error = None if answer.ok else _error(body)
     if as_json:
         return answer.body + b"\n", error
-    return (b"" if error is not None else present(body).encode(errors="backslashreplace")), error
+    return (b"" if error is not None else lay_out(body).encode(errors="backslashreplace")), error
 
 
 def _parse_scale(text: str) -> int:

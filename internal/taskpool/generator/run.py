@@ -18,7 +18,7 @@ from taskpool.errors import ExitCode, UsageError
 from taskpool.generator.input.feed import Feed
 from taskpool.generator.job_limits import HaltRule
 from taskpool.generator.options import SubmitOptions
-from taskpool.generator.output.console import Console, Progress
+from taskpool.generator.output.console import Console, ProgressBar
 from taskpool.generator.output.formats import why
 from taskpool.generator.output.printer import Printer
 from taskpool.generator.output.stream import write_out
@@ -43,7 +43,7 @@ class RunParts(NamedTuple):
     feed: Feed
     printer: Printer
     totals: Totals
-    progress: Progress
+    progress: ProgressBar
     console: Console
     clock: Clock
     wakeup: Wakeup

@@ -19,7 +19,7 @@ from taskpool.clock import Clock, SystemClock
 from taskpool.errors import ExitCode, TaskpoolError, UsageError
 from taskpool.generator.input.feed import Feed
 from taskpool.generator.options import SubmitOptions
-from taskpool.generator.output.console import Console, Progress
+from taskpool.generator.output.console import Console, ProgressBar
 from taskpool.generator.output.printer import Printer
 from taskpool.generator.private.process import PrivateDealer, wait_for_predecessor
 from taskpool.generator.private.state import PrivateState
@@ -56,7 +56,7 @@ def run_batch(options: SubmitOptions, feed: Feed, console: Console, resume_comma
             private = PrivateDealer(private_state, options.launch, KernelNamespace(), console, resume_command)
             cleanup.enter_context(private)
         totals = Totals()
-        progress = Progress(options.progress, console, totals, clock.now().mono)
+        progress = ProgressBar(options.progress, console, totals, clock.now().mono)
         parts = RunParts(options, feed, printer, totals, progress, console, clock, wakeup, private)
         session_options = _session_options(options, private)
         cursor = 0
@@ -74,7 +74,7 @@ def open_connection(
 ) -> Connection:
     """Return a connection over a reply queue as large as this machine's limits leave for it."""
     # As the dealer sizes its queues, so that all replies together stay within the byte limit it has counted on.
-    shape = choose(limits.WORKER_QUEUES_BUDGETED_MIN, kernel_limits()).reply
+    shape = choose(limits.WORKER_QUEUES_MIN, kernel_limits()).reply
     session = Session(options, clock.now().mono)
     return Connection(session, Transport(KernelNamespace(), options.pool, shape), console, clock, private)
 

@@ -103,7 +103,7 @@ def choose(workers: int, kernel: KernelLimits) -> Layout:
 
     The count is not the pool's present size but the largest it may be scaled to.
     """
-    workers = max(workers, limits.WORKER_QUEUES_BUDGETED_MIN)
+    workers = max(workers, limits.WORKER_QUEUES_MIN)
     queues = workers + _QUEUES_BESIDE
     # The number first: no layout changes it, so the text need not speak of bytes.
     if queues > kernel.queues_max:

@@ -47,7 +47,7 @@ class Ballast:
         return size > 0
 
     def remove(self) -> None:
-        """No life, no ballast: a pool that is down should not cost space."""
+        """Remove the ballast: a pool that is not running needs none."""
         self.held = False
         with suppress(OSError):
             self._path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What a row of the journal carries as bytes, and the checksum that tells when those have rotted.
+"""What a row of the journal carries as bytes, and the checksum that tells when they are damaged.
 
 Rules of this file:
 1. Every record that is read is checked: SQLite does not see a bit that flips inside a blob.
@@ -21,7 +21,7 @@ from taskpool.core.entries import JobCounts, JobRecord, Traits
 from taskpool.core.storage import StoredJob
 from taskpool.messages import JobError, JobSpec, Limits, Outcome, State
 
-CORRUPT = "corrupt"  # in place of a job's kind
+CORRUPT_KIND = "corrupt"  # in place of a job's kind
 CORRUPT_ERROR = "Corrupt"
 
 
@@ -44,6 +44,16 @@ class JobRow(NamedTuple):
     limits_crc: int
     epoch: int  # of the attempt under way
     n: int
+
+
+class OutcomeRow(NamedTuple):
+    """An outcome's row, in the order in which `statements` selects the columns."""
+
+    no: int
+    seq: int
+    run: int
+    body: bytes
+    crc: int
 
 
 class _Body(Struct, frozen=True, array_like=True):
@@ -71,7 +81,7 @@ def pack_job(job: JobRecord) -> tuple[bytes, int]:
 
 def unpack_job(row: JobRow, *, limits_lost: bool) -> StoredJob:
     """The job of a row. `limits_lost`: those of its batch are damaged, so it cannot run unless it has its own."""
-    spec, traits, corrupt = JobSpec(CORRUPT, b"", Limits(priority=row.priority)), Traits(False, ""), True
+    spec, traits, corrupt = JobSpec(CORRUPT_KIND, b"", Limits(priority=row.priority)), Traits(False, ""), True
     # The checksum is over the columns too: a flipped bit in `seq` would give the job to another place of its batch.
     head = _job_head(row.ordinal, row.seq, row.priority, row.queued_wall_ns)
     if row.body is not None and zlib.crc32(row.body, zlib.crc32(head)) == row.crc:
@@ -90,16 +100,17 @@ def pack_outcome(outcome: Outcome) -> tuple[bytes, int]:
     return body, zlib.crc32(body, zlib.crc32(_outcome_head(outcome.no, outcome.seq, outcome.run)))
 
 
-def unpack_outcome(no: int, seq: int, run: int, body: bytes, crc: int) -> Outcome:
-    if zlib.crc32(body, zlib.crc32(_outcome_head(no, seq, run))) == crc:
-        return _decode_outcome(body)
+def unpack_outcome(row: OutcomeRow) -> Outcome:
+    """Return the outcome; one that says it is lost when the checksum does not match."""
+    if zlib.crc32(row.body, zlib.crc32(_outcome_head(row.no, row.seq, row.run))) == row.crc:
+        return _decode_outcome(row.body)
     text = "the journal's record of this outcome is damaged: what became of the job is not known"
     return Outcome(
-        no=no,
+        no=row.no,
         # The column may be what is damaged, and a message has no job 0.
-        seq=max(seq, 1),
-        run=run,
-        kind=CORRUPT,
+        seq=max(row.seq, 1),
+        run=row.run,
+        kind=CORRUPT_KIND,
         label=None,
         state=State.FAILED,
         attempts=0,

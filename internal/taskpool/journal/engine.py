@@ -137,6 +137,7 @@ class Engine:
         self._commit(commits)
 
     def idle(self) -> float | None:
+        """Do a little retention; return the seconds until more may be due, None when nothing is."""
         # Nothing may be written after a failure, and retention needs room itself: to remove rows fills the WAL first.
         if self._failed or self._full:
             return None
@@ -146,7 +147,7 @@ class Engine:
             self._roll_back()
             if file.is_full(error):
                 return None
-            self._fail(0, file.explain(self._path, error))
+            self._fail(file.explain(self._path, error))
             return None
 
     def close(self) -> None:
@@ -171,9 +172,9 @@ class Engine:
                 # The last checkpoint writes into the database; the ballast is there for just that.
                 if file.is_full(error) and self._ballast.release():
                     continue
-                self._fail(0, file.explain(self._path, error))
+                self._fail(file.explain(self._path, error))
             except (JournalError, OSError) as error:
-                self._fail(0, str(error))
+                self._fail(str(error))
             return
 
     def _answer(self, request: Question | Check) -> None:
@@ -185,7 +186,7 @@ class Engine:
             try:
                 self.answers.put(self._statements.answer(request, self._age_clock.date_ns()))
             except sqlite3.Error as error:
-                self._fail(0, file.explain(self._path, error))
+                self._fail(file.explain(self._path, error))
 
     # --- commits ---
 
@@ -202,11 +203,11 @@ class Engine:
                 # Anything but a full disk: SQLite cannot tell how much of the transaction is on it, and nor can this
                 # thread.
                 if not file.is_full(error) or not self._make_room():
-                    self._fail(commits[0].number, file.explain(self._path, error))  # R6 (docs/protocol.md, 11)
+                    self._fail(file.explain(self._path, error))  # R6 (docs/protocol.md, 11)
                 continue
             except JournalError as error:
                 self._roll_back()
-                self._fail(commits[0].number, f"the journal {self._path}: {error}")
+                self._fail(f"the journal {self._path}: {error}")
                 continue
             self._observe(sum(len(commit.entries) for commit in commits), self._clock.now().mono - started.mono)
             self.answers.put(*[Committed(commit.number) for commit in commits])
@@ -225,11 +226,11 @@ class Engine:
             with suppress(sqlite3.Error):  # what could not be written cannot always be taken back in good order
                 self._connection.execute("ROLLBACK")
 
-    def _fail(self, number: int, text: str) -> None:
+    def _fail(self, text: str) -> None:
         """What is stored is unknown now: nothing more is read or written."""
         if not self._failed:
             self._failed = True
-            self.answers.put(CommitFailed(number, text))
+            self.answers.put(CommitFailed(text))
 
     # --- room ---
 
@@ -253,7 +254,7 @@ class Engine:
         """Commits into a file that has lost its name would be lost with the process."""
         for place, fd in self._places:
             if (trouble := _trouble(place, fd)) is not None:
-                self._fail(0, trouble)
+                self._fail(trouble)
                 return
         if self._full and self._ballast.retake():
             self._full = False

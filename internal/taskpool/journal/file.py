@@ -163,7 +163,7 @@ def close(connection: sqlite3.Connection, path: Path, *, had_wal: bool = True) -
 
 
 def read_only(path: Path) -> sqlite3.Connection:
-    """A connection for looking at a journal that no dealer has open. It changes neither the database nor its -wal,
+    """Open a journal that no dealer has open, to look at it. The connection changes neither the database nor its -wal,
     and does not ask whether they are in good order. `stop_reading` ends it."""
     _check_file(path)
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=0)

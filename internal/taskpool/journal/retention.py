@@ -41,7 +41,7 @@ class AgeClock:
 
     Ages outlive the process, so only the wall clock tells them, and that may be wrong and then be put right. Within a
     life of the dealer no step of it makes anything look older than it is: what is used is dated by the later of the
-    wall clock and the time since this life began, and what is old is judged by the earlier of the two.
+    wall clock and the time since this life began, and what is old is told by the earlier of the two.
     """
 
     def __init__(self, clock: Clock | None = None) -> None:
@@ -58,7 +58,7 @@ class AgeClock:
         return max(self._both())
 
     def past_ns(self) -> int:
-        """A date before this one, by so much as it is before, is surely that old."""
+        """Return the time to measure ages from: what is dated N before it is at least N old."""
         return min(self._both())
 
     def _both(self) -> tuple[int, int]:
@@ -93,7 +93,7 @@ class Retention:
     def step(self) -> float:
         """Take a step, if it is time for one; return in how many seconds it may be time again. Raises sqlite3.Error."""
         now = time.monotonic()
-        # The share of the thread's time is kept by resting after each step for as long as it took, times so much.
+        # It pauses in proportion to how long a step took, so that retention has at most its share of the thread's time.
         if now < self._step_from:
             return self._step_from - now
         if now >= self._look_from:

@@ -9,8 +9,8 @@ Rules of this file:
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 from msgspec import structs
 
@@ -34,7 +34,7 @@ from taskpool.core.storage import (
 from taskpool.errors import JournalError
 from taskpool.journal import encoding
 from taskpool.journal.coalesce import BatchChange, Changes, coalesce
-from taskpool.journal.encoding import JobRow
+from taskpool.journal.encoding import JobRow, OutcomeRow
 from taskpool.journal.file import tolerating_full
 from taskpool.messages import DEFAULT_LIMITS, Outcome, State
 
@@ -95,6 +95,20 @@ _IN_STATE = _JOB + "WHERE j.state = ? AND j.state < 3 ORDER BY j.rank, j.ordinal
 _BATCH = (
     "SELECT name, CAST(limits AS BLOB), crc, accepted, total, recorded, acknowledged, open, cancelled FROM batches "
 )
+
+
+class _BatchRow(NamedTuple):
+    """A batch's row, in the order of `_BATCH`."""
+
+    name: str
+    limits: bytes
+    crc: int
+    accepted: int
+    total: int | None
+    recorded: int
+    acknowledged: int
+    open: int
+    cancelled: int
 
 
 class Statements:
@@ -218,7 +232,7 @@ class Statements:
     # --- reading ---
 
     def answer(self, request: Question, now_wall_ns: int) -> StoreEvent:
-        """What the core asked for. `now_wall_ns` dates the use of a batch that is asked for."""
+        """Answer a question of the core. `now_wall_ns` dates the use of a batch that is asked for."""
         match request:
             case LoadJobs(after, limit, bytes_max):
                 return Loaded(*self.queued(after, limit, bytes_max))
@@ -271,11 +285,11 @@ class Statements:
             (batch, after, limit),
         )
         items: list[Outcome] = []
-        for row in cursor:
-            bytes_max -= len(row[3])
+        for row in map(OutcomeRow._make, cursor):
+            bytes_max -= len(row.body)
             if items and bytes_max < 0:
                 break
-            items.append(encoding.unpack_outcome(*row))
+            items.append(encoding.unpack_outcome(row))
         return items
 
     def batch(self, name: str) -> BatchRecord | None:
@@ -327,8 +341,16 @@ class Statements:
         return lost
 
 
-def _batch_record(row: Any) -> BatchRecord:
+def _batch_record(columns: Sequence[Any]) -> BatchRecord:
     """Jobs that need limits which are lost come back as corrupt, so that nothing runs without its own."""
-    name, body, crc, accepted, total, recorded, acknowledged, open_jobs, cancelled = row
-    known = encoding.unpack_limits(body, crc) or DEFAULT_LIMITS
-    return BatchRecord(name, known, accepted, total, recorded, acknowledged, open_jobs, cancelled == 1)
+    row = _BatchRow._make(columns)
+    return BatchRecord(
+        name=row.name,
+        limits=encoding.unpack_limits(row.limits, row.crc) or DEFAULT_LIMITS,
+        accepted=row.accepted,
+        total=row.total,
+        recorded=row.recorded,
+        acknowledged=row.acknowledged,
+        open=row.open,
+        cancelled=row.cancelled == 1,
+    )

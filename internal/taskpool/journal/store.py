@@ -23,7 +23,7 @@ class Store(Protocol):
         after."""
 
     def answers(self) -> list[StoreEvent]:
-        """What was answered since the last call."""
+        """Return what was answered since the last call."""
 
     def fileno(self) -> int:
         """Readable when answers wait; -1 when they are there as soon as a request returns."""

@@ -116,7 +116,7 @@ class JournalThread(Generic[_Request]):
         finally:
             # By an exception that has no place here: its traceback goes to stderr, and the dealer ends.
             if not in_order:
-                self._answers.put(CommitFailed(0, "the journal's thread ended by an error in the program"))
+                self._answers.put(CommitFailed("the journal's thread ended by an error in the program"))
 
     def _take(self) -> list[_Request] | None:
         """The next requests, at least one; None: to end."""

@@ -1,7 +1,7 @@
 """What a person can do with a journal while no dealer has it open: look, take out, let go, copy.
 
 Everything here needs the pool to be down and says so when it is not: a second connection to a journal in use could
-damage it (schema.py). Only `prune` and `accept_loss` write.
+damage it (file.py, rule 4). Only `prune` and `accept_loss` write.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from taskpool.clock import rfc3339
 from taskpool.core.entries import BatchRecord
 from taskpool.errors import JournalError
 from taskpool.journal import file, schema
-from taskpool.journal.encoding import CORRUPT
+from taskpool.journal.encoding import CORRUPT_KIND
 from taskpool.journal.retention import Retention
 from taskpool.journal.statements import Statements
 from taskpool.messages import Outcome
@@ -73,7 +73,7 @@ def check(path: Path, lock: Path | None = None) -> Findings:
 
 
 def accept_loss(path: Path, lock: Path | None = None) -> None:
-    """The -wal is gone and is not coming back: go on with what the database has."""
+    """Go on with what the database has: its -wal is lost for good. Raises JournalError."""
     with _held(path, lock):
         try:
             file.accept_loss(path)
@@ -99,8 +99,8 @@ def export(path: Path, write: Callable[[bytes], object], lock: Path | None = Non
 
 
 def prune(path: Path, retain_ns: int, retain_batches: int, lock: Path | None = None) -> int:
-    """Removes batches as the dealer's retention would, without its period of grace, and gives their space back to
-    the disk. How many batches went."""
+    """Remove batches as the dealer's retention would, without its period of grace, and give their space back to the
+    disk. Return how many batches went. Raises JournalError."""
     with _held(path, lock):
         connection = file.connect(path, "FULL")
         try:
@@ -122,7 +122,7 @@ def prune(path: Path, retain_ns: int, retain_batches: int, lock: Path | None = N
 
 
 def backup(path: Path, target: Path, lock: Path | None = None) -> None:
-    """A copy in one file, whole and without gaps; `target` must not exist."""
+    """Copy the journal into one file, whole and without gaps; `target` must not exist. Raises JournalError."""
     if os.path.lexists(target):
         raise JournalError(f"{target} is there already: name a file that is not")
     with _reading(path, lock) as connection:
@@ -261,7 +261,7 @@ class Inspection:
     def _look_at_outcomes(self, statements: Statements, batch: BatchRecord) -> None:
         for outcome in _outcomes(statements, batch.name):
             self._outcomes += 1
-            if outcome.kind == CORRUPT:
+            if outcome.kind == CORRUPT_KIND:
                 where = f"outcome {outcome.no} of job {batch.name}/{outcome.seq}"
                 self._problems.append(f"{where}: its record is damaged")
 

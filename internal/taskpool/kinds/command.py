@@ -271,31 +271,31 @@ def _see_through(pid: int, context: Context, stdout_fd: int, stderr_fd: int) -> 
     except OSError as error:  # a full disk, say: that does not change how the program ended
         output = lost(error)
     return Result(
-        _judge(ended),
-        exit_status=ended.exit_status,
-        signal=ended.signal,
+        _end_of(ended),
+        exit_status=ended.child.status,
+        signal=ended.child.signal,
         error=_timed_out(context, ended) if ended.timed_out else None,
         output=output,
-        cpu_ns=ended.cpu_ns,
-        max_rss_bytes=ended.max_rss_bytes,
+        cpu_ns=ended.child.cpu_ns,
+        max_rss_bytes=ended.child.max_rss_bytes,
     )
 
 
-def _judge(ended: Ended) -> End:
+def _end_of(ended: Ended) -> End:
     # The time-out first: SIGTERM at its end is ours, and a program that handles it may exit with 0.
     if ended.timed_out:
         return End.TIMED_OUT
-    if ended.signal is not None:
+    if ended.child.signal is not None:
         return End.CRASHED
-    return End.SUCCEEDED if ended.exit_status == 0 else End.FAILED
+    return End.SUCCEEDED if ended.child.status == 0 else End.FAILED
 
 
 def _timed_out(context: Context, ended: Ended) -> JobError:
     limit = f"{seconds(context.timeout_ns):g} s"
-    if ended.signal is None:
-        how = f"exited with {ended.exit_status} when told to end"
+    if ended.child.signal is None:
+        how = f"exited with {ended.child.status} when told to end"
     else:
-        how = f"was ended by {signal.Signals(ended.signal).name}"
+        how = f"was ended by {signal.Signals(ended.child.signal).name}"
     return JobError("TimedOut", f"still running after its time-out of {limit}; {how}")
 
 

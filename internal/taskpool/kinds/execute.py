@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar
 from taskpool import limits
 from taskpool.clock import MILLISECOND
 from taskpool.procs.process_tree import children_of
-from taskpool.procs.reap import reap
+from taskpool.procs.reap import ChildExit, reap
 from taskpool.procs.signals import catchable
 from taskpool.procs.wait import wait_ready
 
@@ -59,13 +59,10 @@ class Program(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """How the program ended: exactly one of `exit_status` and `signal` is there."""
+    """How the program ended. LIMIT: its peak memory is at least the worker's own, which counts until the exec."""
 
     timed_out: bool
-    exit_status: int | None
-    signal: int | None
-    cpu_ns: int  # with the children it waited for
-    max_rss_bytes: int  # LIMIT: at least the worker's own, which the kernel counts until the exec
+    child: ChildExit
 
 
 def when_possible(attempt: Callable[[], _T], until_ns: int) -> _T:
@@ -133,7 +130,7 @@ def wait(pid: int, deadline_ns: int | None) -> Ended:
     end = reap(pid)
     if timed_out:
         _spare_children_until(grace_ns)
-    return Ended(timed_out, end.status, end.signal, end.cpu_ns, end.max_rss_bytes)
+    return Ended(timed_out, end)
 
 
 def _ends_by(pid: int, deadline_ns: int | None) -> bool:
@@ -161,7 +158,7 @@ def _is_seen_to_end_by(pid: int, deadline_ns: int | None) -> bool:
 
 
 def _spare_children_until(deadline_ns: int) -> None:
-    """Give the grace to a dead leader's children too: a shell dies at once of the SIGTERM its program handles."""
+    """Wait out the grace for the children of a dead leader: a shell dies at once of the SIGTERM its program handles."""
     for child in children_of():
         if not _ends_by(child, deadline_ns):
             return

@@ -25,13 +25,13 @@ MARK_VARIABLE = "TP_WORKER"
 _MARK_PREFIX = MARK_VARIABLE.encode() + b"="
 
 
-def worker_mark(pool: str, home: str, epoch: int, incarnation: int) -> str:
+def worker_mark(pool: str, state_id: str, epoch: int, incarnation: int) -> str:
     """Return the value of TP_WORKER for a worker and all its descendants.
 
-    `home` is the identity of the pool's state directory, where epochs are counted: a pool of the same name with
+    `state_id` is the identity of the pool's state directory, where epochs are counted: a pool of the same name with
     another directory, in a container that shares this one's processes, is another pool (docs/adr/0014).
     """
-    return f"{pool}/{home}/{epoch}/{incarnation}"
+    return f"{pool}/{state_id}/{epoch}/{incarnation}"
 
 
 # --- finding ------------------------------------------------------------------------------------------
@@ -95,7 +95,7 @@ def kill_marked(children: Iterable[int], mark: str) -> int:
     return sum(_kill_child(pid) for pid in children if _may_carry(pid, mark))
 
 
-def end_orphans(pool: str, home: str, epoch: int, deadline_mono_ns: int) -> int:
+def end_orphans(pool: str, state_id: str, epoch: int, deadline_mono_ns: int) -> int:
     """Kill all workers of the pool's other epochs with their descendants; wait until they are dead.
 
     Returns how many there were. Raises ConfigurationError naming those still alive at the deadline. They are found by
@@ -103,7 +103,7 @@ def end_orphans(pool: str, home: str, epoch: int, deadline_mono_ns: int) -> int:
     """
 
     def is_orphan(mark: str) -> bool:
-        return mark.startswith(f"{pool}/{home}/") and not mark.startswith(f"{pool}/{home}/{epoch}/")
+        return mark.startswith(f"{pool}/{state_id}/") and not mark.startswith(f"{pool}/{state_id}/{epoch}/")
 
     ended: set[int] = set()
     # Until a scan finds none: what an orphan starts behind the scan that found it is seen by the next one only.

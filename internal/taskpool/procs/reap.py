@@ -31,7 +31,6 @@ class ChildExit(NamedTuple):
     signal: int | None  # the signal that killed it
     cpu_ns: int  # user and system, with all descendants it has reaped
     max_rss_bytes: int  # the most it, or any one descendant it has reaped, held at a time
-    core: bool  # it dumped core
 
 
 def peek() -> int | None:
@@ -62,7 +61,6 @@ def reap(pid: int) -> ChildExit:
         # In KiB on Linux (getrusage(2)). It begins at what the parent held: a spawned child shares the parent's memory
         # until its exec, and the peak does not fall again.
         max_rss_bytes=usage.ru_maxrss * _KIB,
-        core=killed and os.WCOREDUMP(status),
     )
 
 

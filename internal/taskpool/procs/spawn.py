@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-import threading
+from _thread import get_native_id  # not by `threading`, which a worker would have to load before it starts
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fcntl import F_DUPFD_CLOEXEC, fcntl
@@ -73,7 +73,7 @@ def spawn_worker(program: list[str], env: Mapping[str, str], *, capture_fd: int,
     Main thread only: a worker dies with the *thread* that spawned it (see prctl.die_with_parent).
     """
     # Not by fork: a forked child holds the dealer's locks and queue descriptors until its exec, and its flock for ever.
-    assert threading.get_native_id() == os.getpid(), "workers are spawned from the main thread"
+    assert get_native_id() == os.getpid(), "workers are spawned from the main thread"
     path = program[0]
     try:
         with _out_of_the_way(capture_fd) as capture:

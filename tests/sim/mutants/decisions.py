@@ -25,8 +25,8 @@ DECISIONS = (
         "a frame that was not sent counts against its job",
         "I4",
         COMPLETION,
-        "in _BLAMELESS or not head or not frame.sent:\n",
-        "in _BLAMELESS or not head:\n",
+        "in _NOT_AT_FAULT or not head or not frame.sent:\n",
+        "in _NOT_AT_FAULT or not head:\n",
     ),
     mutant(
         "a crash is counted for company",
@@ -39,8 +39,8 @@ DECISIONS = (
         "a worker we stopped counts as a crash",
         "I4",
         COMPLETION,
-        "_BLAMELESS = frozenset({StopReason.UNWANTED, StopReason.PROTOCOL, StopReason.CANCELLED})\n",
-        "_BLAMELESS = frozenset({StopReason.CANCELLED})\n",
+        "_NOT_AT_FAULT = frozenset({StopReason.UNWANTED, StopReason.PROTOCOL, StopReason.CANCELLED})\n",
+        "_NOT_AT_FAULT = frozenset({StopReason.CANCELLED})\n",
     ),
     mutant(
         "no job is ever quarantined",

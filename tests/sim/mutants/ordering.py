@@ -29,14 +29,14 @@ ORDERING = (
         "            batch.close(close.total)\n            self.closed(batch)\n            self._pool.commits",
     ),
     mutant(
-        "a careful start is not careful",
+        "a start after an unclean end does not write ahead",
         "R2",
         "core/reactor.py",
         "        if event.unclean_exit:\n",
         "        if not event.unclean_exit:\n",
     ),
     mutant(
-        "a careful dealer sends before its attempt is stored",
+        "a dealer that writes ahead sends before its attempt is stored",
         "R2",
         "core/scheduler.py",
         "        sent = now.mono >= self._write_ahead_until_ns\n",

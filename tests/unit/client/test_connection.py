@@ -14,7 +14,7 @@ from msgspec import structs
 from support.client_sessions import JOB
 from support.fake_dealer import DEADLINE_S, FakeDealer, outcome
 from taskpool import limits
-from taskpool.client.connection import Connection, DealerEnded, NoNotices, Supervisor, TurnHandler
+from taskpool.client.connection import Connection, DealerEnded, DealerProcess, NoNotices, TurnHandler
 from taskpool.client.session import ConnectTimeouts, Session, SessionOptions
 from taskpool.client.transport import Transport
 from taskpool.clock import MILLISECOND, SECOND, SystemClock
@@ -36,12 +36,12 @@ def dealer(tmp_path: Path) -> Iterator[FakeDealer]:
 
 
 def connect(
-    dealer: FakeDealer, timeouts: ConnectTimeouts = TIMEOUTS, supervisor: Supervisor | None = None
+    dealer: FakeDealer, timeouts: ConnectTimeouts = TIMEOUTS, process: DealerProcess | None = None
 ) -> Connection:
     options = SessionOptions(pool=dealer.pool, client=7, pid=os.getpid(), batch="b", timeouts=timeouts)
     session = Session(options, now())
     return Connection(
-        session, Transport(KernelNamespace(), dealer.pool, Shape(4, 1024)), NoNotices(), SystemClock(), supervisor
+        session, Transport(KernelNamespace(), dealer.pool, Shape(4, 1024)), NoNotices(), SystemClock(), process
     )
 
 
@@ -248,7 +248,7 @@ def test_one_that_does_not_come_back_is_given_up(dealer: FakeDealer, monkeypatch
 def test_a_private_dealer_that_is_killed_is_started_again_and_told_everything_anew(dealer: FakeDealer) -> None:
     dealer.start()
     process = Killed(dealer, restarts=1)
-    connection = connect(dealer, supervisor=process)
+    connection = connect(dealer, process=process)
     assert connection.run_until(lambda: connection.session.welcome is not None)
     dealer.answer_nothing = True
     connection.session.query("batch", "b")
@@ -266,7 +266,7 @@ def test_a_private_dealer_that_is_killed_is_started_again_and_told_everything_an
 def test_the_last_messages_of_a_private_dealer_are_read_before_its_end_is_told(dealer: FakeDealer) -> None:
     dealer.start()
     process = Killed(dealer, restarts=0)
-    connection = connect(dealer, supervisor=process)
+    connection = connect(dealer, process=process)
     connection.session.submissions.submit([JOB])
     dealer.finish = lambda seq, job: None  # type: ignore[method-assign]
     accepted = lambda: connection.session.submissions.accepted == 1  # noqa: E731

@@ -31,7 +31,7 @@ def test_an_unknown_verb_is_answered_with_the_known_ones() -> None:
     assert "cancel" in body["error"]
 
 
-def test_a_wish_without_a_conversation_is_granted_and_not_answered() -> None:
+def test_a_command_without_a_connection_is_carried_out_and_not_answered() -> None:
     world = World()
     world.do_command("pause", client=8)
     world.quiet()

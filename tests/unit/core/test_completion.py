@@ -117,9 +117,9 @@ def test_every_attempt_and_every_return_is_stored() -> None:
     rows = [row for row in world.entries if isinstance(row, AttemptMade | JobReturned)]
     assert rows == [
         JobReturned(1, JobCounts(1, 1, 1, 0, 0)),
-        AttemptMade(2, 1, 2, 1),
+        AttemptMade(2, 1, 2),
         JobReturned(1, JobCounts(1, 2, 1, 1, 0)),
-        AttemptMade(3, 1, 3, 1),
+        AttemptMade(3, 1, 3),
     ]
 
 
@@ -191,12 +191,13 @@ def test_a_crashed_job_is_sent_again_at_once_and_quarantined_at_the_limit() -> N
     world.start(2)
     world.die(2)
     assert world.ends() == [(1, State.QUARANTINED)]
-    assert [note["crashes"] for note in world.noted(Topic.JOB_QUARANTINED)] == [2]
+    noted = [(note["crashes"], note["unclean_exits"]) for note in world.noted(Topic.JOB_QUARANTINED)]
+    assert noted == [(2, 0)]
     assert world.core.pool.counters.recovery.counts[0] == 1
 
 
 @pytest.mark.parametrize("kind", ["fib", "command"])
-def test_an_innocent_is_not_quarantined_for_a_worker_that_others_corrupted(kind: str) -> None:
+def test_a_job_is_not_quarantined_for_a_worker_that_others_corrupted(kind: str) -> None:
     """Only a worker's death where nothing else ever ran quarantines a job: an earlier one may have left a thread."""
     world = World()
     world.batch(work(), work(kind, crash_limit=1))
@@ -210,7 +211,7 @@ def test_an_innocent_is_not_quarantined_for_a_worker_that_others_corrupted(kind:
 
 
 @pytest.mark.parametrize("kind", ["fib", "command"])
-def test_the_guilty_is_quarantined_by_the_first_death_in_a_fresh_worker(kind: str) -> None:
+def test_the_job_at_fault_is_quarantined_by_the_first_death_in_a_fresh_worker(kind: str) -> None:
     world = World()
     world.batch(work(), work(kind, crash_limit=1))
     world.run()
@@ -222,7 +223,7 @@ def test_the_guilty_is_quarantined_by_the_first_death_in_a_fresh_worker(kind: st
     assert (outcome.state, outcome.crashes) == (State.QUARANTINED, 2)
 
 
-def test_a_program_that_crashes_where_a_worker_died_before_is_guilty() -> None:
+def test_a_program_that_crashes_where_a_worker_died_before_is_at_fault() -> None:
     world = World()
     world.batch(work(), work("command", crash_limit=2))
     world.run()
@@ -232,7 +233,7 @@ def test_a_program_that_crashes_where_a_worker_died_before_is_guilty() -> None:
     assert world.ends() == [(1, State.SUCCEEDED), (2, State.QUARANTINED)]
 
 
-def test_a_program_is_guilty_in_any_worker() -> None:
+def test_a_program_is_at_fault_in_any_worker() -> None:
     world = World()
     world.batch(work(), work("command", crash_limit=1))
     world.run()

@@ -106,7 +106,7 @@ def test_a_reader_that_moves_to_another_batch_lets_go_of_the_first() -> None:
     world.quiet()
 
 
-def test_a_reader_turned_away_elsewhere_loses_its_conversation_and_nothing_else() -> None:
+def test_a_reader_turned_away_elsewhere_loses_its_connection_and_nothing_else() -> None:
     world = World()
     world.batch(work(), batch="a")
     world.hello("b", client=2)
@@ -120,7 +120,7 @@ def test_a_reader_turned_away_elsewhere_loses_its_conversation_and_nothing_else(
     assert world.ends() == [(1, "succeeded")]
 
 
-def test_nobody_is_answered_without_a_conversation() -> None:
+def test_nobody_is_answered_without_a_connection() -> None:
     world = World()
     world.ping()
     world.bye()
@@ -344,7 +344,7 @@ def test_a_draining_pool_takes_nothing_new(name: str) -> None:
 # --- the lease ------------------------------------------------------------------------------------
 
 
-def test_a_silent_generator_loses_its_conversation() -> None:
+def test_a_silent_generator_loses_its_connection() -> None:
     world = World()
     world.hello()
     world.forget()

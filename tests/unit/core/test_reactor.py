@@ -84,7 +84,7 @@ class Walk:
         self.read: dict[str, dict[int, Outcome]] = {name: {} for name in BATCHES}
         self.acts: list[tuple[int, Callable[[], None]]] = [
             (6, self.submit),
-            (3, self.greet),
+            (3, self.hello),
             (8, self.acknowledge),
             (1, self.leave),
             (25, self.begin),
@@ -94,7 +94,7 @@ class Walk:
             (25, self.boot),
             (40, self.answer),
             (6, self.wait),
-            (1, self.wish),
+            (1, self.command),
             (1, lambda: self.world.stall(2 * SECOND)),
             (1, lambda: self.world.signal(random.choice(("TTIN", "TTOU", "USR1")))),
         ]
@@ -143,7 +143,7 @@ class Walk:
             first = max(1, first - self.random.randrange(4))  # said again, or so it claims
         self.world.submit(*jobs, batch=name, client=client, first_seq=first)
 
-    def greet(self) -> None:
+    def hello(self) -> None:
         client, name = self.reader()
         self.world.hello(name, client, cursor=len(self.read[name]))
 
@@ -154,7 +154,7 @@ class Walk:
     def leave(self) -> None:
         self.world.do(self.random.choice((Bye, ClientLost))(self.reader()[0]))
 
-    def wish(self) -> None:
+    def command(self) -> None:
         verb = self.random.choice(("cancel", "cancel", "requeue", "pause", "resume", "resume"))
         seq = self.random.randrange(1, 40)
         self.world.do_command(verb, self.reader()[1], seq)

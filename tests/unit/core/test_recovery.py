@@ -68,7 +68,7 @@ class Estate:
         """The next life begins."""
         jobs = [self.stored(seq) for seq in range(1, len(self.works) + 1)]
         rows: list[Entry] = [JobAccepted(job.record, b"") for job in jobs]
-        rows += [AttemptMade(seq, seq, 1, 1) for seq in [*range(1, self.in_flight + 1), *self.quarantined]]
+        rows += [AttemptMade(seq, seq, 1) for seq in [*range(1, self.in_flight + 1), *self.quarantined]]
         rows += [
             OutcomeRecorded(seq, "b", Outcome(no, seq, 1, "fib", None, State.QUARANTINED, 1, 1))
             for no, seq in enumerate(self.quarantined, 1)
@@ -192,10 +192,10 @@ def test_the_quarantine_survives() -> None:
 # --- after an unclean end -------------------------------------------------------------------------
 
 
-def test_a_careful_dealer_stores_an_attempt_before_it_sends_it() -> None:  # R2
+def test_a_dealer_that_writes_ahead_stores_an_attempt_before_it_sends_it() -> None:  # R2
     world = Estate(work(), work(), work(), unclean_exits=True).world(slow_store=True)
     world.answer(1)  # the jobs
-    assert world.entries[-1] == AttemptMade(1, 1, 1, 1)
+    assert world.entries[-1] == AttemptMade(1, 1, 1)
     world.quiet()
     world.advance(START_SILENT_NS_MAX - 1)
     world.answer(1)
@@ -267,6 +267,7 @@ def test_the_next_unclean_end_with_it_alone_quarantines_it() -> None:
     assert (outcome.state, outcome.crashes, outcome.attempts) == (State.QUARANTINED, 0, 0)
     assert outcome.error is not None
     assert f"{UNCLEAN_EXITS_ALONE_MIN + 1} times in a row" in outcome.error.message
+    assert [note["unclean_exits"] for note in world.noted(Topic.JOB_QUARANTINED)] == [UNCLEAN_EXITS_ALONE_MIN + 1]
 
 
 def test_without_a_crash_limit_it_runs_again_and_again() -> None:

@@ -158,7 +158,7 @@ def test_every_report_of_a_frame_gives_it_more_time() -> None:
     assert world.killed() == []
 
 
-def test_of_a_frame_that_died_nobody_is_guilty() -> None:
+def test_of_a_frame_that_died_no_job_is_at_fault() -> None:
     world = known(*[work()] * 4)
     assert world.sent() == [(1, [2, 3]), (1, [4])]
     world.start()
@@ -172,7 +172,7 @@ def test_of_a_frame_that_died_nobody_is_guilty() -> None:
     assert all((outcome.state, outcome.crashes) == (State.SUCCEEDED, 0) for outcome in world.outcomes())
 
 
-def test_a_job_alone_after_its_frame_died_is_guilty_of_its_next_death() -> None:
+def test_a_job_alone_after_its_frame_died_is_at_fault_for_its_next_death() -> None:
     world = known(work(crash_limit=1), work(crash_limit=1), work(crash_limit=1))
     assert world.sent()[0] == (1, [2, 3])
     world.start()
@@ -182,7 +182,7 @@ def test_a_job_alone_after_its_frame_died_is_guilty_of_its_next_death() -> None:
     assert world.ends() == [(2, State.QUARANTINED)]
 
 
-def test_a_crash_that_is_reported_from_a_frame_of_several_convicts_nobody() -> None:
+def test_a_crash_that_is_reported_from_a_frame_of_several_blames_no_job() -> None:
     world = World(2, frame_bytes=4096)
     world.hello()
     world.submit(work())

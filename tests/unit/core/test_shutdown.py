@@ -318,5 +318,5 @@ def test_a_named_pool_stays() -> None:
 def test_a_store_that_fails_ends_the_dealer() -> None:
     world = World(slow_store=True)
     world.hello()
-    world.do(CommitFailed(1, "disk I/O error"))
+    world.do(CommitFailed("disk I/O error"))
     assert world.exits() == [ExitCode.ENVIRONMENT]

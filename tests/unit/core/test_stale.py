@@ -55,7 +55,7 @@ def test_a_report_for_a_job_that_does_not_run_changes_nothing(state: State, end:
 
 @pytest.mark.parametrize("state", sorted(TERMINAL - {State.QUARANTINED}))
 @pytest.mark.parametrize("verb", ["cancel", "requeue", "show"])
-def test_a_wish_for_a_finished_job_is_an_error(state: State, verb: str) -> None:
+def test_a_command_for_a_finished_job_is_an_error(state: State, verb: str) -> None:
     assert "error" in job_in(state).command(verb, "b", 1)
 
 

@@ -530,7 +530,7 @@ def test_a_second_report_is_stale() -> None:
     assert world.ends() == [(1, State.SUCCEEDED)]
 
 
-def test_a_report_that_comes_after_its_worker_was_buried_is_stale() -> None:
+def test_a_report_that_comes_after_its_worker_is_forgotten_is_stale() -> None:
     world = World()
     world.batch(work())
     world.start()
@@ -547,7 +547,7 @@ def test_frames_taken_back_from_nobody() -> None:
     assert states(world) == {1: "busy"}
 
 
-def test_a_spawn_that_failed_after_all_is_buried() -> None:
+def test_a_spawn_that_failed_after_all_is_forgotten() -> None:
     world = World(boot=False)
     world.do(Spawned(Incarnation(1), 500))
     world.do(SpawnFailed(Incarnation(1), "gone"))

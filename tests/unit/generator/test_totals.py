@@ -8,7 +8,7 @@ from taskpool.generator.totals import PoolFacts, Totals
 from taskpool.messages import State
 
 
-def test_the_tally_counts_a_job_by_its_last_run() -> None:
+def test_the_totals_count_a_job_by_its_last_run() -> None:
     totals = Totals()
     totals.add(outcome(2, State.QUARANTINED, attempts=3, crashes=3))
     totals.add(outcome(1))

@@ -30,7 +30,7 @@ def test_stock_limits_give_the_stock_layout() -> None:
 
 
 def test_sizes_do_not_change_as_a_pool_scales_within_the_budgeted_workers() -> None:
-    assert len({choose(workers, STOCK) for workers in range(limits.WORKER_QUEUES_BUDGETED_MIN + 1)}) == 1
+    assert len({choose(workers, STOCK) for workers in range(limits.WORKER_QUEUES_MIN + 1)}) == 1
 
 
 def test_more_workers_than_the_stock_layout_carries_get_smaller_queues() -> None:
@@ -50,7 +50,7 @@ def test_a_chosen_layout_fits_and_no_roomier_one_would(workers: int, bytes_max: 
     kernel = KernelLimits(msg_max, 8192, 1024, bytes_max)
 
     def fits(layout: Layout) -> bool:
-        need = layout.need(max(workers, limits.WORKER_QUEUES_BUDGETED_MIN))
+        need = layout.need(max(workers, limits.WORKER_QUEUES_MIN))
         return need * SHARE <= bytes_max and max(shape.maxmsg for shape in layout) <= msg_max
 
     try:

@@ -144,7 +144,7 @@ print(ordinal - 1)
 
 
 def test_a_limit_on_file_size_is_no_full_disk(tmp_path: Path) -> None:
-    """SQLite calls it an I/O error (F89). What was answered before is there."""
+    """SQLite calls it an I/O error. What was answered before is there."""
     path = tmp_path / "journal.db"
     stored = int(run_program(FILE_SIZE, path))
     store = open_store(path, 2)
@@ -194,7 +194,7 @@ for n in range(1, 100):
     if isinstance(answer, CommitFailed):
         break
     answered = n
-assert "disk I/O error" in answer.text and answer.number == 1000 + n, answer
+assert "disk I/O error" in answer.text, answer
 store.request(Commit(9999, []))
 store.request(LoadJobs((-10, 0), 10, 1000))
 store.close(clean=False)
@@ -205,7 +205,7 @@ print(answered)
 
 @pytest.mark.needs_tool("strace")
 def test_after_a_failed_fsync_nothing_is_served_and_the_next_life_finds_what_was_answered(tmp_path: Path) -> None:
-    """Whether the failed commit is there is not known (F92): it may be."""
+    """Whether the failed commit is there is not known: it may be."""
     path = tmp_path / "journal.db"
     inject = "inject=fdatasync,fsync:error=EIO:when=30"
     strace = ("strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync,fsync", "-e", inject)

@@ -48,7 +48,7 @@ def test_every_flipped_bit_of_a_job_is_found() -> None:
     for damaged in [*every_flip(body), None]:
         job = encoding.unpack_job(row_of(record, damaged, crc), limits_lost=False)
         assert job.corrupt
-        assert job.record.spec == JobSpec(encoding.CORRUPT, b"", Limits(priority=0))
+        assert job.record.spec == JobSpec(encoding.CORRUPT_KIND, b"", Limits(priority=0))
 
 
 @pytest.mark.parametrize("column", ["ordinal", "seq", "priority", "queued_wall_ns"])
@@ -67,13 +67,13 @@ def test_a_job_that_needs_lost_limits_is_as_good_as_damaged() -> None:
 def test_every_flipped_bit_of_an_outcome_is_found() -> None:
     recorded_outcome = recorded(1).outcome
     body, crc = encoding.pack_outcome(recorded_outcome)
-    assert encoding.unpack_outcome(1, 1, 1, body, crc) == recorded_outcome
+    assert encoding.unpack_outcome(encoding.OutcomeRow(1, 1, 1, body, crc)) == recorded_outcome
     for damaged in every_flip(body):
-        outcome = encoding.unpack_outcome(1, 1, 1, damaged, crc)
+        outcome = encoding.unpack_outcome(encoding.OutcomeRow(1, 1, 1, damaged, crc))
         assert (outcome.no, outcome.seq, outcome.run, outcome.state) == (1, 1, 1, State.FAILED)
         assert outcome.error is not None
         assert outcome.error.type == encoding.CORRUPT_ERROR
-    assert encoding.unpack_outcome(2, 1, 1, body, crc).kind == encoding.CORRUPT
+    assert encoding.unpack_outcome(encoding.OutcomeRow(2, 1, 1, body, crc)).kind == encoding.CORRUPT_KIND
 
 
 def test_the_bytes_are_those_written_down() -> None:

@@ -125,7 +125,7 @@ def test_so_many_bytes_at_most_and_one_job_at_least(bytes_max: int, expected: li
 
 
 def test_a_job_under_way_does_not_wait_and_one_that_came_back_does_with_its_counts() -> None:
-    store = filled(accepted(1), accepted(2), accepted(3), AttemptMade(1, 1, 1, 1), AttemptMade(2, 2, 1, 1))
+    store = filled(accepted(1), accepted(2), accepted(3), AttemptMade(1, 1, 1), AttemptMade(2, 2, 1))
     assert ordinals(load(store)) == [3]
     store.request(Commit(2, [returned(2, run=1, tries=1, failures=1, crashes=2, unclean_exits=3)]))
     store.request(Commit(3, [returned(1, run=2)]))
@@ -195,7 +195,7 @@ def test_against_a_sorted_list(seed: int) -> None:
         elif choice < 0.6 and waiting:
             taken = random.choice(list(waiting))
             running[taken] = waiting.pop(taken)
-            store.request(Commit(number, [AttemptMade(number, taken, 1, 1)]))
+            store.request(Commit(number, [AttemptMade(number, taken, 1)]))
         elif choice < 0.8 and running:
             back = random.choice(list(running))
             waiting[back] = running.pop(back)

@@ -14,7 +14,7 @@ from support.attempts import context
 from taskpool.errors import MessageError, UsageError
 from taskpool.kinds.command import COMMAND
 
-# --- at the door ----------------------------------------------------------------------------------
+# --- checked on arrival ----------------------------------------------------------------------------------
 
 
 def test_a_current_directory_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

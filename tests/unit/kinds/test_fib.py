@@ -100,7 +100,7 @@ def cpu_seconds(work: Callable[[], object]) -> float:
     return best
 
 
-# --- at the door ----------------------------------------------------------------------------------
+# --- checked on arrival ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n", [-1, 93, 1.0, "1", True, None, [1]])

@@ -37,7 +37,7 @@ def test_kinds_are_found_by_name() -> None:
 
 
 @each_kind
-def test_a_parsed_job_passes_the_door_and_is_told_in_one_short_line(each: Kind[Any, Any]) -> None:
+def test_a_parsed_job_passes_the_check_and_is_told_in_one_short_line(each: Kind[Any, Any]) -> None:
     payload = each.parse(GOOD_JOBS[each.name], "line 1")
     each.check(payload)
     assert each.describe(payload).startswith(f"{each.name}(")

@@ -11,7 +11,7 @@ import pytest
 from taskpool.errors import MessageError, UsageError
 from taskpool.kinds.python import PYTHON
 
-# --- at the door ----------------------------------------------------------------------------------
+# --- checked on arrival ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def start(pool: str, tmp_path: Path) -> Iterator[Start]:
         yield start
 
 
-# --- the conversation -----------------------------------------------------------------------------
+# --- the messages -----------------------------------------------------------------------------
 
 
 def test_ready_names_the_worker_and_its_kinds(start: Start) -> None:
@@ -133,7 +133,7 @@ def test_a_damaged_job_fails_after_its_start(start: Start) -> None:
     assert dealer.result(fib(1)).value == b"1"
 
 
-def test_a_damaged_frame_of_several_ends_the_worker_without_a_verdict(start: Start) -> None:
+def test_a_damaged_frame_of_several_ends_the_worker_without_a_report(start: Start) -> None:
     """The dealer then sends each job alone, and only the damaged one fails."""
     dealer = start()
     n = dealer.send(fib(1), fib(2), count=3)

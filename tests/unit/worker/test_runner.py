@@ -1,4 +1,4 @@
-"""One attempt inside this very process. What only a process of its own can show is in test_worker_loop.py."""
+"""One attempt inside this very process. What only a process of its own can show is in test_loop.py."""
 
 from __future__ import annotations
 

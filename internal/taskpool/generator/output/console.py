@@ -86,7 +86,7 @@ class Console:
             pass  # closed or full: the outcome of the batch must not depend on what a person reads
 
 
-class Progress:
+class ProgressBar:
     """`--progress`: shows from time to time what the totals say. Never on a pipe unless asked for."""
 
     def __init__(self, mode: ProgressMode, console: Console, totals: Totals, started: int) -> None:

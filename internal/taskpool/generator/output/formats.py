@@ -69,7 +69,7 @@ def why(outcome: Outcome) -> str:
     words = str(outcome.state)
     if outcome.exit_status:  # not 0, which would be no reason
         words += f", exit status {outcome.exit_status}"
-    if outcome.state is State.QUARANTINED:
+    if outcome.state is State.QUARANTINED and outcome.crashes:  # without one, the error says what it was
         words += f" after {outcome.crashes} {'crash' if outcome.crashes == 1 else 'crashes'}"
     elif outcome.attempts > 1:
         words += f" after {outcome.attempts} attempts"
@@ -166,7 +166,7 @@ def _command(spec: JobSpec | None, outcome: Outcome) -> str:
 # It knows the shapes of JSON, not the words of the answers: a new field of the dealer needs no change here.
 
 
-def present(body: object) -> str:
+def lay_out(body: object) -> str:
     """Lay out an answer in one or more lines, newline included."""
     # A string is a Sequence too, and must not be laid out letter by letter.
     if isinstance(body, Mapping):

@@ -53,7 +53,7 @@ class LaunchOptions(NamedTuple):
 
 
 class PrivateDealer:
-    """The process, its lifeline, and what has to be cleared away behind it. A `Supervisor` for a connection.
+    """The process, its lifeline, and what has to be cleared away behind it. A `DealerProcess` for a connection.
 
     The dealer lives in a session of its own, so that a Ctrl-C at the terminal reaches it only through the generator,
     and once. The lifeline is a pipe whose writing end only the generator holds: however that dies, the kernel closes
@@ -160,7 +160,7 @@ class PrivateDealer:
             return False
         self._restarts += 1
         self._console.warning(
-            f"The private dealer (pid {self.pid}) was killed by {signal_name(self.exit.signal)}; starting it again "
+            f"The private dealer PID {self.pid} was killed by {signal_name(self.exit.signal)}; starting it again "
             f"({self._restarts} of {RESTARTS_MAX} times), nothing is lost"
         )
         # The new one gets a lifeline of its own.
@@ -201,7 +201,7 @@ class PrivateDealer:
             self._kill()
 
     def _kill(self) -> None:
-        self._console.warning(f"the private dealer (pid {self.pid}) does not leave and is killed")
+        self._console.warning(f"the private dealer PID {self.pid} did not exit in time; killing it")
         self.send_signal(Signals.SIGKILL)
         self.killed_overdue, self.kill_at = True, NEVER
 
@@ -302,7 +302,7 @@ def wait_for_predecessor(state: PrivateState, wakeup: Wakeup, console: Console) 
         return
     try:
         if _is_private_dealer(holder.pid, state.pool):
-            console.info(f"Waiting for the dealer of an earlier run to leave (pid {holder.pid})")
+            console.info(f"Waiting for the dealer of an earlier run, PID {holder.pid}, to exit")
             wait_ready((pidfd, wakeup), (), LEAVE_NS_MAX)
     finally:
         os.close(pidfd)

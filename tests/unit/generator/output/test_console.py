@@ -10,7 +10,7 @@ import pytest
 
 from support.outcomes import outcome
 from taskpool.clock import SECOND
-from taskpool.generator.output.console import Console, Progress
+from taskpool.generator.output.console import Console, ProgressBar
 from taskpool.generator.totals import Totals
 from taskpool.messages import State
 
@@ -55,7 +55,7 @@ def test_quiet_leaves_errors(pipe: tuple[int, int]) -> None:
 def test_progress_as_json(pipe: tuple[int, int]) -> None:
     totals = Totals()
     totals.add(outcome(state=State.FAILED))
-    progress = Progress("json", Console(fd=pipe[1]), totals, started=0)
+    progress = ProgressBar("json", Console(fd=pipe[1]), totals, started=0)
     progress.show(4, SECOND // 2)
     progress.show(4, SECOND)
     assert json.loads(read_all(pipe[0])) == {
@@ -71,7 +71,7 @@ def test_progress_as_json(pipe: tuple[int, int]) -> None:
 def test_progress_as_a_bar(pipe: tuple[int, int]) -> None:
     totals = Totals()
     totals.add(outcome())
-    progress = Progress("bar", Console(fd=pipe[1]), totals, started=0)
+    progress = ProgressBar("bar", Console(fd=pipe[1]), totals, started=0)
     progress.show(3, 10 * SECOND)
     assert read_all(pipe[0]) == "[##########....................] 1/3 done, 10s, 20s left"
     progress.show(None, 20 * SECOND)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from support.outcomes import outcome
-from taskpool.generator.output.formats import JOBLOG_HEADER, exit_value, joblog_line, present, to_json, why
+from taskpool.generator.output.formats import JOBLOG_HEADER, exit_value, joblog_line, lay_out, to_json, why
 from taskpool.messages import JobError, Output, State, Usage
 
 
@@ -55,6 +55,10 @@ def test_what_never_ran_has_no_times() -> None:
     [
         ({"state": State.FAILED, "exit_status": 3}, "failed, exit status 3"),
         ({"state": State.QUARANTINED, "signal": 11, "crashes": 3}, "quarantined after 3 crashes: SIGSEGV"),
+        (
+            {"state": State.QUARANTINED, "attempts": 1, "error": JobError("DealerLost", "m")},
+            "quarantined: DealerLost: m",
+        ),
         ({"state": State.FAILED, "attempts": 2, "error": JobError("E", " m ")}, "failed after 2 attempts: E: m"),
         ({"state": State.TIMED_OUT, "signal": 64}, "timed-out: SIGRTMAX"),
         ({"state": State.TIMED_OUT, "signal": 40}, "timed-out: signal 40"),
@@ -94,7 +98,7 @@ def test_an_answer_laid_out_for_a_person() -> None:
         "batches": [],
         "evil": "\x1b[2J",
     }
-    assert present(body) == (
+    assert lay_out(body) == (
         "pool    demo\n"
         "paused  no\n"
         "evil    \\x1b[2J\n"
@@ -106,4 +110,4 @@ def test_an_answer_laid_out_for_a_person() -> None:
         "  20   -    1.5\n"
         "batches: none\n"
     )
-    assert present([1, None]) == "1\n-\n" and present("x") == "x\n"
+    assert lay_out([1, None]) == "1\n-\n" and lay_out("x") == "x\n"
