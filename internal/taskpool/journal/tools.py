@@ -123,15 +123,22 @@ def prune(path: Path, retain_ns: int, retain_batches: int, lock: Path | None = N
 
 def backup(path: Path, target: Path, lock: Path | None = None) -> None:
     """Copy the journal into one file, whole and without gaps; `target` must not exist. Raises JournalError."""
-    if os.path.lexists(target):
-        raise JournalError(f"{target} is there already: name a file that is not")
-    with _reading(path, lock) as connection:
-        try:
+    try:
+        # Made before SQLite opens it, which would make it by the umask: a journal holds arguments and output of jobs,
+        # which at no moment may be read by others. An empty file it takes (https://www.sqlite.org/lang_vacuum.html).
+        os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        raise JournalError(f"{target} is there already: name a file that is not") from None
+    except OSError as error:
+        raise JournalError(f"the copy {target} could not be made: {error.strerror}") from error
+    try:
+        with _reading(path, lock) as connection:
             connection.execute("VACUUM INTO ?", (str(target),))
-        except sqlite3.Error as error:
-            raise JournalError(f"the copy {target} could not be made: {file.explain(path, error)}") from error
-    # VACUUM INTO makes the file by the umask; a journal holds arguments and output of jobs.
-    target.chmod(0o600)
+    except (sqlite3.Error, JournalError) as error:
+        target.unlink()  # made here: what is left of it is no copy
+        if isinstance(error, JournalError):
+            raise
+        raise JournalError(f"the copy {target} could not be made: {file.explain(path, error)}") from error
     file.accept_loss(target)  # the copy has no -wal and needs none: all of it is inside
 
 

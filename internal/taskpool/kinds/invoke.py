@@ -18,6 +18,9 @@ from taskpool.messages import End, JobError
 
 _EXIT_STATUS_MASK = 0xFF  # what the kernel keeps of a status
 
+# Of the class itself, whatever its metaclass makes of the attribute.
+_qualname_of: Callable[[type], str] = type.__dict__["__qualname__"].__get__
+
 
 def invoke(module: str, function: str, args: Sequence[Any], kwargs: Mapping[str, Any], path: Sequence[bytes]) -> Result:
     """Call `module:function` with the directories of `path` ahead of sys.path. Raises JobTimedOut."""
@@ -68,10 +71,10 @@ def _to_json(value: object) -> bytes:
 def _exited(code: object) -> Result:
     """Give the result that a program would have had which ends with `sys.exit(code)`."""
     if code is None or isinstance(code, int):
-        status = (code or 0) & _EXIT_STATUS_MASK
+        status = int.__and__(code or 0, _EXIT_STATUS_MASK)
         text = f"exit status {status}"
     else:
-        status, text = 1, str(code)  # as the interpreter does: it prints any other object and exits with 1
+        status, text = 1, _told(lambda: str(code))  # as the interpreter does: it prints any other object, and 1 it is
     if status == 0:
         return Result(End.SUCCEEDED, value=b"null", exit_status=0)
     return Result(End.FAILED, exit_status=status, error=JobError("SystemExit", text))
@@ -79,19 +82,30 @@ def _exited(code: object) -> Result:
 
 def _explain(error: BaseException) -> JobError:
     kind = type(error)
-    # Qualified, because two libraries may both have a TimeoutError; as Python prints it at the end of a traceback.
-    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    message = _text_of(error)
-    if isinstance(error, ModuleNotFoundError):
+    name = _told(lambda: _name_of(kind))
+    message = _told(lambda: str(error))
+    if issubclass(kind, ModuleNotFoundError):
         message = f"{message}; {_where_modules_come_from()}"
-    return JobError(name, message, _traceback(error))
+    return JobError(name, message, _traceback(error, f"{name}: {message}"))
 
 
-def _text_of(error: BaseException) -> str:
+def _name_of(kind: type) -> str:
+    # Qualified, because two libraries may both have a TimeoutError; as Python prints it at the end of a traceback.
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _told(tell: Callable[[], str]) -> str:
+    """Return what code of the job's own, such as its `__str__`, says about it. Raises JobTimedOut only.
+
+    A failure that cannot be told is a failure all the same. With SystemExit it would be the worker's end, and so would
+    count as a crash.
+    """
     try:
-        return str(error)
-    except Exception as second:  # noqa: BLE001 - a __str__ of the job's own
-        return f"(its text cannot be had: {type(second).__qualname__})"
+        return str.__str__(tell())  # a plain str: a subclass of the job's own could fail again where it is encoded
+    except JobTimedOut:
+        raise
+    except BaseException as second:  # noqa: BLE001 - as in `invoke`
+        return f"(its text cannot be had: {_qualname_of(type(second))})"
 
 
 def _where_modules_come_from() -> str:
@@ -106,8 +120,8 @@ def _where_modules_come_from() -> str:
     )
 
 
-def _traceback(error: BaseException) -> str | None:
-    """Format the frames of the job's code; None when it was never entered."""
+def _traceback(error: BaseException, last_line: str) -> str | None:
+    """Format the frames of the job's code; None when it was never entered. Raises JobTimedOut only."""
     import traceback
 
     # The pool's own frames come first in every traceback and say nothing about the job.
@@ -116,4 +130,10 @@ def _traceback(error: BaseException) -> str | None:
         inner = inner.tb_next
     if inner is None:
         return None
-    return "".join(traceback.format_exception(type(error), error, inner))
+    frames = inner
+    try:
+        return "".join(traceback.format_exception(type(error), error, frames))
+    except JobTimedOut:
+        raise
+    except BaseException:  # noqa: BLE001 - fields of odd types, as a SyntaxError's; a __str__ that raises SystemExit
+        return f"Traceback (most recent call last):\n{''.join(traceback.format_tb(frames))}{last_line}\n"

@@ -138,6 +138,32 @@ def test_a_backup_is_whole_and_starts(tmp_path: Path) -> None:
     store.close(clean=True)
 
 
+def test_a_backup_is_never_open_to_others(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy, modes = tmp_path / "copy.db", set[int]()
+    read_only = file.read_only
+
+    def watched(path: Path) -> sqlite3.Connection:
+        connection = read_only(path)
+        connection.set_progress_handler(lambda: modes.add(copy.stat().st_mode & 0o777), 1)
+        return connection
+
+    monkeypatch.setattr(file, "read_only", watched)
+    umask = os.umask(0)
+    try:
+        tools.backup(path, copy)
+    finally:
+        os.umask(umask)
+    assert modes == {0o600}
+    assert copy.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_backup_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    (path := tmp_path / "journal.db").write_bytes(b"no journal" * 1000)
+    with pytest.raises(JournalError):
+        tools.backup(path, tmp_path / "copy.db")
+    assert [each.name for each in tmp_path.iterdir()] == ["journal.db"]
+
+
 def test_a_backup_replaces_nothing(path: Path, tmp_path: Path) -> None:
     with pytest.raises(JournalError, match="is there already"):
         tools.backup(path, path)

@@ -59,6 +59,51 @@ def beyond():
 def interrupt():
     raise KeyboardInterrupt
 
+class OddText(str):
+    def encode(self, *how):
+        raise SystemExit(3)
+
+class OddlyTold(Exception):
+    def __str__(self):
+        return OddText("odd")
+
+class Meta(type):
+    @property
+    def __module__(cls):
+        raise SystemExit(4)
+
+class OddlyNamed(Exception, metaclass=Meta):
+    pass
+
+class OddClass(Exception):
+    @property
+    def __class__(self):
+        raise SystemExit(5)
+
+class Leaver(Exception):
+    def __str__(self):
+        raise SystemExit(3)
+
+class Untellable(Exception):
+    def __str__(self):
+        raise OddlyNamed
+
+class Notes(Exception):
+    __notes__ = property(lambda self: sys.exit(6))
+
+class OddCode(int):
+    def __and__(self, other):
+        raise KeyError
+
+def throw(name):
+    raise globals()[name]("x")
+
+def odd_syntax(*fields):
+    raise SyntaxError("hello", *fields)
+
+def leave_oddly(name):
+    sys.exit(globals()[name](7))
+
 def needs_more():
     import numpy_that_nobody_has
 
@@ -200,6 +245,50 @@ def test_exceptions_of_every_class_are_the_jobs(
     error = failed(call(tmp_path, f"user_code:{function}", path=user))
     assert (error.type, error.message) == (type_, message)
     assert error.traceback is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "type_", "message"),
+    [
+        ("Leaver", "user_code.Leaver", "(its text cannot be had: SystemExit)"),
+        ("Untellable", "user_code.Untellable", "(its text cannot be had: OddlyNamed)"),
+        ("OddlyTold", "user_code.OddlyTold", "odd"),
+        ("OddlyNamed", "(its text cannot be had: SystemExit)", "x"),
+        ("OddClass", "user_code.OddClass", "x"),
+        ("Notes", "user_code.Notes", "x"),
+    ],
+)
+def test_an_exception_that_cannot_be_told_is_a_failure(
+    tmp_path: Path, user: Path, name: str, type_: str, message: str
+) -> None:
+    error = failed(call(tmp_path, "user_code:throw", name, path=user))
+    assert (error.type, error.message) == (type_, message)
+    assert type(error.message) is str
+    assert error.traceback is not None
+    assert 'in throw\n    raise globals()[name]("x")' in error.traceback
+
+
+@pytest.mark.parametrize("fields", [["abcdef"], [[1, 2, 3, 4]], [["file", "1", {}, 5]], [["f", 1, 2, "x", "y", "z"]]])
+def test_a_syntax_error_with_odd_fields_is_a_failure(tmp_path: Path, user: Path, fields: list[object]) -> None:
+    error = failed(call(tmp_path, "user_code:odd_syntax", *fields, path=user))
+    assert error.type in (
+        "SyntaxError",
+        "TypeError",
+        "ValueError",
+        "IndexError",
+    )  # it refuses some
+    assert error.traceback is not None
+    assert "in odd_syntax" in error.traceback
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "message"),
+    [("Leaver", 1, "(its text cannot be had: SystemExit)"), ("OddCode", 7, "exit status 7"), ("OddText", 1, "7")],
+)
+def test_sys_exit_with_what_cannot_be_told(tmp_path: Path, user: Path, name: str, status: int, message: str) -> None:
+    result = call(tmp_path, "user_code:leave_oddly", name, path=user)
+    assert failed(result) == JobError("SystemExit", message)
+    assert result.exit_status == status
 
 
 def test_arguments_that_do_not_fit_the_function(tmp_path: Path) -> None:
