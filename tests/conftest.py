@@ -23,7 +23,8 @@ from pathlib import Path
 import posix_ipc
 import pytest
 
-REPLY_SLOTS = 32  # docs/protocol.md; not imported: see rule 3
+from support.leftovers import unlink_queues
+
 PROBE_WORKERS = 80  # incarnations looked for after each test
 PROBE_EPOCHS = 3
 LINGER_SECONDS = 5.0  # how long what was told to end may take to be gone
@@ -72,7 +73,7 @@ def pool() -> Iterator[str]:
     name = f"t{os.getpid()}-{next(_numbers)}"
     yield name
     left = [f"process {pid}: {what}" for pid, what in _end_processes(name)]
-    left += [f"queue {queue}" for queue in _unlink_queues(name)]
+    left += [f"queue {queue}" for queue in unlink_queues(name, PROBE_EPOCHS, PROBE_WORKERS)]
     if left:
         pytest.fail(f"pool {name} left behind:\n  " + "\n  ".join(left), pytrace=False)
 
@@ -147,19 +148,6 @@ def _end_processes(pool: str) -> list[tuple[int, str]]:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     return sorted(left.items())
-
-
-def _unlink_queues(pool: str) -> list[str]:
-    """Names of the pool that still exist. /dev/mqueue need not be mounted, so the names are tried."""
-    names = [f"/tp.{pool}.{role}" for role in ("intake", "control", "events", "lock")]
-    names += [f"/tp.{pool}.reply.{slot}" for slot in range(REPLY_SLOTS)]
-    names += [f"/tp.{pool}.{epoch}.w{n}" for epoch in range(1, PROBE_EPOCHS + 1) for n in range(1, PROBE_WORKERS + 1)]
-    left = []
-    for name in names:
-        with suppress(posix_ipc.ExistentialError):
-            posix_ipc.unlink_message_queue(name)
-            left.append(name)
-    return left
 
 
 # --- queue bytes over the whole run ---------------------------------------------------------------

@@ -7,20 +7,17 @@ import json
 import os
 import signal
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
-
-import posix_ipc
 
 from proof.sweep_calls import words_for
 from proof.sweep_trace import KILL, Point
 from support.harness import ENVIRONMENT, FAILED, OK, QUARANTINED, REFUSED, UNREACHABLE, USAGE
 from support.ledger import Ledger
+from support.leftovers import unlink_queues
 
 LABELS = ("fib", "small", "large", "quiet", "noisy", "fib2")
 WITNESSED = ("small", "large", "quiet", "noisy")  # jobs that write themselves down
-REPLY_SLOTS = 32
 EPOCHS = 8
 INCARNATIONS = 12
 _VALUES = {"fib": 5, "small": "small", "fib2": 8}
@@ -91,15 +88,7 @@ def tracebacks(logs: Path) -> list[str]:
 
 def queues_of(pool: str) -> list[str]:
     """Queues of the pool that still have a name; they are removed."""
-    names = [f"/tp.{pool}.{role}" for role in ("intake", "control", "events", "lock")]
-    names += [f"/tp.{pool}.reply.{slot}" for slot in range(REPLY_SLOTS)]
-    names += [f"/tp.{pool}.{epoch}.w{n}" for epoch in range(1, EPOCHS + 1) for n in range(1, INCARNATIONS + 1)]
-    left = []
-    for name in names:
-        with suppress(posix_ipc.ExistentialError):
-            posix_ipc.unlink_message_queue(name)
-            left.append(name)
-    return left
+    return unlink_queues(pool, EPOCHS, INCARNATIONS)
 
 
 def _objects(file: Path) -> list[dict[str, Any]]:

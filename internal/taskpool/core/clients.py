@@ -1,12 +1,10 @@
-"""Conversations with generators: they begin with a hello, live by a lease, and end with a bye or in silence.
+"""Connections of generators: they begin with a hello, live by a lease, and end with a bye or in silence.
 
 A generator says hello with the last outcome it holds, and pings when it has nothing else to send. One that goes silent
 loses its reply queue, not its outcomes: it says hello again. Any message may come twice (docs/protocol.md, section 6).
 """
 
 from __future__ import annotations
-
-import msgspec
 
 from taskpool import limits
 from taskpool.clock import Instant
@@ -16,7 +14,7 @@ from taskpool.core.effects import Level, Release, Reply, Topic
 from taskpool.core.entries import Acknowledged, BatchOpened
 from taskpool.core.state import PoolState
 from taskpool.core.storage import BatchFound, FindBatch
-from taskpool.messages import Answer, Command, Hello, Ping, Pong, Refused, Welcome
+from taskpool.messages import Command, Hello, Ping, Pong, Refused, Welcome
 
 DRAINING = "the pool is draining and takes no new jobs"
 
@@ -84,10 +82,7 @@ class Clients:
                 "open": batch.open,
                 "cancelled": batch.cancelled,
             }
-        # It may have left while the store was looking.
-        if command.client in self._pool.clients:
-            answer = Answer(command.client, command.verb, batch is not None, msgspec.json.encode(body))
-            self._pool.emit(Reply(command.client, answer))
+        self._pool.answer(command, body, ok=batch is not None)
 
     def _admit(self, hello: Hello, now: Instant) -> None:
         """Let the generator in, with its batch, unless another one holds that."""

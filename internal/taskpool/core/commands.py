@@ -10,13 +10,11 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
-import msgspec
-
 from taskpool.clock import SECOND, Instant, rfc3339
 from taskpool.core.attempt import Attempt
 from taskpool.core.completion import Completion
 from taskpool.core.delivery import Delivery
-from taskpool.core.effects import Level, Reply, Topic
+from taskpool.core.effects import Level, Topic
 from taskpool.core.entries import BatchCancelled, QuarantineDropped
 from taskpool.core.job import JOB_TABLE, Job, JobAction, JobEvent
 from taskpool.core.shutdown import Shutdown
@@ -24,7 +22,7 @@ from taskpool.core.state import PoolState
 from taskpool.core.storage import LoadOutcomes
 from taskpool.core.supervisor import Supervisor
 from taskpool.core.worker import StopReason, Worker
-from taskpool.messages import Answer, Command, State
+from taskpool.messages import Command, State
 
 Body = dict[str, Any]
 LISTED_MAX = 1_000  # entries in an answer that lists things
@@ -68,9 +66,8 @@ class Commands:
 
     def perform(self, command: Command, now: Instant) -> None:
         """Carry out a command and answer its client, if it is connected."""
-        known = command.client in self._pool.clients
         if command.verb == "outcomes":  # answered by the store, page by page
-            if known:
+            if command.client in self._pool.clients:
                 self._pool.emit(LoadOutcomes(command.batch or "", command.seq, OUTCOMES_PAGE, command.client))
             return
         verb = self._verbs.get(command.verb)
@@ -80,9 +77,7 @@ class Commands:
             ok, body = True, verb(command, now)
         except CommandError as error:
             ok, body = False, {"error": str(error)}
-        if known:
-            answer = Answer(command.client, command.verb, ok, msgspec.json.encode(body))
-            self._pool.emit(Reply(command.client, answer))
+        self._pool.answer(command, body, ok=ok)
 
     def status(self, now: Instant) -> Body:
         """The pool at a glance."""

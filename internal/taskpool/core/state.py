@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from taskpool import limits
@@ -14,7 +15,7 @@ from taskpool.core.commits import Commits
 from taskpool.core.counters import Counters
 from taskpool.core.effects import Effect, Level, Note, Reply, Topic
 from taskpool.core.job import Job
-from taskpool.messages import Refused
+from taskpool.messages import Answer, Command, Refused
 
 
 class PoolConfig(Struct, frozen=True):
@@ -150,6 +151,11 @@ class PoolState:
         # Asked before the note is made: most pools never want those for single jobs.
         if level > Level.DEBUG or self.config.verbose:
             self._effects.append(Note(level, topic, fields))
+
+    def answer(self, command: Command, body: dict[str, Any], *, ok: bool) -> None:
+        """Answer a command in JSON, if its client is still connected: it may have left since it asked."""
+        if command.client in self.clients:
+            self.emit(Reply(command.client, Answer(command.client, command.verb, ok, msgspec.json.encode(body))))
 
     def refuse(self, refused: Refused) -> None:
         """Tell a generator why something it sent was not taken."""
