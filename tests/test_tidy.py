@@ -93,7 +93,7 @@ BANS = (
     Ban("os._exit", "return an exit code from main", ("worker/*",)),
     Ban("os.waitpid", "procs/reap.py reaps", ("procs/*",)),
     Ban("os.wait", "procs/reap.py reaps"),
-    Ban("signal.signal", "procs/signals.py", ("procs/signals.py", "worker/*", "generator/main.py")),
+    Ban("signal.signal", "procs/signals.py", ("procs/signals.py", "procs/prctl.py", "worker/*", "generator/main.py")),
     Ban("random.*", "a seed handed in: runs must be repeatable"),
     Ban("pickle.*", "msgspec: what comes off a queue is hostile"),
     Ban("eval", "a parser"),

@@ -20,9 +20,10 @@ from taskpool.ipc.spool import Spool
 from taskpool.journal.memory import MemoryStore
 from taskpool.journal.store import Store
 from taskpool.messages import Epoch
+from taskpool.procs.control_group import ControlGroup
+from taskpool.procs.orphans import WorkerList, end_orphans, last_life
 from taskpool.procs.pool_lock import PoolLock
 from taskpool.procs.prctl import become_subreaper
-from taskpool.procs.process_tree import end_orphans
 from taskpool.procs.signals import Wakeup
 from taskpool.procs.spawn import find_worker
 from taskpool.procs.state_dir import identity, state_directory
@@ -87,6 +88,8 @@ class LinuxPlatform:
         self._lock: PoolLock | None = None
         self._spool: Spool | None = None
         self._stale_queues: StaleQueues | None = None
+        self._group: ControlGroup | None = None
+        self._worker_list: WorkerList | None = None
 
     def layout(self, options: DealerOptions) -> Layout:
         find_worker(options.worker_exec)  # only looked for: a program that is missing is told before the pool is locked
@@ -108,7 +111,11 @@ class LinuxPlatform:
 
     def end_orphans(self, pool: str, epoch: Epoch) -> int:
         become_subreaper()  # before the first worker: what outlives a worker then becomes a child of this process
-        return end_orphans(pool, identity(state_directory(pool)), epoch, self.clock.now().mono + ORPHANS_NS_MAX)
+        directory = state_directory(pool)
+        ended = end_orphans(last_life(directory, pool), epoch, self.clock.now().mono + ORPHANS_NS_MAX)
+        self._group = ControlGroup.make(f"{pool}.{identity(directory)}.{epoch}")
+        self._worker_list = WorkerList(directory, self._group)
+        return ended
 
     def sweep(self, pool: str, epoch: Epoch) -> None:
         # Names of workers' queues hold epoch and incarnation, so they are not guessed but read from a file.
@@ -134,6 +141,7 @@ class LinuxPlatform:
 
     def processes(self, options: DealerOptions, epoch: Epoch, spool: Spool, shape: Shape) -> WorkerProcesses:
         assert self._stale_queues is not None
+        assert self._worker_list is not None
         program = find_worker(options.worker_exec)
         spec = LaunchSpec(
             pool=options.pool,
@@ -145,7 +153,7 @@ class LinuxPlatform:
             log_fd=STDERR_FD,
             shape=shape,
         )
-        return WorkerProcesses(spec, self.namespace, spool, self.clock, self._stale_queues.note)
+        return WorkerProcesses(spec, self.namespace, spool, self.clock, self._stale_queues, self._worker_list)
 
     def signals(self) -> list[str]:
         # Sorted: the order in which signals were sent is lost anyway, and that of a set differs from run to run.
@@ -159,6 +167,10 @@ class LinuxPlatform:
         # What is in the spool is a message under way. The lock comes last: after it another dealer may start.
         if self._spool is not None:
             shutil.rmtree(self._spool.directory, ignore_errors=True)
+        if self._worker_list is not None:
+            self._worker_list.close()
+        if self._group is not None:
+            self._group.leave()
         if self._lock is not None:
             self._lock.close()
         self._wakeup.close()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -21,12 +21,14 @@ from taskpool.core.metric import computed
 from taskpool.core.supervisor import Supervisor
 from taskpool.errors import ConfigurationError, MessageError, QueueEmpty, QueueError, WorkerCannotBoot
 from taskpool.ipc import names
+from taskpool.ipc.names import StaleQueues
 from taskpool.ipc.queue import QueueEnd, QueueNamespace
 from taskpool.ipc.sizing import Shape
 from taskpool.ipc.spool import Spool
 from taskpool.messages import Incarnation
 from taskpool.procs import process_tree, procfs, reap
 from taskpool.procs.files import open_unnamed_somewhere
+from taskpool.procs.orphans import WorkerList
 from taskpool.procs.spawn import scrubbed, spawn_worker
 
 EXIT_WAIT_NS_MAX = 5 * SECOND  # for SIGKILL to take effect everywhere; a process with much memory takes its time
@@ -70,16 +72,19 @@ class WorkerProcesses:
         namespace: QueueNamespace,
         spool: Spool,
         clock: Clock,
-        record: Callable[[Incarnation], None],
+        stale_queues: StaleQueues,
+        worker_list: WorkerList,
     ) -> None:
         self._spec = spec
         self._namespace = namespace
         self._spool = spool
         self._clock = clock
-        self._record = record  # notes in a file, before its queue is created, that this incarnation may leave one
+        self._stale_queues = stale_queues
+        self._worker_list = worker_list
         self._processes: dict[Incarnation, WorkerProcess] = {}
         self._by_pid: dict[int, WorkerProcess] = {}
         self._reaped: list[WorkerProcess] = []  # their descendants may be alive
+        self._strangers = self._unknown_children()  # of the program that execed this one; to PID 1 others may come
 
     # --- start ---
 
@@ -101,11 +106,12 @@ class WorkerProcesses:
             return SpawnFailed(incarnation, str(error))
         self._processes[incarnation] = process
         self._by_pid[process.pid] = process
+        self._worker_list.add(process.pid)
         return Spawned(incarnation, process.pid)
 
     def _prepare(self, incarnation: Incarnation) -> WorkerProcess:
         spec = self._spec
-        self._record(incarnation)
+        self._stale_queues.note(incarnation)
         queue = self._namespace.create(names.worker(spec.pool, spec.epoch, incarnation), spec.shape)
         try:
             return WorkerProcess(incarnation, queue, open_unnamed_somewhere(spec.spool))
@@ -167,32 +173,34 @@ class WorkerProcesses:
                 # Before the reaping, while the PID, which is also its group's number, cannot be used again.
                 reap.kill_group(pid)
             ended = reap.reap(pid)
+            self._strangers.discard(pid)
             if process is not None:
                 process.reaped(ended, death_mono_ns)
                 self._reaped.append(process)
 
     def take_exited(self) -> list[Exited]:
-        """Return the reaped workers without living descendants. Descendants of the others are killed.
+        """Return the reaped workers, once none of their descendants is alive; those are killed.
 
         Their deaths wake the loop, which asks again.
         """
         if not self._reaped:
             return []
-        exits: list[Exited] = []
         try:
-            # What is a child of this process and no worker was orphaned by one. A descendant that has a parent between
-            # itself and the worker becomes such a child as soon as that parent is killed.
-            orphans = [pid for pid in process_tree.children_of() if pid not in self._by_pid]
-            for process in list(self._reaped):
-                if orphans and process_tree.kill_marked(orphans, self._mark(process.incarnation)):
-                    continue
-                self._reaped.remove(process)
-                exits.append(self._exited(process))
+            # A child of this process that is no worker was left by one: by which cannot be told, so all wait for it. A
+            # descendant that has a parent between itself and the worker becomes such a child once that is killed.
+            if process_tree.kill_strays(self._unknown_children() - self._strangers):
+                return []
+            self._strangers = self._unknown_children()
         except OSError as error:
             # Without a descriptor to look with, it is unknown what is left. The next turn looks again.
             if error.errno not in (errno.EMFILE, errno.ENFILE):
                 raise
-        return exits
+            return []
+        exited, self._reaped = self._reaped, []
+        return [self._exited(process) for process in exited]
+
+    def _unknown_children(self) -> set[int]:
+        return {pid for pid in process_tree.children_of() if pid not in self._by_pid}
 
     @property
     def empty(self) -> bool:
@@ -217,6 +225,7 @@ class WorkerProcesses:
         ended = process.exit
         assert ended is not None
         stderr_tail = _stderr_tail(process.capture_fd)
+        self._worker_list.remove(process.pid)
         self._discard(process)
         return Exited(
             process.incarnation,

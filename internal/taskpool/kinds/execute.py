@@ -1,7 +1,7 @@
 """Start one program for a job and wait for its end, time-out included.
 
-The program gets a session of its own: a terminal's Ctrl-C does not reach it, and it can be signalled with
-all it has started. It is started by posix_spawn, measured some 15 % faster than subprocess.
+The program gets a process group of its own, in its worker's session: it can be signalled with all it has
+started. It is started by posix_spawn, measured some 15 % faster than subprocess.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def start(program: Program, stdout_fd: int, stderr_fd: int) -> int:
                     (os.POSIX_SPAWN_DUP2, stdout_fd, 1),
                     (os.POSIX_SPAWN_DUP2, stderr_fd, 2),
                 ],
-                setsid=True,
+                setpgroup=0,
                 # A mask and ignored signals survive an exec, and Python ignores SIGPIPE: without these two lines
                 # `yes | head` in a job would not end as it does in a shell.
                 setsigmask=(),
@@ -123,10 +123,10 @@ def wait(pid: int, deadline_ns: int | None) -> Ended:
     timed_out = not _ends_by(pid, deadline_ns)
     grace_ns = time.monotonic_ns() + limits.TERM_GRACE_NS
     if timed_out:
-        _signal_session(pid, signal.SIGTERM)
-        _signal_session(pid, signal.SIGCONT)  # a stopped process acts on SIGTERM only when it goes on
+        _signal_group(pid, signal.SIGTERM)
+        _signal_group(pid, signal.SIGCONT)  # a stopped process acts on SIGTERM only when it goes on
         if not _ends_by(pid, grace_ns):
-            _signal_session(pid, signal.SIGKILL)
+            _signal_group(pid, signal.SIGKILL)
     end = reap(pid)
     if timed_out:
         _spare_children_until(grace_ns)
@@ -164,8 +164,8 @@ def _spare_children_until(deadline_ns: int) -> None:
             return
 
 
-def _signal_session(pid: int, number: signal.Signals) -> None:
-    """Signal the session's first group; the pid is safe from reuse because the process is not reaped yet."""
+def _signal_group(pid: int, number: signal.Signals) -> None:
+    """Signal the program's group; the pid is safe from reuse because the process is not reaped yet."""
     try:
         os.killpg(pid, number)
     except PermissionError:

@@ -16,6 +16,7 @@ import msgspec
 from taskpool.clock import rfc3339
 from taskpool.errors import ConfigurationError, PoolInUse
 from taskpool.messages import Epoch
+from taskpool.procs import procfs
 from taskpool.procs.files import sync_directory
 
 LOCK_NAME = "pool.lock"
@@ -113,7 +114,7 @@ class PoolLock:
     def _begin_epoch(self, started_wall_ns: int) -> Epoch:
         before = self._read()
         epoch = Epoch(before.epoch + 1 if before else 1)
-        holder = Holder(os.getpid(), epoch, rfc3339(started_wall_ns), _boot_id(), os.uname().nodename)
+        holder = Holder(os.getpid(), epoch, rfc3339(started_wall_ns), procfs.boot_id(), os.uname().nodename)
         os.pwrite(self._fd, msgspec.json.encode(holder).ljust(_LOCK_BYTES - 1) + b"\n", 0)
         # R5 (docs/protocol.md, 11): an epoch that is used and lost in a power cut would be used a second time.
         os.fsync(self._fd)
@@ -134,7 +135,3 @@ class PoolLock:
                 f"the lock file {self._path} is damaged ({error}), and with it the pool's epoch is lost: make sure "
                 f"that no process with TP_WORKER={self._pool}/... in its environment is left, then remove the file"
             ) from None
-
-
-def _boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

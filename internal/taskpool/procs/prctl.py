@@ -4,25 +4,63 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from types import FrameType
+from typing import Any
+
+from taskpool.procs.process_tree import kill_descendants
 
 # linux/prctl.h
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
-_WORKER_OOM_SCORE = 500  # of 1000: before the dealer, and before most else on the host
+_PARENT_DIED = signal.SIGHUP  # nothing else that a worker is told by it
+
+WORKER_OOM_SCORE = 500  # of 1000: before the dealer, and before most else on the host
 
 
-def die_with_parent(expected_parent: int) -> None:
-    """Have the kernel kill this process as soon as the thread that spawned it ends.
+class ParentTie:
+    """Ends this process when its parent dies: the kernel kills it, or it ends what it has started first."""
 
-    `expected_parent` is the parent's pid as the parent itself gave it. If the parent died before the arming, no signal
-    will ever come (measured), so this process is killed here. Comparing with 1 would not do: a parent that is PID 1 of
-    its container is alive. Raises OSError.
-    """
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    # Armed first and compared second: a parent that dies in between is caught by the one or the other.
-    if os.getppid() != expected_parent:
-        os.kill(os.getpid(), signal.SIGKILL)
+    def __init__(self, parent: int) -> None:
+        """Have the kernel kill this process as soon as the thread that spawned it ends.
+
+        `parent` is the parent's pid as the parent itself gave it. Raises OSError.
+        """
+        self._parent = parent
+        signal.signal(_PARENT_DIED, self._on_parent_died)
+        self._arm(signal.SIGKILL)
+
+    @contextmanager
+    def descendants_first(self) -> Iterator[None]:
+        """While the block runs, end all descendants when the parent dies, then this process.
+
+        A SIGKILL would leave them behind. Only for a block that waits in Python: within long C code no handler runs.
+        This process must be a subreaper, so that all its descendants are its children in the end.
+        """
+        self._arm(_PARENT_DIED)
+        try:
+            yield
+        finally:
+            self._arm(signal.SIGKILL)
+
+    def _arm(self, number: signal.Signals) -> None:
+        _prctl(_PR_SET_PDEATHSIG, number)
+        # Armed first and compared second: a parent that dies in between is caught by the one or the other. If it died
+        # before, no signal will ever come (measured). Comparing with 1 would not do: PID 1 of a container may be it.
+        self._end_if_orphaned()
+
+    def _end_if_orphaned(self) -> None:
+        if os.getppid() != self._parent:
+            kill_descendants()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def _on_parent_died(self, _signum: int, _frame: FrameType | None) -> None:
+        # It acts, like the handler of the time-out: who waits for a program is woken by nothing else. Any process of
+        # this user may send the signal, a service manager does to the whole group: so the parent is looked for.
+        self._end_if_orphaned()
 
 
 def become_subreaper() -> None:
@@ -42,9 +80,9 @@ def lower_oom_protection() -> None:
     """
     try:
         with open("/proc/self/oom_score_adj", "r+", encoding="ascii") as file:
-            if int(file.read()) < _WORKER_OOM_SCORE:
+            if int(file.read()) < WORKER_OOM_SCORE:
                 file.seek(0)
-                file.write(str(_WORKER_OOM_SCORE))
+                file.write(str(WORKER_OOM_SCORE))
     except OSError:
         pass  # /proc is read-only in some sandboxes; this is a preference, not a promise
 
@@ -52,9 +90,16 @@ def lower_oom_protection() -> None:
 def _prctl(option: int, value: int) -> None:
     import ctypes  # here: it costs milliseconds that only a process with ties needs to pay
 
+    if _function()(option, value, 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"prctl({option}): {os.strerror(number)}")
+
+
+@cache
+def _function() -> Any:
+    import ctypes
+
     prctl = ctypes.CDLL(None, use_errno=True).prctl
     # Variadic in C: without the types ctypes would pass ints, and the kernel reads the upper halves of the registers.
     prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
-    if prctl(option, value, 0, 0, 0) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"prctl({option}): {os.strerror(number)}")
+    return prctl

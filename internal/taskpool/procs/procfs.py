@@ -21,11 +21,17 @@ class ProcessStat(NamedTuple):
     """The fields that are used of /proc/PID/stat, in the kernel's units; see proc_pid_stat(5)."""
 
     parent: int
+    session: int
+    start_ticks: int  # since the boot
     cpu_ticks: int  # user and system, with all children it has waited for
     virtual_bytes: int  # 0: a zombie, a process amid its exit, or a kernel thread
     resident_pages: int
     environ_start: int
     environ_end: int  # 0 amid an exec
+
+    def key(self, pid: int) -> tuple[int, int]:
+        """Return what names the process among all of this boot, for a pid is used again."""
+        return pid, self.start_ticks
 
     @property
     def cpu_ns(self) -> int:
@@ -49,10 +55,13 @@ def stat_of(pid: int) -> ProcessStat | None:
     if not text:
         return None
     # The second field is the program's name in parentheses, which may itself hold blanks and parentheses: only what
-    # is behind the last one can be split. So fields[0] is the third field of proc_pid_stat(5).
+    # is behind the last one can be split. So fields[0] is the third field of proc_pid_stat(5), which numbers them.
     fields = text.rpartition(b")")[2].split()
     cpu_ticks = sum(map(int, fields[11:15]))
-    return ProcessStat(int(fields[1]), cpu_ticks, int(fields[20]), int(fields[21]), int(fields[47]), int(fields[48]))
+    parent, session, start_ticks, virtual_bytes, pages, environ_start, environ_end = (
+        int(fields[number - 3]) for number in (4, 6, 22, 23, 24, 50, 51)
+    )
+    return ProcessStat(parent, session, start_ticks, cpu_ticks, virtual_bytes, pages, environ_start, environ_end)
 
 
 def read(pid: int, name: str) -> bytes | None:
@@ -70,35 +79,9 @@ def all_pids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
-def owner_of(pid: int) -> int | None:
-    """Return the effective uid of a process."""
-    try:
-        return os.stat(f"/proc/{pid}").st_uid
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-
-
-def user_ids_of(pid: int) -> set[int]:
-    """Return the real, effective, saved and file system's uid of a process.
-
-    Its status can be read where the rest of its /proc cannot. There the *owner* of /proc/PID says nothing: it is root
-    for a process that is not dumpable, whatever its uids are (proc(5)).
-    """
-    for line in (read(pid, "status") or b"").splitlines():
-        if line.startswith(b"Uid:"):
-            return {int(field) for field in line.split()[1:]}
-    return set()
-
-
-def is_readable(pid: int, name: str) -> bool | None:
-    """Say whether a file of /proc/PID may be opened; None when the process is gone."""
-    try:
-        os.close(os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC))
-    except PermissionError:
-        return False
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return True
+def oom_score_of(pid: int) -> int:
+    """Return the adjustment of a process's place in the OOM killer's order, which its children inherit; 0 when gone."""
+    return int(read(pid, "oom_score_adj") or b"0")
 
 
 def listed_children(pid: int) -> list[int] | None:
@@ -116,6 +99,17 @@ def listed_children(pid: int) -> list[int] | None:
 def _children_of_thread(pid: int, thread: str) -> Iterator[int]:
     with open(f"/proc/{pid}/task/{thread}/children", "rb", buffering=0) as file:
         yield from map(int, file.readall().split())
+
+
+def boot_id() -> str:
+    """Return what tells this boot of the machine from any other."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+
+
+def pid_namespace() -> str:
+    """Return what tells the PID namespace of this process from any other of this boot, see namespaces(7)."""
+    return os.readlink("/proc/self/ns/pid")
 
 
 def own_descriptors() -> list[int]:

@@ -67,7 +67,7 @@ def spawn_worker(program: list[str], env: Mapping[str, str], *, capture_fd: int,
     """Start a worker and return its pid.
 
     `program` is its whole command line. It gets /dev/null as standard input, `capture_fd` as standard output
-    and error, `log_fd` as descriptor 3, a process group of its own, an empty signal mask and default
+    and error, `log_fd` as descriptor 3, a session of its own, an empty signal mask and default
     dispositions. Raises WorkerCannotBoot naming the path and the cause; its `__cause__` is the OSError.
 
     Main thread only: a worker dies with the *thread* that spawned it (see prctl.die_with_parent).
@@ -84,10 +84,10 @@ def spawn_worker(program: list[str], env: Mapping[str, str], *, capture_fd: int,
                 (os.POSIX_SPAWN_DUP2, capture, 2),
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
             ]
-            # A group of its own keeps a terminal's Ctrl-C from it, and lets all it started be killed at once. Mask and
-            # ignored signals would cross the exec.
+            # A session of its own keeps a terminal's Ctrl-C from it, and is a trace that what it starts carries
+            # (procs.orphans). Mask and ignored signals would cross the exec.
             return os.posix_spawn(
-                path, program, env, file_actions=moves, setpgroup=0, setsigmask=(), setsigdef=signals.catchable()
+                path, program, env, file_actions=moves, setsid=True, setsigmask=(), setsigdef=signals.catchable()
             )
     except OSError as error:
         raise WorkerCannotBoot(f"cannot start the worker {path}: {_cause(error, path)}") from error

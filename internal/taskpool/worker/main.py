@@ -114,7 +114,7 @@ def start(options: Options) -> Loop:
     signals.ensure_low_fds()
     signals.reset_inherited()
     # Before anything that takes time: until this is armed, a dealer's death would leave a worker behind.
-    prctl.die_with_parent(options.dealer_pid)
+    tie = prctl.ParentTie(options.dealer_pid)
     prctl.become_subreaper()
     prctl.lower_oom_protection()
     _load_kinds()
@@ -136,7 +136,8 @@ def start(options: Options) -> Loop:
     namespace = KernelNamespace()
     requests = namespace.open(names.worker(options.pool, options.epoch, options.incarnation), send=False, receive=True)
     events = namespace.open(names.events(options.pool), send=True, receive=False)
-    runner = Runner(options.spool, timeout_signal, Capture(options.spool), log, _fault_injector(options.chaos, log))
+    capture, fault_injector = Capture(options.spool), _fault_injector(options.chaos, log)
+    runner = Runner(options.spool, tie, timeout_signal, capture, log, fault_injector)
     me = Identity(options.epoch, options.incarnation)
     spool = Spool(cast("Path", options.spool))  # a str does, and pathlib would add 8 ms to each start
     loop = Loop(me, requests, events, spool, runner, log)

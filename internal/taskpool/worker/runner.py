@@ -16,6 +16,7 @@ from taskpool.errors import TaskpoolError
 from taskpool.kinds import KINDS, Context, JobTimedOut, Kind, Result
 from taskpool.kinds.capture import lost
 from taskpool.messages import End, Frame, JobError, Output, Report, Task, Token, Usage
+from taskpool.procs.prctl import ParentTie
 from taskpool.procs.process_tree import kill_descendants
 from taskpool.procs.procfs import take_own_peak_bytes
 from taskpool.worker.capture import Capture
@@ -33,6 +34,7 @@ class Runner:
     def __init__(
         self,
         spool: str,
+        tie: ParentTie,
         timeout_signal: TimeoutSignal,
         capture: Capture,
         log: Log,
@@ -40,6 +42,7 @@ class Runner:
     ) -> None:
         self.must_exit = False
         self._spool = spool
+        self._tie = tie
         self._timeout_signal = timeout_signal
         self._capture = capture
         self._log = log
@@ -80,14 +83,8 @@ class Runner:
         return _report(n, result, usage, output)
 
     def _result(self, kind: Kind[Any, Any], payload: bytes, context: Context) -> Result:
-        # Only a job in this process needs to be interrupted: kinds that start a program end it themselves.
-        deadline_ns = context.deadline_ns if kind.in_process else None
         try:
-            try:  # two, because the signal may still come in the `finally`
-                self._timeout_signal.arm(deadline_ns)
-                result = kind.run(payload, context)
-            finally:
-                self._timeout_signal.disarm()
+            result = self._run_inside(kind, payload, context) if kind.in_process else self._wait(kind, payload, context)
         except JobTimedOut:
             return self._timed_out(context)
         except (OSError, TaskpoolError) as error:
@@ -98,6 +95,18 @@ class Runner:
         # A job that caught it and succeeded keeps its result; the process is as suspect as after any interruption.
         self.must_exit = self.must_exit or self._timeout_signal.fired
         return result
+
+    def _run_inside(self, kind: Kind[Any, Any], payload: bytes, context: Context) -> Result:
+        try:
+            self._timeout_signal.arm(context.deadline_ns)
+            return kind.run(payload, context)
+        finally:
+            self._timeout_signal.disarm()  # until it has returned, the signal may still come
+
+    def _wait(self, kind: Kind[Any, Any], payload: bytes, context: Context) -> Result:
+        """Run a job that is a process of its own: its kind keeps its time, and this one has only to wait."""
+        with self._tie.descendants_first():
+            return kind.run(payload, context)
 
     def _timed_out(self, context: Context) -> Result:
         self.must_exit = True  # interrupted at any point: locks held, half-done imports, threads

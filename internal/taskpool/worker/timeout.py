@@ -24,8 +24,7 @@ class TimeoutSignal:
     def install(self) -> None:
         """Handle the signals from now on. Handlers, not SIG_IGN: a program that a job starts would inherit that."""
         signal.signal(signal.SIGTERM, self._on_term)
-        for meant_for_the_dealer in (signal.SIGINT, signal.SIGHUP):
-            signal.signal(meant_for_the_dealer, _ignore)
+        signal.signal(signal.SIGINT, _ignore)  # meant for the dealer
 
     def arm(self, deadline_ns: int | None) -> None:
         """Let the signal interrupt the job from `deadline_ns` (monotonic) on; None: not at all."""

@@ -22,9 +22,11 @@ from taskpool.core.state import PoolConfig
 from taskpool.core.worker import Worker, WorkerState
 from taskpool.dealer.processes import NOTHING, LaunchSpec, SlotUsage, WorkerProcesses, use_of
 from taskpool.ipc.mqueue import KernelNamespace
+from taskpool.ipc.names import StaleQueues
 from taskpool.ipc.sizing import Shape
 from taskpool.ipc.spool import Spool
-from taskpool.messages import Incarnation
+from taskpool.messages import Epoch, Incarnation
+from taskpool.procs.orphans import WorkerList
 
 ONE, TWO = Incarnation(1), Incarnation(2)
 
@@ -43,7 +45,8 @@ def processes(pool: str, program: Path, tmp_path: Path) -> Iterator[WorkerProces
     spool = Spool(tmp_path / "spool")
     spool.sweep()
     spec = LaunchSpec(pool, "home", 1, [str(program)], [], str(spool.directory), 2, Shape(2, 256))
-    with closing(WorkerProcesses(spec, KernelNamespace(), spool, SystemClock(), lambda incarnation: None)) as processes:
+    lists = StaleQueues(tmp_path, Epoch(1)), WorkerList(tmp_path, None)
+    with closing(WorkerProcesses(spec, KernelNamespace(), spool, SystemClock(), *lists)) as processes:
         yield processes
 
 

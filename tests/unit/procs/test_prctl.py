@@ -10,8 +10,8 @@ from support.programs import dies, run, start
 
 CHILD = """
 import signal, sys
-from taskpool.procs.prctl import die_with_parent
-die_with_parent(int(sys.argv[1]))
+from taskpool.procs.prctl import ParentTie
+ParentTie(int(sys.argv[1]))
 print("armed", flush=True)
 signal.pause()
 """
@@ -48,6 +48,61 @@ def test_a_parent_that_is_there_keeps_it_alive() -> None:
         assert child.stdout
         assert child.stdout.readline() == "armed\n"
         child.kill()
+
+
+FAMILY = """
+import os, signal, subprocess, sys
+from taskpool.procs.prctl import ParentTie, become_subreaper
+tie = ParentTie(int(sys.argv[1]))
+become_subreaper()
+text = "trap '' HUP TERM; (env -i setsid sh -c 'echo $$; exec sleep 60' &); sleep 60"
+with tie.descendants_first():
+    child = subprocess.Popen(["sh", "-c", text], stdout=subprocess.PIPE)
+    print(child.stdout.readline().decode().strip(), flush=True)
+    os.kill(os.getpid(), signal.SIGHUP)  # anybody may send it
+    print("unharmed", flush=True)
+    signal.pause()
+"""
+
+
+def test_descendants_go_before_a_process_whose_parent_dies() -> None:
+    parent = f"""
+import os, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", {FAMILY!r}, str(os.getpid())], stdout=subprocess.PIPE)
+print(child.stdout.readline().decode().strip(), child.stdout.readline().decode().strip(), child.pid, flush=True)
+sys.stdin.read()
+"""
+    with start(parent) as dealer:
+        assert dealer.stdout
+        grandchild, unharmed, worker = dealer.stdout.readline().split()
+        assert unharmed == "unharmed"
+        pidfds = [os.pidfd_open(int(pid)) for pid in (grandchild, worker)]
+        dealer.kill()
+        assert all(map(dies, pidfds))
+        for pidfd in pidfds:
+            os.close(pidfd)
+
+
+def test_a_parent_that_dies_before_the_block_takes_no_descendant_along_alone() -> None:
+    """The block begins with a look: a child that is there is ended with the process."""
+    code = """
+import os, signal, sys
+from taskpool.procs.prctl import ParentTie, become_subreaper
+tie = ParentTie(os.getppid())
+become_subreaper()
+child = os.posix_spawn("/bin/sleep", ["sleep", "60"], {})
+print(child, flush=True)
+tie._parent = 0  # no process has it, as if the parent had died and the kernel had said nothing
+with tie.descendants_first():
+    print("alive", flush=True)
+"""
+    with start(code) as worker:
+        assert worker.stdout
+        child = os.pidfd_open(int(worker.stdout.readline()))
+        assert dies(child)
+        os.close(child)
+        assert worker.communicate(timeout=20)[0] == ""
+        assert worker.returncode == -signal.SIGKILL
 
 
 def test_orphans_come_to_the_subreaper() -> None:

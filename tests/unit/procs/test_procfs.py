@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,7 +34,9 @@ def test_this_process() -> None:
     times = os.times()
     stat = procfs.stat_of(os.getpid())
     assert stat is not None
-    assert stat.parent == os.getppid()
+    assert (stat.parent, stat.session) == (os.getppid(), os.getsid(0))
+    age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - stat.start_ticks / os.sysconf("SC_CLK_TCK")
+    assert 0 <= age_s < time.monotonic()
     assert stat.resident_bytes > 2**20
     assert stat.virtual_bytes > stat.resident_bytes
     assert not stat.is_dying
@@ -59,15 +62,12 @@ def test_the_dead(zombie: int) -> None:
     assert stat is not None
     assert stat.is_dying
     assert stat.parent == os.getpid()
-    assert procfs.owner_of(zombie) == os.geteuid()
 
 
 def test_what_is_gone(gone: int) -> None:
     assert procfs.stat_of(gone) is None
     assert procfs.read(gone, "environ") is None
-    assert procfs.owner_of(gone) is None
-    assert procfs.user_ids_of(gone) == set()
-    assert procfs.is_readable(gone, "environ") is None
+    assert procfs.oom_score_of(gone) == 0
     assert procfs.listed_children(gone) is None
     assert gone not in procfs.all_pids()
 
@@ -77,25 +77,13 @@ def test_a_lack_of_descriptors_is_not_taken_for_an_answer() -> None:
 import os, resource
 from taskpool.procs import procfs
 resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
-def readable(pid): return procfs.is_readable(pid, "environ")
-for reader in (procfs.stat_of, procfs.user_ids_of, readable, procfs.listed_children):
+for reader in (procfs.stat_of, procfs.oom_score_of, procfs.listed_children):
     try:
         print(reader(os.getpid()))
     except OSError as error:
         print(error.strerror)
 """
-    assert run(program) == "Too many open files\n" * 4
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process as another user")
-def test_the_ids_of_another_user() -> None:
-    program = """
-import os
-from taskpool.procs import procfs
-os.setgroups([]); os.setgid(65534); os.setresuid(65533, 65534, 65534)
-print(sorted(procfs.user_ids_of(os.getpid())), procfs.is_readable(1, "environ"))
-"""
-    assert run(program) == "[65533, 65534] False\n"
+    assert run(program) == "Too many open files\n" * 3
 
 
 def test_own_descriptors() -> None:

@@ -102,7 +102,7 @@ def signals_in(pid: int, name: str) -> set[int]:
     return {number for number in range(1, 65) if bits >> (number - 1) & 1}
 
 
-def test_a_group_of_its_own_and_no_inherited_signals(capture: int, log: int) -> None:
+def test_a_session_of_its_own_and_no_inherited_signals(capture: int, log: int) -> None:
     old = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
@@ -115,7 +115,7 @@ def test_a_group_of_its_own_and_no_inherited_signals(capture: int, log: int) -> 
         assert blocked == set()
         assert ignored.isdisjoint(signals.catchable())  # glibc keeps two for itself
         assert os.getpgid(pid) == pid
-        assert os.getsid(pid) == os.getsid(0)
+        assert os.getsid(pid) == pid
     finally:
         os.kill(pid, signal.SIGKILL)
         reap.reap(pid)

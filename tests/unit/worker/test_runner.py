@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -19,6 +20,7 @@ from taskpool.clock import SECOND
 from taskpool.errors import MessageError
 from taskpool.kinds import KINDS, Context, JobTimedOut, Result
 from taskpool.messages import NO_OUTPUT, End, Frame, JobError, Output, Progress, Report, Task
+from taskpool.procs.prctl import ParentTie
 from taskpool.worker import runner as module
 from taskpool.worker.capture import Capture
 from taskpool.worker.log import Log
@@ -42,6 +44,19 @@ class StillCapture(Capture):
         return self.output
 
 
+class NoTie(ParentTie):
+    """Leaves this process's own ties alone."""
+
+    def __init__(self) -> None:
+        self.descendants_go_first = False
+
+    @contextmanager
+    def descendants_first(self) -> Iterator[None]:
+        self.descendants_go_first = True
+        yield
+        self.descendants_go_first = False
+
+
 class Stage:
     """A runner, and a kind whose jobs are functions of the test."""
 
@@ -52,7 +67,8 @@ class Stage:
         self.capture = StillCapture()
         timeout_signal = TimeoutSignal()
         timeout_signal.install()
-        self.runner = Runner("spool", timeout_signal, self.capture, Log(None))
+        self.tie = NoTie()
+        self.runner = Runner("spool", self.tie, timeout_signal, self.capture, Log(None))
 
     def run(self, payload: bytes, context: Context) -> Result:
         return self.job(context)
@@ -334,3 +350,18 @@ class SignalAt:
                 self.sprung = True
                 os.kill(os.getpid(), signal.SIGTERM)
         return self._trace_opcode
+
+
+@pytest.mark.parametrize(("in_process", "expected"), [(True, False), (False, True)])
+def test_the_end_of_the_dealer_ends_a_command_first(stage: Stage, in_process: bool, expected: bool) -> None:
+    """Within a job's own code no handler runs: the kernel kills that process."""
+    seen: list[bool] = []
+    stage.in_process = in_process
+
+    def job(_context: Context) -> Result:
+        seen.append(stage.tie.descendants_go_first)
+        return DONE
+
+    stage.attempt(job)
+    assert seen == [expected]
+    assert not stage.tie.descendants_go_first

@@ -23,11 +23,10 @@ from taskpool.generator.signals import STOP_SIGNALS, raise_if_stopped
 from taskpool.ipc import names
 from taskpool.ipc.names import StaleQueues
 from taskpool.ipc.queue import QueueNamespace
+from taskpool.procs.orphans import end_orphans, last_life
 from taskpool.procs.pool_lock import PoolLock, last_holder
-from taskpool.procs.process_tree import end_orphans
 from taskpool.procs.signals import Wakeup, catchable
 from taskpool.procs.spawn import find_program, scrubbed
-from taskpool.procs.state_dir import identity
 from taskpool.procs.wait import wait_ready
 
 DEALER = "tp-dealer"
@@ -260,7 +259,7 @@ class PrivateDealer:
 
     def _end_and_unlink(self) -> None:
         try:
-            end_orphans(self.pool, identity(self.state.directory), 0, time.monotonic_ns() + limits.TERM_GRACE_NS)
+            end_orphans(last_life(self.state.directory, self.pool), 0, time.monotonic_ns() + limits.TERM_GRACE_NS)
         except ConfigurationError as error:
             self._console.warning(str(error))
         # A dealer that exits unlinks its queues itself; only one that was killed could not.
