@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 MICROSECOND = 1_000
 MILLISECOND = 1_000_000
 SECOND = 1_000_000_000
+STANDSTILL_NS_MIN = 200 * MILLISECOND  # a wait that ends so much too late: the process was stopped, not just unlucky
 NEVER = 2**63  # a deadline on the monotonic clock that does not come: beyond what the kernel's clock can count
 
 
@@ -33,6 +34,34 @@ class SystemClock:
 
     def now(self) -> Instant:
         return Instant(time.monotonic_ns(), time.time_ns())
+
+
+class AwakeClock:
+    """A clock whose monotonic time stands still while its process does: stopped by a signal, or frozen with its control
+    group. The kernel's goes on then (and stands only while the host is suspended), so that every deadline would be
+    over on waking.
+
+    A standstill shows as a wait that ended too late, by that much. What it hides in a wait of its own length it hides
+    for good, so who judges a deadline by this clock waits in short steps.
+    """
+
+    def __init__(self, machine: Clock) -> None:
+        self.machine = machine
+        self._stood_ns = 0
+
+    def now(self) -> Instant:
+        mono, wall = self.machine.now()
+        return Instant(mono - self._stood_ns, wall)
+
+    def skip(self, gap_ns: int) -> None:
+        """Leave out so long, which has just passed and is not to count."""
+        self._stood_ns += gap_ns
+
+    def woke(self, due_ns: int) -> None:
+        """A wait that was to end at `due_ns`, by this clock, has ended: leave out a standstill."""
+        late_ns = self.now().mono - due_ns
+        if late_ns > STANDSTILL_NS_MIN:
+            self.skip(late_ns)
 
 
 def seconds(duration_ns: int) -> float:

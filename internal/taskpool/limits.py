@@ -135,7 +135,7 @@ RETURN_WELCOME_NS = 60 * SECOND  # a dealer that was there is most likely being 
 # --- the loop -----------------------------------------------------------------------------------------
 
 QUEUE_CHECK_NS = 1 * SECOND  # how often queues are looked at for their names: the loss of one wakes no process
-LOOP_STALL_NS = 1 * SECOND  # a turn this late is a stall: drain before judging any deadline
+LOOP_STALL_NS = 1 * SECOND  # a turn this late is told as a stall; so long a turn counts for no deadline
 INTAKE_MESSAGES_PER_TURN_MAX = 32  # then workers' events are looked at again: a flood of jobs must not delay reports
 PROTOCOL_ERRORS_PER_WORKER_MAX = 3  # a job inside the worker may cause one; a worker that goes on is broken
 

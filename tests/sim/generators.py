@@ -13,7 +13,7 @@ from taskpool import limits
 from taskpool.client.connection import Connection, NoNotices
 from taskpool.client.session import JobsLost, Session, SessionOptions
 from taskpool.client.transport import QueueSender, Transport
-from taskpool.clock import MILLISECOND, SECOND
+from taskpool.clock import MILLISECOND, SECOND, AwakeClock
 from taskpool.codec import encode
 from taskpool.errors import TaskpoolError
 from taskpool.ipc import names
@@ -112,7 +112,7 @@ class Generator(Process):
             cursor=len(batch.stored),
         )
         self.session = Session(options, self.world.now_ns)
-        self._connection = Connection(self.session, self._transport, NoNotices(), self.world)
+        self._connection = Connection(self.session, self._transport, NoNotices(), AwakeClock(self.world))
         self._frame_jobs = batch.frame_jobs
         self._slow = self.world.chance(0.2)
         batch.host.oracle.batch_of[self.client] = batch.name
@@ -228,7 +228,7 @@ class Commander(Process):
         options = SessionOptions(pool=pool, client=10**6 + self.pid, pid=self.pid)
         self.session = Session(options, self.world.now_ns)
         self._transport = SimTransport(host, pool)
-        self._connection = Connection(self.session, self._transport, NoNotices(), self.world)
+        self._connection = Connection(self.session, self._transport, NoNotices(), AwakeClock(self.world))
         self.session.command(verb, batch, seq, number)
         host.commanders.append(self)
         self.ended = lambda: host.commanders.remove(self)

@@ -12,6 +12,8 @@ from sim.queues import SimNamespace
 from sim.spool import SimSpool
 from sim.worker import Descendant, WorkerProcess
 from sim.world import World
+from taskpool.clock import STANDSTILL_NS_MIN
+from taskpool.procs.wait import STEP_NS
 
 if TYPE_CHECKING:
     from sim.generators import Generator
@@ -37,6 +39,7 @@ class SimHost:
         self.generators: list[Generator] = []  # of whatever batch, dead ones included
         self.commanders: list[Process] = []  # alive
         self.dealer: SimPlatform | None = None
+        self.pauses: list[tuple[int, int]] = []  # when all of the pool stood still: since, until
         self._pid = 1000
 
     def job(self, batch: str, seq: int) -> Planned:
@@ -88,6 +91,31 @@ class SimHost:
         if self.dealer is not None:
             self.world.faults.seen[why] += 1
             self.dealer.doomed = True
+
+    def pause_pool(self, for_ns: int) -> None:
+        """A frozen control group: dealer, workers and jobs stand still, and perhaps the generators."""
+        now_ns = self.world.now_ns
+        if self.paused_until_ns > now_ns:
+            return
+        self.pauses.append((now_ns, now_ns + for_ns))
+        self.world.note("the pool stands still for {}", for_ns)
+        generators = self.generators if self.world.chance(0.5) else []
+        for process in (*self.workers, *self.descendants, *generators):
+            process.stop(for_ns)
+
+    def end_pause(self) -> None:
+        if self.paused_until_ns > self.world.now_ns:
+            self.pauses[-1] = (self.pauses[-1][0], self.world.now_ns)
+
+    @property
+    def paused_until_ns(self) -> int:
+        return self.pauses[-1][1] if self.pauses else 0
+
+    def ran_ns(self, began_ns: int) -> int:
+        """How long the pool has not stood still since then; of a pause, as much counts as nothing can see."""
+        now_ns = self.world.now_ns
+        stood = [max(0, min(until, now_ns) - max(since, began_ns)) for since, until in self.pauses]
+        return now_ns - began_ns - sum(max(0, stood_ns - STEP_NS - STANDSTILL_NS_MIN) for stood_ns in stood)
 
     def dealer_died(self) -> None:
         """Its workers follow it, as far as the death signal reaches them."""

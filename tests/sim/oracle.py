@@ -322,7 +322,7 @@ class Oracle:
         n, job = next(iter(head.left.items()))
         if head.started and not head.shared:
             timeout_ns = self.limits_of(job).timeout_ns
-            if timeout_ns and worker.job is job and self._world.now_ns - worker.began_ns >= timeout_ns:
+            if timeout_ns and worker.job is job and self._host.ran_ns(worker.began_ns) >= timeout_ns:
                 job.facts.timed_out += 1
             if not worker.killed_by_us:
                 fresh = received == 1 and all(ran is job for ran in worker.ran)
@@ -370,6 +370,12 @@ class Oracle:
         for worker in self._host.workers:
             if worker.pid == pid and worker.idle and not worker.stopped and not worker.doomed:
                 self._world.fail("I10", f"worker {pid} is killed for its silence, and nobody has told it anything")
+
+    def interrupted(self, worker: WorkerProcess) -> None:
+        """A worker is told that its job is past its time-out."""
+        ran_ns = self._host.ran_ns(worker.began_ns)
+        if ran_ns < worker.timeout_ns:
+            self._world.fail("I4", f"a job is timed out after {ran_ns / 1e9:.3f} s of {worker.timeout_ns / 1e9:g} s")
 
     def lapsed(self, pid: int) -> None:
         """The dealer lets go of a generator for its silence."""

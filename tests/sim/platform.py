@@ -12,7 +12,7 @@ from sim.processes import SimProcesses
 from sim.queues import SimNamespace, SimQueue, SimQueueEnd
 from sim.spool import SimSpool
 from taskpool import limits
-from taskpool.clock import MILLISECOND
+from taskpool.clock import MILLISECOND, AwakeClock
 from taskpool.core.reactor import Reactor
 from taskpool.dealer.options import DealerOptions
 from taskpool.dealer.reply_queues import ReplyQueue, ReplyQueues
@@ -193,7 +193,7 @@ class SimPlatform:
     def __init__(self, host: SimHost, *, durable: bool, lives_for: int) -> None:
         self.host = host
         self.world = host.world
-        self.clock = host.world
+        self.clock = AwakeClock(host.world)
         self.ends: dict[int, DealerQueueEnd] = {}
         self.namespace = DealerNamespace(self, host.namespace)
         self.epoch = 0
@@ -227,6 +227,8 @@ class SimPlatform:
             self.die()
         chance = world.rng.random()
         now_ns = world.now_ns + 1_000 + int(chance * 3_000)
+        if self.host.paused_until_ns > world.now_ns:
+            now_ns += self.host.paused_until_ns - world.now_ns + PREEMPTED_NS
         if chance > 0.99 or self.stall_ns:
             stalled_ns, self.stall_ns = self.stall_ns, 0
             now_ns += stalled_ns + PREEMPTED_NS

@@ -23,6 +23,8 @@ class Process:
         self.doomed = False  # a SIGKILL is on its way
         self.stopped = False
         self.awake_since_ns = world.now_ns  # started, or continued
+        self.stood_ns = 0  # how long it was stopped, in all
+        self._stopped_ns = (0, 0)  # since and until when it is stopped
         self.status: int | None = None
         self.signal: int | None = None
         self.ended: Callable[[], None] | None = None
@@ -95,14 +97,21 @@ class Process:
 
     def stop(self, for_ns: int) -> None:
         """SIGSTOP, and SIGCONT a while later."""
-        if not self.alive or self.stopped:
+        if not self.alive:
             return
-        self.stopped = True
-        self.world.at(self.world.now_ns + for_ns, self.go_on)
+        now_ns = self.world.now_ns
+        since_ns, until_ns = self._stopped_ns if self.stopped else (now_ns, 0)
+        self.stopped, self._stopped_ns = True, (since_ns, max(until_ns, now_ns + for_ns))
+        self.world.at(self._stopped_ns[1], self._continue)
+
+    def _continue(self) -> None:
+        if self.world.now_ns >= self._stopped_ns[1]:  # else it was stopped once more
+            self.go_on()
 
     def go_on(self) -> None:
         if self.alive and self.stopped:
             self.stopped = False
+            self.stood_ns += self.world.now_ns - self._stopped_ns[0]
             self.awake_since_ns = self.world.now_ns
             self._woken = False
             self.wake()

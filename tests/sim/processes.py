@@ -84,7 +84,7 @@ class SimProcesses:
         for process in zombies:
             child = next((each for each in self._children.values() if each.process is process), None)
             if child is not None:
-                child.seen_ns = self._world.now_ns
+                child.seen_ns = self._platform.clock.now().mono
                 self._dead.append(child)
                 self._kill_group(child)
         if zombies:

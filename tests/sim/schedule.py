@@ -261,6 +261,7 @@ class Schedule:
         self.faults.calm = True
         self._calm_since_ns = world.now_ns
         world.note("calm")
+        self.host.end_pause()
         for worker in self.host.workers:
             worker.go_on()
         for batch in self.batches:

@@ -53,6 +53,7 @@ class Trouble:
             "worker_stopped": self._stop_worker,
             "dealer_killed": self._end_dealer,
             "dealer_stalls": self._stall_dealer,
+            "pool_paused": self._pause_pool,
             "dealer_told_to_drain": lambda: self._signal("TERM"),
             "dealer_told_to_stop": lambda: self._signal("QUIT"),
             "dealer_interrupted": lambda: self._signal("INT"),
@@ -128,6 +129,9 @@ class Trouble:
     def _stall_dealer(self) -> None:
         if self._host.dealer is not None:
             self._host.dealer.stall_ns = self._world.faults.amount(10 * MILLISECOND, 40 * SECOND)
+
+    def _pause_pool(self) -> None:
+        self._host.pause_pool(self._world.faults.amount(10 * MILLISECOND, 40 * SECOND))
 
     def _signal(self, name: str) -> None:
         if self._host.dealer is not None:

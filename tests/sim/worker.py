@@ -165,6 +165,10 @@ class WorkerProcess(Process):
             self.world.fail("I2", f"job {job.number} runs with the payload of another")
         job.executions += 1
         act = job.script.act(job.executions)
+        if task.timeout_ns and self.world.faults.fires("pool_paused_amid_job"):
+            pause_ns = self.world.faults.amount(10 * MILLISECOND, 40 * SECOND)
+            in_ns = self.world.between(0, min(act.run_ns, task.timeout_ns))
+            self.world.at(self.world.now_ns + in_ns, lambda: self.host.pause_pool(pause_ns))
         job.live.append(self)
         self.job, self.began_ns, self.terminated = job, self.world.now_ns, False
         self.world.note("worker {} runs job {} as attempt {}", self.pid, job.number, n)
@@ -182,11 +186,12 @@ class WorkerProcess(Process):
         until = self.began_ns + (FOREVER_NS if act.what == "hang" else act.run_ns)
         if task.timeout_ns and not in_process:
             until = min(until, self.began_ns + task.timeout_ns)
-        while world.now_ns < until:
-            yield until - world.now_ns
+        stood_ns = self.stood_ns
+        while (left_ns := until - world.now_ns + self.stood_ns - stood_ns) > 0:
+            yield left_ns
             if self.terminated and in_process and not act.deaf:
                 break
-        run_ns = world.now_ns - self.began_ns
+        run_ns = world.now_ns - self.began_ns - self.stood_ns + stood_ns
         if act.what in ("crash", "die_at_once"):
             if in_process:
                 yield from self._die(act.number or 11)
@@ -272,6 +277,7 @@ class WorkerProcess(Process):
         """SIGTERM: heard only by a job past its time-out."""
         if self.timeout_ns and self.job is not None and self.world.now_ns >= self.began_ns + self.timeout_ns:
             self.terminated = True
+            self.host.oracle.interrupted(self)
             self.wake()
 
     def _die(self, signal: int | None) -> Steps:

@@ -350,8 +350,8 @@ class World:
         self.do(Signalled(name))
 
     def stall(self, gap_ns: int) -> None:
-        """The loop stood still for this long, and turns again."""
-        self.now = Instant(self.now.mono + gap_ns, self.now.wall + gap_ns)
+        """The loop stood still for this long, which the clock leaves out, and turns again."""
+        self.now = Instant(self.now.mono, self.now.wall + gap_ns)
         self.do(Stalled(gap_ns))
 
     # --- workers ---

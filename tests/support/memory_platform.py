@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from taskpool.clock import SECOND, Instant
+from taskpool.clock import SECOND, AwakeClock, Instant
 from taskpool.codec import decode, encode
 from taskpool.core.events import Exited, Spawned
 from taskpool.dealer.dealer import Dealer
@@ -66,7 +66,7 @@ class CrowdedEnd(MemoryQueueEnd):
 class PlayedProcesses:
     """See `dealer.platform.Processes`. Workers start at once, and die when they are killed or the test says so."""
 
-    def __init__(self, namespace: CrowdedNamespace, clock: HandClock) -> None:
+    def __init__(self, namespace: CrowdedNamespace, clock: AwakeClock) -> None:
         self._namespace = namespace
         self._clock = clock
         self._exits: list[Exited] = []
@@ -92,7 +92,7 @@ class PlayedProcesses:
 
     def die(self, incarnation: Incarnation, signal: int = 9) -> None:
         if incarnation in self.queues and all(exited.incarnation != incarnation for exited in self._exits):
-            self._exits.append(Exited(incarnation, None, signal, self._clock.mono))
+            self._exits.append(Exited(incarnation, None, signal, self._clock.now().mono))
 
     def reap(self) -> None:
         pass
@@ -158,7 +158,8 @@ class MemoryPlatform:
     """See `dealer.platform.Platform`."""
 
     def __init__(self, directory: Path, script: Script = lambda platform: iter(()), store: Store | None = None) -> None:
-        self.clock = HandClock()
+        self.hand = HandClock()  # the machine's
+        self.clock = AwakeClock(self.hand)
         self.namespace = CrowdedNamespace()
         self.played = PlayedProcesses(self.namespace, self.clock)
         self.timeout_ns = 0  # of the present wait
@@ -171,7 +172,7 @@ class MemoryPlatform:
 
     def sleep(self) -> None:
         """Let the time pass that the dealer wants to wait."""
-        self.clock.mono += self.timeout_ns
+        self.hand.mono += self.timeout_ns
 
     def send(self, name: str, message: Message) -> None:
         self.namespace.send(name, encode(message))

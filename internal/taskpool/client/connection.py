@@ -15,7 +15,7 @@ from typing import Protocol
 from taskpool import limits
 from taskpool.client.session import Session
 from taskpool.client.transport import Transport
-from taskpool.clock import MILLISECOND, Clock
+from taskpool.clock import MILLISECOND, AwakeClock
 from taskpool.errors import DealerUnreachable, MessageError, QueueMissing
 from taskpool.log import Fact
 from taskpool.messages import Outcome
@@ -112,7 +112,7 @@ class Connection:
         session: Session,
         transport: Transport,
         notices: Notices,
-        clock: Clock,
+        clock: AwakeClock,
         process: DealerProcess | None = None,
     ) -> None:
         self.session = session
@@ -188,8 +188,11 @@ class Connection:
         if self._process is not None:
             readable.append(self._process.pidfd)
         deadlines = (self.next_deadline(), handler.next_deadline(), deadline)
-        due = min(each for each in deadlines if each is not None)
-        return wait_ready(readable, [*self.writable, *handler.writable()], due - self._clock.now().mono)
+        now = self._clock.now().mono
+        due = max(now, min(each for each in deadlines if each is not None))
+        ready = wait_ready(readable, [*self.writable, *handler.writable()], due - now)
+        self._clock.woke(due)  # a standstill of ours is no silence of the dealer's
+        return ready
 
     # --- its parts, which the simulation drives itself --------------------------------------------
 

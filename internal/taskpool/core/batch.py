@@ -31,10 +31,6 @@ class Client:
         """Whatever a generator sends renews its lease."""
         self.lease_mono_ns = now.mono + limits.LEASE_NS
 
-    def extend_lease(self, gap_ns: int) -> None:
-        """The dealer itself did not listen for so long."""
-        self.lease_mono_ns += gap_ns
-
     def is_overdue(self, now: Instant) -> bool:
         """It pings three times as often as this, so it is dead, or as good as dead; another may have its batch."""
         return now.mono >= self.lease_mono_ns - limits.LEASE_NS + limits.REPLY_OVERDUE_NS

@@ -164,11 +164,6 @@ class Clients:
         if client is not None:
             client.renew(now)
 
-    def extend_deadlines(self, gap_ns: int) -> None:
-        """The dealer itself did not listen for so long."""
-        for client in self._pool.clients.values():
-            client.extend_lease(gap_ns)
-
     # --- going ---
 
     def bye(self, id: int) -> None:

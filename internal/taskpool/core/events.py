@@ -91,7 +91,7 @@ class LifelineClosed(Struct, frozen=True):
 
 
 class Stalled(Struct, frozen=True):
-    """The loop did not turn for this long: no silence in that time counts."""
+    """The loop did not turn for this long. No instant counts that time: no deadline came nearer."""
 
     gap_ns: int
 

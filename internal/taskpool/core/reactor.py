@@ -306,10 +306,7 @@ class Reactor:
             self.commands.scale(event.workers - self.supervisor.wanted)
 
     def _on_stalled(self, event: Stalled, now: Instant) -> None:
-        """The loop stood still, so it could not hear what was said meanwhile: no silence in that time counts."""
         self.pool.note(Level.WARNING, Topic.STALLED, seconds=event.gap_ns / SECOND)
-        self.supervisor.extend_deadlines(event.gap_ns)
-        self.clients.extend_deadlines(event.gap_ns)
 
     def _on_tick(self, event: Tick, now: Instant) -> None:
         # R9 (docs/protocol.md, 11): dispatch, then timers

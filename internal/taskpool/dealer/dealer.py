@@ -11,7 +11,6 @@ from contextlib import ExitStack
 from signal import Signals
 
 from taskpool import __version__, limits
-from taskpool.clock import Clock
 from taskpool.core.effects import Exit, Level
 from taskpool.core.events import Reconfigured
 from taskpool.core.reactor import Reactor
@@ -86,7 +85,7 @@ class Dealer:
         self, poller: Poller, queues: InputQueues, processes: Processes, store: Store, spool: Spool
     ) -> LoopParts:
         """Make what stands between the core and its queues."""
-        clock: Clock = self._platform.clock
+        clock = self._platform.clock
         # Other processes can cause the warnings of these as often as they like.
         warn = WarningLimit(self._log.warn, clock)
         reply_queues = ReplyQueues(

@@ -10,7 +10,7 @@ from taskpool import limits
 from taskpool.client.connection import Connection, NoNotices
 from taskpool.client.session import ConnectTimeouts, Session, SessionOptions
 from taskpool.client.transport import ReplySlotsTaken, Transport
-from taskpool.clock import SECOND, SystemClock
+from taskpool.clock import SECOND, AwakeClock, SystemClock
 from taskpool.errors import DealerUnreachable, ExitCode
 from taskpool.ipc.mqueue import KernelNamespace
 from taskpool.ipc.queue import QueueNamespace
@@ -23,7 +23,7 @@ REPLY = Shape(2, 512)
 
 def ask(pool: str, namespace: QueueNamespace | None = None) -> ExitCode:
     """Say hello and wait for the welcome. Raises DealerUnreachable when there is none in time."""
-    clock = SystemClock()
+    clock = AwakeClock(SystemClock())
     start = clock.now().mono
     # The loop below gives up at ANSWER_NS_MAX; the session must not give up before it with a text of its own.
     patience = ConnectTimeouts(2 * ANSWER_NS_MAX, 2 * ANSWER_NS_MAX)

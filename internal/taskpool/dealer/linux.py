@@ -9,7 +9,7 @@ from pathlib import Path
 from signal import Signals
 
 from taskpool import limits
-from taskpool.clock import MILLISECOND, SECOND, SystemClock
+from taskpool.clock import MILLISECOND, SECOND, AwakeClock, SystemClock
 from taskpool.dealer.options import DealerOptions
 from taskpool.dealer.processes import LaunchSpec, WorkerProcesses
 from taskpool.errors import ConfigurationError
@@ -82,7 +82,7 @@ class LinuxPlatform:
     """See `platform.Platform`."""
 
     def __init__(self) -> None:
-        self.clock = SystemClock()
+        self.clock = AwakeClock(SystemClock())
         self.namespace = KernelNamespace()
         self._wakeup = Wakeup(WATCHED)
         self._lock: PoolLock | None = None

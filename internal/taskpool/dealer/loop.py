@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from taskpool import limits
-from taskpool.clock import MILLISECOND, SECOND, Clock
+from taskpool.clock import MILLISECOND, SECOND, STANDSTILL_NS_MIN, AwakeClock
 from taskpool.core.effects import Exit
 from taskpool.core.events import Event, LifelineClosed, Reconfigured, Signalled, Stalled, Tick
 from taskpool.core.metric import Histogram, MetricSet, counter, gauge, histogram
@@ -31,6 +31,7 @@ from taskpool.errors import QueueEmpty
 from taskpool.ipc.queue import QueueEnd
 from taskpool.journal.store import Store
 from taskpool.messages import Hello, Incarnation, Ready
+from taskpool.procs.wait import STEP_NS
 
 REPLY_SWEEP_NS = 5 * SECOND  # a sweep opens 32 names, so it is not for every second
 TICKS_PER_TURN_MAX = 16
@@ -70,7 +71,7 @@ class LoopParts(NamedTuple):
     """What the loop works with."""
 
     core: Reactor
-    clock: Clock
+    clock: AwakeClock
     poller: Poller
     queues: InputQueues
     ingress: Ingress
@@ -123,25 +124,31 @@ class Loop:
         while self._performer.exit is None:
             deadline = min(self._core.next_deadline_ns(self._now), self._checked_ns + limits.QUEUE_CHECK_NS)
             before = self._clock.now().mono
+            if self._core.pool.attempts:  # some have a time-out, and a long sleep would hide how long the pool stood
+                deadline = min(deadline, before + STEP_NS)
             ready = self._poller.wait(deadline - before if self._idle else 0)
             late_ns = self._clock.now().mono - max(deadline, before)
             self.counters.count_turn(before - self.turn_began_mono_ns, late_ns)
-            # A turn is late after too long a sleep (SIGSTOP, a suspended machine) or too long a turn before it.
-            self._turn(ready, max(late_ns, before - self._now.mono))
+            # A turn is late after too long a sleep (SIGSTOP, a frozen control group) or too long a turn before it.
+            # What a machine under load is late by counts in full: it must not stretch every time-out.
+            worked_ns = before - self._now.mono
+            skipped_ns = late_ns if late_ns > STANDSTILL_NS_MIN else 0
+            self._turn(ready, skipped_ns + (worked_ns if worked_ns > limits.LOOP_STALL_NS else 0))
         return self._performer.exit
 
-    def _turn(self, ready: set[int], late_ns: int = 0) -> None:
+    def _turn(self, ready: set[int], stalled_ns: int = 0) -> None:
+        # No deadline comes nearer while the loop hears nothing: of no worker, no generator and no person.
+        self._clock.skip(stalled_ns)
         self._now = self._clock.now()
         self.turn_began_mono_ns = self._now.mono
         self.counters.begin_turn(self._now.wall)
         # Signals are taken before the reaping: SIGCHLD of a death after this point wakes the loop once more. Taken
         # after it, such a death would have spent its wake-up and would stay unseen.  # R9 (docs/protocol.md, 11)
         signals = self._signals()
+        # Before a deadline is checked: workers that reported in time must not be stopped because their reports were
+        # read late.
         self._receive_from_workers()
-        if late_ns > limits.LOOP_STALL_NS:
-            # After the queues were drained and before a deadline is checked: workers that reported in time must not
-            # be stopped because their reports were read late.
-            self._extend_deadlines(late_ns)
+        self._report_stall(stalled_ns)
         self._handle_signals(signals)
         self._handle_lifeline(ready)
         for fd in ready:
@@ -151,7 +158,7 @@ class Loop:
         self._tick()
         self._check_queues()
         if self._after_turn is not None:
-            self._after_turn(self._now.mono)
+            self._after_turn(self._clock.machine.now().mono)  # a service manager counts by the kernel's
 
     def _receive_from_workers(self) -> None:
         """Read all reports, then handle exits and with them everything that depends on silence.
@@ -228,12 +235,15 @@ class Loop:
         before, self._now = self._now, self._clock.now()
         stalled_ns = self._now.mono - before.mono
         if stalled_ns > limits.LOOP_STALL_NS:
+            self._clock.skip(stalled_ns)
+            self._now = self._clock.now()
             self._receive_from_workers()
-            self._extend_deadlines(stalled_ns)
+            self._report_stall(stalled_ns)
 
-    def _extend_deadlines(self, stalled_ns: int) -> None:
-        self.counters.count_stall()
-        self._handle(Stalled(stalled_ns))
+    def _report_stall(self, stalled_ns: int) -> None:
+        if stalled_ns > limits.LOOP_STALL_NS:
+            self.counters.count_stall()
+            self._handle(Stalled(stalled_ns))
 
     def _handle(self, event: Event) -> None:
         self._performer.perform(self._core.handle(event, self._now))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from taskpool.clock import Clock
+from taskpool.clock import AwakeClock
 from taskpool.core.events import Exited, Spawned, SpawnFailed
 from taskpool.dealer.options import DealerOptions
 from taskpool.ipc.queue import QueueEnd, QueueNamespace
@@ -64,7 +64,8 @@ class Platform(Protocol):
     """The operating system, its methods in the order in which a start calls them."""
 
     @property
-    def clock(self) -> Clock: ...
+    def clock(self) -> AwakeClock:
+        """What all of the dealer counts by. Its loop says when it stood still."""
 
     @property
     def namespace(self) -> QueueNamespace: ...

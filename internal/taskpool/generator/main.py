@@ -12,7 +12,7 @@ import msgspec
 
 from taskpool.client.queries import BatchQueries
 from taskpool.client.session import SessionOptions
-from taskpool.clock import SystemClock
+from taskpool.clock import AwakeClock, SystemClock
 from taskpool.errors import ExitCode, TaskpoolError, UsageError, system_refused
 from taskpool.generator import admin, queries
 from taskpool.generator.input.feed import Source, open_feed, preview
@@ -78,7 +78,7 @@ def command(args: Namespace, console: Console) -> ExitCode:
         timeouts=timeouts,
         collect_pages=True,  # for `results`, `wait` and `logs`; a command is sent no outcomes
     )
-    clock = SystemClock()
+    clock = AwakeClock(SystemClock())
     with (
         closing(signals.Wakeup(handled_signals())) as wakeup,
         closing(open_connection(options, console, clock)) as link,

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from taskpool.client.connection import Connection, DealerEnded, TurnHandler
 from taskpool.client.session import REFUSED_FOR_NOW
-from taskpool.clock import SECOND, Clock
+from taskpool.clock import SECOND, AwakeClock
 from taskpool.errors import ExitCode, UsageError
 from taskpool.generator.input.feed import Feed
 from taskpool.generator.job_limits import HaltRule
@@ -45,7 +45,7 @@ class RunParts(NamedTuple):
     totals: Totals
     progress: ProgressBar
     console: Console
-    clock: Clock
+    clock: AwakeClock
     wakeup: Wakeup
     private: PrivateDealer | None
 

@@ -15,7 +15,7 @@ from taskpool.client.connection import Connection, DealerEnded
 from taskpool.client.queries import BatchQueries
 from taskpool.client.session import Session, SessionOptions
 from taskpool.client.transport import Transport
-from taskpool.clock import Clock, SystemClock
+from taskpool.clock import AwakeClock, SystemClock
 from taskpool.errors import ExitCode, TaskpoolError, UsageError
 from taskpool.generator.input.feed import Feed
 from taskpool.generator.options import SubmitOptions
@@ -39,7 +39,7 @@ def run_batch(options: SubmitOptions, feed: Feed, console: Console, resume_comma
 
     Raises TaskpoolError for what ends it early.
     """
-    clock = SystemClock()
+    clock = AwakeClock(SystemClock())
     with ExitStack() as cleanup:
         # First: a signal that comes while the parts are made is kept, and dealt with in the first turn of the loop.
         wakeup = Wakeup(handled_signals())
@@ -70,7 +70,7 @@ def run_batch(options: SubmitOptions, feed: Feed, console: Console, resume_comma
 
 
 def open_connection(
-    options: SessionOptions, console: Console, clock: Clock, private: PrivateDealer | None = None
+    options: SessionOptions, console: Console, clock: AwakeClock, private: PrivateDealer | None = None
 ) -> Connection:
     """Return a connection over a reply queue as large as this machine's limits leave for it."""
     # As the dealer sizes its queues, so that all replies together stay within the byte limit it has counted on.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from msgspec import Meta, Struct
 
 from taskpool import limits
-from taskpool.clock import seconds
+from taskpool.clock import AwakeClock, SystemClock, seconds
 from taskpool.errors import MessageError, UsageError
 from taskpool.kinds.base import OWN_VARIABLES, Argument, Context, Kind, Result, Text, wrong_value
 from taskpool.kinds.capture import CaptureFile, collect, lost
@@ -139,14 +139,15 @@ class Command(Kind[CommandJob, Payload]):
         """Run the program, end what it leaves behind, and report. Raises OSError when the spool takes no file."""
         program = _program(self.decode(payload), context)
         until_ns = _patience_ns(context)
+        clock = AwakeClock(SystemClock())
 
         def capture() -> CaptureFile:
             return CaptureFile(context.spool)
 
         try:
-            with when_possible(capture, until_ns) as stdout, when_possible(capture, until_ns) as stderr:
-                pid = when_possible(lambda: start(program, stdout.fd, stderr.fd), until_ns)
-                return _see_through(pid, context, stdout.fd, stderr.fd)
+            with when_possible(capture, until_ns, clock) as stdout, when_possible(capture, until_ns, clock) as stderr:
+                pid = when_possible(lambda: start(program, stdout.fd, stderr.fd), until_ns, clock)
+                return _see_through(pid, context, clock, stdout.fd, stderr.fd)
         except CannotStart as error:
             return Result(End.FAILED, exit_status=error.exit_status, error=JobError("CannotStart", str(error)))
 
@@ -263,8 +264,8 @@ def _patience_ns(context: Context) -> int:
     return until_ns if context.deadline_ns is None else min(until_ns, context.deadline_ns)
 
 
-def _see_through(pid: int, context: Context, stdout_fd: int, stderr_fd: int) -> Result:
-    ended = wait(pid, context.deadline_ns)
+def _see_through(pid: int, context: Context, clock: AwakeClock, stdout_fd: int, stderr_fd: int) -> Result:
+    ended = wait(pid, context.deadline_ns, clock)
     kill_descendants()  # before the output is read: it must not grow any more
     try:
         output = collect(context, stdout_fd, stderr_fd)

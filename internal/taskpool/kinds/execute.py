@@ -9,17 +9,16 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
 
 from taskpool import limits
-from taskpool.clock import MILLISECOND
+from taskpool.clock import MILLISECOND, AwakeClock
 from taskpool.procs.process_tree import children_of
 from taskpool.procs.reap import ChildExit, reap
 from taskpool.procs.signals import catchable
-from taskpool.procs.wait import wait_ready
+from taskpool.procs.wait import wait_until
 
 _SIGNALS = tuple(catchable())
 _LOOK_NS = 10 * MILLISECOND
@@ -65,11 +64,11 @@ class Ended(NamedTuple):
     child: ChildExit
 
 
-def when_possible(attempt: Callable[[], _T], until_ns: int) -> _T:
+def when_possible(attempt: Callable[[], _T], until_ns: int, clock: AwakeClock) -> _T:
     """Repeat `attempt` until the machine has the processes, memory and files for it; return what it returns.
 
     Without this one worker would fail the whole backlog within seconds while others hold what it lacks.
-    Raises CannotStart when `until_ns` (monotonic) has come first, OSError for what waiting does not cure.
+    Raises CannotStart when `until_ns`, by the clock, has come first, OSError for what waiting does not cure.
     """
     pause_ns = limits.SHORTAGE_PAUSE_NS_MIN
     while True:
@@ -77,12 +76,12 @@ def when_possible(attempt: Callable[[], _T], until_ns: int) -> _T:
             return attempt()
         except OSError as error:
             reason = _SHORTAGES.get(error.errno or 0)
-            left_ns = until_ns - time.monotonic_ns()
+            now_ns = clock.now().mono
             if reason is None:
                 raise
-            if left_ns <= 0:
+            if now_ns >= until_ns:
                 raise CannotStart(f"waited in vain to start it: {reason}", EXIT_CANNOT_RUN) from None
-        wait_ready((), timeout_ns=min(pause_ns, left_ns))  # no descriptor tells when the machine has room again
+        wait_until(min(now_ns + pause_ns, until_ns), clock, ())  # no descriptor tells when the machine has room again
         pause_ns = min(2 * pause_ns, limits.SHORTAGE_PAUSE_NS_MAX)
 
 
@@ -115,52 +114,53 @@ def start(program: Program, stdout_fd: int, stderr_fd: int) -> int:
             raise _cannot_run(path, error) from None
 
 
-def wait(pid: int, deadline_ns: int | None) -> Ended:
+def wait(pid: int, deadline_ns: int | None, clock: AwakeClock) -> Ended:
     """Wait for the program and reap it; past the deadline end it: SIGTERM, some grace, SIGKILL.
 
-    `deadline_ns` is monotonic; None: no time-out. What it leaves behind is the caller's to end.
+    `deadline_ns` is by the clock; None: no time-out. A pause of the whole pool ends neither the time nor the grace.
+    What it leaves behind is the caller's to end.
     """
-    timed_out = not _ends_by(pid, deadline_ns)
-    grace_ns = time.monotonic_ns() + limits.TERM_GRACE_NS
+    timed_out = not _ends_by(pid, deadline_ns, clock)
+    grace_ns = clock.now().mono + limits.TERM_GRACE_NS
     if timed_out:
         _signal_group(pid, signal.SIGTERM)
         _signal_group(pid, signal.SIGCONT)  # a stopped process acts on SIGTERM only when it goes on
-        if not _ends_by(pid, grace_ns):
+        if not _ends_by(pid, grace_ns, clock):
             _signal_group(pid, signal.SIGKILL)
     end = reap(pid)
     if timed_out:
-        _spare_children_until(grace_ns)
+        _spare_children_until(grace_ns, clock)
     return Ended(timed_out, end)
 
 
-def _ends_by(pid: int, deadline_ns: int | None) -> bool:
+def _ends_by(pid: int, deadline_ns: int | None, clock: AwakeClock) -> bool:
     """Whether the child, which is not reaped here, is dead by the deadline. None: waits until it is."""
     try:
         pidfd = os.pidfd_open(pid)  # readable once the process is dead
     except OSError as error:
         if error.errno in _SHORTAGES:
-            return _is_seen_to_end_by(pid, deadline_ns)
+            return _is_seen_to_end_by(pid, deadline_ns, clock)
         raise
     try:
-        left_ns = None if deadline_ns is None else deadline_ns - time.monotonic_ns()
-        return bool(wait_ready([pidfd], timeout_ns=left_ns))
+        return bool(wait_until(deadline_ns, clock, [pidfd]))
     finally:
         os.close(pidfd)
 
 
-def _is_seen_to_end_by(pid: int, deadline_ns: int | None) -> bool:
+def _is_seen_to_end_by(pid: int, deadline_ns: int | None, clock: AwakeClock) -> bool:
     """Do the same with no descriptor left to wait on: the program runs already, and must not suffer from that."""
     while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-        if deadline_ns is not None and time.monotonic_ns() >= deadline_ns:
+        now_ns = clock.now().mono
+        if deadline_ns is not None and now_ns >= deadline_ns:
             return False
-        wait_ready((), timeout_ns=_LOOK_NS)
+        wait_until(now_ns + _LOOK_NS, clock, ())
     return True
 
 
-def _spare_children_until(deadline_ns: int) -> None:
+def _spare_children_until(deadline_ns: int, clock: AwakeClock) -> None:
     """Wait out the grace for the children of a dead leader: a shell dies at once of the SIGTERM its program handles."""
     for child in children_of():
-        if not _ends_by(child, deadline_ns):
+        if not _ends_by(child, deadline_ns, clock):
             return
 
 

@@ -9,8 +9,9 @@ import select
 from collections.abc import Iterable
 from typing import Protocol
 
-from taskpool.clock import MILLISECOND, SECOND
+from taskpool.clock import MILLISECOND, SECOND, AwakeClock
 
+STEP_NS = 100 * MILLISECOND  # what a standstill can hide in one wait, against ten wake-ups a second
 _POLL_NS_MAX = 3600 * SECOND  # poll(2) counts milliseconds in an int, which a time-out of 25 days overflows
 
 
@@ -47,6 +48,22 @@ def wait_ready(
         timeout_ns -= step_ns
         if ready or timeout_ns <= 0:
             return {fd for fd, _ in ready}
+
+
+def wait_until(
+    deadline_ns: int | None, clock: AwakeClock, readable: Iterable[Descriptor], writable: Iterable[Descriptor] = ()
+) -> set[int]:
+    """Wait as `wait_ready`, until a moment of a clock that leaves out this process's standstills; None: no limit."""
+    readable, writable = [*readable], [*writable]
+    if deadline_ns is None:
+        return wait_ready(readable, writable)
+    while True:
+        now_ns = clock.now().mono
+        due_ns = min(deadline_ns, now_ns + STEP_NS)
+        ready = wait_ready(readable, writable, due_ns - now_ns)
+        if ready or now_ns >= deadline_ns:
+            return ready
+        clock.woke(due_ns)
 
 
 def _number(descriptor: Descriptor) -> int:

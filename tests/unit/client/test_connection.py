@@ -17,7 +17,7 @@ from taskpool import limits
 from taskpool.client.connection import Connection, DealerEnded, DealerProcess, NoNotices, TurnHandler
 from taskpool.client.session import ConnectTimeouts, Session, SessionOptions
 from taskpool.client.transport import Transport
-from taskpool.clock import MILLISECOND, SECOND, SystemClock
+from taskpool.clock import MILLISECOND, SECOND, AwakeClock, SystemClock
 from taskpool.errors import DealerUnreachable, QueueMissing
 from taskpool.ipc import names
 from taskpool.ipc.mqueue import KernelNamespace
@@ -41,7 +41,11 @@ def connect(
     options = SessionOptions(pool=dealer.pool, client=7, pid=os.getpid(), batch="b", timeouts=timeouts)
     session = Session(options, now())
     return Connection(
-        session, Transport(KernelNamespace(), dealer.pool, Shape(4, 1024)), NoNotices(), SystemClock(), process
+        session,
+        Transport(KernelNamespace(), dealer.pool, Shape(4, 1024)),
+        NoNotices(),
+        AwakeClock(SystemClock()),
+        process,
     )
 
 
@@ -324,7 +328,7 @@ def test_a_connection_that_only_waits_needs_no_spool(dealer: FakeDealer) -> None
     dealer.start()
     session = Session(SessionOptions(pool=dealer.pool, client=7, pid=1, timeouts=TIMEOUTS), now())
     transport = Transport(KernelNamespace(), dealer.pool, Shape(2, 512), opens_spool_and_intake=False)
-    connection = Connection(session, transport, NoNotices(), SystemClock())
+    connection = Connection(session, transport, NoNotices(), AwakeClock(SystemClock()))
     assert connection.run_until(lambda: session.welcome is not None, deadline=now() + 20 * SECOND)
     assert not connection.run_until(never, deadline=now() + limits.PING_NS + 100 * MILLISECOND)
     assert any(isinstance(message, Ping) for message in dealer.seen)

@@ -15,7 +15,7 @@ from taskpool.client.connection import Connection, NoNotices
 from taskpool.client.queries import BatchQueries, BatchStatus
 from taskpool.client.session import ConnectTimeouts, Session, SessionOptions
 from taskpool.client.transport import Transport
-from taskpool.clock import MILLISECOND, SECOND, SystemClock
+from taskpool.clock import MILLISECOND, SECOND, AwakeClock, SystemClock
 from taskpool.errors import DealerUnreachable
 from taskpool.ipc.mqueue import KernelNamespace
 from taskpool.ipc.sizing import Shape
@@ -53,7 +53,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 @pytest.fixture
 def queries(store: Store) -> Iterator[BatchQueries]:
     options = SessionOptions(pool=store.pool, client=7, pid=1, timeouts=ConnectTimeouts(), collect_pages=True)
-    clock = SystemClock()
+    clock = AwakeClock(SystemClock())
     session = Session(options, clock.now().mono)
     transport = Transport(KernelNamespace(), store.pool, Shape(4, 1024))
     asking = BatchQueries(Connection(session, transport, NoNotices(), clock), clock)

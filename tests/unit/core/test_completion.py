@@ -417,20 +417,6 @@ def test_a_job_without_a_time_out_may_run_for_ever() -> None:
     world.quiet()
 
 
-def test_a_stall_of_ours_is_given_back() -> None:
-    world = World()
-    world.batch(work(timeout_ns=2 * SECOND))
-    world.start()
-    world.forget()
-    world.stall(3 * SECOND)
-    assert world.killed() == []
-    world.advance(2 * SECOND)
-    assert world.killed() == [(1, "TERM")]
-    world.stall(SECOND)  # and nobody watches for a deadline of a worker that is to go
-    world.advance(SECOND)
-    assert world.killed() == [(1, "KILL")]
-
-
 @pytest.mark.parametrize("job", [work(timeout_ns=SECOND, retries=1, backoff_min_ns=SECOND), work(timeout_ns=SECOND)])
 def test_a_wanted_delay_is_no_recovery(job: Work) -> None:
     world = World()

@@ -356,13 +356,3 @@ def test_a_frame_that_becomes_the_head_has_its_full_time_to_begin() -> None:
     assert world.killed() == []
     world.advance(1)
     assert world.killed() == [(1, "KILL")]
-
-
-def test_a_stall_of_ours_is_no_silence_of_a_worker() -> None:
-    world = known(*[work()] * 6)
-    world.start()
-    world.forget()
-    world.stall(10 * FRAME_SILENT_NS_MAX)
-    assert world.killed() == []
-    world.advance(FRAME_SILENT_NS_MAX)
-    assert world.killed() == [(1, "KILL")]

@@ -241,14 +241,6 @@ def test_a_worker_that_is_never_ready_is_killed_and_counts() -> None:
     assert world.core.pool.counters.worker_exits["boot", "SIGKILL"] == 1
 
 
-def test_a_stall_of_ours_is_no_slow_start() -> None:
-    world = World(boot=False)
-    world.stall(2 * BOOT_NS_MAX)
-    assert world.killed() == []
-    world.advance(BOOT_NS_MAX)
-    assert world.killed() == [(1, "KILL")]
-
-
 def test_too_many_deaths_at_boot_put_the_pool_out_of_service() -> None:
     world = World(2, boot=False)
     world.ready(1)

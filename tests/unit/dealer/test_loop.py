@@ -91,14 +91,14 @@ def test_workers_that_wait_to_send_are_not_taken_for_silent(tmp_path: Path) -> N
     def script(platform: MemoryPlatform) -> Iterator[None]:
         yield from submit_jobs(platform)
         frames = platform.frames()
-        until = platform.clock.mono + limits.START_SILENT_NS_MAX
-        while platform.clock.mono + platform.timeout_ns < until:
+        until = platform.hand.mono + limits.START_SILENT_NS_MAX
+        while platform.hand.mono + platform.timeout_ns < until:
             platform.sleep()
             yield
         for incarnation, frame in frames.items():
             started(platform, incarnation, frame)
         assert len(platform.namespace.blocked[EVENTS]) == WORKERS - LAYOUT.events.maxmsg
-        platform.clock.mono = until
+        platform.hand.mono = until
         yield
         assert platform.played.kills == []
         for incarnation, frame in frames.items():
@@ -116,13 +116,13 @@ def test_a_worker_that_does_not_start_its_frame_is_killed_at_that_deadline(tmp_p
     def script(platform: MemoryPlatform) -> Iterator[None]:
         yield from submit_jobs(platform)
         frames = platform.frames()
-        until = platform.clock.mono + limits.START_SILENT_NS_MAX
-        while platform.clock.mono + platform.timeout_ns < until:
+        until = platform.hand.mono + limits.START_SILENT_NS_MAX
+        while platform.hand.mono + platform.timeout_ns < until:
             platform.sleep()
             yield
         for incarnation in list(frames)[1:]:
             started(platform, incarnation, frames[incarnation])
-        platform.clock.mono = until
+        platform.hand.mono = until
         yield
         assert platform.played.kills == [(next(iter(frames)), "KILL")]
 

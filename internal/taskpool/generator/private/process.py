@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 from taskpool import limits
-from taskpool.clock import NEVER, SECOND
+from taskpool.clock import NEVER, SECOND, AwakeClock, SystemClock
 from taskpool.errors import ConfigurationError, ExitCode
 from taskpool.generator.output.console import Console
 from taskpool.generator.output.formats import signal_name
@@ -27,7 +27,7 @@ from taskpool.procs.orphans import end_orphans, last_life
 from taskpool.procs.pool_lock import PoolLock, last_holder
 from taskpool.procs.signals import Wakeup, catchable
 from taskpool.procs.spawn import find_program, scrubbed
-from taskpool.procs.wait import wait_ready
+from taskpool.procs.wait import wait_until
 
 DEALER = "tp-dealer"
 LIFELINE_FD = 3  # where the dealer finds it
@@ -138,9 +138,10 @@ class PrivateDealer:
 
     def wait(self, timeout_ns: int) -> DealerExit | None:
         """Wait for its end, at most so long; return how it ended, None when it has not."""
-        deadline = time.monotonic_ns() + timeout_ns
-        while self.poll() is None and (left_ns := deadline - time.monotonic_ns()) > 0:
-            wait_ready((self.pidfd,), (), left_ns)
+        clock = AwakeClock(SystemClock())
+        deadline = clock.now().mono + timeout_ns
+        while self.poll() is None and clock.now().mono < deadline:
+            wait_until(deadline, clock, (self.pidfd,))
         return self.exit
 
     def expect_exit(self) -> None:
@@ -302,7 +303,8 @@ def wait_for_predecessor(state: PrivateState, wakeup: Wakeup, console: Console) 
     try:
         if _is_private_dealer(holder.pid, state.pool):
             console.info(f"Waiting for the dealer of an earlier run, PID {holder.pid}, to exit")
-            wait_ready((pidfd, wakeup), (), LEAVE_NS_MAX)
+            clock = AwakeClock(SystemClock())
+            wait_until(clock.now().mono + LEAVE_NS_MAX, clock, (pidfd, wakeup))
     finally:
         os.close(pidfd)
     raise_if_stopped(wakeup)
