@@ -17,7 +17,7 @@ from taskpool import limits
 from taskpool.client.connection import Connection, DealerEnded, DealerProcess, NoNotices, TurnHandler
 from taskpool.client.session import ConnectTimeouts, Session, SessionOptions
 from taskpool.client.transport import Transport
-from taskpool.clock import MILLISECOND, SECOND, AwakeClock, SystemClock
+from taskpool.clock import MILLISECOND, SECOND, AwakeClock, Instant, SystemClock
 from taskpool.errors import DealerUnreachable, QueueMissing
 from taskpool.ipc import names
 from taskpool.ipc.mqueue import KernelNamespace
@@ -170,6 +170,34 @@ def test_without_a_dealer_it_gives_up_after_the_time_out(dealer: FakeDealer) -> 
 
 
 # --- what wakes it ------------------------------------------------------------------------------------
+
+
+class Stopped(TurnHandler):
+    """Its process is stopped amid its first wait, for longer than it waits for any dealer."""
+
+    def __init__(self, dealer: FakeDealer) -> None:
+        self._dealer = dealer
+        self._ahead_ns = 0
+
+    def now(self) -> Instant:
+        """This makes it the machine's clock."""
+        return Instant(now() + self._ahead_ns, 0)
+
+    def writable(self) -> Iterable[Descriptor]:
+        if not self._ahead_ns:
+            self._ahead_ns = 3600 * SECOND
+            self._dealer.start()
+        return ()
+
+
+def test_a_standstill_of_its_own_is_no_silence_of_the_dealer(dealer: FakeDealer) -> None:
+    stopped = Stopped(dealer)
+    clock = AwakeClock(stopped)
+    session = Session(SessionOptions(pool=dealer.pool, client=7, pid=1, batch="b", timeouts=TIMEOUTS), clock.now().mono)
+    transport = Transport(KernelNamespace(), dealer.pool, Shape(4, 1024))
+    connection = Connection(session, transport, NoNotices(), clock)
+    assert connection.run_until(lambda: session.welcome is not None, stopped, clock.now().mono + 20 * SECOND)
+    connection.close()
 
 
 def test_a_descriptor_that_is_handed_in_wakes_it_in_any_thread(dealer: FakeDealer) -> None:

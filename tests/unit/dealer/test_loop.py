@@ -6,8 +6,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
+
 from support.memory_platform import LAYOUT, POOL, MemoryPlatform, assemble
 from taskpool import limits
+from taskpool.clock import SECOND
 from taskpool.dealer.dealer import Dealer
 from taskpool.dealer.loop import LoopCounters
 from taskpool.ipc import names
@@ -108,6 +111,27 @@ def test_workers_that_wait_to_send_are_not_taken_for_silent(tmp_path: Path) -> N
     dealer = run(MemoryPlatform(tmp_path, script))
     assert dealer.core.pool.counters.attempts == {"succeeded": WORKERS}
     assert dealer.core.pool.counters.protocol_errors == 0
+
+
+@pytest.mark.parametrize("pauses_ns", [[3600 * SECOND], [limits.START_SILENT_NS_MAX] * 5, [SECOND] * 40])
+def test_a_pause_of_the_pool_is_no_silence_of_a_worker(tmp_path: Path, pauses_ns: list[int]) -> None:
+    """Each pause hits a sleep of the loop. Shorter than the longest of these, together, is the time until a kill."""
+
+    def script(platform: MemoryPlatform) -> Iterator[None]:
+        yield from submit_jobs(platform)
+        frames = platform.frames()
+        for pause_ns in pauses_ns:
+            platform.hand.mono += platform.timeout_ns + pause_ns
+            yield
+        assert platform.played.kills == []
+        for incarnation, frame in frames.items():
+            started(platform, incarnation, frame)
+            reported(platform, incarnation, frame)
+            yield
+
+    dealer = run(MemoryPlatform(tmp_path, script))
+    assert dealer.core.pool.counters.attempts == {"succeeded": WORKERS}
+    assert dealer.loop.counters.stalls == sum(pause_ns > limits.LOOP_STALL_NS for pause_ns in pauses_ns)
 
 
 def test_a_worker_that_does_not_start_its_frame_is_killed_at_that_deadline(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from taskpool.clock import MILLISECOND, SECOND
-from taskpool.procs.wait import wait_ready
+from taskpool.clock import MILLISECOND, SECOND, STANDSTILL_NS_MIN, AwakeClock, Instant, SystemClock
+from taskpool.procs.wait import STEP_NS, wait_ready, wait_until
 
 
 def test_only_what_is_ready_is_returned() -> None:
@@ -81,3 +81,50 @@ def test_a_descriptor_that_is_watched_for_both_is_ready_for_either() -> None:
         assert wait_ready([ours], [ours], timeout_ns=0) == set()
         theirs.send(b"x")
         assert wait_ready([ours], [ours], timeout_ns=0) == {ours.fileno()}
+
+
+class StoppedMachine:
+    """A machine's clock on which this process is found to have been stopped now and then."""
+
+    def __init__(self, stops_ns: list[int]) -> None:
+        self._stops_ns = stops_ns
+        self._ahead_ns = 0
+        self._reads = 0
+
+    def now(self) -> Instant:
+        self._reads += 1
+        if self._stops_ns and self._reads > 1 and self._reads % 2:  # those that are behind a wait
+            self._ahead_ns += self._stops_ns.pop(0)
+        return Instant(time.monotonic_ns() + self._ahead_ns, time.time_ns())
+
+
+@pytest.mark.parametrize(
+    "stops_ns", [[60 * SECOND], [SECOND, 2 * SECOND, 3600 * SECOND], [STANDSTILL_NS_MIN + STEP_NS]]
+)
+def test_a_standstill_of_this_process_is_not_waited_for(stops_ns: list[int]) -> None:
+    clock = AwakeClock(StoppedMachine(stops_ns))
+    began = time.monotonic_ns()
+    assert wait_until(clock.now().mono + 5 * STEP_NS, clock, []) == set()
+    assert time.monotonic_ns() - began >= 5 * STEP_NS - MILLISECOND
+    assert not stops_ns
+
+
+def test_a_wait_for_a_moment_ends_with_what_is_ready_or_at_once_when_it_is_over() -> None:
+    clock = AwakeClock(SystemClock())
+    reader, writer = os.pipe()
+    try:
+        assert wait_until(clock.now().mono - SECOND, clock, [reader]) == set()
+        assert wait_until(clock.now().mono + MILLISECOND, clock, [reader]) == set()
+        os.write(writer, b"x")
+        assert wait_until(clock.now().mono - SECOND, clock, [reader]) == {reader}
+        assert wait_until(None, clock, [reader], [writer]) == {reader, writer}
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def test_a_wait_that_is_a_little_late_counts_in_full() -> None:
+    machine = StoppedMachine([])
+    clock = AwakeClock(machine)
+    clock.woke(clock.now().mono - STANDSTILL_NS_MIN // 2)
+    assert clock.now().mono >= machine.now().mono - MILLISECOND
