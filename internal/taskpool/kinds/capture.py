@@ -1,44 +1,153 @@
-"""What a job prints goes to files without a name, never through a pipe.
+"""What a program prints comes through pipes, and waits in memory while it is short, else in a file without a name.
 
-Nothing has to read while the job runs, no job waits for a reader, and a grandchild that keeps its end open delays no
-report. A file without a name is gone with the last process that holds it, so that a crash leaves nothing behind.
+Pipes, because a program may open its output again by name: `> /dev/stderr` truncates a file, and all that was printed
+is lost; a pipe opened again is the same pipe. The worker empties them while it waits for the program, so the program
+hardly waits. Nothing waits for their end of file, which a grandchild may delay for ever (docs/adr/0016).
+A file without a name is gone with the last process that holds it, so that a crash leaves nothing behind.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
+from contextlib import suppress
 from types import TracebackType
 
 from taskpool import limits
+from taskpool.clock import MILLISECOND, AwakeClock
 from taskpool.kinds.base import Context
 from taskpool.messages import Output
 from taskpool.procs.files import open_unnamed, sync_directory
+from taskpool.procs.wait import wait_until
 
 _COPY_BYTES = 16 * 1024 * 1024
+_MUCH_BYTES = 32 * 1024  # half of a pipe, see pipe(7)
+_WIDE_PIPE_BYTES = 256 * 1024  # for a program that prints long output: both wait half as often
+_LULL_NS = 1 * MILLISECOND
 
 
-class CaptureFile:
-    """A file without a name in `directory`, open for as long as the `with` block. Raises OSError."""
+class Stream:
+    """One stream of a program, open for as long as the `with` block. Raises OSError without descriptors for it.
+
+    The program gets `writer`, of which this process keeps its end: so the other end is readable only when something
+    was printed, and the end of a program wakes this process once, not three times.
+    """
 
     def __init__(self, directory: str) -> None:
-        self.fd = open_unnamed(directory)
+        self._directory = directory
+        self.reader, self.writer = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self.reader, False)  # this end alone: the program's is another open file
+        self._short = bytearray()
+        self._file_fd = -1  # of the file that holds it all once it is long
+        self._error: OSError | None = None
 
-    def __enter__(self) -> CaptureFile:
+    def __enter__(self) -> Stream:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        os.close(self.fd)
+        for fd in (self.reader, self.writer, self._file_fd):
+            if fd >= 0:
+                os.close(fd)
+
+    def take(self) -> int:
+        """Take what is in the pipe, all of it unless the program has widened it; return how many bytes it was."""
+        try:
+            data = os.read(self.reader, _WIDE_PIPE_BYTES)
+        except BlockingIOError:
+            return 0
+        if self._error is None:
+            try:
+                self._hold(data)
+            except OSError as error:
+                # From here on it is thrown away: a disk that is full must not stop the program. `result` tells of it.
+                self._error = error
+        return len(data)
+
+    def result(self, context: Context, suffix: str) -> tuple[str | None, str | None]:
+        """Return all that was printed: its text when it is short and UTF-8, else the path of a file that keeps it.
+
+        The processes that write must have ended. Raises OSError when it cannot be kept, or could not be while they ran.
+        """
+        # Not until it is empty: a process that could not be killed might write for ever.
+        left = fcntl.fcntl(self.reader, fcntl.F_GETPIPE_SZ)
+        while left > 0 and (count := self.take()):
+            left -= count
+        if self._error is not None:
+            raise self._error
+        if self._file_fd < 0:
+            try:
+                return self._short.decode(), None
+            except UnicodeDecodeError:
+                self._spill()  # not text: kept byte for byte
+        return None, _keep(context, self._file_fd, suffix, reused=False)
+
+    def _hold(self, data: bytes) -> None:
+        if self._file_fd < 0 and len(self._short) + len(data) > limits.INLINE_OUTPUT_BYTES_MAX:
+            self._spill()
+            with suppress(OSError):  # this user has many of them, see pipe(7): it works as it is
+                fcntl.fcntl(self.reader, fcntl.F_SETPIPE_SZ, _WIDE_PIPE_BYTES)
+        if self._file_fd < 0:
+            self._short += data
+        else:
+            _write(self._file_fd, data)
+
+    def _spill(self) -> None:
+        self._file_fd = open_unnamed(self._directory)
+        _write(self._file_fd, self._short)
 
 
-def collect(context: Context, stdout_fd: int, stderr_fd: int, *, reused: bool = False) -> Output:
-    """Take what was captured: the text when it is short and UTF-8, else the path of a file that keeps it.
+class Streams:
+    """Both streams of a program, open for as long as the `with` block. Raises OSError without descriptors for them."""
 
-    All processes that write to the files must have ended. A file that is kept may be the captured one itself, under
-    its new name; `reused` says that the captured ones will be written to again, so that a copy is kept.
-    Raises OSError when the output cannot be kept.
+    def __init__(self, directory: str, clock: AwakeClock) -> None:
+        self.clock = clock
+        self.stdout = Stream(directory)
+        try:
+            self.stderr = Stream(directory)
+        except OSError:
+            self.stdout.__exit__(None, None, None)
+            raise
+
+    def __enter__(self) -> Streams:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.stdout.__exit__(kind, error, tb)
+        self.stderr.__exit__(kind, error, tb)
+
+    def wait_until(self, deadline_ns: int | None, fds: list[int]) -> bool:
+        """Wait until one of `fds` is readable, as `procs.wait` does, and take what is printed meanwhile.
+
+        False at the deadline, by the clock; None waits without a limit.
+        """
+        much = False
+        while True:
+            # A program that prints little by little is looked at once in a while: otherwise each of its lines would
+            # wake this process, and so would the only line of a program that ends at once.
+            lull_ns = self.clock.now().mono + _LULL_NS
+            if not much and wait_until(lull_ns if deadline_ns is None else min(deadline_ns, lull_ns), self.clock, fds):
+                return True
+            ready = wait_until(deadline_ns, self.clock, [*fds, self.stdout.reader, self.stderr.reader])
+            if not ready.isdisjoint(fds):
+                return True
+            much = max(self.stdout.take(), self.stderr.take()) > _MUCH_BYTES
+            if deadline_ns is not None and self.clock.now().mono >= deadline_ns:
+                return False
+
+    def collect(self, context: Context) -> Output:
+        """Return what was printed. The processes that write must have ended. Raises OSError when it is lost."""
+        stdout, stdout_file = self.stdout.result(context, "out")
+        stderr, stderr_file = self.stderr.result(context, "err")
+        return Output(stdout, stderr, stdout_file, stderr_file)
+
+
+def collect(context: Context, stdout_fd: int, stderr_fd: int) -> Output:
+    """Return what is in two files: the text when it is short and UTF-8, else the path of a file with a copy.
+
+    All processes that write to the files must have ended. Raises OSError when the output cannot be kept.
     """
-    stdout, stdout_file = _one(context, stdout_fd, "out", reused)
-    stderr, stderr_file = _one(context, stderr_fd, "err", reused)
+    stdout, stdout_file = _one(context, stdout_fd, "out")
+    stderr, stderr_file = _one(context, stderr_fd, "err")
     return Output(stdout, stderr, stdout_file, stderr_file)
 
 
@@ -48,18 +157,18 @@ def lost(error: Exception) -> Output:
     return Output(stderr=text.encode("utf-8", "backslashreplace").decode())  # a path may hold bytes that are no UTF-8
 
 
-def _one(context: Context, fd: int, suffix: str, reused: bool) -> tuple[str | None, str | None]:
+def _one(context: Context, fd: int, suffix: str) -> tuple[str | None, str | None]:
     size = os.fstat(fd).st_size
     if size <= limits.INLINE_OUTPUT_BYTES_MAX:
         try:
             return os.pread(fd, size, 0).decode(), None
         except UnicodeDecodeError:
             pass  # not text: kept byte for byte
-    return None, _keep(context, fd, suffix, reused)
+    return None, _keep(context, fd, suffix, reused=True)
 
 
-def _keep(context: Context, fd: int, suffix: str, reused: bool) -> str:
-    """Give the output a name beside the spool that survives the loss of power."""
+def _keep(context: Context, fd: int, suffix: str, *, reused: bool) -> str:
+    """Give the output a name beside the spool that survives the loss of power; `reused`: keep a copy of it."""
     # Not in the spool, whose files are transfers that end with their messages: this one is an outcome's, and stays
     # until retention takes the outcome. The token is in the name because a lost attempt may have kept its own.
     outputs = os.path.join(os.path.dirname(os.path.abspath(context.spool)), "output")
@@ -99,6 +208,12 @@ def _copy(fd: int, name: str, directory_fd: int) -> None:
         os.fsync(copy_fd)
     finally:
         os.close(copy_fd)
+
+
+def _write(fd: int, data: bytes | bytearray) -> None:
+    left = memoryview(data)
+    while left:  # a disk that becomes full takes a part
+        left = left[os.write(fd, left) :]
 
 
 def _make_directory(path: str) -> None:

@@ -13,7 +13,7 @@ from taskpool import limits
 from taskpool.clock import AwakeClock, SystemClock, seconds
 from taskpool.errors import MessageError, UsageError
 from taskpool.kinds.base import OWN_VARIABLES, Argument, Context, Kind, Result, Text, wrong_value
-from taskpool.kinds.capture import CaptureFile, collect, lost
+from taskpool.kinds.capture import Streams, lost
 from taskpool.kinds.execute import CannotStart, Ended, Program, start, wait, when_possible
 from taskpool.kinds.template import SLOT, Template, shell_quote
 from taskpool.messages import End, JobError, Part
@@ -136,18 +136,15 @@ class Command(Kind[CommandJob, Payload]):
     # In the worker
 
     def run(self, payload: bytes, context: Context) -> Result:
-        """Run the program, end what it leaves behind, and report. Raises OSError when the spool takes no file."""
+        """Run the program, end what it leaves behind, and report. Raises OSError when the machine under it fails."""
         program = _program(self.decode(payload), context)
         until_ns = _patience_ns(context)
         clock = AwakeClock(SystemClock())
 
-        def capture() -> CaptureFile:
-            return CaptureFile(context.spool)
-
         try:
-            with when_possible(capture, until_ns, clock) as stdout, when_possible(capture, until_ns, clock) as stderr:
-                pid = when_possible(lambda: start(program, stdout.fd, stderr.fd), until_ns, clock)
-                return _see_through(pid, context, clock, stdout.fd, stderr.fd)
+            with when_possible(lambda: Streams(context.spool, clock), until_ns, clock) as streams:
+                pid = when_possible(lambda: start(program, streams), until_ns, clock)
+                return _see_through(pid, context, streams)
         except CannotStart as error:
             return Result(End.FAILED, exit_status=error.exit_status, error=JobError("CannotStart", str(error)))
 
@@ -264,11 +261,11 @@ def _patience_ns(context: Context) -> int:
     return until_ns if context.deadline_ns is None else min(until_ns, context.deadline_ns)
 
 
-def _see_through(pid: int, context: Context, clock: AwakeClock, stdout_fd: int, stderr_fd: int) -> Result:
-    ended = wait(pid, context.deadline_ns, clock)
+def _see_through(pid: int, context: Context, streams: Streams) -> Result:
+    ended = wait(pid, context.deadline_ns, streams)
     kill_descendants()  # before the output is read: it must not grow any more
     try:
-        output = collect(context, stdout_fd, stderr_fd)
+        output = streams.collect(context)
     except OSError as error:  # a full disk, say: that does not change how the program ended
         output = lost(error)
     return Result(

@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeVar
 
 from taskpool import limits
 from taskpool.clock import MILLISECOND, AwakeClock
+from taskpool.kinds.capture import Streams
 from taskpool.procs.process_tree import children_of
 from taskpool.procs.reap import ChildExit, reap
 from taskpool.procs.signals import catchable
@@ -35,8 +36,7 @@ _SHORTAGES = {
     errno.ENOMEM: "not enough memory: raise memory.max of the control group, or run fewer workers",
     errno.EMFILE: "too many open files in the worker: raise RLIMIT_NOFILE (ulimit -n)",
     errno.ENFILE: "too many open files on this machine: raise fs.file-max",
-    errno.ENOSPC: "no space left for the files that take its output: make room beside the pool's spool",
-    errno.EDQUOT: "no disk quota left for the files that take its output: make room beside the pool's spool",
+    errno.ENOSPC: "no memory left for its standard input: raise vm.overcommit_ratio, or run fewer workers",
 }
 
 
@@ -85,7 +85,7 @@ def when_possible(attempt: Callable[[], _T], until_ns: int, clock: AwakeClock) -
         pause_ns = min(2 * pause_ns, limits.SHORTAGE_PAUSE_NS_MAX)
 
 
-def start(program: Program, stdout_fd: int, stderr_fd: int) -> int:
+def start(program: Program, streams: Streams) -> int:
     """Start the program and return its pid. Raises CannotStart; OSError when the machine fails.
 
     Main thread only: for a moment the whole process has the job's directory as its current one.
@@ -99,8 +99,8 @@ def start(program: Program, stdout_fd: int, stderr_fd: int) -> int:
                 program.environment,
                 file_actions=[
                     stdin_action,
-                    (os.POSIX_SPAWN_DUP2, stdout_fd, 1),
-                    (os.POSIX_SPAWN_DUP2, stderr_fd, 2),
+                    (os.POSIX_SPAWN_DUP2, streams.stdout.writer, 1),
+                    (os.POSIX_SPAWN_DUP2, streams.stderr.writer, 2),
                 ],
                 setpgroup=0,
                 # A mask and ignored signals survive an exec, and Python ignores SIGPIPE: without these two lines
@@ -114,53 +114,54 @@ def start(program: Program, stdout_fd: int, stderr_fd: int) -> int:
             raise _cannot_run(path, error) from None
 
 
-def wait(pid: int, deadline_ns: int | None, clock: AwakeClock) -> Ended:
+def wait(pid: int, deadline_ns: int | None, streams: Streams) -> Ended:
     """Wait for the program and reap it; past the deadline end it: SIGTERM, some grace, SIGKILL.
 
     `deadline_ns` is by the clock; None: no time-out. A pause of the whole pool ends neither the time nor the grace.
     What it leaves behind is the caller's to end.
     """
-    timed_out = not _ends_by(pid, deadline_ns, clock)
-    grace_ns = clock.now().mono + limits.TERM_GRACE_NS
+    timed_out = not _ends_by(pid, deadline_ns, streams)
+    grace_ns = streams.clock.now().mono + limits.TERM_GRACE_NS
     if timed_out:
         _signal_group(pid, signal.SIGTERM)
         _signal_group(pid, signal.SIGCONT)  # a stopped process acts on SIGTERM only when it goes on
-        if not _ends_by(pid, grace_ns, clock):
+        if not _ends_by(pid, grace_ns, streams):
             _signal_group(pid, signal.SIGKILL)
+            _ends_by(pid, None, streams)  # one that runs as another user does not die, and must not wait for a reader
     end = reap(pid)
     if timed_out:
-        _spare_children_until(grace_ns, clock)
+        _spare_children_until(grace_ns, streams)
     return Ended(timed_out, end)
 
 
-def _ends_by(pid: int, deadline_ns: int | None, clock: AwakeClock) -> bool:
+def _ends_by(pid: int, deadline_ns: int | None, streams: Streams) -> bool:
     """Whether the child, which is not reaped here, is dead by the deadline. None: waits until it is."""
     try:
         pidfd = os.pidfd_open(pid)  # readable once the process is dead
     except OSError as error:
         if error.errno in _SHORTAGES:
-            return _is_seen_to_end_by(pid, deadline_ns, clock)
+            return _is_seen_to_end_by(pid, deadline_ns, streams)
         raise
     try:
-        return bool(wait_until(deadline_ns, clock, [pidfd]))
+        return streams.wait_until(deadline_ns, [pidfd])
     finally:
         os.close(pidfd)
 
 
-def _is_seen_to_end_by(pid: int, deadline_ns: int | None, clock: AwakeClock) -> bool:
+def _is_seen_to_end_by(pid: int, deadline_ns: int | None, streams: Streams) -> bool:
     """Do the same with no descriptor left to wait on: the program runs already, and must not suffer from that."""
     while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-        now_ns = clock.now().mono
+        now_ns = streams.clock.now().mono
         if deadline_ns is not None and now_ns >= deadline_ns:
             return False
-        wait_until(now_ns + _LOOK_NS, clock, ())
+        streams.wait_until(now_ns + _LOOK_NS, [])
     return True
 
 
-def _spare_children_until(deadline_ns: int, clock: AwakeClock) -> None:
+def _spare_children_until(deadline_ns: int, streams: Streams) -> None:
     """Wait out the grace for the children of a dead leader: a shell dies at once of the SIGTERM its program handles."""
     for child in children_of():
-        if not _ends_by(child, deadline_ns, clock):
+        if not _ends_by(child, deadline_ns, streams):
             return
 
 

@@ -15,8 +15,9 @@ from typing import TextIO
 
 from taskpool.errors import ConfigurationError
 from taskpool.kinds.base import Context
-from taskpool.kinds.capture import CaptureFile, collect
+from taskpool.kinds.capture import collect
 from taskpool.messages import NO_OUTPUT, Output
+from taskpool.procs.files import open_unnamed
 
 _STDOUT = 1
 _STDERR = 2
@@ -32,8 +33,9 @@ class Capture:
     def __init__(self, spool: str) -> None:
         _check_stderr()
         # Descriptors, not sys.stdout alone: C code and the programs that a job starts know only those.
-        with CaptureFile(spool) as file:
-            os.dup2(file.fd, _STDOUT)
+        fd = open_unnamed(spool)
+        os.dup2(fd, _STDOUT)
+        os.close(fd)
         sys.stdout = self._stdout = _stream(_STDOUT)
         sys.stderr = self._stderr = _stream(_STDERR)
         self._files = _files()
@@ -61,7 +63,7 @@ class Capture:
         if self._files != _files():
             # Asked before anything is truncated: it would be a file of the job's own.
             raise ValueError("the job has put files of its own in the place of standard output or error")
-        output = collect(context, _STDOUT, _STDERR, reused=True)
+        output = collect(context, _STDOUT, _STDERR)
         self.clear()
         return output
 

@@ -1,11 +1,16 @@
-"""What programs print, kept as text or as files."""
+"""What programs print, kept as text or as files. All of it by real programs."""
 
 from __future__ import annotations
 
 import errno
 import os
+import resource
+import signal
 import stat
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -13,8 +18,11 @@ import pytest
 from support.attempts import context, run, sh
 from taskpool import limits
 from taskpool.clock import MILLISECOND
-from taskpool.kinds.capture import CaptureFile, collect
+from taskpool.kinds.capture import Stream, collect
 from taskpool.kinds.command import COMMAND
+from taskpool.messages import End
+from taskpool.procs.files import open_unnamed
+from taskpool.procs.procfs import take_own_peak_bytes
 
 INLINE_MAX = limits.INLINE_OUTPUT_BYTES_MAX
 
@@ -38,8 +46,134 @@ def test_kept_output_is_nobody_elses(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "spool") == []
 
 
-def test_standard_error_opened_anew_is_appended_to(tmp_path: Path) -> None:
-    assert sh(tmp_path, "echo a >&2; echo b >> /dev/stderr; echo c >&2").output.stderr == "a\nb\nc\n"
+# --- opened again by name -------------------------------------------------------------------------
+
+PYTHON = f"{sys.executable} -c 'import os, sys; sys.excepthook = lambda *error: None; "
+REOPENED = [
+    ("echo 1; echo 2 > {name}; echo 3", "123"),
+    ("echo 1; echo 2 >> {name}; echo 3", "123"),
+    ("echo 1; : > {name}; echo 3", "13"),
+    ("echo 1; echo 2 > /dev/fd/{fd}; echo 3", "123"),
+    ("echo 1; echo 2 > /proc/self/fd/{fd}; echo 3", "123"),
+    ("echo 1; echo 2 | tee {name}; echo 3", "1223"),
+    ("echo 1; echo 2 | tee -a {name}; echo 3", "1223"),
+    ("echo 1; exec > {name}; echo 2; exec > {name}; echo 3", "123"),
+    ("echo 1; exec 7> {name}; echo 2; exec 8> {name}; echo 3 >&8; echo 4 >&7; echo 5", "12345"),
+    ("echo 1; echo 2 | dd of={name} status=none; echo 3", "123"),
+    ("echo 1; echo 2 | dd of={name} oflag=append conv=notrunc status=none; echo 3", "123"),
+    ("echo 1; (echo 2 > {name}; (echo 3 > {name})); echo 4", "1234"),
+    ("echo 1; sh -c 'echo 2 > {name}' & wait; echo 3", "123"),
+    ("echo 1; bash -c 'echo 2; exec &> {name}; echo 3; echo 4 | tee /dev/stderr >&2'; echo 5", "123445"),
+    (f'echo 1; {PYTHON} print(2, file=open("{{name}}", "w"))\'; echo 3', "123"),
+    (f'echo 1; {PYTHON} os.write(os.open("{{name}}", os.O_RDWR | os.O_TRUNC), b"2")\'; echo 3', "123"),
+    (f'echo 1; {PYTHON} os.truncate("{{name}}", 0)\' || echo 2; echo 3', "123"),
+    (f"echo 1; {PYTHON} os.ftruncate({{fd}}, 0)' || echo 2; echo 3", "123"),
+    (f"echo 1; {PYTHON} os.lseek({{fd}}, 0, 0)' || echo 2; echo 3", "123"),
+]
+
+
+@pytest.mark.parametrize(("line", "printed"), REOPENED)
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_output_opened_again_by_name_loses_nothing(tmp_path: Path, stream: str, line: str, printed: str) -> None:
+    filled = line.format(name=f"/dev/{stream}", fd=1 if stream == "stdout" else 2)
+    output = sh(tmp_path, filled if stream == "stdout" else f"exec >&2; {filled}").output
+    text = output.stdout if stream == "stdout" else output.stderr
+    assert (text or "").replace("\n", "") == printed
+
+
+def test_both_streams_in_one_keep_their_order(tmp_path: Path) -> None:
+    four = "echo o$i; echo e$i >&2; echo s$i > /dev/stdout; echo t$i > /dev/stderr"
+    line = f"exec 2>&1; for i in 1 2 3 4 5; do {four}; done"
+    expected = "".join(f"o{i}\ne{i}\ns{i}\nt{i}\n" for i in range(1, 6))
+    assert (sh(tmp_path, line).output.stdout, sh(tmp_path, line).output.stderr) == (expected, "")
+
+
+# --- much, and what is left behind ----------------------------------------------------------------
+
+
+def kept(name: str | None) -> bytes:
+    assert name is not None
+    return Path(name).read_bytes()
+
+
+def test_much_on_both_streams_at_once(tmp_path: Path) -> None:
+    """Neither waits for the other: each is more than a pipe holds, and `wait` is for both."""
+    lines = "seq 700000 & seq 700000 1400000 >&2; wait; echo end > /dev/stdout"
+    output = sh(tmp_path, lines).output
+    assert kept(output.stdout_file) == b"".join(b"%d\n" % n for n in range(1, 700_001)) + b"end\n"
+    assert kept(output.stderr_file) == b"".join(b"%d\n" % n for n in range(700_000, 1_400_001))
+
+
+def test_bytes_of_every_kind(tmp_path: Path) -> None:
+    script = "import sys\nfor _ in range(3000): sys.stdout.buffer.write(bytes(range(256)))"
+    assert kept(run(tmp_path, sys.executable, "-c", script).output.stdout_file) == bytes(range(256)) * 3000
+
+
+def test_much_output_takes_no_memory(tmp_path: Path) -> None:
+    take_own_peak_bytes()
+    before = take_own_peak_bytes()
+    output = sh(tmp_path, "head -c 100000000 /dev/zero; head -c 100000000 /dev/zero >&2").output
+    assert take_own_peak_bytes() - before < 10_000_000
+    assert [os.stat(name or "").st_size for name in (output.stdout_file, output.stderr_file)] == [100_000_000] * 2
+
+
+@pytest.mark.parametrize("left", ["sleep 1000 &", "setsid sleep 1000 &", "yes & ", "(trap '' PIPE; yes >&2) &"])
+def test_what_keeps_the_streams_open_delays_nothing(tmp_path: Path, left: str) -> None:
+    result = sh(tmp_path, f"{left} echo main; exit 3")
+    assert result.exit_status == 3
+    text, name = result.output.stdout, result.output.stdout_file
+    assert b"main\n" in (kept(name) if text is None else text.encode())
+
+
+def test_what_is_printed_behind_the_main_program_is_kept_until_it_is_ended(tmp_path: Path) -> None:
+    """The main program ends when the other one has printed, and leaves it running."""
+    line = "mkfifo go; (head -c 50000 /dev/zero | tr '\\0' y; echo > go; exec sleep 1000) & echo main; read x < go"
+    text = run(tmp_path, line, shell=True, cwd=str(tmp_path)).output.stdout
+    assert sorted(text or "") == sorted("main\n" + "y" * 50_000)
+
+
+def test_a_writer_that_cannot_be_killed_delays_nothing(tmp_path: Path) -> None:
+    with Stream(str(tmp_path)) as stream, subprocess.Popen(["yes"], stdout=stream.writer) as writer:
+        while not stream.take():
+            pass
+        text, name = stream.result(context(tmp_path), "out")
+        writer.kill()
+    assert (text.encode() if text else kept(name)).startswith(b"y\ny\n")
+
+
+def test_it_is_read_while_the_program_is_told_to_end(tmp_path: Path) -> None:
+    line = "trap 'seq 100000; exit 5' TERM; echo begun; while :; do sleep 0.01; done"
+    result = sh(tmp_path, line, timeout_ns=300 * MILLISECOND)
+    assert (result.end, result.exit_status) == (End.TIMED_OUT, 5)
+    assert kept(result.output.stdout_file) == b"begun\n" + b"".join(b"%d\n" % n for n in range(1, 100_001))
+
+
+def test_it_is_read_without_a_descriptor_to_wait_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(pid: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+    assert len(kept(sh(tmp_path, "seq 100000; seq 1000 > /dev/stdout").output.stdout_file)) == 588_895 + 3_893
+
+
+def test_time_is_up_however_much_is_printed(tmp_path: Path) -> None:
+    result = run(tmp_path, "yes", timeout_ns=100 * MILLISECOND)
+    assert (result.end, result.signal) == (End.TIMED_OUT, signal.SIGTERM)
+
+
+def test_a_full_disk_does_not_stop_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the limit on the size of a file, which is met in the middle of the output as the end of a disk is."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+    try:
+        result = sh(tmp_path, "seq 1000000 && echo whole >&2")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (result.end, result.exit_status, result.error) == (End.SUCCEEDED, 0, None)
+    assert result.output.stderr == "[taskpool] what the job printed is lost: [Errno 27] File too large\n"
+
+
+# --- descriptors and files ------------------------------------------------------------------------
 
 
 def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
@@ -73,31 +207,35 @@ def test_without_unnamed_files_output_is_kept_all_the_same(tmp_path: Path) -> No
     assert os.listdir(tmp_path / "spool") == []
 
 
-def test_large_output_is_not_copied(tmp_path: Path) -> None:
-    about = context(tmp_path)
-    with CaptureFile(about.spool) as stdout, CaptureFile(about.spool) as stderr:
-        os.write(stdout.fd, b"z" * (INLINE_MAX + 1))
-        output = collect(about, stdout.fd, stderr.fd)
-        assert output.stdout_file is not None
-        assert os.path.samestat(os.fstat(stdout.fd), os.stat(output.stdout_file))
+def test_large_output_is_not_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any) -> int:
+        raise AssertionError("copied")
+
+    monkeypatch.setattr(os, "sendfile", refuse)
+    output = sh(tmp_path, f"head -c {INLINE_MAX + 1} /dev/zero").output
+    assert kept(output.stdout_file) == bytes(INLINE_MAX + 1)
 
 
 def test_of_a_file_that_is_written_again_a_copy_is_kept(tmp_path: Path) -> None:
     text = b"z" * (INLINE_MAX + 1)
     about = context(tmp_path)
-    with CaptureFile(about.spool) as stdout, CaptureFile(about.spool) as stderr:
-        os.write(stdout.fd, text)
-        output = collect(about, stdout.fd, stderr.fd, reused=True)
-        os.ftruncate(stdout.fd, 0)
-    assert output.stdout_file is not None
-    assert Path(output.stdout_file).read_bytes() == text
+    stdout_fd, stderr_fd = open_unnamed(about.spool), open_unnamed(about.spool)
+    os.write(stdout_fd, text)
+    output = collect(about, stdout_fd, stderr_fd)
+    os.ftruncate(stdout_fd, 0)
+    os.close(stdout_fd)
+    os.close(stderr_fd)
+    assert kept(output.stdout_file) == text
 
 
-def test_a_spool_that_is_gone_is_the_machines_fault(tmp_path: Path) -> None:
+def test_only_long_output_needs_the_spool(tmp_path: Path) -> None:
     about = context(tmp_path)
     os.rmdir(about.spool)
-    with pytest.raises(FileNotFoundError):
-        COMMAND.run(COMMAND.parse({"argv": ["true"]}, "line 1"), about)
+    short = COMMAND.run(COMMAND.parse({"argv": ["echo", "short"]}, "line 1"), about)
+    assert (short.end, short.output.stdout) == (End.SUCCEEDED, "short\n")
+    long = COMMAND.run(COMMAND.parse({"argv": ["seq", "100000"]}, "line 1"), about)
+    assert (long.end, long.exit_status, long.error) == (End.SUCCEEDED, 0, None)
+    assert (long.output.stderr or "").startswith("[taskpool] what the job printed is lost: [Errno 2] No such file")
 
 
 def test_bytes_that_are_not_utf8_arrive_as_they_are(tmp_path: Path) -> None:
