@@ -3,6 +3,8 @@
 Files, not pipes: nothing has to read them while the job runs, and a grandchild that keeps one open keeps no reader
 waiting. Descriptor 1 is a file of the worker's own. Descriptor 2 is the dealer's (docs/adr/0005): it quotes the end of
 it when the worker dies, so the file must hold what the job in hand has written, and nothing of the jobs before.
+
+LIMIT: a job or its program that opens one of them again by name and truncates it loses what was printed before.
 """
 
 from __future__ import annotations
