@@ -97,8 +97,8 @@ BANS = (
     Ban("random.*", "a seed handed in: runs must be repeatable"),
     Ban("pickle.*", "msgspec: what comes off a queue is hostile"),
     Ban("eval", "a parser"),
-    Ban("exec", "importlib"),
-    Ban("multiprocessing.*", "procs/spawn.py"),
+    Ban("exec", "importlib", ("worker/helpers.py",)),
+    Ban("multiprocessing.*", "procs/spawn.py", ("worker/helpers.py",)),
     Ban("subprocess.*", "procs/spawn.py and procs/reap.py"),
 )
 

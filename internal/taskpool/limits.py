@@ -74,6 +74,8 @@ REPORT_HELD_NS_MAX = 20 * MILLISECOND  # a report waits at most this long for th
 # A frame of several jobs that reports nothing for this long is killed, as a time-out of one of them could not be told;
 # its jobs are sent again one by one.
 FRAME_SILENT_NS_MAX = 1 * SECOND
+TRACKER_END_NS = 2 * SECOND  # for a resource tracker of Python's multiprocessing to unlink what a job has left
+STALE_CHECK_NS = 100 * MILLISECOND  # a worker looks at most this often, within a batch, whether its code was edited
 FRAME_TAKE_BACK_NS = 50 * MILLISECOND  # the head frame runs this long: what waits behind it goes to another worker
 START_SILENT_NS_MAX = 10 * SECOND  # a ready worker that does not start its head frame is killed
 # Deaths before `started` with the same job at the head that count as one crash: one such death says nothing about a

@@ -93,14 +93,14 @@ class Completion:
                 attempt = self._pool.attempts[n]
                 if len(frames) > 1:
                     attempt.share_process()  # the worker may have died of the frame behind, which it was decoding
-                end = self._end_by_death(attempt, head=index == 0, first=place == 0)
+                end = self._end_by_death(attempt, exit, head=index == 0, first=place == 0)
                 attempt.job.recover_from(worker.pid, exit.seen_mono_ns)
                 if end is End.CRASHED:
                     attempt.job.note_worker_death()
                 self._end_attempt(attempt, now)
                 self.settle(attempt, self._death_report(attempt, end, exit), now)
 
-    def _end_by_death(self, attempt: Attempt, *, head: bool, first: bool) -> End:
+    def _end_by_death(self, attempt: Attempt, exit: Exited, *, head: bool, first: bool) -> End:
         """How the death of its worker ends an attempt: `head`, its frame was at the worker's head; `first`, it was
         the frame's first without a report."""
         worker, frame, job = attempt.worker, attempt.frame, attempt.job
@@ -108,7 +108,8 @@ class Completion:
         if worker.stop_reason in _NOT_AT_FAULT or not head or not frame.sent:
             return End.LOST
         if not frame.started:
-            by_itself = first and worker.stop_reason is None
+            # A worker that exits in order did not die of what it had not begun: it may not run another job.
+            by_itself = first and worker.stop_reason is None and exit.status != 0
             return End.CRASHED if by_itself and job.lose_at_head() else End.LOST
         # Which of its jobs was at fault cannot be told. Sent one by one, the job at fault crashes alone.
         if frame.shared or worker.stop_reason is StopReason.SILENT:

@@ -20,7 +20,7 @@ Rules of this folder:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import msgspec
@@ -54,6 +54,10 @@ class JobTimedOut(BaseException):
     """
 
 
+def nothing() -> None:
+    """Do nothing."""
+
+
 class Context(NamedTuple):
     """What a worker tells a kind about the attempt it runs."""
 
@@ -65,6 +69,7 @@ class Context(NamedTuple):
     spool: str  # directory of the pool's spool
     started_ns: int  # monotonic, when the attempt began
     timeout_ns: int = 0  # 0: none
+    keep: Callable[[], None] = nothing  # what has been changed about the process until now is to stay for later jobs
 
     @property
     def deadline_ns(self) -> int | None:

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from taskpool import limits
 from taskpool.kinds.base import JobTimedOut, Result
@@ -22,11 +22,22 @@ _EXIT_STATUS_MASK = 0xFF  # what the kernel keeps of a status
 _qualname_of: Callable[[type], str] = type.__dict__["__qualname__"].__get__
 
 
-def invoke(module: str, function: str, args: Sequence[Any], kwargs: Mapping[str, Any], path: Sequence[bytes]) -> Result:
-    """Call `module:function` with the directories of `path` ahead of sys.path. Raises JobTimedOut."""
+class Function(NamedTuple):
+    """What to call, and where its module is looked for first."""
+
+    module: str
+    name: str  # dotted for what lies inside a class
+    path: Sequence[bytes]
+
+
+def invoke(function: Function, args: Sequence[Any], kwargs: Mapping[str, Any], keep: Callable[[], None]) -> Result:
+    """Call a function as a script of its own would find itself. Raises JobTimedOut.
+
+    `keep` is called when the process has been changed for good, see `Context`.
+    """
     try:
-        _put_ahead([os.fsdecode(directory) for directory in path])
-        value = _to_json(_load(module, function)(*args, **kwargs))
+        _put_ahead([os.fsdecode(directory) for directory in function.path], keep)
+        value = _to_json(_load(function.module, function.name)(*args, **kwargs))
     except JobTimedOut:
         raise
     except SystemExit as request:
@@ -36,16 +47,23 @@ def invoke(module: str, function: str, args: Sequence[Any], kwargs: Mapping[str,
     return Result(End.SUCCEEDED, value=value)
 
 
-def _put_ahead(directories: list[str]) -> None:
+_ahead: list[str] = []  # what has been put ahead of sys.path
+
+
+def _put_ahead(directories: list[str], keep: Callable[[], None]) -> None:
     """Extend sys.path for good: such a worker serves this path only (see `affinity`), and keeps its modules."""
-    if sys.path[: len(directories)] != directories:
-        sys.path[:0] = directories
+    # Remembered, not looked for: modules, too, put directories ahead when they are imported.
+    if directories != _ahead:
+        sys.path[:0] = _ahead[:] = directories
+        keep()
 
 
 def _load(module: str, function: str) -> Callable[..., Any]:
+    sys.argv[:1] = [module]  # what a module has put behind it when it was imported stays
     # Not importlib.import_module: the interpreter hides its own frames from the traceback of an __import__.
     __import__(module)
     found: Any = sys.modules[module]
+    sys.argv[:1] = [getattr(found, "__file__", None) or module]
     for name in function.split("."):
         found = getattr(found, name)
     if not callable(found):

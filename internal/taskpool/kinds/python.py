@@ -11,7 +11,7 @@ from msgspec import Meta, Struct
 
 from taskpool.errors import MessageError, UsageError
 from taskpool.kinds.base import Argument, Context, Kind, Result, wrong_value
-from taskpool.kinds.invoke import invoke
+from taskpool.kinds.invoke import Function, invoke
 from taskpool.messages import Part
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class Python(Kind[PythonJob, Payload]):
     def run(self, payload: bytes, context: Context) -> Result:
         job = self.decode(payload)
         args, kwargs = _read_arguments(job)
-        return invoke(job.module, job.function, args, kwargs, job.path)
+        return invoke(Function(job.module, job.function, job.path), args, kwargs, context.keep)
 
     # On the command line
 
@@ -154,8 +154,16 @@ def _split_call(call: str) -> tuple[str, str] | None:
 
 
 def _absolute(path: list[bytes]) -> tuple[bytes, ...]:
-    # Normalised, because the path is the affinity too: two spellings of one directory would cost a worker each.
-    return tuple(os.path.normpath(os.path.join(os.getcwdb(), directory)) for directory in path)
+    """Resolve the directories where the submitter stands. Raises UsageError."""
+    try:
+        # Normalised, because the path is the affinity too: two spellings of one directory would cost a worker each.
+        return tuple(map(os.path.abspath, path))
+    except FileNotFoundError:
+        relative = next(directory for directory in path if not os.path.isabs(directory))
+        raise UsageError(
+            f"python: the current directory is gone, and the path {os.fsdecode(relative)!r} starts from it: "
+            "cd elsewhere, or give an absolute path"
+        ) from None
 
 
 # --- JSON -----------------------------------------------------------------------------------------

@@ -19,7 +19,6 @@ from __future__ import annotations
 import mmap
 import os
 import signal
-import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,10 +29,9 @@ from taskpool.errors import ConfigurationError
 from taskpool.procs import procfs
 from taskpool.procs.control_group import ControlGroup
 from taskpool.procs.prctl import WORKER_OOM_SCORE
-from taskpool.procs.process_tree import mark_of, with_descendants
+from taskpool.procs.process_tree import mark_of, wait_for_deaths, with_descendants
 from taskpool.procs.procfs import ProcessStat
 from taskpool.procs.state_dir import identity
-from taskpool.procs.wait import wait_ready
 
 _LIST_NAME = "workers"  # in the pool's state directory
 _ENTRIES = 2 * (limits.WORKERS_MAX + limits.SPARES_MAX)  # replacements start before the dead are all reaped
@@ -206,15 +204,11 @@ def _end(orphans: _Processes, deadline_mono_ns: int) -> set[int]:
     """Kill them, and wait until all are dead; return the pids alive at the deadline."""
     killed = {pid: _signal(pid, stat, signal.SIGKILL) for pid, stat in orphans.items()}
     pidfds = {pidfd: pid for pid, pidfd in killed.items() if pidfd is not None}
-    alive = dict(pidfds)
     try:
-        while alive and (left_ns := deadline_mono_ns - time.monotonic_ns()) > 0:
-            for pidfd in wait_ready(alive, timeout_ns=left_ns):  # readable once its process is dead: pidfd_open(2)
-                del alive[pidfd]
+        return wait_for_deaths(pidfds, deadline_mono_ns)
     finally:
         for pidfd in pidfds:
             os.close(pidfd)
-    return set(alive.values())
 
 
 def _signal(pid: int, stat: ProcessStat, number: signal.Signals) -> int | None:

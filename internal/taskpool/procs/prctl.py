@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 from taskpool.procs.process_tree import kill_descendants
 
 # linux/prctl.h
 _PR_SET_PDEATHSIG = 1
+_PR_GET_PDEATHSIG = 2
+_PR_GET_DUMPABLE = 3
+_PR_SET_DUMPABLE = 4
+_PR_SET_NAME = 15
+_PR_GET_NAME = 16
 _PR_SET_CHILD_SUBREAPER = 36
+_PR_GET_CHILD_SUBREAPER = 37
+_PR_GET_NO_NEW_PRIVS = 39
+
+_NAME_BYTES = 16
+_IOPRIO_SYSCALLS = {"x86_64": (251, 252), "aarch64": (30, 31)}  # set, get: glibc has no functions for them
+_IOPRIO_WHO_PROCESS = 1
+_OOM_SCORE_FILE = "/proc/self/oom_score_adj"
 
 _PARENT_DIED = signal.SIGHUP  # nothing else that a worker is told by it
 
@@ -79,7 +91,7 @@ def lower_oom_protection() -> None:
     lowering it would (proc(5), oom_score_adj); a score that is higher already is left.
     """
     try:
-        with open("/proc/self/oom_score_adj", "r+", encoding="ascii") as file:
+        with open(_OOM_SCORE_FILE, "r+", encoding="ascii") as file:
             if int(file.read()) < WORKER_OOM_SCORE:
                 file.seek(0)
                 file.write(str(WORKER_OOM_SCORE))
@@ -87,19 +99,109 @@ def lower_oom_protection() -> None:
         pass  # /proc is read-only in some sandboxes; this is a preference, not a promise
 
 
-def _prctl(option: int, value: int) -> None:
-    import ctypes  # here: it costs milliseconds that only a process with ties needs to pay
+class Settings(NamedTuple):
+    """What user code may change by prctl(2), of what matters to others."""
 
-    if _function()(option, value, 0, 0, 0) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"prctl({option}): {os.strerror(number)}")
+    dumpable: int
+    no_new_privileges: int  # there is no way back
+    parent_death_signal: int  # the kernel forgets it when the process changes its user
+    subreaper: int
+    name: bytes
+
+
+def settings() -> Settings:
+    """Return the present ones."""
+    number, name = _buffers()
+    _prctl(_PR_GET_PDEATHSIG, number.address)
+    death_signal = number.value
+    _prctl(_PR_GET_CHILD_SUBREAPER, number.address)
+    _prctl(_PR_GET_NAME, name.address)
+    return Settings(_prctl(_PR_GET_DUMPABLE), _prctl(_PR_GET_NO_NEW_PRIVS), death_signal, number.value, name.value)
+
+
+def restore(wanted: Settings) -> None:
+    """Put back what can be put back. Raises OSError."""
+    _prctl(_PR_SET_DUMPABLE, wanted.dumpable)
+    _prctl(_PR_SET_PDEATHSIG, wanted.parent_death_signal)
+    _prctl(_PR_SET_CHILD_SUBREAPER, wanted.subreaper)
+    name = _buffers()[1]
+    name.buffer.value = wanted.name
+    _prctl(_PR_SET_NAME, name.address)
+
+
+def io_priority() -> int:
+    """Return the I/O priority as ioprio_get(2) gives it; 0 on a machine whose system call is not known here."""
+    numbers = _IOPRIO_SYSCALLS.get(_machine())
+    return _libc("syscall")(numbers[1], _IOPRIO_WHO_PROCESS, 0, 0, 0) if numbers else 0
+
+
+def set_io_priority(value: int) -> None:
+    """Set what `io_priority` has returned. Does nothing where that is refused."""
+    _libc("syscall")(_IOPRIO_SYSCALLS[_machine()][0], _IOPRIO_WHO_PROCESS, 0, value, 0)
+
+
+def oom_score() -> bytes:
+    """Return this process's oom_score_adj as the kernel writes it; empty where it cannot be read."""
+    try:
+        return os.pread(_oom_score_fd(), 16, 0)
+    except OSError:
+        return b""
+
+
+def set_oom_score(value: bytes) -> None:
+    """Set what `oom_score` has returned. Raises OSError."""
+    fd = os.open(_OOM_SCORE_FILE, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, value)
+    finally:
+        os.close(fd)
+
+
+class _Buffer:
+    """Memory that a system call writes to."""
+
+    def __init__(self, buffer: Any, address: int) -> None:
+        self.buffer = buffer
+        self.address = address
+
+    @property
+    def value(self) -> Any:
+        return self.buffer.value
 
 
 @cache
-def _function() -> Any:
+def _buffers() -> tuple[_Buffer, _Buffer]:
     import ctypes
 
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    made = ctypes.c_int(), ctypes.create_string_buffer(_NAME_BYTES)
+    return _Buffer(made[0], ctypes.addressof(made[0])), _Buffer(made[1], ctypes.addressof(made[1]))
+
+
+@cache
+def _oom_score_fd() -> int:
+    return os.open(_OOM_SCORE_FILE, os.O_RDONLY | os.O_CLOEXEC)  # kept open: opening takes ten times as long
+
+
+@cache
+def _machine() -> str:
+    return os.uname().machine
+
+
+@cache
+def _libc(name: str) -> Callable[..., int]:
+    import ctypes  # here: it costs milliseconds that only a process with ties needs to pay
+
+    function = getattr(ctypes.CDLL(None, use_errno=True), name)
     # Variadic in C: without the types ctypes would pass ints, and the kernel reads the upper halves of the registers.
-    prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
-    return prctl
+    function.argtypes = (ctypes.c_long, *[ctypes.c_ulong] * 4)
+    return function  # type: ignore[no-any-return]
+
+
+def _prctl(option: int, value: int = 0) -> int:
+    result = _libc("prctl")(option, value, 0, 0, 0)
+    if result < 0:
+        import ctypes
+
+        number = ctypes.get_errno()
+        raise OSError(number, f"prctl({option}): {os.strerror(number)}")
+    return result

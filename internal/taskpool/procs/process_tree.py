@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping
 from taskpool import limits
 from taskpool.procs import procfs
 from taskpool.procs.procfs import ProcessStat
+from taskpool.procs.wait import wait_ready
 
 MARK_VARIABLE = "TP_WORKER"
 _MARK_PREFIX = MARK_VARIABLE.encode() + b"="
@@ -81,14 +82,20 @@ def mark_of(pid: int) -> str | None:
 def kill_descendants() -> int:
     """Kill and reap all children until none is left; return how many there were.
 
-    For a process that is a subreaper and has no child to keep: each death hands it the dead one's children.
+    For a process that is a subreaper and has no child to keep: each death hands it the dead one's children. A resource
+    tracker gets the time to unlink what it knows of, which it does when all others that could tell it more are dead.
     Costs one system call when there is no child, since it runs after every job.
 
     LIMIT: children that run as another user cannot be killed, except by root, and are left.
     """
     ended = 0
-    while _has_children():
-        killed = [pid for pid in children_of() if _kill_child(pid)]
+    while has_children():
+        children = children_of()
+        trackers = [pid for pid in children if is_resource_tracker(pid)]
+        killed = [pid for pid in children if pid not in trackers and _kill_child(pid)]
+        if not killed and trackers:
+            _wait_for_trackers(trackers)
+            killed = [pid for pid in trackers if _kill_child(pid)]
         if not killed:
             break
         # All are killed before the first is waited for, so that none has the time to start more.
@@ -109,6 +116,30 @@ def kill_strays(strays: Iterable[int]) -> int:
     return sum(map(_kill_child, strays))
 
 
+def is_resource_tracker(pid: int) -> bool:
+    """Say whether this is a process of Python's multiprocessing that unlinks what others have left."""
+    # As multiprocessing and loky start it, frozen or not.
+    return b"resource_tracker import main" in (procfs.read(pid, "cmdline") or b"")
+
+
+def wait_for_deaths(pidfds: Mapping[int, int], deadline_mono_ns: int) -> set[int]:
+    """Wait until all are dead; return the pids alive at the deadline. The descriptors are the keys."""
+    alive = dict(pidfds)
+    while alive and (left_ns := deadline_mono_ns - time.monotonic_ns()) > 0:
+        for pidfd in wait_ready(alive, timeout_ns=left_ns):  # readable once its process is dead, see pidfd_open(2)
+            del alive[pidfd]
+    return set(alive.values())
+
+
+def _wait_for_trackers(pids: Iterable[int]) -> None:
+    pidfds = {os.pidfd_open(pid): pid for pid in pids}
+    try:
+        wait_for_deaths(pidfds, time.monotonic_ns() + limits.TRACKER_END_NS)
+    finally:
+        for pidfd in pidfds:
+            os.close(pidfd)
+
+
 def _has_no_environment(pid: int) -> bool:
     """Say whether an empty environ is the truth, rather than an exec that is going on or just over."""
     stat = procfs.stat_of(pid)
@@ -124,7 +155,7 @@ def _kill_child(pid: int) -> bool:
     return True
 
 
-def _has_children() -> bool:
+def has_children() -> bool:
     # WNOWAIT leaves a dead child for the code that waits for it; ECHILD is the answer looked for.
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)

@@ -9,15 +9,17 @@ from _thread import get_native_id  # not by `threading`, which a worker would ha
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fcntl import F_DUPFD_CLOEXEC, fcntl
+from functools import cache
 
 from taskpool.errors import WorkerCannotBoot
-from taskpool.procs import signals
+from taskpool.procs import procfs, signals
 
 WORKER = "tp-worker"
 LOG_FD = 3  # the descriptor on which a worker finds the dealer's standard error, for its log lines
 _BOOTLOADER_PREFIX = "_PYI_"  # PyInstaller's bootloader sets _PYI_ARCHIVE_FILE and more
 _LIBRARIES = "LD_LIBRARY_PATH"
 _LIBRARIES_SAVED = "LD_LIBRARY_PATH_ORIG"  # the user's own value; absent when there was none
+_COERCED = "LC_CTYPE"  # the interpreter sets it at its start where no locale is set (PEP 538)
 
 
 # What posix_spawn refused a worker for, and the cure, for the person who reads the dealer's log.
@@ -107,7 +109,7 @@ def _out_of_the_way(fd: int) -> Iterator[int]:
 
 
 def scrubbed(env: Mapping[str, str]) -> dict[str, str]:
-    """Return `env` as it was before the bootloader of a frozen program changed it.
+    """Return `env` as it was before this program's interpreter and the bootloader of a frozen program changed it.
 
     A frozen program runs with its bundle's libraries in LD_LIBRARY_PATH. Handed on, they break foreign programs
     (`/bin/sh: symbol lookup error`), and a frozen child's bootloader saves them as if they had been the user's own. So
@@ -117,7 +119,10 @@ def scrubbed(env: Mapping[str, str]) -> dict[str, str]:
     `os.environ`: bytes that are not UTF-8 are held as surrogates and come out of exec unchanged.
     """
     clean = {name: value for name, value in env.items() if not name.startswith(_BOOTLOADER_PREFIX)}
-    if len(clean) == len(env):
+    is_frozen = len(clean) < len(env)
+    if _is_locale_coerced():
+        clean.pop(_COERCED, None)
+    if not is_frozen:
         return clean
     # Only now: LD_LIBRARY_PATH_ORIG of a program that is not frozen is the user's variable like any other.
     original = clean.pop(_LIBRARIES_SAVED, None)
@@ -126,6 +131,27 @@ def scrubbed(env: Mapping[str, str]) -> dict[str, str]:
     else:
         clean[_LIBRARIES] = original
     return clean
+
+
+def scrub_own_environment() -> None:
+    """Make `os.environ` what `scrubbed` makes of it."""
+    clean = scrubbed(os.environ)
+    for name in os.environ.keys() - clean.keys():
+        del os.environ[name]
+    if os.environ != clean:
+        os.environ.update(clean)
+
+
+@cache
+def _is_locale_coerced() -> bool:
+    """Say whether the interpreter has set LC_CTYPE, which this program was not started with."""
+    if _COERCED not in os.environ:
+        return False
+    # What the program was started with, whatever it has set since (proc(5)).
+    started_with = procfs.read(os.getpid(), "environ")
+    return bool(started_with) and not any(
+        variable.startswith(f"{_COERCED}=".encode()) for variable in (started_with or b"").split(b"\0")
+    )
 
 
 def _search_path() -> Iterator[str]:

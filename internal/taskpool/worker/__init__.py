@@ -5,7 +5,10 @@ Read `loop` first, the exchange with the dealer, then `runner`: one attempt from
 - main: the command line, and a worker's start
 - loop: frames in, `started` and reports out
 - runner: one attempt, from its time-out to the end of the last of its descendants
-- process_state: what such an attempt may change about the process, restored
+- process_state: what such an attempt has changed about the process is put back, or kept when an import did it
+- properties: what that may be, and how to look at it
+- imports: watches what jobs load, and whether its files are edited
+- helpers: the processes of multiprocessing, ended and forgotten between jobs
 - timeout: interrupts a job that is past its deadline
 - capture: what a job inside the worker prints
 - chaos: what `--chaos` does to a worker

@@ -13,7 +13,8 @@ import fcntl
 import os
 import stat
 import sys
-from typing import TextIO
+from functools import cache
+from typing import Any, TextIO
 
 from taskpool.errors import ConfigurationError
 from taskpool.kinds.base import Context
@@ -56,10 +57,9 @@ class Capture:
         Raises ValueError when the job has closed or replaced a stream, OSError when the output cannot be
         kept. Neither leaves this object fit for another job.
         """
-        # A job may have put objects of its own there (contextlib.redirect_stdout does), and may have left them.
-        sys.stdout, sys.stderr = self._stdout, self._stderr
-        self._stdout.flush()
-        self._stderr.flush()
+        for stream in (sys.stdout, sys.stderr, self._stdout, self._stderr):  # a module may have put its own there
+            _flush(stream)
+        _c_library().fflush(None)  # what C code has printed: its streams are full at 4 KiB, and no job ends there
         if not _size(_STDOUT) and not _size(_STDERR):
             return NO_OUTPUT
         if self._files != _files():
@@ -83,6 +83,21 @@ def _stream(fd: int) -> TextIO:
     # descriptor was closed at the start. surrogateescape: file names that are no UTF-8 come out byte for byte.
     by_line_or_block = 1 if fd == _STDERR else -1
     return open(fd, "w", by_line_or_block, encoding="utf-8", errors="surrogateescape", closefd=False)
+
+
+@cache
+def _c_library() -> Any:
+    import ctypes  # loaded already: a worker needs it at its start, see procs/prctl.py
+
+    return ctypes.CDLL(None)
+
+
+def _flush(stream: TextIO) -> None:
+    try:
+        stream.flush()
+    except Exception as error:
+        if isinstance(error, OSError):
+            raise
 
 
 def _files() -> list[tuple[int, int]]:

@@ -63,6 +63,10 @@ class Loop:
         """Run frame after frame until the runner must exit. Returns with every report sent."""
         while not self._runner.must_exit:
             frame = self._next_frame()
+            if self._runner.is_stale(frame):
+                # The frame is not begun: the dealer gives it to another worker, and counts nothing.
+                self._log.info("Code that this worker has loaded was edited: another worker takes over")
+                break
             self._send_progress(started=frame.first_n)
             self._run(frame)
         self._send_progress()

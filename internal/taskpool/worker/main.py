@@ -20,8 +20,9 @@ from taskpool.ipc import names
 from taskpool.ipc.mqueue import KernelNamespace
 from taskpool.ipc.spool import Spool
 from taskpool.log import Format
-from taskpool.procs import prctl, procfs, signals
+from taskpool.procs import prctl, procfs, signals, spawn
 from taskpool.procs.spawn import LOG_FD
+from taskpool.worker import helpers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,8 +70,12 @@ def main() -> int:
     if not arguments:
         sys.stderr.write(_NOT_BY_HAND)
         return ExitCode.USAGE
+    if helpers.run_if_helper(arguments):
+        return ExitCode.OK
     try:
-        loop = start(parse(arguments))
+        options = parse(arguments)
+        _hide_the_program()
+        loop = start(options)
     except TaskpoolError as error:
         return _complain(error)
     except OSError as error:
@@ -138,6 +143,7 @@ def start(options: Options) -> Loop:
     events = namespace.open(names.events(options.pool), send=True, receive=False)
     capture, fault_injector = Capture(options.spool), _fault_injector(options.chaos, log)
     runner = Runner(options.spool, tie, timeout_signal, capture, log, fault_injector)
+    runner.watch_imports()
     me = Identity(options.epoch, options.incarnation)
     spool = Spool(cast("Path", options.spool))  # a str does, and pathlib would add 8 ms to each start
     loop = Loop(me, requests, events, spool, runner, log)
@@ -154,6 +160,14 @@ def serve(loop: Loop) -> NoReturn:
         code = _complain(error)
     # Not sys.exit: it would wait for threads that jobs have left behind, and run what they have registered.
     os._exit(code)
+
+
+def _hide_the_program() -> None:
+    """Show jobs what a script of their own would find: its name alone in sys.argv, and its submitter's environment."""
+    del sys.argv[1:]
+    spawn.scrub_own_environment()
+    # Whatever multiprocessing starts would run the file of the main module first, which is the worker's program.
+    sys.modules["__main__"].__dict__.pop("__file__", None)
 
 
 def _load_kinds() -> None:

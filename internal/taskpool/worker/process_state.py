@@ -1,102 +1,94 @@
 """Remember the state of the process that a job of user code may change, and restore it for the next job.
 
-Such a job calls what it likes: signal.signal(SIGCHLD, SIG_IGN) alone would make every later program's exit
-status vanish. Restoring it all costs about 10 microseconds, so it is done after each such job.
-
-LIMIT: only what is likely and would harm other jobs. What a module keeps, what C code sets without Python's
-knowledge (setenv(3), sigaction(2)), and threads that C libraries keep for themselves are left as they are.
+What a module changes when it is imported stays, for it is imported once: the first job of a worker and the hundredth
+find the same process. What a function changes when it is called is put back. What cannot be put back makes the job the
+process's last one.
 """
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]  # signal.getsignal takes 20 times as long: it makes enums
 import _thread
+import faulthandler
 import os
 import resource
-import signal
+import sys
+from typing import Any, NamedTuple
 
-from taskpool.procs.signals import catchable
+from taskpool.procs.process_tree import has_children
+from taskpool.worker.properties import PROPERTIES, Cannot, Property
 
-# Those that make programs, files and memory fail. The others would double the price of looking.
-_LIMITS = {
-    resource.RLIMIT_AS: "RLIMIT_AS",
-    resource.RLIMIT_CORE: "RLIMIT_CORE",
-    resource.RLIMIT_CPU: "RLIMIT_CPU",
-    resource.RLIMIT_DATA: "RLIMIT_DATA",
-    resource.RLIMIT_FSIZE: "RLIMIT_FSIZE",
-    resource.RLIMIT_NOFILE: "RLIMIT_NOFILE",
-    resource.RLIMIT_NPROC: "RLIMIT_NPROC",
-    resource.RLIMIT_STACK: "RLIMIT_STACK",
-}
-_SIGNALS = sorted(catchable())
-_TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
+_LOOKS = tuple(each.look for each in PROPERTIES)
 
 
 class ProcessState:
     """The process as it is at construction: make one when handlers and descriptors are set up. Main thread only."""
 
     def __init__(self) -> None:
+        self._kept = [look() for look in _LOOKS]
+        self._directory = _directory()
         # A descriptor, not a path: the directory may be renamed, and O_PATH needs no permission to read it.
         self._directory_fd = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._umask = os.umask(0o077)  # umask(2): it can be read only by setting it
-        os.umask(self._umask)
-        self._environ = os.environ
-        self._variables = dict(os.environ)
-        self._variables_raw = dict(_raw(os.environ))
-        self._limits = _limits()
         # A job that keeps more than half of the descriptors open leaves the next ones too few.
         self._files_max = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
-        self._handlers = _handlers()
         self._threads = _thread._count()
+        self._left: str | None = None
 
     def restore(self) -> str | None:
         """Undo what a job has changed. Return a text that names what cannot be undone; None: nothing is left."""
-        # Limits first: under them the rest could fail. Timers before handlers: one that goes off finds its own.
-        left = self._restore_limits()
-        for timer in _TIMERS:
-            signal.setitimer(timer, 0)
-        signal.set_wakeup_fd(-1)  # a worker has none; a job's would be written to after the job
-        left = self._restore_handlers() or left
-        # After the handlers: a signal that was blocked until now arrives here.
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        os.umask(self._umask)
-        if os.environ is not self._environ or _raw(os.environ) != self._variables_raw:
-            self._restore_variables()
+        left = self._left
+        if _differ([look() for look in _LOOKS], self._kept):
+            left = self._put_back() or left
+        faulthandler.cancel_dump_traceback_later()  # it would end the process in the middle of another job
         # A thread cannot be ended from outside, and would run on beside the next job.
         if _thread._count() > self._threads:
             left = "a thread that still runs"
         return self._restore_directory() or left
 
-    def _restore_limits(self) -> str | None:
-        limits = _limits()
-        if limits == self._limits:
-            return None
-        left = None
-        for which, before, now in zip(_LIMITS, self._limits, limits, strict=True):
-            try:
-                if now != before:
-                    resource.setrlimit(which, before)
-            except (ValueError, OSError):  # only root may raise a hard limit again
-                left = f"a hard limit that is lower now, {_LIMITS[which]}"
-        return left
+    # --- imports ---
 
-    def _restore_handlers(self) -> str | None:
-        handlers = _handlers()
-        if handlers == self._handlers:
-            return None
-        left = None
-        for number, before, now in zip(_SIGNALS, self._handlers, handlers, strict=True):
-            if before is None and now is not None:
-                # signal.signal cannot install what C code had set before Python started.
-                left = f"a handler of signal {number} in the place of one that Python does not know"
-            elif now is not before:
-                signal.signal(number, before)
-        return left
+    def look(self) -> Snapshot:
+        """Look at the process, before a module is loaded."""
+        values = [look() for look in _LOOKS]
+        return Snapshot(values, _directory(), _thread._count(), has_children(), len(sys.modules))
 
-    def _restore_variables(self) -> None:
-        os.environ = self._environ  # noqa: B003 - in case it was replaced; cleared by the next line
-        os.environ.clear()
-        os.environ.update(self._variables)
+    def after_import(self, before: Snapshot, *, failed: bool) -> None:
+        """Keep what the loading of a module has changed.
+
+        A failed one will be tried again, and then finds the modules that it had loaded, but not what they did to the
+        process: where they did something, this process serves no further job.
+        """
+        now = self.look()
+        # A process cannot be kept for later jobs: what it does for one of them must end with that job.
+        if now.children and not before.children:
+            self._left = "a process that a module has started when it was imported"
+        values_differ = _differ(now.values, before.values)
+        if not values_differ and now.directory == before.directory and now.threads <= before.threads:
+            return
+        if failed:
+            if now.modules > before.modules:
+                self._left = "the process as a module changed it whose import then failed"
+            return
+        self._threads += max(0, now.threads - before.threads)
+        if now.directory != before.directory:
+            os.close(self._directory_fd)
+            self._directory_fd = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        if values_differ:
+            self._kept = [
+                _merged(*three) if _differ(three[1], three[2]) else three[0]
+                for three in zip(self._kept, before.values, now.values, strict=True)
+            ]
+
+    def keep(self) -> None:
+        """Keep the process as it is now, between two jobs or before a job's own code has run."""
+        self._kept = [look() for look in _LOOKS]
+
+    def _put_back(self) -> str | None:
+        left = None
+        for each, wanted in zip(PROPERTIES, self._kept, strict=True):
+            found = each.look()  # once more: what has been put back before this one may have changed it
+            if _differ(found, wanted):
+                left = _put_back(each, wanted, found) or left
+        return left
 
     def _restore_directory(self) -> str | None:
         """Restore the directory, and find out by the way whether the job has closed or kept too many descriptors."""
@@ -110,14 +102,46 @@ class ProcessState:
         return f"{lowest_free} open files" if lowest_free > self._files_max else None
 
 
-def _raw(environ: os._Environ[str]) -> dict[bytes, bytes]:
-    # What os.environ keeps below: comparing that decodes nothing, which would take 40 times as long.
-    return environ._data  # type: ignore[attr-defined,no-any-return]
+class Snapshot(NamedTuple):
+    """The process before the import of a module."""
+
+    values: list[Any]  # of PROPERTIES
+    directory: tuple[int, int] | None
+    threads: int
+    children: bool
+    modules: int
 
 
-def _limits() -> list[tuple[int, int]]:
-    return list(map(resource.getrlimit, _LIMITS))
+def _put_back(each: Property, wanted: Any, found: Any) -> str | None:
+    try:
+        each.put_back(wanted, found)
+    except Cannot as reason:
+        return str(reason)
+    except Exception:  # noqa: BLE001 - refused by the kernel, or by an object of the job's own
+        return each.what
+    return each.what if _differ(each.look(), wanted) else None
 
 
-def _handlers() -> list[signal.Handlers | int | None]:
-    return list(map(_signal.getsignal, _SIGNALS))
+def _differ(one: Any, other: Any) -> bool:
+    try:
+        return bool(one != other)
+    except BaseException:  # noqa: BLE001 - handlers and streams are objects of the job's, and compare as they like
+        return True
+
+
+def _merged(kept: Any, before: Any, after: Any) -> Any:
+    """Return `kept` with what has changed between the other two, as finely as the values have parts."""
+    if isinstance(kept, dict):
+        changed = {key: value for key, value in after.items() if before.get(key, _merged) != value}
+        return {key: value for key, value in (kept | changed).items() if key in after or key not in before}
+    if isinstance(kept, list):
+        return [new if _differ(new, old) else was for was, old, new in zip(kept, before, after, strict=True)]
+    return after
+
+
+def _directory() -> tuple[int, int] | None:
+    try:
+        status = os.stat(".")
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

@@ -20,6 +20,8 @@ from taskpool.procs.prctl import ParentTie
 from taskpool.procs.process_tree import kill_descendants
 from taskpool.procs.procfs import take_own_peak_bytes
 from taskpool.worker.capture import Capture
+from taskpool.worker.helpers import forget_helpers
+from taskpool.worker.imports import Imports
 from taskpool.worker.log import Log
 from taskpool.worker.process_state import ProcessState
 from taskpool.worker.timeout import TimeoutSignal
@@ -50,6 +52,15 @@ class Runner:
         self._clock = SystemClock()
         self._pid = os.getpid()
         self._process_state = ProcessState()
+        self._imports = Imports(self._process_state)
+
+    def watch_imports(self) -> None:
+        """Tell what modules do when they are imported from what functions do when they are called."""
+        self._imports.watch()
+
+    def is_stale(self, frame: Frame) -> bool:
+        """Say whether this process has loaded code that was edited since, and so must not run the frame."""
+        return self._imports.are_stale(frame.batch)
 
     def run(self, frame: Frame, n: int, task: Task) -> Report:
         """Run one attempt, from the fault that `--chaos` may inject to the end of its last descendant."""
@@ -61,7 +72,8 @@ class Runner:
             return Report(n, End.FAILED, error=error)
         began, cpu_ns = self._clock.now(), time.process_time_ns()
         token = Token(frame.epoch, n)
-        context = Context(frame.batch, task.seq, task.try_, frame.slot, token, self._spool, began.mono, task.timeout_ns)
+        identity = (frame.batch, task.seq, task.try_, frame.slot, token)
+        context = Context(*identity, self._spool, began.mono, task.timeout_ns, self._process_state.keep)
         result = self._result(kind, task.payload, context)
         if os.getpid() != self._pid:
             # The job has forked, and this is the child that returned from it: there must be no second worker that
@@ -78,6 +90,8 @@ class Runner:
             usage = Usage(began.wall, run_ns, result.cpu_ns, result.max_rss_bytes)
         # Before the output is taken, since they may still write to it; and before the report, since the dealer may then
         # send the job again elsewhere. It does not wait for them to close their descriptors, which may be never.
+        if kind.runs_user_code:
+            forget_helpers()
         kill_descendants()
         output = self._take_output(context) if kind.in_process else result.output
         return _report(n, result, usage, output)
