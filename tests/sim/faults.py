@@ -18,6 +18,7 @@ INLINE: dict[str, float] = {
     "spawn_fails": 0.3,
     "worker_dies_before_started": 0.2,
     "worker_dies_after_started": 0.2,
+    "worker_leaves_with_frame": 0.2,
     "worker_dies_after_report": 0.2,
     "worker_exits_after_report": 0.2,
     "worker_stopped_with_frame": 0.1,

@@ -328,7 +328,7 @@ class Oracle:
                 fresh = received == 1 and all(ran is job for ran in worker.ran)
                 self._count_crash(job, worker.signal, fresh=fresh)
                 job.facts.doubtful += 1
-        elif not head.started and not worker.killed_by_us and n == head.first_n:
+        elif not head.started and not worker.killed_by_us and worker.status != 0 and n == head.first_n:
             self._count_head_death(job, worker)
 
     def _count_head_death(self, job: Planned, worker: WorkerProcess) -> None:

@@ -139,6 +139,9 @@ class WorkerProcess(Process):
             yield 1_000
         if faults.fires("worker_dies_before_started"):
             yield from self._die(11)
+        if faults.fires("worker_leaves_with_frame"):  # its code is older than the files it came from
+            self.spent = True
+            return
         yield from self._tell(events, started=frame.first_n)
         if faults.fires("worker_dies_after_started"):
             yield from self._die(11)

@@ -84,7 +84,8 @@ class WorkerProcesses:
         self._processes: dict[Incarnation, WorkerProcess] = {}
         self._by_pid: dict[int, WorkerProcess] = {}
         self._reaped: list[WorkerProcess] = []  # their descendants may be alive
-        self._strangers = self._unknown_children()  # of the program that execed this one; to PID 1 others may come
+        # What the program that execed this one had started; to PID 1 others may come.
+        self._strangers = set(process_tree.children_of())
 
     # --- start ---
 
@@ -149,16 +150,20 @@ class WorkerProcesses:
         return process.queue if process is not None else None
 
     def kill(self, incarnation: Incarnation, name: str) -> None:
-        """Signal the worker and its group. While it is not reaped, no other process can have its PID."""
+        """Signal the worker and its group. While it is not reaped, no other process can have its PID.
+
+        Of a KILL the group gets its share when the worker is reaped, where a resource tracker is spared.
+        """
         process = self._processes.get(incarnation)
         if process is None or process.exit is not None:
             return
         number = signal.Signals[f"SIG{name}"]
-        with suppress(ProcessLookupError, PermissionError):  # the group is empty, or all of it another user's
-            os.killpg(process.pid, number)
+        if number is not signal.SIGKILL:
+            with suppress(ProcessLookupError, PermissionError):  # the group is empty, or all of it another user's
+                os.killpg(process.pid, number)
         # A job can move its worker to another group (setpgid), and a worker that has just been spawned is not in its
         # own yet: then the group's signal has missed it.
-        if os.getpgid(process.pid) != process.pid:
+        if number is signal.SIGKILL or os.getpgid(process.pid) != process.pid:
             os.kill(process.pid, number)
 
     # --- exits ---
@@ -169,8 +174,9 @@ class WorkerProcesses:
         while (pid := reap.peek()) is not None:
             process = self._by_pid.pop(pid, None)
             death_mono_ns = self._clock.now().mono
-            if process is not None:
-                # Before the reaping, while the PID, which is also its group's number, cannot be used again.
+            if process is not None and not any(map(process_tree.is_resource_tracker, self._strays())):
+                # Before the reaping, while the PID, which is also its group's number, cannot be used again. With a
+                # tracker in the group its processes are killed one by one: see `take_exited`.
                 reap.kill_group(pid)
             ended = reap.reap(pid)
             self._strangers.discard(pid)
@@ -188,9 +194,10 @@ class WorkerProcesses:
         try:
             # A child of this process that is no worker was left by one: by which cannot be told, so all wait for it. A
             # descendant that has a parent between itself and the worker becomes such a child once that is killed.
-            if process_tree.kill_strays(self._unknown_children() - self._strangers):
+            spare = self._clock.now().mono < self._reaped[-1].death_mono_ns + limits.TRACKER_END_NS
+            if process_tree.kill_strays(self._strays(), spare_trackers=spare):
                 return []
-            self._strangers = self._unknown_children()
+            self._strangers |= self._strays()
         except OSError as error:
             # Without a descriptor to look with, it is unknown what is left. The next turn looks again.
             if error.errno not in (errno.EMFILE, errno.ENFILE):
@@ -199,8 +206,9 @@ class WorkerProcesses:
         exited, self._reaped = self._reaped, []
         return [self._exited(process) for process in exited]
 
-    def _unknown_children(self) -> set[int]:
-        return {pid for pid in process_tree.children_of() if pid not in self._by_pid}
+    def _strays(self) -> set[int]:
+        """Children of this process that were left by a worker."""
+        return {pid for pid in process_tree.children_of() if pid not in self._by_pid} - self._strangers
 
     @property
     def empty(self) -> bool:

@@ -43,6 +43,7 @@ class ParentTie:
         """
         self._parent = parent
         signal.signal(_PARENT_DIED, self._on_parent_died)
+        os.register_at_fork(after_in_child=self._untie)
         self._arm(signal.SIGKILL)
 
     @contextmanager
@@ -63,6 +64,11 @@ class ParentTie:
         # Armed first and compared second: a parent that dies in between is caught by the one or the other. If it died
         # before, no signal will ever come (measured). Comparing with 1 would not do: PID 1 of a container may be it.
         self._end_if_orphaned()
+
+    def _untie(self) -> None:
+        # A process that a job has forked: the kernel has forgotten the tie already.
+        if signal.getsignal(_PARENT_DIED) == self._on_parent_died:
+            signal.signal(_PARENT_DIED, signal.SIG_DFL)
 
     def _end_if_orphaned(self) -> None:
         if os.getppid() != self._parent:

@@ -64,13 +64,7 @@ def mark_of(pid: int) -> str | None:
     None when it has none, is dead, or cannot be looked into: another user's, a program without read permission, one
     that made itself undumpable. A child that has not reached its exec yet shows its parent's.
     """
-    deadline = time.monotonic_ns() + limits.EXEC_NS_MAX
-    while (environ := procfs.read(pid, "environ")) == b"" and not _has_no_environment(pid):
-        # Amid an exec there is nothing to read for an instant, which nothing announces: yield and look again.
-        if time.monotonic_ns() > deadline:
-            return None
-        os.sched_yield()
-    for line in (environ or b"").split(b"\0"):
+    for line in _read_beyond_exec(pid, "environ").split(b"\0"):
         if line.startswith(_MARK_PREFIX):
             return os.fsdecode(line.removeprefix(_MARK_PREFIX))
     return None
@@ -105,21 +99,23 @@ def kill_descendants() -> int:
     return ended
 
 
-def kill_strays(strays: Iterable[int]) -> int:
+def kill_strays(strays: Iterable[int], *, spare_trackers: bool = False) -> int:
     """Kill these children; return how many have to die yet.
+
+    Resource trackers may be spared at first: they end by themselves, and unlink what the worker has left.
 
     For a subreaper after a worker's death: `strays` are its children that it did not start. Each one counted sends a
     SIGCHLD; reap it and call again with the strays there are then, until the answer is 0. Only then nothing of
     that worker runs: the dying count because their children are not handed to us before they are dead. Does not wait
     for a death: the dealer's loop must not stand still. LIMIT: as for kill_descendants.
     """
-    return sum(map(_kill_child, strays))
+    return sum((spare_trackers and is_resource_tracker(pid)) or _kill_child(pid) for pid in strays)
 
 
 def is_resource_tracker(pid: int) -> bool:
     """Say whether this is a process of Python's multiprocessing that unlinks what others have left."""
     # As multiprocessing and loky start it, frozen or not.
-    return b"resource_tracker import main" in (procfs.read(pid, "cmdline") or b"")
+    return b"resource_tracker import main" in _read_beyond_exec(pid, "cmdline")
 
 
 def wait_for_deaths(pidfds: Mapping[int, int], deadline_mono_ns: int) -> set[int]:
@@ -138,6 +134,17 @@ def _wait_for_trackers(pids: Iterable[int]) -> None:
     finally:
         for pidfd in pidfds:
             os.close(pidfd)
+
+
+def _read_beyond_exec(pid: int, name: str) -> bytes:
+    """Read the environ or cmdline of a process; empty when it has none, or cannot be looked into."""
+    deadline = time.monotonic_ns() + limits.EXEC_NS_MAX
+    while (text := procfs.read(pid, name)) == b"" and not _has_no_environment(pid):
+        # Amid an exec there is nothing to read for an instant, which nothing announces: yield and look again.
+        if time.monotonic_ns() > deadline:
+            break
+        os.sched_yield()
+    return text or b""
 
 
 def _has_no_environment(pid: int) -> bool:

@@ -39,8 +39,8 @@ class Capture:
         fd = open_unnamed(spool)
         os.dup2(fd, _STDOUT)
         os.close(fd)
-        sys.stdout = self._stdout = _stream(_STDOUT)
-        sys.stderr = self._stderr = _stream(_STDERR)
+        sys.stdout = sys.__stdout__ = self._stdout = _stream(_STDOUT)  # type: ignore[assignment,misc]
+        sys.stderr = sys.__stderr__ = self._stderr = _stream(_STDERR)  # type: ignore[assignment,misc]
         self._files = _files()
         self.clear()
 

@@ -44,6 +44,17 @@ def run_if_helper(arguments: Sequence[str]) -> bool:
     return False
 
 
+def shut_down_in_order() -> None:
+    """Shut down the pools and managers that a job has left, as the end of a script would.
+
+    A pool left alone would replace each process that is killed. It may hang as a script may: so it belongs to the job's
+    own time. Raises JobTimedOut.
+    """
+    util: Any = sys.modules.get("multiprocessing.util")
+    if util is not None and util._finalizer_registry:
+        util._run_finalizers(0)  # without those below 0, which wait for what reads a queue
+
+
 def forget_helpers() -> None:
     """Let go of what multiprocessing has started in this process; the caller ends what runs on.
 

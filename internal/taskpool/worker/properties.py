@@ -27,6 +27,7 @@ _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 _REAL_TIME = (os.SCHED_FIFO, os.SCHED_RR)
 _SUMMER = 1_720_000_000  # one instant tells most zones apart; their names tell the others
 _STDIN = 0
+_NAMES = tuple((name, fd) for fd, word in enumerate(("stdin", "stdout", "stderr")) for name in (word, f"__{word}__"))
 _ENVIRON = os.environ
 
 
@@ -292,9 +293,7 @@ PROPERTIES: tuple[Property, ...] = (
     Property("another locale", _locale_name, lambda wanted, _: _locale.setlocale(_locale.LC_ALL, wanted)),
     Property("another file as standard input", _stdin_file, _put_stdin_file_back),
     Property("other standard streams", _streams, _put_streams_back),
-    Property("a sys.stdin in another state", _settings("stdin"), _put_settings_back("stdin", 0)),
-    Property("a sys.stdout in another state", _settings("stdout"), _put_settings_back("stdout", 1)),
-    Property("a sys.stderr in another state", _settings("stderr"), _put_settings_back("stderr", 2)),
+    *(Property(f"sys.{name} in another state", _settings(name), _put_settings_back(name, fd)) for name, fd in _NAMES),
     Property("another sys.path", _path, _put_path_back),
     Property("another sys.argv", lambda: tuple(sys.argv), _put_argv_back),
     Property("other settings of the interpreter", _interpreter, _put_interpreter_back),

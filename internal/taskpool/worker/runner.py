@@ -20,7 +20,7 @@ from taskpool.procs.prctl import ParentTie
 from taskpool.procs.process_tree import kill_descendants
 from taskpool.procs.procfs import take_own_peak_bytes
 from taskpool.worker.capture import Capture
-from taskpool.worker.helpers import forget_helpers
+from taskpool.worker.helpers import forget_helpers, shut_down_in_order
 from taskpool.worker.imports import Imports
 from taskpool.worker.log import Log
 from taskpool.worker.process_state import ProcessState
@@ -113,7 +113,10 @@ class Runner:
     def _run_inside(self, kind: Kind[Any, Any], payload: bytes, context: Context) -> Result:
         try:
             self._timeout_signal.arm(context.deadline_ns)
-            return kind.run(payload, context)
+            result = kind.run(payload, context)
+            if kind.runs_user_code:
+                shut_down_in_order()
+            return result
         finally:
             self._timeout_signal.disarm()  # until it has returned, the signal may still come
 

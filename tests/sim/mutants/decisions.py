@@ -29,6 +29,13 @@ DECISIONS = (
         "in _NOT_AT_FAULT or not head:\n",
     ),
     mutant(
+        "a frame that its worker left in order counts against its job",
+        "I4",
+        COMPLETION,
+        "worker.stop_reason is None and exit.status != 0\n",
+        "worker.stop_reason is None\n",
+    ),
+    mutant(
         "a crash is counted for company",
         "I4",
         COMPLETION,

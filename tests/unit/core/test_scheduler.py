@@ -233,6 +233,17 @@ def test_five_such_deaths_in_a_row_count_as_one_crash() -> None:
     assert (outcome.state, outcome.attempts, outcome.crashes) == (State.QUARANTINED, 1, 1)
 
 
+def test_a_worker_that_leaves_in_order_is_held_against_no_job() -> None:
+    world = World()
+    world.batch(work(crash_limit=1))
+    for worker in range(1, 2 * LOST_HEAD_MAX):
+        world.die(worker, status=0)
+        assert world.told() == []
+    world.run(2 * LOST_HEAD_MAX)
+    (outcome,) = world.outcomes()
+    assert (outcome.state, outcome.attempts, outcome.crashes) == (State.SUCCEEDED, 1, 0)
+
+
 def test_a_job_that_began_breaks_the_row() -> None:
     world = World()
     world.batch(work("command", crash_limit=1, retries=1))
