@@ -32,7 +32,9 @@ REQUESTS = Shape(2, 1024)
 PROGRAM = (sys.executable, f"{ROOT}/cmd/tp-worker/main.py")
 
 JOBS = """
-import os, resource, signal, subprocess, sys, threading, time
+import ctypes, faulthandler, gc, locale, multiprocessing, os, resource, signal, socket, subprocess, sys, threading, time
+
+libc = ctypes.CDLL(None)
 
 def echo(value): return value
 
@@ -88,7 +90,23 @@ def surroundings():
         [str(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())],
         [signal.getitimer(timer) for timer in range(3)],
         [os.getcwd(), mask, threading.active_count(), signal.set_wakeup_fd(-1)],
+        [os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0), sorted(os.sched_getaffinity(0))],
+        [os.getpgrp(), os.getsid(0), open("/proc/self/oom_score_adj").read(), open("/proc/self/comm").read()],
+        [libc.syscall(252, 1, 0), *[libc.prctl(option, 0, 0, 0, 0) for option in (3, 39)], prctl(2), prctl(37)],
+        [time.tzname, time.strftime("%H %Z", time.localtime(0)), locale.setlocale(locale.LC_ALL)],
+        [os.fstat(0).st_rdev, sys.stdin.read(), sys.path, sys.argv],
+        [sys.getrecursionlimit(), sys.getswitchinterval(), gc.isenabled(), gc.get_threshold()],
+        [socket.getdefaulttimeout(), multiprocessing.get_start_method(allow_none=True), faulthandler.is_enabled()],
+        [
+            [stream.fileno(), stream.encoding, stream.errors, stream.line_buffering, stream.closed]
+            for stream in (sys.stdin, sys.stdout, sys.stderr, sys.__stdin__, sys.__stdout__, sys.__stderr__)
+        ],
     ]
+
+def prctl(option):
+    number = ctypes.c_int()
+    libc.prctl(option, ctypes.byref(number), 0, 0, 0)
+    return number.value
 """
 
 

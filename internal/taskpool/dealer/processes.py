@@ -174,7 +174,7 @@ class WorkerProcesses:
         while (pid := reap.peek()) is not None:
             process = self._by_pid.pop(pid, None)
             death_mono_ns = self._clock.now().mono
-            if process is not None and not any(map(process_tree.is_resource_tracker, self._strays())):
+            if process is not None and not self._has_tracker():
                 # Before the reaping, while the PID, which is also its group's number, cannot be used again. With a
                 # tracker in the group its processes are killed one by one: see `take_exited`.
                 reap.kill_group(pid)
@@ -209,6 +209,12 @@ class WorkerProcesses:
     def _strays(self) -> set[int]:
         """Children of this process that were left by a worker."""
         return {pid for pid in process_tree.children_of() if pid not in self._by_pid} - self._strangers
+
+    def _has_tracker(self) -> bool:
+        try:
+            return any(map(process_tree.is_resource_tracker, self._strays()))
+        except OSError:  # out of descriptors: then nothing is spared
+            return False
 
     @property
     def empty(self) -> bool:

@@ -120,8 +120,9 @@ def scrubbed(env: Mapping[str, str]) -> dict[str, str]:
     """
     clean = {name: value for name, value in env.items() if not name.startswith(_BOOTLOADER_PREFIX)}
     is_frozen = len(clean) < len(env)
-    if _is_locale_coerced():
-        clean.pop(_COERCED, None)
+    if _COERCED in clean and (coerced := _coerced_locale()) is not None:
+        clean.pop(_COERCED)
+        clean.update(coerced)
     if not is_frozen:
         return clean
     # Only now: LD_LIBRARY_PATH_ORIG of a program that is not frozen is the user's variable like any other.
@@ -143,15 +144,14 @@ def scrub_own_environment() -> None:
 
 
 @cache
-def _is_locale_coerced() -> bool:
-    """Say whether the interpreter has set LC_CTYPE, which this program was not started with."""
-    if _COERCED not in os.environ:
-        return False
-    # What the program was started with, whatever it has set since (proc(5)).
-    started_with = procfs.read(os.getpid(), "environ")
-    return bool(started_with) and not any(
-        variable.startswith(f"{_COERCED}=".encode()) for variable in (started_with or b"").split(b"\0")
-    )
+def _coerced_locale() -> dict[str, str] | None:
+    """Return what the LC_CTYPE that the interpreter has set has replaced; None when it has set none."""
+    # /proc shows what a program was started with, whatever it has set since (proc(5)).
+    given = (procfs.read(os.getpid(), "environ") or b"").split(b"\0")
+    prefix = f"{_COERCED}=".encode()
+    before = [(_COERCED, os.fsdecode(each.removeprefix(prefix))) for each in given if each.startswith(prefix)]
+    is_known = given != [b""] and before != [(_COERCED, os.environ.get(_COERCED))]
+    return dict(before) if is_known else None
 
 
 def _search_path() -> Iterator[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _locale  # `locale` takes long to load
 import _signal  # type: ignore[import-not-found]  # signal.getsignal takes 20 times as long: it makes enums
+import faulthandler
 import gc
 import os
 import resource
@@ -26,7 +27,7 @@ _SIGNALS = sorted(catchable())
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 _REAL_TIME = (os.SCHED_FIFO, os.SCHED_RR)
 _SUMMER = 1_720_000_000  # one instant tells most zones apart; their names tell the others
-_STDIN = 0
+_STDIN, _STDERR = 0, 2
 _NAMES = tuple((name, fd) for fd, word in enumerate(("stdin", "stdout", "stderr")) for name in (word, f"__{word}__"))
 _ENVIRON = os.environ
 
@@ -173,18 +174,24 @@ def _locale_name() -> str:
     return _locale.setlocale(_locale.LC_ALL, None)
 
 
-def _path() -> tuple[object, ...]:
-    return tuple(sys.path)
+def _path() -> tuple[object, ...] | None:
+    return tuple(sys.path) if type(sys.path) is list else None
 
 
-def _put_path_back(wanted: tuple[str, ...], _: object) -> None:
-    if type(sys.path) is not list:
-        sys.path = []
-    sys.path[:] = wanted
+def _put_path_back(wanted: tuple[str, ...] | None, found: object) -> None:
+    if wanted is not None and found is not None:
+        sys.path[:] = wanted
+    elif wanted is not None:
+        sys.path = list(wanted)
 
 
-def _put_argv_back(wanted: tuple[str, ...], _: object) -> None:
-    sys.argv = list(wanted)
+def _argv() -> tuple[object, ...] | None:
+    return tuple(sys.argv) if type(sys.argv) is list else None
+
+
+def _put_argv_back(wanted: tuple[str, ...] | None, _: object) -> None:
+    if wanted is not None:
+        sys.argv = list(wanted)
 
 
 # --- standard streams -----------------------------------------------------------------------------
@@ -245,15 +252,18 @@ def _put_settings_back(name: str, fd: int) -> Callable[[Any, Any], None]:
 
 
 def _interpreter() -> tuple[object, ...]:
-    return sys.getrecursionlimit(), sys.getswitchinterval(), gc.isenabled(), gc.get_threshold()
+    collecting = gc.isenabled(), gc.get_threshold()
+    return sys.getrecursionlimit(), sys.getswitchinterval(), collecting, faulthandler.is_enabled()
 
 
 def _put_interpreter_back(wanted: Any, _: object) -> None:
-    depth, interval, collects, threshold = wanted
+    depth, interval, (collects, threshold), tells_of_faults = wanted
     sys.setrecursionlimit(depth)
     sys.setswitchinterval(interval)
     (gc.enable if collects else gc.disable)()
     gc.set_threshold(*threshold)
+    if tells_of_faults:
+        faulthandler.enable(_STDERR)
 
 
 def _defaults() -> tuple[object, ...]:
@@ -295,7 +305,7 @@ PROPERTIES: tuple[Property, ...] = (
     Property("other standard streams", _streams, _put_streams_back),
     *(Property(f"sys.{name} in another state", _settings(name), _put_settings_back(name, fd)) for name, fd in _NAMES),
     Property("another sys.path", _path, _put_path_back),
-    Property("another sys.argv", lambda: tuple(sys.argv), _put_argv_back),
+    Property("another sys.argv", _argv, _put_argv_back),
     Property("other settings of the interpreter", _interpreter, _put_interpreter_back),
     Property("other settings of a library", _defaults, _put_defaults_back),
 )
