@@ -14,6 +14,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+from taskpool import limits
+from taskpool.clock import SECOND
+from taskpool.procs.process_tree import children_of, is_resource_tracker
+
 # Frozen, a worker is the interpreter too that multiprocessing starts its helpers with: `-c` and one of these.
 _STATEMENTS = ("from multiprocessing.resource_tracker import main", "from multiprocessing.forkserver import main")
 _SPAWNED = "--multiprocessing-fork"  # a process of the start method spawn, when frozen
@@ -47,12 +51,26 @@ def run_if_helper(arguments: Sequence[str]) -> bool:
 def shut_down_in_order() -> None:
     """Shut down the pools and managers that a job has left, as the end of a script would.
 
-    A pool left alone would replace each process that is killed. It may hang as a script may: so it belongs to the job's
-    own time. Raises JobTimedOut.
+    A pool left alone would replace each process that is killed. This is part of the job's own time; a process that
+    ignores SIGTERM is killed after the usual grace. Raises JobTimedOut.
     """
     util: Any = sys.modules.get("multiprocessing.util")
-    if util is not None and util._finalizer_registry:
+    if util is None or not util._finalizer_registry:
+        return
+    before = signal.signal(signal.SIGALRM, _kill_children)
+    signal.setitimer(signal.ITIMER_REAL, limits.TERM_GRACE_NS / SECOND)
+    try:
         util._run_finalizers(0)  # without those below 0, which wait for what reads a queue
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before or signal.SIG_DFL)
+
+
+def _kill_children(_signum: int, _frame: object) -> None:
+    for pid in children_of():
+        if not is_resource_tracker(pid):
+            with suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def forget_helpers() -> None:
