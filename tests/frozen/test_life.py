@@ -165,3 +165,34 @@ def test_the_cure_works(bundle: Path) -> None:
     done = run(bundle, *words, stdin='["taskpool"]\n')  # the bundle has no such metadata
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == json.loads((bundle / "build.json").read_text())["version"]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_job_that_uses_processes(bundle: Path, tmp_path: Path, method: str) -> None:
+    """The worker's program is then also the interpreter of multiprocessing's helpers."""
+    (tmp_path / "theirs.py").write_text(
+        "import multiprocessing\n"
+        "from multiprocessing import shared_memory\n"
+        "def square(x): return x * x\n"
+        "def f(n):\n"
+        f"    context = multiprocessing.get_context({method!r})\n"
+        "    memory = shared_memory.SharedMemory(create=True, size=10)\n"
+        "    with context.Pool(2) as pool, context.Manager() as manager:\n"
+        "        found = [*pool.map(square, [n]), *manager.list([n])]\n"
+        "    memory.close()\n"
+        "    memory.unlink()\n"
+        "    return found\n"
+    )
+    options = ("--spares", "0", "--path", str(tmp_path), "--output", "json", "theirs:f")
+    done = run(bundle, "python", *options, stdin="[2]\n[3]\n")
+    outcomes = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(job["value"], job["attempts"], job["stderr"]) for job in outcomes] == [
+        ([4, 2], 1, None),
+        ([9, 3], 1, None),
+    ]
+
+
+def test_a_python_job_sees_nothing_of_the_bootloader(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "theirs.py").write_text("import os\ndef f(): return dict(os.environ)\n")
+    done = run(bundle, "python", "--path", str(tmp_path), "theirs:f", stdin="[]\n")
+    assert not [name for name in json.loads(done.stdout) if name.startswith(("_PYI", "LD_LIBRARY_PATH"))]

@@ -11,6 +11,7 @@ Read `loop` first, the exchange with the dealer, then `runner`: one attempt from
 - helpers: the processes of multiprocessing, ended and forgotten between jobs
 - timeout: interrupts a job that is past its deadline
 - capture: what a job inside the worker prints
+- native_streams: what C and C++ code holds back of it, flushed
 - chaos: what `--chaos` does to a worker
 - log: the lines a worker writes for people
 """

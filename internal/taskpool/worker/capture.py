@@ -13,14 +13,14 @@ import fcntl
 import os
 import stat
 import sys
-from functools import cache
-from typing import Any, TextIO
+from typing import TextIO
 
 from taskpool.errors import ConfigurationError
 from taskpool.kinds.base import Context
 from taskpool.kinds.capture import collect
 from taskpool.messages import NO_OUTPUT, Output
 from taskpool.procs.files import open_unnamed
+from taskpool.worker.native_streams import NativeStreams
 
 _STDOUT = 1
 _STDERR = 2
@@ -41,6 +41,7 @@ class Capture:
         os.close(fd)
         sys.stdout = sys.__stdout__ = self._stdout = _stream(_STDOUT)  # type: ignore[assignment,misc]
         sys.stderr = sys.__stderr__ = self._stderr = _stream(_STDERR)  # type: ignore[assignment,misc]
+        self._native_streams = NativeStreams()
         self._files = _files()
         self.clear()
 
@@ -59,7 +60,7 @@ class Capture:
         """
         for stream in (sys.stdout, sys.stderr, self._stdout, self._stderr):  # a module may have put its own there
             _flush(stream)
-        _c_library().fflush(None)  # what C code has printed: its streams are full at 4 KiB, and no job ends there
+        self._native_streams.flush()
         if not _size(_STDOUT) and not _size(_STDERR):
             return NO_OUTPUT
         if self._files != _files():
@@ -83,13 +84,6 @@ def _stream(fd: int) -> TextIO:
     # descriptor was closed at the start. surrogateescape: file names that are no UTF-8 come out byte for byte.
     by_line_or_block = 1 if fd == _STDERR else -1
     return open(fd, "w", by_line_or_block, encoding="utf-8", errors="surrogateescape", closefd=False)
-
-
-@cache
-def _c_library() -> Any:
-    import ctypes  # loaded already: a worker needs it at its start, see procs/prctl.py
-
-    return ctypes.CDLL(None)
 
 
 def _flush(stream: TextIO) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import subprocess
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -259,6 +261,27 @@ def test_what_is_printed_below_python_is_the_jobs(start: Start, line: str, stdou
     dealer = start()
     for _ in range(2):
         assert dealer.result(call(dealer, "do", line)).output.stdout == stdout
+        assert dealer.result(call(dealer, "echo", 1)).output.stdout is None
+
+
+CPP = """
+#include <iostream>
+extern "C" void say() { std::cout << "native"; }
+extern "C" void say_cut_off() { std::ios::sync_with_stdio(false); std::cout << "native"; }
+"""
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
+@pytest.mark.parametrize("function", ["say", "say_cut_off"])
+def test_what_cpp_code_prints_is_the_jobs(start: Start, function: str) -> None:
+    dealer = start()
+    (dealer.home / "native.cc").write_text(CPP)
+    library = dealer.home / "native.so"
+    subprocess.run(["g++", "-shared", "-fPIC", "-o", library, dealer.home / "native.cc"], check=True)
+    text = f"import ctypes\nlibrary = ctypes.CDLL({str(library)!r})\ndef f(): library.{function}()"
+    (dealer.home / "m.py").write_text(text)
+    for _ in range(2):
+        assert dealer.result(job(dealer, "m:f")).output.stdout == "native"
         assert dealer.result(call(dealer, "echo", 1)).output.stdout is None
 
 
