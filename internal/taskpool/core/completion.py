@@ -108,8 +108,7 @@ class Completion:
         if worker.stop_reason in _NOT_AT_FAULT or not head or not frame.sent:
             return End.LOST
         if not frame.started:
-            # A worker that exits in order did not die of what it had not begun: it may not run another job.
-            by_itself = first and worker.stop_reason is None and exit.status != 0
+            by_itself = first and worker.stop_reason is None and exit.status != 0  # 0: it chose to run no more jobs
             return End.CRASHED if by_itself and job.lose_at_head() else End.LOST
         # Which of its jobs was at fault cannot be told. Sent one by one, the job at fault crashes alone.
         if frame.shared or worker.stop_reason is StopReason.SILENT:

@@ -269,6 +269,11 @@ def test_the_next_job_starts_where_the_worker_did(start: Start) -> None:
         "faulthandler.disable()",
         "faulthandler.dump_traceback_later(0.05, exit=True)",
         "os.setpgid(0, os.getppid())",
+        pytest.param("os.setresuid(1, 1, -1)", marks=pytest.mark.skipif(os.geteuid() != 0, reason="only root may")),
+        pytest.param(
+            "os.setgroups([5]); os.setegid(5)", marks=pytest.mark.skipif(os.geteuid() != 0, reason="as above")
+        ),
+        pytest.param("os.nice(3)", marks=pytest.mark.skipif(os.geteuid() != 0, reason="as above")),
     ],
 )
 def test_the_next_job_finds_the_process_as_it_was(start: Start, line: str) -> None:

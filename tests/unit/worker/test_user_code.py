@@ -144,7 +144,7 @@ def test_a_process_that_an_import_starts_ends_with_the_first_job_and_its_worker(
         ),
         pytest.param("os.nice(5)", "another niceness", marks=pytest.mark.skipif(os.geteuid() == 0, reason="root may")),
         pytest.param(
-            "os.setresuid(1, 1, -1)",
+            "os.setresuid(1, 1, 1)",
             "another user or group",
             marks=pytest.mark.skipif(os.geteuid() != 0, reason="only root may"),
         ),
