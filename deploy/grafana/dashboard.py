@@ -212,9 +212,12 @@ ROWS: dict[str, list[Panel]] = {
         ),
         Panel(
             "Warnings and errors",
-            "Log messages a second, by level.",
+            "Log messages a second, by level, and lines that standard error did not take.",
             "ops",
-            rate("taskpool_log_messages_total", "level", 'HERE,level=~"warning|error"'),
+            (
+                *rate("taskpool_log_messages_total", "level", 'HERE,level=~"warning|error"'),
+                ("dropped", "sum(rate(taskpool_log_lines_dropped_total{HERE}[$__rate_interval]))"),
+            ),
         ),
         Panel(
             "Lives",

@@ -76,6 +76,7 @@ class Program:
         *,
         stdin: bytes | int | None = None,
         stdout: int | None = None,
+        stderr: int | None = None,
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
     ) -> None:
@@ -88,7 +89,7 @@ class Program:
                 self.argv,
                 stdin=subprocess.PIPE if isinstance(stdin, bytes) else stdin or subprocess.DEVNULL,
                 stdout=out if stdout is None else stdout,
-                stderr=err,
+                stderr=err if stderr is None else stderr,
                 env=os.environ | dict(env or {}),
                 cwd=cwd,
             )

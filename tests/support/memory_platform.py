@@ -26,6 +26,7 @@ from taskpool.journal.memory import MemoryStore
 from taskpool.journal.store import Store
 from taskpool.kinds import KINDS
 from taskpool.messages import Epoch, Frame, Incarnation, Message, Ready
+from taskpool.procs.writer import LineWriter
 
 POOL = "p"
 LAYOUT = Layout(Shape(10, 8192), Shape(10, 1024), Shape(10, 1024), Shape(2, 1024), Shape(10, 8192))
@@ -237,4 +238,4 @@ class MemoryPlatform:
 def assemble(platform: MemoryPlatform, teardown: ExitStack, workers: int = 2) -> Dealer:
     """A dealer that has not turned yet."""
     options = DealerOptions(pool=POOL, workers=workers, spares=0)
-    return Dealer(options, DealerLog("text", logging.ERROR), platform, teardown)
+    return Dealer(options, DealerLog("text", logging.ERROR, LineWriter(2, "Dealer")), platform, teardown)

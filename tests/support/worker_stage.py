@@ -141,7 +141,9 @@ class Dealer:
 
     ready: Ready
 
-    def __init__(self, pool: str, home: Path, options: tuple[str, ...] = (), events: Shape = EVENTS) -> None:
+    def __init__(
+        self, pool: str, home: Path, options: tuple[str, ...] = (), events: Shape = EVENTS, log: int | None = None
+    ) -> None:
         self.home = home
         self.spool = Spool(home / "spool")
         self.spool.sweep()
@@ -149,7 +151,7 @@ class Dealer:
         self._queues = queues(pool, events)
         self.events, self.requests = self._queues.__enter__()
         self.capture = os.open(home, os.O_TMPFILE | os.O_RDWR | os.O_APPEND)
-        self.log = os.open(home / "log", os.O_CREAT | os.O_RDWR | os.O_APPEND)
+        self.log = os.open(home / "log", os.O_CREAT | os.O_RDWR | os.O_APPEND) if log is None else os.dup(log)
         self.mark = worker_mark(pool, "home", EPOCH, INCARNATION)
         self.pid = self._spawn(pool, options)
         self.status: int | None = None
@@ -239,8 +241,8 @@ class Start:
         for dealer in self._dealers:
             dealer.close()
 
-    def __call__(self, *options: str, events: Shape = EVENTS) -> Dealer:
-        dealer = Dealer(self._pool, self._home, options, events)
+    def __call__(self, *options: str, events: Shape = EVENTS, log: int | None = None) -> Dealer:
+        dealer = Dealer(self._pool, self._home, options, events, log)
         self._dealers.append(dealer)
         ready = dealer.hear()
         assert isinstance(ready, Ready)

@@ -116,7 +116,7 @@ class Dealer:
             return "no metrics"
         from taskpool.dealer.http import serve  # a private dealer starts faster without
 
-        return serve(self._options, self.parts, self.loop, self._teardown)
+        return serve(self._options, self.parts, self.loop, self._log, self._teardown)
 
     # --- the end ---
 

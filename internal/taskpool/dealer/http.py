@@ -13,7 +13,7 @@ from taskpool.core.gauges import PoolGauges
 from taskpool.core.metric import computed
 from taskpool.core.reactor import Reactor
 from taskpool.core.worker import WorkerState
-from taskpool.dealer.log import LOGGER, LogCounters
+from taskpool.dealer.log import LOGGER, DealerLog, LogCounters
 from taskpool.dealer.loop import Loop, LoopParts
 from taskpool.dealer.options import DealerOptions
 from taskpool.dealer.processes import SlotUsage
@@ -62,11 +62,11 @@ class DealerStatus:
         return self.ready()[0]
 
 
-def serve(options: DealerOptions, parts: LoopParts, loop: Loop, teardown: ExitStack) -> str:
+def serve(options: DealerOptions, parts: LoopParts, loop: Loop, log: DealerLog, teardown: ExitStack) -> str:
     """Serve until `teardown`; return where. Raises ConfigurationError when that cannot be."""
     assert options.metrics is not None
     status = DealerStatus(parts.core, loop, parts.clock)
-    sources = metric_sources(parts, loop, _count_logs(teardown))
+    sources = metric_sources(parts, loop, _count_logs(log, teardown))
     # Before the socket is bound: a dealer with unusable secrets or certificates must not serve for an instant.
     secrets = None if options.metrics_auth_file is None else auth.from_file(options.metrics_auth_file)
     tls = None if options.metrics_tls is None else tls_adapter(*options.metrics_tls)
@@ -101,9 +101,9 @@ def _journal(store: Store) -> tuple[object, ...]:
     return (store.counters,)
 
 
-def _count_logs(teardown: ExitStack) -> LogCounters:
+def _count_logs(log: DealerLog, teardown: ExitStack) -> LogCounters:
     """Count what is logged from now on, the server's own messages included."""
-    counters = LogCounters()
+    counters = log.counters()
     logger = logging.getLogger(LOGGER)
     # A filter of the logger, not of a handler: the server logs with it as well, and not through DealerLog.
     logger.addFilter(counters.count)

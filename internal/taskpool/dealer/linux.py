@@ -35,7 +35,6 @@ DESCRIPTORS_BASE = 128  # what a dealer needs beside those for its workers; clie
 DESCRIPTORS_PER_WORKER = 4
 # What keeps a pool from being scaled further, for the error of `scale`.
 _MOST = f"no pool has more than {limits.WORKERS_MAX} workers"
-STDERR_FD = 2  # workers write their lines where the dealer writes its own
 WATCHED = (
     Signals.SIGCHLD,
     Signals.SIGTERM,
@@ -81,7 +80,9 @@ class EpollPoller:
 class LinuxPlatform:
     """See `platform.Platform`."""
 
-    def __init__(self) -> None:
+    def __init__(self, log_fd: int) -> None:
+        """`log_fd`: where workers write their lines."""
+        self._log_fd = log_fd
         self.clock = AwakeClock(SystemClock())
         self.namespace = KernelNamespace()
         self._wakeup = Wakeup(WATCHED)
@@ -150,7 +151,7 @@ class LinuxPlatform:
             program=program,
             arguments=_arguments(options),
             spool=str(spool.directory),
-            log_fd=STDERR_FD,
+            log_fd=self._log_fd,
             shape=shape,
         )
         return WorkerProcesses(spec, self.namespace, spool, self.clock, self._stale_queues, self._worker_list)

@@ -13,10 +13,11 @@ from typing import Any
 
 from taskpool.clock import SECOND, Clock
 from taskpool.core.effects import Note, Topic
-from taskpool.core.metric import MetricSet, counter
+from taskpool.core.metric import MetricSet, computed, counter
 from taskpool.errors import MessageError
 from taskpool.kinds import KINDS
 from taskpool.log import Fact, Format, render
+from taskpool.procs.writer import LineWriter
 
 Fields = dict[str, Any]
 
@@ -29,9 +30,19 @@ WARNINGS_PER_PERIOD_MAX = 10
 class LogCounters(MetricSet):
     """What was written to the log. Give `count` to a logger as a filter."""
 
+    def __init__(self, writer: LineWriter) -> None:
+        super().__init__()
+        self._writer = writer
+
     by_level: Counter[str] = counter(
         "taskpool_log_messages_total", "Log messages written, by level.", labels={"level": LEVELS}
     )
+
+    @computed(
+        "counter", "taskpool_log_lines_dropped_total", "Log lines that standard error did not take, or not in time."
+    )
+    def lines_dropped(self) -> int:
+        return self._writer.dropped
 
     def count(self, record: logging.LogRecord) -> bool:
         level = record.levelname.lower()
@@ -69,13 +80,23 @@ class WarningLimit:
 
 
 class DealerLog:
-    """Write lines to stderr through `logging`, which survives a stderr that is closed or full."""
+    """Write lines to stderr through `logging`, as the HTTP server does too. No line is ever waited for."""
 
-    def __init__(self, fmt: Format, level: int) -> None:
+    def __init__(self, fmt: Format, level: int, writer: LineWriter) -> None:
+        writer.use_format(fmt)
+        self._writer = writer
         self._log = logging.getLogger(LOGGER)
         self._log.setLevel(level)
         self._log.propagate = False  # the root logger's handlers would write each line a second time
-        self._log.handlers = [_handler(fmt)]
+        self._log.handlers = [_Handler(fmt, writer)]
+
+    def relay(self) -> int:
+        """Return the descriptor to which workers write their lines; call it once."""
+        return self._writer.relay()
+
+    def counters(self) -> LogCounters:
+        """Return what counts the lines from now on."""
+        return LogCounters(self._writer)
 
     def write(self, note: Note) -> None:
         """Write a note of the core."""
@@ -110,12 +131,16 @@ class _Formatter(logging.Formatter):
         return render(self._fmt, who, record.getMessage(), facts, level).rstrip("\n")  # type: ignore[arg-type]
 
 
-def _handler(fmt: Format) -> logging.Handler:
-    # logging would print a traceback to standard error, which is what cannot be written.
-    logging.raiseExceptions = False
-    handler = logging.StreamHandler()
-    handler.setFormatter(_Formatter(fmt))
-    return handler
+class _Handler(logging.Handler):
+    """Hand each record on as one line."""
+
+    def __init__(self, fmt: Format, writer: LineWriter) -> None:
+        super().__init__()
+        self._writer = writer
+        self.setFormatter(_Formatter(fmt))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._writer.put(self.format(record).encode(errors="backslashreplace") + b"\n")
 
 
 def _fact(name: str, value: Any) -> Fact:

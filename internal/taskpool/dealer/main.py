@@ -14,6 +14,9 @@ from taskpool.dealer.options import DealerOptions
 from taskpool.dealer.systemd import Notifier
 from taskpool.errors import ExitCode, TaskpoolError, UsageError, system_refused
 from taskpool.procs import signals
+from taskpool.procs.writer import LineWriter
+
+STDERR_FD = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,7 +25,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     # ignored by the parent would stay ignored.
     signals.ensure_low_fds()
     signals.reset_inherited()
-    words = list(sys.argv[1:] if argv is None else argv)
+    with LineWriter(STDERR_FD, "Dealer") as stderr:
+        return _run(list(sys.argv[1:] if argv is None else argv), stderr)
+
+
+def _run(words: Sequence[str], stderr: LineWriter) -> int:
     if words[:1] == ["journal"]:  # before the parser, which knows no subcommands
         return _journal(words[1:])
     try:
@@ -30,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         sys.stderr.write(f"tp-dealer: {error}\n")
         return ExitCode.USAGE
-    log = DealerLog(options.log_format, _level(options))  # type: ignore[arg-type]
+    log = DealerLog(options.log_format, _level(options), stderr)  # type: ignore[arg-type]
     try:
         return _act(options, log)
     except TaskpoolError as error:
@@ -79,11 +86,11 @@ def _act(options: DealerOptions, log: DealerLog) -> int:
     # A page thread holds the interpreter while it renders. By default the loop would wait up to 5 ms for it.
     sys.setswitchinterval(0.0005)
     if options.check_config:
-        LinuxPlatform().layout(options)
+        LinuxPlatform(STDERR_FD).layout(options)
         sys.stderr.write(f"tp-dealer: pool {options.pool}: options and limits allow {options.workers} workers\n")
         return ExitCode.OK
     with closing(Notifier.take()) as notifier:
-        leave = dealer.run(options, log, LinuxPlatform(), notifier)
+        leave = dealer.run(options, log, LinuxPlatform(log.relay()), notifier)
     if leave.code is not ExitCode.OK:
         log.say(logging.ERROR, leave.text)
     return leave.code

@@ -229,6 +229,8 @@ def _log_format(text: str) -> Format:
 
 
 def _complain(error: TaskpoolError) -> int:
-    sys.stderr.write(f"tp-worker: {error}\n")
-    sys.stderr.flush()
+    try:  # not by sys.stderr: the interpreter would try once more at its end, and exit with 120 where the disk is full
+        os.write(_STDERR_FD, f"tp-worker: {error}\n".encode(errors="backslashreplace"))
+    except OSError:
+        pass
     return error.exit_code

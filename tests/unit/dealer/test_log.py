@@ -14,11 +14,12 @@ from taskpool.dealer.log import WARNINGS_PER_PERIOD_MAX, WARNINGS_PERIOD_NS, Dea
 from taskpool.kinds.fib import FIB
 from taskpool.log import Format
 from taskpool.messages import JobSpec
+from taskpool.procs.writer import LineWriter
 
 
-def written(note: Note, capsys: pytest.CaptureFixture[str], fmt: Format = "text") -> str:
-    DealerLog(fmt, logging.DEBUG).write(note)
-    return capsys.readouterr().err
+def written(note: Note, capfd: pytest.CaptureFixture[str], fmt: Format = "text") -> str:
+    DealerLog(fmt, logging.DEBUG, LineWriter(2, "Dealer")).write(note)
+    return capfd.readouterr().err
 
 
 def sent(kind: str, payload: bytes) -> Note:
@@ -31,31 +32,31 @@ def reported(value: bytes) -> Note:
     return Note(Level.DEBUG, Topic.JOB_REPORTED, fields)
 
 
-def test_a_job_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert written(sent("fib", FIB.parse({"n": 40}, "")), capsys) == "[Dealer] Sent job 1 -> fib(40)\n"
+def test_a_job_is_named(capfd: pytest.CaptureFixture[str]) -> None:
+    assert written(sent("fib", FIB.parse({"n": 40}, "")), capfd) == "[Dealer] Sent job 1 -> fib(40)\n"
 
 
 @pytest.mark.parametrize(("kind", "payload"), [("tarot", b""), ("command", b"\xc1"), ("python", b"")])
 def test_a_stored_job_that_this_version_cannot_read(
-    kind: str, payload: bytes, capsys: pytest.CaptureFixture[str]
+    kind: str, payload: bytes, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert written(sent(kind, payload), capsys) == f"[Dealer] Sent job 1 -> {kind}(...)\n"
+    assert written(sent(kind, payload), capfd) == f"[Dealer] Sent job 1 -> {kind}(...)\n"
 
 
-def test_a_value_that_is_no_text(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "job 1: a\N{REPLACEMENT CHARACTER} from" in written(reported(b"a\xff"), capsys)
-    record = json.loads(written(reported(b"a\xff"), capsys, "json"))
+def test_a_value_that_is_no_text(capfd: pytest.CaptureFixture[str]) -> None:
+    assert "job 1: a\N{REPLACEMENT CHARACTER} from" in written(reported(b"a\xff"), capfd)
+    record = json.loads(written(reported(b"a\xff"), capfd, "json"))
     assert record["value"] == "a\N{REPLACEMENT CHARACTER}"
 
 
-def test_a_stall_names_its_length_and_what_follows(capsys: pytest.CaptureFixture[str]) -> None:
-    assert written(Note(Level.WARNING, Topic.STALLED, {"seconds": 3.21}), capsys) == (
+def test_a_stall_names_its_length_and_what_follows(capfd: pytest.CaptureFixture[str]) -> None:
+    assert written(Note(Level.WARNING, Topic.STALLED, {"seconds": 3.21}), capfd) == (
         "[Dealer] Event loop stalled 3.2 s; deadlines extended\n"
     )
 
 
 def test_messages_are_counted_by_level() -> None:
-    counters = LogCounters()
+    counters = LogCounters(LineWriter(2, "Dealer"))
     logger = logging.Logger("of its own", logging.INFO)
     logger.addFilter(counters.count)
     logger.addHandler(logging.NullHandler())

@@ -28,6 +28,7 @@ from taskpool.dealer.log import LogCounters
 from taskpool.journal.sqlite import SqliteStore
 from taskpool.messages import DEFAULT_LIMITS, Incarnation, JobSpec
 from taskpool.metrics.exporter import registry
+from taskpool.procs.writer import LineWriter
 
 WALL = 1_800_000_000
 
@@ -39,7 +40,7 @@ class Page:
         self.dealer = dealer
         self.core = dealer.core
         self.counters = dealer.core.pool.counters
-        self.logs = LogCounters()
+        self.logs = LogCounters(LineWriter(2, "Dealer"))
         sources = metric_sources(dealer.parts, dealer.loop, self.logs)
         self.registry = registry(sources, dealer.parts.clock)
 
