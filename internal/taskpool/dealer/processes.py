@@ -158,13 +158,9 @@ class WorkerProcesses:
         if process is None or process.exit is not None:
             return
         number = signal.Signals[f"SIG{name}"]
-        if number is not signal.SIGKILL:
-            with suppress(ProcessLookupError, PermissionError):  # the group is empty, or all of it another user's
-                os.killpg(process.pid, number)
-        # A job can move its worker to another group (setpgid), and a worker that has just been spawned is not in its
-        # own yet: then the group's signal has missed it.
-        if number is signal.SIGKILL or os.getpgid(process.pid) != process.pid:
-            os.kill(process.pid, number)
+        with suppress(ProcessLookupError, PermissionError):  # the group is empty, or all of it another user's
+            # The worker leads a session, so it cannot leave its group (setpgid(2)).
+            (os.kill if number is signal.SIGKILL else os.killpg)(process.pid, number)
 
     # --- exits ---
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from support.programs import dies
 from taskpool.clock import SECOND, Instant, SystemClock
 from taskpool.core.events import Exited, Spawned, SpawnFailed
 from taskpool.core.metric import families as metrics_of
@@ -74,37 +73,6 @@ def test_without_descriptors_no_worker_starts_and_none_is_taken_for_exited(proce
     assert isinstance(exited, Exited)
     assert exited.incarnation == ONE
     assert processes.empty
-
-
-def test_a_worker_that_has_left_its_group_is_killed_all_the_same(
-    processes: WorkerProcesses, program: Path, tmp_path: Path
-) -> None:
-    """As a job does it: into the group of a child, which here ends by itself when the worker has."""
-    fifo = tmp_path / "moved"
-    os.mkfifo(fifo)
-    program.write_text(f"""#!{sys.executable}
-import os, time
-if os.fork() == 0:
-    time.sleep(60)  # stays in the group
-reader, writer = os.pipe()
-child = os.fork()
-if child == 0:
-    os.close(writer)
-    os.read(reader, 1)
-    os._exit(0)
-os.setpgid(child, child)
-os.setpgid(0, child)
-open({str(fifo)!r}, "w").close()
-time.sleep(60)
-""")
-    started = processes.spawn(ONE)
-    assert isinstance(started, Spawned)
-    assert fifo.read_bytes() == b""
-    worker = os.pidfd_open(started.pid)
-    processes.kill(ONE, "KILL")
-    died = dies(worker)
-    os.close(worker)
-    assert died
 
 
 # --- what they use ---------------------------------------------------------------------------------------
