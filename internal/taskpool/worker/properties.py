@@ -118,10 +118,6 @@ def _put_ids_back(wanted: Any, _: object) -> None:
     os.setresgid(*gids)
 
 
-def _group() -> tuple[int, int]:
-    return os.getpgrp(), os.getsid(0)
-
-
 def _niceness() -> int:
     return os.getpriority(os.PRIO_PROCESS, 0)
 
@@ -291,7 +287,6 @@ PROPERTIES: tuple[Property, ...] = (
     Property("a signal handler", _handlers, _put_handlers_back),
     Property("a wake-up descriptor", _wakeup_fd, lambda wanted, _: signal.set_wakeup_fd(wanted)),
     Property("blocked signals", _mask, lambda wanted, _: _signal.pthread_sigmask(signal.SIG_SETMASK, wanted)),
-    Property("another process group or session", _group, lambda wanted, _: os.setpgid(0, wanted[0])),
     Property("another niceness", _niceness, lambda wanted, _: os.setpriority(os.PRIO_PROCESS, 0, wanted)),
     Property("another scheduling policy", _scheduling, _put_scheduling_back),
     Property("other CPUs", _cpus, lambda wanted, _: os.sched_setaffinity(0, wanted)),
