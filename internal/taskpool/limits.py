@@ -75,6 +75,7 @@ REPORT_HELD_NS_MAX = 20 * MILLISECOND  # a report waits at most this long for th
 # its jobs are sent again one by one.
 FRAME_SILENT_NS_MAX = 1 * SECOND
 TRACKER_END_NS = 2 * SECOND  # for a resource tracker of Python's multiprocessing to unlink what a job has left
+EDITED_JUST_NOW_NS = 2 * SECOND  # bytecode of a file as young as this is not kept, see worker/imports.py
 STALE_CHECK_NS = 100 * MILLISECOND  # a worker looks at most this often, within a batch, whether its code was edited
 FRAME_TAKE_BACK_NS = 50 * MILLISECOND  # the head frame runs this long: what waits behind it goes to another worker
 START_SILENT_NS_MAX = 10 * SECOND  # a ready worker that does not start its head frame is killed

@@ -32,7 +32,8 @@ REQUESTS = Shape(2, 1024)
 PROGRAM = (sys.executable, f"{ROOT}/cmd/tp-worker/main.py")
 
 JOBS = """
-import ctypes, faulthandler, gc, locale, multiprocessing, os, resource, signal, socket, subprocess, sys, threading, time
+import ctypes, decimal, faulthandler, gc, locale, multiprocessing
+import os, resource, signal, socket, subprocess, sys, threading, time
 
 libc = ctypes.CDLL(None)
 
@@ -96,6 +97,7 @@ def surroundings():
         [time.tzname, time.strftime("%H %Z", time.localtime(0)), locale.setlocale(locale.LC_ALL)],
         [os.fstat(0).st_rdev, sys.stdin.read(), sys.path, sys.argv],
         [sys.getrecursionlimit(), sys.getswitchinterval(), gc.isenabled(), gc.get_threshold()],
+        decimal.getcontext().prec,
         [socket.getdefaulttimeout(), multiprocessing.get_start_method(allow_none=True), faulthandler.is_enabled()],
         [
             [stream.fileno(), stream.encoding, stream.errors, stream.line_buffering, stream.closed]

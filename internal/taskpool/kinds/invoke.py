@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from _contextvars import copy_context
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -37,7 +38,9 @@ def invoke(function: Function, args: Sequence[Any], kwargs: Mapping[str, Any], k
     """
     try:
         _put_ahead([os.fsdecode(directory) for directory in function.path], keep)
-        value = _to_json(_load(function.module, function.name)(*args, **kwargs))
+        called = _load(function.module, function.name)
+        # What it sets in its context (a precision of decimals, say) goes with it; what its import has set stays.
+        value = _to_json(copy_context().run(called, *args, **kwargs))
     except JobTimedOut:
         raise
     except SystemExit as request:

@@ -12,10 +12,12 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
 from taskpool import limits
+from taskpool.clock import SystemClock
 from taskpool.worker.process_state import ProcessState
 
 _Signature = tuple[int, int, int, int]
@@ -75,9 +77,11 @@ class Imports:
     def _note_files(self) -> None:
         for name in sys.modules.keys() - self._known:
             self._known.add(name)
-            file = _file_of(sys.modules.get(name))
+            module = sys.modules.get(name)
+            file = _file_of(module)
             if file is not None:
                 self._files[file] = _signature(file)
+                _remove_ambiguous_bytecode(file, getattr(module, "__cached__", None))
 
 
 def _file_of(module: ModuleType | None) -> str | None:
@@ -91,6 +95,19 @@ def _file_of(module: ModuleType | None) -> str | None:
     if not isinstance(file, str) or file.startswith(_INSTALLED) or any(part in file for part in _INSTALLED_PARTS):
         return None
     return os.path.abspath(file)
+
+
+def _remove_ambiguous_bytecode(file: str, cached: object) -> None:
+    """Remove bytecode that would pass for that of another version of a file which was edited a moment ago.
+
+    It is told by second and size of its source: a later edit in the same second may have the same.
+    """
+    signature = _signature(file)
+    if signature is None or not isinstance(cached, str) or cached == file:
+        return
+    if SystemClock().now().wall - signature[-1] < limits.EDITED_JUST_NOW_NS:
+        with suppress(OSError):  # it was never written, or may not be removed
+            os.unlink(cached)
 
 
 def _signature(file: str) -> _Signature | None:

@@ -164,6 +164,7 @@ def serve(loop: Loop) -> NoReturn:
 
 def _hide_the_program() -> None:
     """Show jobs what a script of their own would find: its name alone in sys.argv, and its submitter's environment."""
+    del sys.orig_argv[len(sys.orig_argv) - len(sys.argv) + 1 :]
     del sys.argv[1:]
     spawn.scrub_own_environment()
     # Whatever multiprocessing starts would run the file of the main module first, which is the worker's program.

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from taskpool.procs.process_tree import has_children
 from taskpool.worker.properties import PROPERTIES, Cannot, Property
 
+_OUTPUTS = (1, 2)
 _LOOKS = tuple(each.look for each in PROPERTIES)
 
 
@@ -28,6 +29,7 @@ class ProcessState:
         self._directory = _directory()
         # A descriptor, not a path: the directory may be renamed, and O_PATH needs no permission to read it.
         self._directory_fd = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._outputs = [(fd, os.dup(fd)) for fd in _OUTPUTS]
         # A job that keeps more than half of the descriptors open leaves the next ones too few.
         self._files_max = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
         self._threads = _thread._count()
@@ -38,6 +40,10 @@ class ProcessState:
         left = self._left
         if _differ([look() for look in _LOOKS], self._kept):
             left = self._put_back() or left
+            # Behind it, when a stream of the job's own is gone, which may have closed its descriptor as it went.
+            for fd, copy in self._outputs:
+                if not _is_open(fd):
+                    os.dup2(copy, fd)
         faulthandler.cancel_dump_traceback_later()  # it would end the process in the middle of another job
         # A thread cannot be ended from outside, and would run on beside the next job.
         if _thread._count() > self._threads:
@@ -137,6 +143,14 @@ def _merged(kept: Any, before: Any, after: Any) -> Any:
     if isinstance(kept, list):
         return [new if _differ(new, old) else was for was, old, new in zip(kept, before, after, strict=True)]
     return after
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
 
 
 def _directory() -> tuple[int, int] | None:

@@ -182,12 +182,12 @@ def _put_path_back(wanted: tuple[str, ...] | None, found: object) -> None:
 
 
 def _argv() -> tuple[object, ...] | None:
-    return tuple(sys.argv) if type(sys.argv) is list else None
+    return tuple(sys.argv[1:]) if type(sys.argv) is list else None  # the first is set for each job
 
 
 def _put_argv_back(wanted: tuple[str, ...] | None, _: object) -> None:
     if wanted is not None:
-        sys.argv = list(wanted)
+        sys.argv = ["", *wanted]
 
 
 # --- standard streams -----------------------------------------------------------------------------

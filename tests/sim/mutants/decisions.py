@@ -32,8 +32,8 @@ DECISIONS = (
         "a frame that its worker left in order counts against its job",
         "I4",
         COMPLETION,
-        "worker.stop_reason is None and exit.status != 0\n",
-        "worker.stop_reason is None\n",
+        "worker.stop_reason is None and exit.status != 0",
+        "worker.stop_reason is None",
     ),
     mutant(
         "a crash is counted for company",

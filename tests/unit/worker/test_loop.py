@@ -259,6 +259,8 @@ def test_the_next_job_starts_where_the_worker_did(start: Start) -> None:
         "sys.stdin = open('/dev/zero')",
         "sys.stdout.close(); sys.__stderr__.close()",
         "sys.stdout.detach()",
+        "sys.stdout = os.fdopen(1, 'w'); sys.stderr = os.fdopen(2, 'w')",
+        "import decimal; decimal.getcontext().prec = 3",
         "sys.stdout = None; sys.stderr = object()",
         "sys.stdout.reconfigure(encoding='ascii', errors='strict', line_buffering=True)",
         "sys.path.insert(0, '/elsewhere'); sys.argv.append('--more')",

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -207,6 +208,25 @@ def test_a_worker_whose_code_was_edited_leaves_before_it_begins_the_next_job(
     assert "was edited: another worker takes over" in dealer.log_text()
 
 
+def test_an_edit_within_the_same_second_and_of_the_same_size_is_noticed(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python itself would take the bytecode of the first version for that of the second."""
+    dealer = start()
+    module = dealer.home / "m.py"
+    module.write_text("def f(): return 1")
+    second = module.stat().st_mtime_ns // 10**9 * 10**9
+    os.utime(module, ns=(second, second))
+    assert value(dealer, "m:f") == 1
+    module.write_text("def f(): return 2")
+    os.utime(module, ns=(second + 1, second + 1))
+    monkeypatch.setattr("support.worker_stage.BATCH", "another")
+    dealer.send(job(dealer, "m:f"))
+    assert dealer.death() == 0
+    found = subprocess.run([sys.executable, "-c", "import m; print(m.f())"], cwd=dealer.home, stdout=subprocess.PIPE)
+    assert found.stdout == b"2\n"
+
+
 def test_an_archive_of_modules_is_watched_too(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     dealer = start()
     archive = dealer.home / "lib.zip"
@@ -247,6 +267,7 @@ def test_installed_and_unchanged_code_is_no_reason_to_leave(start: Start, monkey
         ("sys.stdout.buffer.write(b'native')", "native"),
         ("sys.stdout = open(1, 'w', closefd=False); print('native', end='')", "native"),
         ("print('native', end=''); sys.stdout.close()", "native"),
+        ("sys.stdout = os.fdopen(1, 'w'); print('native', end='')", "native"),
         ("libc.printf(b'native'); 1 // 0", "native"),
         ("libc.printf(b'native'); sys.exit(3)", "native"),
     ],
