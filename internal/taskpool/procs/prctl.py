@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from taskpool.procs.process_tree import kill_descendants
 
@@ -116,13 +116,8 @@ class Settings(NamedTuple):
 
 
 def settings() -> Settings:
-    """Return the present ones."""
-    number, name = _buffers()
-    _prctl(_PR_GET_PDEATHSIG, number.address)
-    death_signal = number.value
-    _prctl(_PR_GET_CHILD_SUBREAPER, number.address)
-    _prctl(_PR_GET_NAME, name.address)
-    return Settings(_prctl(_PR_GET_DUMPABLE), _prctl(_PR_GET_NO_NEW_PRIVS), death_signal, number.value, name.value)
+    """Return the present ones. Takes two microseconds, since it runs after each job."""
+    return _reader().settings()
 
 
 def restore(wanted: Settings) -> None:
@@ -130,20 +125,20 @@ def restore(wanted: Settings) -> None:
     _prctl(_PR_SET_DUMPABLE, wanted.dumpable)
     _prctl(_PR_SET_PDEATHSIG, wanted.parent_death_signal)
     _prctl(_PR_SET_CHILD_SUBREAPER, wanted.subreaper)
-    name = _buffers()[1]
-    name.buffer.value = wanted.name
-    _prctl(_PR_SET_NAME, name.address)
+    import ctypes
+
+    name = ctypes.create_string_buffer(wanted.name, _NAME_BYTES)
+    _prctl(_PR_SET_NAME, ctypes.addressof(name))
 
 
 def io_priority() -> int:
     """Return the I/O priority as ioprio_get(2) gives it; 0 on a machine whose system call is not known here."""
-    numbers = _IOPRIO_SYSCALLS.get(_machine())
-    return _libc("syscall")(numbers[1], _IOPRIO_WHO_PROCESS, 0, 0, 0) if numbers else 0
+    return _reader().io_priority()
 
 
 def set_io_priority(value: int) -> None:
     """Set what `io_priority` has returned. Does nothing where that is refused."""
-    _libc("syscall")(_IOPRIO_SYSCALLS[_machine()][0], _IOPRIO_WHO_PROCESS, 0, value, 0)
+    _libc("syscall")(_IOPRIO_SYSCALLS[os.uname().machine][0], _IOPRIO_WHO_PROCESS, 0, value, 0)
 
 
 def oom_score() -> bytes:
@@ -163,34 +158,48 @@ def set_oom_score(value: bytes) -> None:
         os.close(fd)
 
 
-class _Buffer:
-    """Memory that a system call writes to."""
+class _Reader:
+    """Asks with arguments that are made once, of the types that the C library passes on to the kernel."""
 
-    def __init__(self, buffer: Any, address: int) -> None:
-        self.buffer = buffer
-        self.address = address
+    def __init__(self) -> None:
+        import ctypes
 
-    @property
-    def value(self) -> Any:
-        return self.buffer.value
+        # Keeping the interpreter's lock: none of these calls waits.
+        library = ctypes.PyDLL(None)
+        self._prctl, self._syscall = library.prctl, library.syscall
+        self._number, self._name = ctypes.c_int(), ctypes.create_string_buffer(_NAME_BYTES)
+        zero = ctypes.c_ulong(0)
+        number, name = ctypes.c_void_p(ctypes.addressof(self._number)), ctypes.c_void_p(ctypes.addressof(self._name))
+        self._death_signal = (ctypes.c_long(_PR_GET_PDEATHSIG), number, zero, zero, zero)
+        self._subreaper = (ctypes.c_long(_PR_GET_CHILD_SUBREAPER), number, zero, zero, zero)
+        self._get_name = (ctypes.c_long(_PR_GET_NAME), name, zero, zero, zero)
+        self._dumpable = (ctypes.c_long(_PR_GET_DUMPABLE), zero, zero, zero, zero)
+        self._no_new_privileges = (ctypes.c_long(_PR_GET_NO_NEW_PRIVS), zero, zero, zero, zero)
+        numbers = _IOPRIO_SYSCALLS.get(os.uname().machine)
+        who = ctypes.c_long(_IOPRIO_WHO_PROCESS)
+        self._io_priority = None if numbers is None else (ctypes.c_long(numbers[1]), who, zero)
+
+    def settings(self) -> Settings:
+        prctl, number = self._prctl, self._number
+        prctl(*self._death_signal)
+        death_signal = number.value
+        prctl(*self._subreaper)
+        prctl(*self._get_name)
+        dumpable, no_new_privileges = prctl(*self._dumpable), prctl(*self._no_new_privileges)
+        return Settings(dumpable, no_new_privileges, death_signal, number.value, self._name.value)
+
+    def io_priority(self) -> int:
+        return 0 if self._io_priority is None else self._syscall(*self._io_priority)
 
 
 @cache
-def _buffers() -> tuple[_Buffer, _Buffer]:
-    import ctypes
-
-    made = ctypes.c_int(), ctypes.create_string_buffer(_NAME_BYTES)
-    return _Buffer(made[0], ctypes.addressof(made[0])), _Buffer(made[1], ctypes.addressof(made[1]))
+def _reader() -> _Reader:
+    return _Reader()
 
 
 @cache
 def _oom_score_fd() -> int:
     return os.open(_OOM_SCORE_FILE, os.O_RDONLY | os.O_CLOEXEC)  # kept open: opening takes ten times as long
-
-
-@cache
-def _machine() -> str:
-    return os.uname().machine
 
 
 @cache

@@ -22,7 +22,11 @@ from typing import Any, NamedTuple
 from taskpool.procs import prctl
 from taskpool.procs.signals import catchable
 
-_LIMITS = {getattr(resource, name): name for name in sorted(dir(resource), reverse=True) if name.startswith("RLIMIT_")}
+# Those that make programs, files and memory fail. The others matter to few, and each costs a system call.
+_LIMITS = {
+    getattr(resource, f"RLIMIT_{name}"): f"RLIMIT_{name}"
+    for name in ("AS", "CORE", "CPU", "DATA", "FSIZE", "MEMLOCK", "MSGQUEUE", "NOFILE", "NPROC", "STACK")
+}
 _SIGNALS = sorted(catchable())
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 _REAL_TIME = (os.SCHED_FIFO, os.SCHED_RR)
@@ -51,15 +55,15 @@ class Property(NamedTuple):
 # --- limits, timers, signals ----------------------------------------------------------------------
 
 
-def _limits() -> dict[int, tuple[int, int]]:
-    return {number: resource.getrlimit(number) for number in _LIMITS}
+def _limits() -> list[tuple[int, int]]:
+    return list(map(resource.getrlimit, _LIMITS))
 
 
-def _put_limits_back(wanted: dict[int, tuple[int, int]], found: dict[int, tuple[int, int]]) -> None:
+def _put_limits_back(wanted: list[tuple[int, int]], found: list[tuple[int, int]]) -> None:
     lowered = None
-    for which, before in wanted.items():
+    for which, before, now in zip(_LIMITS, wanted, found, strict=True):
         try:
-            if found[which] != before:
+            if now != before:
                 resource.setrlimit(which, before)
         except (ValueError, OSError):  # only root may raise a hard limit again
             lowered = _LIMITS[which]
