@@ -58,8 +58,11 @@ class Capture:
         Raises ValueError when the job has closed or replaced a stream, OSError when the output cannot be
         kept. Neither leaves this object fit for another job.
         """
-        for stream in (sys.stdout, sys.stderr, self._stdout, self._stderr):  # a module may have put its own there
+        for stream in (self._stdout, self._stderr):
             _flush(stream)
+        if sys.stdout is not self._stdout or sys.stderr is not self._stderr:  # a module has put its own there
+            for stream in (sys.stdout, sys.stderr, self._stdout, self._stderr):
+                _flush(stream)
         self._native_streams.flush()
         if not _size(_STDOUT) and not _size(_STDERR):
             return NO_OUTPUT

@@ -32,7 +32,7 @@ _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 _REAL_TIME = (os.SCHED_FIFO, os.SCHED_RR)
 _SUMMER = 1_720_000_000  # one instant tells most zones apart; their names tell the others
 _STDIN, _STDERR = 0, 2
-_NAMES = tuple((name, fd) for fd, word in enumerate(("stdin", "stdout", "stderr")) for name in (word, f"__{word}__"))
+_NAMES = (("stdin", 0), ("stdout", 1), ("stderr", 2))
 _ENVIRON = os.environ
 
 
