@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from signal import SIGTERM
+from pathlib import Path
+from signal import SIGINT, SIGQUIT, SIGTERM, Signals
 
 import pytest
 
-from support.harness import OK, QUARANTINED, Stage, program, until
+from support.harness import FAILED, INTERRUPTED, OK, QUARANTINED, TERMINATED, Program, Stage, program, until
+from support.ledger import Ledger
 from support.pages import free_port, scrape, value
-from support.unread import BROKEN, UNREAD, Make, opened, read_until
+from support.unread import BROKEN, UNREAD, Make, full_pipe, opened, read_until, stopped_terminal, stream_socket
 
 CRASHING = 500  # jobs; with two crashes each, their lines are more than the pipe and the dealer hold
 CRASH_LIMIT = 2
@@ -58,3 +60,65 @@ def test_a_dealer_is_told_to_leave_beside_such_a_log(stage: Stage, make: Make) -
         assert run.ends(OK).lines == ["55"] * 60
         dealer.send(SIGTERM)
         dealer.ends(OK)
+
+
+# --- a generator, its private dealer and their workers: one standard error for all --------------------------
+
+
+@pytest.mark.parametrize("fmt", ["text", "json"])
+@pytest.mark.parametrize("make", [full_pipe, stopped_terminal, stream_socket, *BROKEN])
+def test_time_outs_beside_such_a_log(stage: Stage, tmp_path: Path, make: Make, fmt: str) -> None:
+    results = tmp_path / "results"
+    with opened(make) as (_, writer):
+        options = ["--workers", 2, "--timeout", "1s", "--results", results, "-v", "--log-format", fmt]
+        run = stage.private("command", *options, "--", "sleep", ":::", *["3600"] * 3, stderr=writer)
+        run.ends(FAILED)
+    outcomes = [json.loads(line) for line in results.read_text().splitlines()]
+    assert [job["state"] for job in outcomes] == ["timed-out"] * 3
+
+
+def told(run: Program, number: Signals) -> int:
+    """How it ends when it is told to: once, but by INT as often as it takes, because the first waits for the jobs."""
+
+    def ended() -> bool:
+        if run.popen.poll() is not None:
+            return True
+        run.send(number)
+        return False
+
+    if number is SIGINT:
+        until(ended, "the generator's end", 40)
+    else:
+        run.send(number)
+    return run.wait(40)
+
+
+SIGNALS = [(SIGINT, INTERRUPTED), (SIGTERM, TERMINATED), (SIGQUIT, TERMINATED)]
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+@pytest.mark.parametrize("make", [full_pipe, stopped_terminal, stream_socket])
+def test_signals_beside_a_log_that_is_not_read(
+    stage: Stage, ledger: Ledger, make: Make, number: Signals, code: int
+) -> None:
+    with opened(make) as (_, writer):
+        command = ["--journal", "none", "--drain-timeout", "0.2s", "--", *ledger.command("sleep=3600"), ":::", "a", "b"]
+        run = stage.private("command", "--workers", 2, *command, "-v", stderr=writer)
+        ledger.wait("start", 2)
+        assert told(run, number) in (code, -number)  # the last one may come when it hears no signals any more
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+@pytest.mark.parametrize("make", [os.pipe, stopped_terminal, stream_socket])
+def test_signals_beside_output_that_is_not_read(stage: Stage, make: Make, number: Signals, code: int) -> None:
+    """Output waits for its reader; what does not wait is the log, the time-outs, and the end when it is told to."""
+    jobs = ["200000"] * 3 + ["3600"]
+    script = "if [ $0 = 3600 ]; then sleep $0; else seq $0; fi"
+    with opened(make) as (_, writer):
+        options = ["--workers", 2, "--timeout", "2s", "--drain-timeout", "0.2s", "-v"]
+        run = stage.private("command", *options, "--", "sh", "-c", script, ":::", *jobs, stdout=writer)
+        run.says("Job 4 .*timed-out on worker")
+        assert told(run, number) in (code, -number)
+    # What was not written was not acknowledged.
+    again = stage.private("command", *options, "--resume", "--", "sh", "-c", script, ":::", *jobs).ends(FAILED)
+    assert len(again.lines) >= 200_000

@@ -74,10 +74,6 @@ class TurnHandler:
         """Descriptors that end a wait when they can be read."""
         return ()
 
-    def writable(self) -> Iterable[Descriptor]:
-        """Descriptors that end a wait when they can be written."""
-        return ()
-
     def next_deadline(self) -> int | None:
         """When a turn is due whatever happens, on the monotonic clock; None: no such time."""
         return None
@@ -190,7 +186,7 @@ class Connection:
         deadlines = (self.next_deadline(), handler.next_deadline(), deadline)
         now = self._clock.now().mono
         due = max(now, min(each for each in deadlines if each is not None))
-        ready = wait_ready(readable, [*self.writable, *handler.writable()], due - now)
+        ready = wait_ready(readable, self.writable, due - now)
         self._clock.woke(due)  # a standstill of ours is no silence of the dealer's
         return ready
 

@@ -18,8 +18,8 @@ from taskpool.generator import admin, queries
 from taskpool.generator.input.feed import Source, open_feed, preview
 from taskpool.generator.input.jobs_file import job_schema, read_jobs
 from taskpool.generator.options import batch_limits, connect_timeouts, log_format, submit_options, verbosity
-from taskpool.generator.output.console import Console
-from taskpool.generator.output.stream import OutputClosed, Piece, write_pieces
+from taskpool.generator.output.console import WHO, Console
+from taskpool.generator.output.stream import OutputClosed, OutputStream, Piece, write_out, write_pieces
 from taskpool.generator.parser import QUERIES, build_parser
 from taskpool.generator.signals import RaiseOnSignal, handled_signals
 from taskpool.generator.submit import new_client_id, open_connection, resume_command, run_batch
@@ -27,8 +27,9 @@ from taskpool.ipc.names import check_pool_name
 from taskpool.kinds import KINDS
 from taskpool.messages import JobSpec
 from taskpool.procs import signals
+from taskpool.procs.writer import LineWriter
 
-STDIN, STDOUT = 0, 1
+STDIN, STDOUT, STDERR = 0, 1, 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,14 +37,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     # First thing: a program that started us may have left descriptors closed and signals ignored or blocked.
     signals.ensure_low_fds()
     signals.reset_inherited()
+    with LineWriter(STDERR, WHO) as stderr:
+        try:
+            return _run(sys.argv[1:] if argv is None else argv, stderr)
+        except OutputClosed:  # `tp-generator ... | head`
+            stderr.flush()
+            return signals.die_of_broken_pipe()
+
+
+def _run(argv: Sequence[str], stderr: LineWriter) -> int:
     args = build_parser().parse_args(argv)
-    console = Console(verbosity=verbosity(args), fmt=log_format(args))
+    console = Console(stderr, verbosity=verbosity(args), fmt=log_format(args))
     try:
         if args.subcommand in KINDS or args.subcommand == "jobs":
-            return submit(args, console, sys.argv[1:] if argv is None else argv)
+            return submit(args, console, argv)
         return command(args, console)
-    except OutputClosed:  # `tp-generator ... | head`
-        return signals.die_of_broken_pipe()
+    except OutputClosed:
+        raise
     except KeyboardInterrupt:  # before anything was started: later, signals are caught
         return ExitCode.INTERRUPTED
     except TaskpoolError as error:
@@ -123,10 +133,17 @@ def _open(name: str) -> int:
 
 
 def _print_jobs(jobs: Iterator[JobSpec]) -> ExitCode:
-    for job in jobs:
-        line = KINDS[job.kind].command_line(job.payload)
-        # As bytes: an argument may be a file name that is not UTF-8.
-        write_pieces([Piece(STDOUT, os.fsencode(line) + b"\n")])
+    with closing(OutputStream(STDOUT)) as output:
+        try:
+            for job in jobs:
+                # As bytes: an argument may be a file name that is not UTF-8.
+                output.put(os.fsencode(KINDS[job.kind].command_line(job.payload)) + b"\n")
+                if output.congested:
+                    write_out(output)
+        except UsageError:
+            write_out(output)  # the jobs before the bad line
+            raise
+        write_out(output)
     return ExitCode.OK
 
 

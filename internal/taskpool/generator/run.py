@@ -29,6 +29,7 @@ from taskpool.log import Fact
 from taskpool.messages import Outcome, Refused, State
 from taskpool.procs.signals import Wakeup
 from taskpool.procs.wait import Descriptor
+from taskpool.procs.writer import STUCK_NS
 
 # How long the last question may keep a person waiting: all it brings is a number in the summary.
 STATUS_NS_MAX = 1 * SECOND
@@ -117,12 +118,15 @@ class BatchRun(TurnHandler):
         return (self._status is not None and not self.connection.writable) or not self._dealer_listens
 
     def finish_writing(self) -> None:
-        """Wait until everything is written, however slowly it is read. A signal ends the wait."""
+        """Wait until everything is written, however slowly it is read. A signal ends the wait, and one that came before
+        ends it when the reader is stuck."""
         self._printer.release_held()
         if self._printer.on_terminal:
             self._console.hide_bar()
+        # What is not written then is not acknowledged: another run is sent it again.
+        stuck_ns = STUCK_NS if self.interrupted else None
         with suppress(Interrupted):
-            write_out(self._printer, self._wakeup)
+            write_out(self._printer, self._wakeup, stuck_ns)
 
     @property
     def _status(self) -> bytes | None:
@@ -153,9 +157,7 @@ class BatchRun(TurnHandler):
         yield self._wakeup
         if self._may_submit and self._feed.waits_for is not None:
             yield self._feed.waits_for
-
-    def writable(self) -> Iterable[Descriptor]:
-        return self._printer.writable
+        yield from self._printer.waits_for
 
     def next_deadline(self) -> int | None:
         kill_at = None if self._private is None else self._private.kill_at

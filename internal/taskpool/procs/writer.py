@@ -104,9 +104,10 @@ class LineWriter:
             self._start()
         return writer
 
-    def flush(self, stuck_ns: int = STUCK_NS) -> bool:
-        """Wait until all is written, or the reader has taken nothing for so long; return whether it has all."""
-        deadline = _now() + FLUSH_NS_MAX
+    def flush(self, stuck_ns: int = STUCK_NS, slow_ns: int = FLUSH_NS_MAX) -> bool:
+        """Wait until all is written; return whether it is. Two limits: on the time since the reader has last taken
+        something, and on the whole."""
+        deadline = _now() + slow_ns
         with self._lock:
             self._take_relayed()
             self._go()

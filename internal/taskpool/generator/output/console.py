@@ -12,6 +12,7 @@ from taskpool.clock import MILLISECOND, SECOND, seconds
 from taskpool.durations import human
 from taskpool.generator.totals import Totals
 from taskpool.log import Fact, Format, Level, render
+from taskpool.procs.writer import LineWriter
 
 WHO = "TaskGenerator"
 
@@ -19,16 +20,18 @@ ProgressMode = Literal["bar", "plain", "json", "none"]
 
 _PERIOD_NS: dict[ProgressMode, int] = {"bar": 100 * MILLISECOND, "plain": 5 * SECOND, "json": SECOND, "none": 0}
 _BAR_WIDTH_MAX = 30  # characters
+HIDE_NS_MAX = 50 * MILLISECOND
 
 
 class Console:
-    """Writes lines to standard error, and keeps one progress bar below them."""
+    """Writes lines to standard error, and keeps one progress bar below them. Never waits for their reader."""
 
-    def __init__(self, *, verbosity: int = 0, fmt: Format = "text", fd: int = 2) -> None:
+    def __init__(self, writer: LineWriter, *, verbosity: int = 0, fmt: Format = "text") -> None:
         self.verbosity = verbosity  # -1 quiet, 0, 1 verbose
+        self._writer = writer
         self._fmt: Format = fmt
-        self._fd = fd
         self._bar = ""
+        writer.use_format(fmt)
 
     def detail(self, text: str, fields: Mapping[str, Fact] | None = None) -> None:
         """Say something with -v only."""
@@ -58,32 +61,21 @@ class Console:
 
     def raw(self, data: bytes) -> None:
         """Write whole lines as they are."""
-        # In one write with the bar before and behind it, so that another program's line does not come in between.
-        self._write(self._erased() + data + self._bar.encode())
+        self._writer.put(data)
 
     def bar(self, text: str) -> None:
         """Draw the bar anew; empty text takes it away."""
-        erased = self._erased()  # of the old bar, so before it is replaced
         self._bar = text
-        self._write(erased + text.encode())
+        self._writer.show_bar(text)
 
     def hide_bar(self) -> None:
         """Take the bar away until it is next drawn, because another line is written to the terminal."""
         if self._bar:
             self.bar("")
+            self._writer.flush(HIDE_NS_MAX, HIDE_NS_MAX)  # a terminal that is stopped shows neither
 
     def _say(self, text: str, fields: Mapping[str, Fact] | None, level: Level) -> None:
         self.raw(render(self._fmt, WHO, text, fields, level).encode(errors="backslashreplace"))
-
-    def _erased(self) -> bytes:
-        return b"\r\x1b[K" if self._bar else b""
-
-    def _write(self, data: bytes) -> None:
-        try:
-            while data:
-                data = data[os.write(self._fd, data) :]
-        except OSError:
-            pass  # closed or full: the outcome of the batch must not depend on what a person reads
 
 
 class ProgressBar:

@@ -62,9 +62,14 @@ class Printer:
         return any(stream.terminal and not stream.idle for stream in self._streams.values())
 
     @property
-    def writable(self) -> list[int]:
-        """The descriptors to wait on for room."""
-        return [fd for stream in self._streams.values() for fd in stream.writable]
+    def pending(self) -> int:
+        """How many bytes wait for readers."""
+        return sum(stream.pending for stream in self._streams.values())
+
+    @property
+    def waits_for(self) -> list[int]:
+        """The descriptors of which one is readable when `pump` has something to do."""
+        return [fd for stream in self._streams.values() for fd in stream.waits_for]
 
     def begin(self) -> None:
         """Begin to write: the files are emptied, or gone on with. Raises ConfigurationError."""
@@ -119,7 +124,9 @@ class Printer:
             self._put(self._order.remaining())
 
     def close(self) -> None:
-        """Close the files. May be called twice."""
+        """Close the files, and write no more. May be called twice."""
+        for stream in self._streams.values():
+            stream.close()
         if self._order is not None:
             self._order.close()
         for file in self._files:

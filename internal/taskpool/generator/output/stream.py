@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import _thread
+import errno
 import os
 import select
 import stat
+from _queue import SimpleQueue
 from collections import deque
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -14,9 +18,11 @@ from taskpool.errors import ConfigurationError, TaskpoolError
 from taskpool.generator.signals import raise_if_stopped
 from taskpool.procs.signals import Wakeup
 from taskpool.procs.wait import wait_ready
+from taskpool.procs.writer import never_blocks, start_thread, write_all
 
 PENDING_BYTES_MAX = 1024 * 1024  # beyond this, no more outcomes are read
-FILE_CHUNK_BYTES = 64 * 1024  # a pipe's capacity on Linux: more could not be handed on at once
+FILE_CHUNK_BYTES = 64 * 1024
+CHUNK_BYTES_AHEAD = 64 * 1024  # a pipe's capacity on Linux; the thread never waits for the loop
 
 
 class OutputClosed(TaskpoolError):
@@ -56,24 +62,93 @@ class _File:
         return chunk
 
 
-class OutputStream:
-    """What is still to be written to one descriptor.
+class ChunkWriter:
+    """Writes chunks in their order, on a thread of its own.
 
-    Standard output is shared with other programs, so it is not made non-blocking: that would change it for them too.
-    Instead no more is written at once than a pipe is sure to take when poll(2) says that it has room.
+    Its descriptor is readable when there is room for more, or a write has failed.
     """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._chunks: SimpleQueue[bytes | None] = SimpleQueue()
+        self._lock = _thread.allocate_lock()
+        # Two numbers, each counted by one thread: an addition that two threads make is not safe.
+        self._taken = self._written = 0
+        self._error: OSError | None = None
+        self._events = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._running = self._closed = False
+
+    def fileno(self) -> int:
+        return self._events
+
+    @property
+    def pending(self) -> int:
+        """How many bytes are not written yet, those included that never will be."""
+        return self._taken - self._written
+
+    def put(self, data: bytes) -> None:
+        """Write a chunk behind those that wait. Raises OSError when that cannot start."""
+        self._taken += len(data)
+        self._chunks.put(data)
+        if not self._running:
+            self._running = True
+            if not start_thread(self._run):
+                limit = "a limit on processes or memory is reached (ulimit -u, TasksMax=, --pids-limit)"
+                raise OSError(errno.ENOMEM, f"no thread to write it: {limit}")
+
+    def check(self) -> None:
+        """Raise the OSError with which a write has failed."""
+        if self._error is not None:
+            raise self._error
+        try:
+            os.eventfd_read(self._events)
+        except BlockingIOError:
+            pass
+
+    def close(self) -> None:
+        """Write no more than what is being written. May be called twice."""
+        with self._lock:
+            closed, self._closed = self._closed, True
+            if not closed and not self._running:
+                os.close(self._events)
+        self._chunks.put(None)
+
+    def _run(self) -> None:
+        while self._error is None and (data := self._chunks.get()) is not None:
+            self._error = write_all(self._fd, data)
+            if self._error is None:
+                self._written += len(data)
+            with self._lock:
+                if self._closed:
+                    break
+                if self._error is not None or self.pending <= CHUNK_BYTES_AHEAD // 2:
+                    os.eventfd_write(self._events, 1)
+        with self._lock:
+            self._running = False
+            if self._closed:
+                os.close(self._events)
+
+
+class OutputStream:
+    """What is still to be written to one descriptor."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self.terminal = os.isatty(fd)
         self._parts: deque[bytearray | _File] = deque()
         self._pending = 0
-        self._at_once = _bytes_at_once(fd)
+        # Behind poll(2) alone a write could still block, see procs/writer.py: then no signal would be obeyed.
+        self._writer = None if never_blocks(fd) else ChunkWriter(fd)
 
     @property
     def idle(self) -> bool:
         """Whether everything is written."""
-        return not self._parts
+        return not self._parts and (self._writer is None or not self._writer.pending)
+
+    @property
+    def pending(self) -> int:
+        """How many bytes wait, as far as is known: of a file, what is read of it."""
+        return self._pending + (0 if self._writer is None else self._writer.pending)
 
     @property
     def congested(self) -> bool:
@@ -81,9 +156,9 @@ class OutputStream:
         return self._pending > PENDING_BYTES_MAX
 
     @property
-    def writable(self) -> list[int]:
-        """The descriptor to wait on for room, if anything is to be written."""
-        return [] if self.idle else [self.fd]
+    def waits_for(self) -> list[int]:
+        """The descriptor that is readable when `pump` has something to do."""
+        return [] if self.idle or self._writer is None else [self._writer.fileno()]
 
     def put(self, content: bytes | Path) -> None:
         """Add bytes, or a file's content, behind what is there."""
@@ -100,17 +175,33 @@ class OutputStream:
 
     def pump(self) -> None:
         """Write what can be written without waiting. Raises OutputClosed and ConfigurationError."""
-        while (head := self._head()) is not None and wait_ready((), (self.fd,), 0):
-            try:
-                written = os.write(self.fd, head[: self._at_once])
-            except BrokenPipeError:
-                raise OutputClosed("the reader of the output has gone") from None
-            except BlockingIOError:
-                return  # another program made it non-blocking, and took the room
-            except OSError as error:
-                raise ConfigurationError(f"cannot write the output: {error.strerror}") from error
-            self._pending -= written
-            del head[:written]
+        try:
+            if self._writer is not None:
+                self._writer.check()
+            while (head := self._head()) is not None and (written := self._write(head)):
+                self._pending -= written
+                del head[:written]
+        except BrokenPipeError:
+            raise OutputClosed("the reader of the output has gone") from None
+        except OSError as error:
+            raise ConfigurationError(f"cannot write the output: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Write no more. May be called twice."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def _write(self, data: bytearray) -> int:
+        """Write some of the bytes, or have them written; return how many. Raises OSError."""
+        if self._writer is None:
+            return os.write(self.fd, data)
+        if self._writer.pending > CHUNK_BYTES_AHEAD:
+            return 0
+        # Whole lines, and no more of them than a pipe takes as a whole: the log may go the same way.
+        end = len(data) if len(data) <= select.PIPE_BUF else data.rfind(b"\n", 0, select.PIPE_BUF) + 1
+        chunk = bytes(data[: end or select.PIPE_BUF])
+        self._writer.put(chunk)
+        return len(chunk)
 
     def _head(self) -> bytearray | None:
         while self._parts:
@@ -136,33 +227,37 @@ class Drainable(Protocol):
     def idle(self) -> bool: ...
 
     @property
-    def writable(self) -> list[int]: ...
+    def pending(self) -> int: ...
+
+    @property
+    def waits_for(self) -> list[int]: ...
 
     def pump(self) -> None: ...
 
 
-def write_out(output: Drainable, wakeup: Wakeup | None = None) -> None:
-    """Wait until everything is written, however slowly it is read.
+def write_out(output: Drainable, wakeup: Wakeup | None = None, stuck_ns: int | None = None) -> None:
+    """Wait until everything is written, however slowly it is read; give up when nothing is read for `stuck_ns`.
 
     Raises OutputClosed, ConfigurationError, and, with a `wakeup`, Interrupted when a signal ends the wait.
     """
     output.pump()
     while not output.idle:
-        wait_ready(() if wakeup is None else (wakeup,), output.writable)
+        pending = output.pending
+        ready = wait_ready((*output.waits_for, *(() if wakeup is None else (wakeup,))), (), stuck_ns)
         if wakeup is not None:
             raise_if_stopped(wakeup)
         output.pump()
+        if not ready and output.pending == pending:
+            return
 
 
 def write_pieces(pieces: Iterable[Piece], wakeup: Wakeup | None = None) -> None:
     """Write each piece to its stream, one after the other. Raises what `write_out` raises."""
-    for stream, content in pieces:
-        output = OutputStream(stream)
-        output.put(content)
-        write_out(output, wakeup)
-
-
-def _bytes_at_once(fd: int) -> int:
-    """Return how much write(2) takes without waiting, once poll(2) has said that there is room."""
-    # A pipe is writable from PIPE_BUF free bytes on; a regular file always takes all. See pipe(7).
-    return 1024 * 1024 if stat.S_ISREG(os.fstat(fd).st_mode) else select.PIPE_BUF
+    with ExitStack() as cleanup:
+        outputs: dict[int, OutputStream] = {}
+        for stream, content in pieces:
+            if stream not in outputs:
+                outputs[stream] = OutputStream(stream)
+                cleanup.callback(outputs[stream].close)
+            outputs[stream].put(content)
+            write_out(outputs[stream], wakeup)

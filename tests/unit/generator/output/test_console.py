@@ -5,60 +5,91 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
 from support.outcomes import outcome
+from support.unread import BROKEN, Make, full_pipe, opened, read_until, stopped_terminal
 from taskpool.clock import SECOND
 from taskpool.generator.output.console import Console, ProgressBar
 from taskpool.generator.totals import Totals
 from taskpool.messages import State
+from taskpool.procs.writer import LineWriter
+
+
+class Screen:
+    """A pipe, and the writer of its lines."""
+
+    def __init__(self, make: Make, stack: ExitStack) -> None:
+        self.reader, writer = stack.enter_context(opened(make))
+        self.writer = LineWriter(writer, "test")
+        stack.callback(self.writer.close)
+
+    def text(self) -> str:
+        """What was written since the last call."""
+        assert self.writer.flush()
+        return os.read(self.reader, 65_536).decode()
 
 
 @pytest.fixture
-def pipe() -> Iterator[tuple[int, int]]:
-    reader, writer = os.pipe()
-    yield reader, writer
-    for fd in (reader, writer):
-        try:
-            os.close(fd)
-        except OSError:
-            pass
+def screen() -> Iterator[Screen]:
+    with ExitStack() as stack:
+        yield Screen(os.pipe, stack)
 
 
-def read_all(fd: int) -> str:
-    return os.read(fd, 65_536).decode()
-
-
-def test_the_bar_is_taken_away_for_a_line_and_drawn_again(pipe: tuple[int, int]) -> None:
-    console = Console(fd=pipe[1])
+def test_the_bar_is_taken_away_for_a_line_and_drawn_again(screen: Screen) -> None:
+    console = Console(screen.writer)
     console.bar("[##..]")
+    assert screen.text() == "[##..]"
     console.info("hello")
+    assert screen.text() == "\r\x1b[K[TaskGenerator] hello\n[##..]"
     console.hide_bar()
     console.detail("not without -v")
-    assert read_all(pipe[0]) == "[##..]\r\x1b[K[TaskGenerator] hello\n[##..]\r\x1b[K"
+    assert screen.text() == "\r\x1b[K"
+    console.hide_bar()
+    console.info("goodbye")
+    assert screen.text() == "[TaskGenerator] goodbye\n"
 
 
-def test_a_closed_standard_error_is_survived(pipe: tuple[int, int]) -> None:
-    os.close(pipe[0])
-    Console(fd=pipe[1]).error("x")
+@pytest.mark.parametrize("make", [full_pipe, stopped_terminal])
+def test_of_bars_that_were_not_seen_the_last_is_drawn(make: Make) -> None:
+    with ExitStack() as stack:
+        screen = Screen(make, stack)
+        console = Console(screen.writer)
+        for number in range(100_000):
+            console.bar(f"[{number}]")
+        console.hide_bar()
+        console.bar("[end]\n")
+        assert screen.writer.dropped == 0
+        assert len(b"".join(read_until(screen.reader, b"[end]\n"))) < 100
 
 
-def test_quiet_leaves_errors(pipe: tuple[int, int]) -> None:
-    console = Console(verbosity=-1, fd=pipe[1])
+@pytest.mark.parametrize("make", BROKEN)
+def test_a_closed_standard_error_is_survived(make: Make) -> None:
+    with ExitStack() as stack:
+        console = Console(Screen(make, stack).writer)
+        for _ in range(3):
+            console.error("x")
+            console.bar("[##..]")
+            console.hide_bar()
+
+
+def test_quiet_leaves_errors(screen: Screen) -> None:
+    console = Console(screen.writer, verbosity=-1)
     console.info("a")
     console.warning("b")
     console.error("c")
-    assert read_all(pipe[0]) == "tp-generator: c\n"
+    assert screen.text() == "tp-generator: c\n"
 
 
-def test_progress_as_json(pipe: tuple[int, int]) -> None:
+def test_progress_as_json(screen: Screen) -> None:
     totals = Totals()
     totals.add(outcome(state=State.FAILED))
-    progress = ProgressBar("json", Console(fd=pipe[1]), totals, started=0)
+    progress = ProgressBar("json", Console(screen.writer), totals, started=0)
     progress.show(4, SECOND // 2)
     progress.show(4, SECOND)
-    assert json.loads(read_all(pipe[0])) == {
+    assert json.loads(screen.text()) == {
         "type": "progress",
         "finished": 1,
         "total": 4,
@@ -68,11 +99,11 @@ def test_progress_as_json(pipe: tuple[int, int]) -> None:
     }
 
 
-def test_progress_as_a_bar(pipe: tuple[int, int]) -> None:
+def test_progress_as_a_bar(screen: Screen) -> None:
     totals = Totals()
     totals.add(outcome())
-    progress = ProgressBar("bar", Console(fd=pipe[1]), totals, started=0)
+    progress = ProgressBar("bar", Console(screen.writer), totals, started=0)
     progress.show(3, 10 * SECOND)
-    assert read_all(pipe[0]) == "[##########....................] 1/3 done, 10s, 20s left"
+    assert screen.text() == "[##########....................] 1/3 done, 10s, 20s left"
     progress.show(None, 20 * SECOND)
-    assert read_all(pipe[0]).endswith("1/? done, 20s")
+    assert screen.text().endswith("1/? done, 20s")

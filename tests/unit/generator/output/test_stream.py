@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from support.unread import UNREAD, Make, opened, read_until
+from taskpool.clock import MILLISECOND
 from taskpool.errors import ConfigurationError
-from taskpool.generator.output.stream import OutputClosed, OutputStream
+from taskpool.generator.output.stream import OutputClosed, OutputStream, write_out
 
 
 @pytest.fixture
@@ -34,14 +36,14 @@ def test_a_reader_that_does_not_read_blocks_nothing(pipe: tuple[int, int], tmp_p
     stream.put(path)
     stream.put(b"end")
     got = b""
-    for _ in range(10_000):
+    while not stream.idle:
         stream.pump()
-        if stream.idle:
-            break
-        got += os.read(reader, 65_536)
+        if reader in select.select([reader, *stream.waits_for], [], [])[0]:
+            got += os.read(reader, 65_536)
     while select.select([reader], [], [], 0)[0]:
         got += os.read(reader, 65_536)
     assert got == data + file_data + b"end"
+    stream.close()
 
 
 def test_a_long_backlog_is_congestion(pipe: tuple[int, int]) -> None:
@@ -50,6 +52,37 @@ def test_a_long_backlog_is_congestion(pipe: tuple[int, int]) -> None:
     stream.put(b"x" * 2_000_000)
     stream.pump()
     assert stream.congested and not stream.idle
+    stream.close()
+
+
+@pytest.mark.parametrize("make", UNREAD)
+def test_a_write_that_blocks_blocks_no_caller(make: Make) -> None:
+    """Also when poll(2) says that there is room: for less than is written, or another program takes it."""
+    with opened(make) as (reader, writer):
+        stream = OutputStream(writer)
+        stream.put(b"%099d\n" % 7 * 20_000)
+        write_out(stream, stuck_ns=20 * MILLISECOND)
+        assert stream.congested and not stream.idle
+        stream.put(b"end\n")
+        lines: list[bytes] = []
+        while b"end\n" not in lines:
+            stream.pump()
+            lines += read_until(reader, b"\n")
+        write_out(stream)
+        assert lines == [b"%099d\n" % 7] * 20_000 + [b"end\n"]
+        stream.close()
+
+
+def test_lines_are_whole_beside_those_of_a_log() -> None:
+    with opened(lambda: os.pipe2(os.O_DIRECT)) as (
+        reader,
+        writer,
+    ):  # each read gives what one write has put, see pipe(2)
+        stream = OutputStream(writer)
+        stream.put(b"".join(b"x" * size + b"\n" for size in (99, 4050, 10, 5000, 7)))
+        write_out(stream)
+        assert [len(os.read(reader, 65_536)) for _ in range(4)] == [100, 4051 + 11, 4096, 5001 - 4096 + 8]
+        stream.close()
 
 
 def test_a_reader_that_is_gone(pipe: tuple[int, int]) -> None:
@@ -57,7 +90,8 @@ def test_a_reader_that_is_gone(pipe: tuple[int, int]) -> None:
     os.close(pipe[0])
     stream.put(b"x")
     with pytest.raises(OutputClosed):
-        stream.pump()
+        write_out(stream)
+    stream.close()
 
 
 def test_a_full_disk_is_told() -> None:

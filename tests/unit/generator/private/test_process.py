@@ -27,6 +27,7 @@ from taskpool.messages import Epoch, Incarnation
 from taskpool.procs.pool_lock import PoolLock
 from taskpool.procs.process_tree import worker_mark
 from taskpool.procs.state_dir import identity
+from taskpool.procs.writer import LineWriter
 
 DEADLINE_S = 20.0
 
@@ -55,7 +56,7 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Script:
 
 def start(pool: str, options: list[str] | None = None, journal: str | None = None, drain_ns: int = 0) -> PrivateDealer:
     private_state = PrivateState(pool, journal, resume=False)
-    console = Console(verbosity=-1)
+    console = Console(LineWriter(2, "test"), verbosity=-1)
     launch = LaunchOptions(tuple(options or ()), drain_ns)
     return PrivateDealer(private_state, launch, KernelNamespace(), console, "the command that resumes")
 
