@@ -145,6 +145,8 @@ class SimPoller:
             self._queues[fd] = self._platform.ends[fd].queue
 
     def forget(self, fd: int) -> None:
+        if self._platform.dead:
+            raise Killed
         del self._queues[fd]
 
     def write(self, fd: int, wanted: bool) -> None:
@@ -267,6 +269,9 @@ class SimPlatform:
     def room(self, options: DealerOptions, layout: Layout) -> Room:
         return Room(limits.WORKERS_MAX, "")
 
+    def sweep_dead_pools(self, pool: str) -> list[str]:
+        return []  # the host has one pool
+
     def lock(self, pool: str) -> Epoch:
         self.step()
         self.host.disk.epoch += 1
@@ -314,6 +319,9 @@ class SimPlatform:
         self.perhaps_dies("dealer_dies_in_recovery")
         self._processes = SimProcesses(self, options.pool, spool, shape)
         return self._processes
+
+    def find_process(self, pid: int, queue_fd: int) -> int:
+        return -1  # generators here end with a bye, or in silence
 
     def signals(self) -> list[str]:
         self.step()

@@ -202,6 +202,9 @@ class MemoryPlatform:
     def room(self, options: DealerOptions, layout: Layout) -> Room:
         return Room(WORKERS_MAX, "")
 
+    def sweep_dead_pools(self, pool: str) -> list[str]:
+        return []
+
     def lock(self, pool: str) -> Epoch:
         return Epoch(1)
 
@@ -222,6 +225,9 @@ class MemoryPlatform:
 
     def processes(self, options: DealerOptions, epoch: Epoch, spool: Spool, shape: Shape) -> PlayedProcesses:
         return self.played
+
+    def find_process(self, pid: int, queue_fd: int) -> int:
+        return -1
 
     def signals(self) -> list[str]:
         signals, self.pending_signals = self.pending_signals, []

@@ -24,7 +24,7 @@ from taskpool.dealer.loop import Loop, LoopParts, Wakeups
 from taskpool.dealer.options import DealerOptions
 from taskpool.dealer.performer import Performer
 from taskpool.dealer.platform import Platform, Poller, Processes
-from taskpool.dealer.reply_queues import ReplyQueues
+from taskpool.dealer.reply_queues import GeneratorProcesses, ReplyQueues
 from taskpool.dealer.systemd import Notifier, ServiceReporter
 from taskpool.errors import TaskpoolError, UsageError
 from taskpool.ipc import sizing
@@ -60,7 +60,9 @@ class Dealer:
         self._platform = platform
         self._log = log
         self._teardown = teardown
-        self._performer: Performer | None = None  # the teardown asks for it, also when the assembly fails before it
+        # What the teardown asks for, also when the assembly fails before it.
+        self._performer: Performer | None = None
+        self._assembled = False
         layout = platform.layout(options)  # first: what does not fit this machine is refused before anything is touched
         epoch = takeover.take_over(platform, options.pool, log, teardown)
         store = platform.store(options, epoch)
@@ -70,7 +72,7 @@ class Dealer:
         poller = platform.poller()
         teardown.callback(poller.close)
         queues = InputQueues(platform.namespace, options.pool, layout, poller, log.warn)
-        teardown.callback(queues.close)
+        teardown.callback(lambda: queues.close() if self._assembled else queues.give_back())
         restored = takeover.restore(store, queues, spool)
         spool.sweep()  # after that: late reports may lie in it, and after it nothing refers to what is left
         processes = platform.processes(options, epoch, spool, layout.worker)
@@ -79,6 +81,7 @@ class Dealer:
         self.parts = self._connect(poller, queues, processes, store, spool)
         self.loop = Loop(self.parts, self._wakeups(poller, store, notifier), restored)
         where = self._serve_pages()
+        self._assembled = True
         log.say(Level.DEBUG if options.private else Level.INFO, _first_line(options, epoch, store, where))
 
     def _connect(
@@ -92,11 +95,15 @@ class Dealer:
             self._platform.namespace, self._options.pool, spool, poller.write, warn, queues.counters
         )
         self._teardown.callback(reply_queues.close_all)
+        generators = GeneratorProcesses(poller, self._platform.find_process)
+        self._teardown.callback(generators.close)
         performer = self._performer = Performer(store, processes, reply_queues, spool, self._log)
         ingress = Ingress(
             spool, self.core.pool.counters, lambda refused: reply_queues.send(refused.client, refused), warn
         )
-        return LoopParts(self.core, clock, poller, queues, ingress, processes, reply_queues, store, performer)
+        return LoopParts(
+            self.core, clock, poller, queues, ingress, processes, reply_queues, generators, store, performer
+        )
 
     def _wakeups(self, poller: Poller, store: Store, notifier: Notifier | None) -> Wakeups:
         options, platform = self._options, self._platform

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 
 from taskpool.core.metric import MetricSet, computed, counter
 from taskpool.dealer.platform import Poller
@@ -60,9 +61,11 @@ class InputQueues:
         self._poller = poller
         self._warn = warn
         self.counters = QueueCounters()
-        self.intake = self._adopt(names.intake(pool), layout.intake)
-        self.control = self._adopt(names.control(pool), layout.control)
-        self.events: list[QueueEnd] = [self._adopt(names.events(pool), layout.events)]  # the newest is last
+        with ExitStack() as made:
+            self.intake = self._begin(names.intake(pool), layout.intake, made)
+            self.control = self._begin(names.control(pool), layout.control, made)
+            self.events: list[QueueEnd] = [self._begin(names.events(pool), layout.events, made)]  # the newest is last
+            self._made = made.pop_all()
 
     def recreate_unlinked(self, *, keep_old_events: bool) -> None:
         """Create again what was unlinked. Workers hold the old events queue, so it is still read."""
@@ -83,6 +86,10 @@ class InputQueues:
             queue.unlink()
             self._close(queue)
 
+    def give_back(self) -> None:
+        """Unlink what was made here and close all: a start that fails leaves to others the queues that it found."""
+        self._made.close()
+
     # --- metrics ---
 
     @computed("gauge", "taskpool_queue_messages", "Messages in a queue now.", labels={"queue": INPUT_QUEUES})
@@ -98,15 +105,28 @@ class InputQueues:
 
     # --- one queue ---
 
-    def _adopt(self, name: str, shape: Shape) -> QueueEnd:
-        queue, _ = self._namespace.reopen_or_create(name, shape)
-        self._poller.read(queue.fileno())
+    def _begin(self, name: str, shape: Shape, made: ExitStack) -> QueueEnd:
+        queue, found = self._adopt(name, shape)
+        made.callback(self._close, queue)
+        if not found:
+            made.callback(queue.unlink)
         return queue
+
+    def _adopt(self, name: str, shape: Shape) -> tuple[QueueEnd, bool]:
+        queue, found = self._namespace.reopen_or_create(name, shape)
+        try:
+            self._poller.read(queue.fileno())
+        except OSError:
+            if not found:
+                queue.unlink()
+            queue.close()
+            raise
+        return queue, found
 
     def _replace(self, old: QueueEnd, name: str, shape: Shape) -> QueueEnd:
         """Return a new queue of this name. Generators send again what they had sent to the old one."""
         try:
-            new = self._adopt(name, shape)
+            new, _ = self._adopt(name, shape)
         except QueueError as error:
             self._report_failure(name, error)
             return old  # those that hold it can still be read, and the next look tries again
@@ -118,7 +138,7 @@ class InputQueues:
         """Add an events queue for new workers. The old one may hold reports that are sent only once."""
         name = names.events(self._pool)
         try:
-            self.events.append(self._adopt(name, self._layout.events))
+            self.events.append(self._adopt(name, self._layout.events)[0])
         except QueueError as error:
             self._report_failure(name, error)
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import select
 import shutil
@@ -10,23 +11,25 @@ from signal import Signals
 
 from taskpool import limits
 from taskpool.clock import MILLISECOND, SECOND, AwakeClock, SystemClock
+from taskpool.dealer import dead_pools
 from taskpool.dealer.options import DealerOptions
 from taskpool.dealer.processes import LaunchSpec, WorkerProcesses
 from taskpool.errors import ConfigurationError
-from taskpool.ipc.mqueue import KernelNamespace, kernel_limits
+from taskpool.ipc.mqueue import KernelNamespace, ipc_namespace, kernel_limits
 from taskpool.ipc.names import StaleQueues
 from taskpool.ipc.sizing import Layout, Room, Shape, choose, room
 from taskpool.ipc.spool import Spool
 from taskpool.journal.memory import MemoryStore
 from taskpool.journal.store import Store
 from taskpool.messages import Epoch
+from taskpool.procs import procfs
 from taskpool.procs.control_group import ControlGroup
 from taskpool.procs.orphans import WorkerList, end_orphans, last_life
 from taskpool.procs.pool_lock import PoolLock
 from taskpool.procs.prctl import become_subreaper
 from taskpool.procs.signals import Wakeup
 from taskpool.procs.spawn import find_worker
-from taskpool.procs.state_dir import identity, state_directory
+from taskpool.procs.state_dir import SPOOL_NAME, identity, state_directory
 
 JOURNAL_NAME = "journal.db"
 ORPHANS_NS_MAX = 20 * SECOND  # for SIGKILL to take effect on all of them
@@ -88,6 +91,7 @@ class LinuxPlatform:
         self._wakeup = Wakeup(WATCHED)
         self._lock: PoolLock | None = None
         self._spool: Spool | None = None
+        self._pool = ""
         self._stale_queues: StaleQueues | None = None
         self._group: ControlGroup | None = None
         self._worker_list: WorkerList | None = None
@@ -106,9 +110,16 @@ class LinuxPlatform:
         workers = min(workers - options.spares, limits.WORKERS_MAX)  # spares take as much as workers do
         return Room(max(workers, options.workers), limit if workers < limits.WORKERS_MAX else _MOST)
 
+    def sweep_dead_pools(self, pool: str) -> list[str]:
+        return dead_pools.sweep(self.namespace, state_directory(pool), ipc_namespace())
+
     def lock(self, pool: str) -> Epoch:
-        self._lock = PoolLock(state_directory(pool), pool)
-        return self._lock.acquire(self.clock.now().wall)
+        directory = state_directory(pool)
+        self._lock = PoolLock(directory, pool)
+        epoch = self._lock.acquire(self.clock.now().wall)
+        self._pool, self._stale_queues = pool, StaleQueues(directory, epoch)
+        self._stale_queues.begin(ipc_namespace())  # before the first queue: a kill may come right behind it
+        return epoch
 
     def end_orphans(self, pool: str, epoch: Epoch) -> int:
         become_subreaper()  # before the first worker: what outlives a worker then becomes a child of this process
@@ -120,11 +131,11 @@ class LinuxPlatform:
 
     def sweep(self, pool: str, epoch: Epoch) -> None:
         # Names of workers' queues hold epoch and incarnation, so they are not guessed but read from a file.
-        self._stale_queues = StaleQueues(state_directory(pool), epoch)
+        assert self._stale_queues is not None
         self._stale_queues.sweep(self.namespace, pool)
 
     def spool(self, pool: str) -> Spool:
-        self._spool = Spool(state_directory(pool) / "spool")
+        self._spool = Spool(state_directory(pool) / SPOOL_NAME)
         return self._spool
 
     def store(self, options: DealerOptions, epoch: Epoch) -> Store:
@@ -156,6 +167,19 @@ class LinuxPlatform:
         )
         return WorkerProcesses(spec, self.namespace, spool, self.clock, self._stale_queues, self._worker_list)
 
+    def find_process(self, pid: int, queue_fd: int) -> int:
+        try:
+            queue = os.fstat(queue_fd)
+            if not procfs.has_open(pid, queue):
+                return -1
+            pidfd = os.pidfd_open(pid)
+        except OSError:  # it has just died, or there is no descriptor to watch it by: its lease will end
+            return -1
+        if procfs.has_open(pid, queue):  # still: the pid was not given to another process before the pidfd held it
+            return pidfd
+        os.close(pidfd)
+        return -1
+
     def signals(self) -> list[str]:
         # Sorted: the order in which signals were sent is lost anyway, and that of a set differs from run to run.
         return [number.name[3:] for number in sorted(self._wakeup.pending()) if number is not Signals.SIGCHLD]
@@ -170,6 +194,8 @@ class LinuxPlatform:
             shutil.rmtree(self._spool.directory, ignore_errors=True)
         if self._worker_list is not None:
             self._worker_list.close()
+        if self._stale_queues is not None:
+            self._stale_queues.end(self.namespace, self._pool)
         if self._group is not None:
             self._group.leave()
         if self._lock is not None:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from taskpool import limits
 from taskpool.clock import MILLISECOND, SECOND, STANDSTILL_NS_MIN, AwakeClock
 from taskpool.core.effects import Exit
-from taskpool.core.events import Event, LifelineClosed, Reconfigured, Signalled, Stalled, Tick
+from taskpool.core.events import ClientLost, Event, LifelineClosed, Reconfigured, Signalled, Stalled, Tick
 from taskpool.core.metric import Histogram, MetricSet, counter, gauge, histogram
 from taskpool.core.reactor import Reactor
 from taskpool.core.storage import Restored
@@ -26,7 +26,7 @@ from taskpool.dealer.ingress import Ingress
 from taskpool.dealer.input_queues import InputQueues
 from taskpool.dealer.performer import Performer
 from taskpool.dealer.platform import Poller, Processes
-from taskpool.dealer.reply_queues import ReplyQueues
+from taskpool.dealer.reply_queues import GeneratorProcesses, ReplyQueues
 from taskpool.errors import QueueEmpty
 from taskpool.ipc.queue import QueueEnd
 from taskpool.journal.store import Store
@@ -77,6 +77,7 @@ class LoopParts(NamedTuple):
     ingress: Ingress
     processes: Processes
     reply_queues: ReplyQueues
+    generators: GeneratorProcesses
     store: Store
     performer: Performer
 
@@ -101,6 +102,7 @@ class Loop:
         self._ingress = parts.ingress
         self._processes = parts.processes
         self._reply_queues = parts.reply_queues
+        self._generators = parts.generators
         self._store = parts.store
         self._performer = parts.performer
         self._signals = wakeups.signals
@@ -155,6 +157,8 @@ class Loop:
             self._reply_queues.flush(fd)
         self._receive(self._queues.control, ingress.CONTROL, "control", self._queues.control.maxmsg)
         self._receive(self._queues.intake, ingress.INTAKE, "intake", limits.INTAKE_MESSAGES_PER_TURN_MAX)
+        for client in self._generators.take_dead(ready):  # behind what they sent before they died
+            self._handle(ClientLost(client))
         self._tick()
         self._check_queues()
         if self._after_turn is not None:
@@ -191,7 +195,10 @@ class Loop:
     def _verify_sender(self, event: Event) -> bool:
         """Check what the core cannot: the queue that a hello offers, and the process that claims to be a worker."""
         if isinstance(event, Hello):
-            return self._reply_queues.open(event)
+            if not self._reply_queues.open(event):
+                return False
+            self._generators.watch(event.client, event.pid, self._reply_queues.fileno(event.client))
+            return True
         if isinstance(event, Ready) and event.epoch == self._core.pool.config.epoch:
             self._count_boot(event)
             return self._processes.confirm(event.incarnation, event.pid)
@@ -254,6 +261,7 @@ class Loop:
             return
         self._checked_ns = self._now.mono
         self._queues.recreate_unlinked(keep_old_events=not self._processes.empty)
+        self._generators.keep(self._reply_queues.clients)
         self._store.check()
         if self._performer.look_for_room():
             self._idle = False

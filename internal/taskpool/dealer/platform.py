@@ -79,6 +79,9 @@ class Platform(Protocol):
     def room(self, options: DealerOptions, layout: Layout) -> Room:
         """Return how many workers the pool can be scaled to here, at least those it starts with."""
 
+    def sweep_dead_pools(self, pool: str) -> list[str]:
+        """Take away what killed private pools other than this one have left; return their names."""
+
     def lock(self, pool: str) -> Epoch:
         """Lock the pool and begin an epoch, which is durable when this returns. Raises PoolInUse."""
 
@@ -98,6 +101,9 @@ class Platform(Protocol):
     def poller(self) -> Poller: ...
 
     def processes(self, options: DealerOptions, epoch: Epoch, spool: Spool, shape: Shape) -> Processes: ...
+
+    def find_process(self, pid: int, queue_fd: int) -> int:
+        """Return a pidfd of the process with this pid if it has the same queue open; -1: it cannot be told."""
 
     def signals(self) -> list[str]:
         """Names, without SIG, of the signals that came since the last call; SIGCHLD only wakes."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Set
 from contextlib import suppress
 
 import msgspec
@@ -17,6 +17,7 @@ from taskpool import limits
 from taskpool.clock import SECOND, Instant
 from taskpool.codec import encode
 from taskpool.dealer.input_queues import QueueCounters
+from taskpool.dealer.platform import Poller
 from taskpool.errors import MessageError, MessageTooLong, QueueError, QueueFull, QueueMissing, SpoolFull
 from taskpool.ipc import names
 from taskpool.ipc.queue import QueueEnd, QueueNamespace
@@ -86,6 +87,15 @@ class ReplyQueues:
         self._queues[hello.client] = ReplyQueue(end, hello.pid)
         return True
 
+    @property
+    def clients(self) -> Container[int]:
+        """The clients that have a queue."""
+        return self._queues.keys()
+
+    def fileno(self, client: int) -> int:
+        """Return the descriptor of a client's queue."""
+        return self._queues[client].end.fileno()
+
     def send(self, client: int, message: object, *, whole: bool = False) -> None:
         """Send a message, or keep it until there is room.
 
@@ -153,9 +163,9 @@ class ReplyQueues:
         """
         while self._queues:
             self._close_end(self._queues.popitem()[1])
-        for slot in range(limits.REPLY_SLOTS_MAX):
+        for name in names.replies(self._pool):
             with suppress(QueueError):
-                self._namespace.unlink(names.reply(self._pool, slot))
+                self._namespace.unlink(name)
 
     def sweep(self, now: Instant) -> None:
         """Unlink the names that generators left when they died between creating a queue and their hello."""
@@ -200,6 +210,50 @@ class ReplyQueues:
             queue.first_sent()  # it would never fit: those behind it must not wait for it
             self._warn(f"reply to generator PID {queue.pid} dropped: {error}")
         self._watch(queue.end.fileno(), bool(queue.waiting))
+
+
+class GeneratorProcesses:
+    """The processes at the other ends: when one dies, its queue and its batch are free at once.
+
+    Of a process that cannot be told to be the one that said hello, as one in another PID namespace, only the silence is
+    noticed, when its lease ends.
+    """
+
+    def __init__(self, poller: Poller, find: Callable[[int, int], int]) -> None:
+        """`find` returns a pidfd of the process with this pid that has this queue open, or -1."""
+        self._poller = poller
+        self._find = find
+        self._pidfds: dict[int, int] = {}  # by client
+
+    def watch(self, client: int, pid: int, queue_fd: int) -> None:
+        """Watch the process that said hello. A later hello takes the place of an earlier one."""
+        self._forget(client)
+        # Twice as many as can be connected: those that have left are forgotten once a second only.
+        if len(self._pidfds) < 2 * limits.REPLY_SLOTS_MAX and (pidfd := self._find(pid, queue_fd)) >= 0:
+            self._pidfds[client] = pidfd
+            self._poller.read(pidfd)
+
+    def take_dead(self, ready: Set[int]) -> list[int]:
+        """Return the clients whose process has died, given the descriptors that are ready."""
+        dead = [client for client, pidfd in self._pidfds.items() if pidfd in ready]
+        for client in dead:
+            self._forget(client)
+        return dead
+
+    def keep(self, clients: Container[int]) -> None:
+        """Forget all but these, which are connected."""
+        for client in [client for client in self._pidfds if client not in clients]:
+            self._forget(client)
+
+    def close(self) -> None:
+        """Forget all."""
+        self.keep(())
+
+    def _forget(self, client: int) -> None:
+        pidfd = self._pidfds.pop(client, -1)
+        if pidfd >= 0:
+            self._poller.forget(pidfd)
+            os.close(pidfd)
 
 
 def _page(message: Outcomes) -> bytes:

@@ -12,25 +12,29 @@ The order makes a start safe, and each step rests on the one before it.  # R5 (d
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
 from msgspec import structs
 
-from taskpool import codec, limits
+from taskpool import codec
+from taskpool.clock import MILLISECOND
 from taskpool.core.effects import Level
 from taskpool.core.storage import Restored
 from taskpool.dealer.input_queues import InputQueues
 from taskpool.dealer.log import DealerLog
 from taskpool.dealer.platform import Platform
-from taskpool.errors import MessageError, PoolInUse, QueueEmpty, QueueExists, QueueMissing
-from taskpool.ipc import names, sizing
+from taskpool.errors import MessageError, PoolInUse, QueueEmpty
+from taskpool.ipc import names
 from taskpool.ipc.queue import QueueEnd, QueueNamespace
 from taskpool.ipc.spool import Spool
 from taskpool.journal.store import Store
 from taskpool.messages import Epoch, Progress, Report
+from taskpool.procs.wait import wait_ready
 
-ADOPTIONS_MAX = 3  # of the namespace's lock, whose holder may leave between two calls
+HELD_BRIEFLY_NS = 500 * MILLISECOND  # longer: by a dealer
+HELD_LOOK_NS = 20 * MILLISECOND
 
 
 def take_over(platform: Platform, pool: str, log: DealerLog, teardown: ExitStack) -> Epoch:
@@ -39,6 +43,9 @@ def take_over(platform: Platform, pool: str, log: DealerLog, teardown: ExitStack
     Raises PoolInUse when another dealer has the pool.
     """
     teardown.callback(platform.close)  # first, so that it comes last: the lock outlives everything it protects
+    # Before the first queue of our own: what the dead hold counts against this user's limit on bytes.
+    for dead in platform.sweep_dead_pools(pool):
+        log.say(Level.INFO, f"private pool {dead}: its dealer and generator were killed; its queues are taken away")
     epoch = platform.lock(pool)
     _lock_namespace(platform.namespace, pool, teardown)
     _end_earlier_life(platform, pool, epoch, log)
@@ -65,8 +72,8 @@ def _end_earlier_life(platform: Platform, pool: str, epoch: Epoch, log: DealerLo
     if orphans:
         log.say(Level.WARNING, f"ended {orphans} processes of an earlier life of pool {pool}")
     platform.sweep(pool, epoch)
-    for slot in range(limits.REPLY_SLOTS_MAX):  # a generator that waits creates its queue again with its next hello
-        platform.namespace.unlink(names.reply(pool, slot))
+    for name in names.replies(pool):  # a generator that waits creates its queue again with its next hello
+        platform.namespace.unlink(name)
     # Generators hold the old control queue and look whether it still has its name: that it has not is how they learn
     # that there is another dealer.
     platform.namespace.unlink(names.control(pool))
@@ -77,34 +84,22 @@ def _lock_namespace(namespace: QueueNamespace, pool: str, teardown: ExitStack) -
 
     That happens where containers share an IPC namespace and not their volumes. Raises PoolInUse.
     """
-    queue = _held(namespace, pool)
-
-    def release() -> None:
-        queue.unlink()  # first: a newcomer must not adopt a queue that is about to lose its holder and its name
-        queue.close()
-
-    teardown.callback(release)
-
-
-def _held(namespace: QueueNamespace, pool: str) -> QueueEnd:
-    """Return the lock queue, held. The kernel frees it when this process dies, also by SIGKILL."""
-    name = names.lock(pool)
-    for _ in range(ADOPTIONS_MAX):
-        queue, _ = namespace.reopen_or_create(name, sizing.LOCK)
-        try:
-            queue.hold_notification_lock()
-            return queue
-        except QueueMissing:  # its last holder left between the two calls
-            queue.close()
-        except QueueExists:
-            queue.close()
+    deadline = time.monotonic_ns() + HELD_BRIEFLY_NS
+    while (queue := names.hold_lock(namespace, pool)) is None:
+        # A dealer holds it for its life; a sweep of the queues of a dead pool of that name, for some milliseconds.
+        if time.monotonic_ns() > deadline:
             raise PoolInUse(
                 f"pool {pool} is in use by a dealer of this IPC namespace whose state directory is another one: "
                 "stop it, or use another --pool"
-            ) from None
-    raise PoolInUse(
-        f"pool {pool}: {name} disappeared while it was being taken: another dealer is starting or exiting, try again"
-    )
+            )
+        wait_ready((), (), HELD_LOOK_NS)
+    held = queue
+
+    def release() -> None:
+        held.unlink()
+        held.close()
+
+    teardown.callback(release)
 
 
 def _reports(message: object) -> list[tuple[int, Report]]:

@@ -225,7 +225,7 @@ def _open_own(name: str, *, send: bool, receive: bool) -> KernelQueueEnd:
         queue = KernelQueueEnd(name, posix_ipc.MessageQueue(name, posix_ipc.O_NONBLOCK, read=receive, write=send))
     except posix_ipc.ExistentialError:
         raise QueueMissing(
-            f"no queue {name} in this IPC namespace ({_ipc_namespace()}): the pool's dealer is not running, or runs in "
+            f"no queue {name} in this IPC namespace ({ipc_namespace()}): the pool's dealer is not running, or runs in "
             "a container whose IPC namespace is not shared with this program"
         ) from None
     except posix_ipc.PermissionsError:
@@ -307,7 +307,8 @@ def _descriptor_is_free() -> bool:
     return True
 
 
-def _ipc_namespace() -> str:
+def ipc_namespace() -> str:
+    """Return what tells this process's IPC namespace from the others that live on this machine."""
     try:
         return os.readlink("/proc/self/ns/ipc")
     except OSError:

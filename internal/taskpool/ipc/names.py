@@ -7,24 +7,29 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from taskpool import limits
-from taskpool.errors import UsageError
+from taskpool.errors import QueueError, QueueExists, QueueForeign, QueueLimit, QueueMissing, UsageError
+from taskpool.ipc import sizing
 from taskpool.messages import Epoch, Incarnation
 
 if TYPE_CHECKING:
     from pathlib import Path  # a worker starts without it
 
-    from taskpool.ipc.queue import QueueNamespace
+    from taskpool.ipc.queue import QueueEnd, QueueNamespace
 
 _POOL_NAME = re.compile(limits.POOL_NAME_PATTERN)
 
 _STALE_NAME = "worker-queues"  # in the pool's state directory
+_OWNED_NAME = "queues"  # beside it, as long as queues of the pool may be there
 _STALE_STEP = 64  # one write for so many incarnations: each start of a worker would otherwise cost one
 # How many of the last incarnations noted are looked at. So many cannot be starting at a time; the surplus is for one
 # that boots slowly while others die at boot and are replaced.
 _STALE_STARTING_MAX = 2048
+
+_ADOPTIONS_MAX = 3  # of the namespace's lock, whose holder may leave between two calls
 
 assert limits.WORKERS_MAX + limits.SPARES_MAX + _STALE_STEP < _STALE_STARTING_MAX
 
@@ -73,6 +78,54 @@ def reply(pool: str, slot: int) -> str:
     return f"/tp.{pool}.reply.{slot}"
 
 
+def replies(pool: str) -> list[str]:
+    """Return the names that generators' reply queues can have."""
+    return [reply(pool, slot) for slot in range(limits.REPLY_SLOTS_MAX)]
+
+
+def hold_lock(namespace: QueueNamespace, pool: str) -> QueueEnd | None:
+    """Return the pool's lock queue, held; None while another process holds it.
+
+    The kernel frees the hold when this process dies. Who is done unlinks the queue first and closes it second: a
+    newcomer must not adopt one that is about to lose its holder and its name. Raises QueueForeign, QueueLimit.
+    """
+    for _ in range(_ADOPTIONS_MAX):
+        queue, _ = namespace.reopen_or_create(lock(pool), sizing.LOCK)
+        try:
+            queue.hold_notification_lock()
+            return queue
+        except QueueMissing:  # its last holder left between the two calls
+            queue.close()
+        except QueueExists:
+            queue.close()
+            return None
+    return None
+
+
+def unlink_pool(namespace: QueueNamespace, pool: str, directory: Path) -> bool:
+    """Take away every name that a dead dealer of the state directory `directory` may have left.
+
+    The caller holds the directory's lock. False, and nothing is touched: a dealer of a pool of that name, with another
+    directory, lives in this namespace, or the queues are another user's.
+    """
+    held: QueueEnd | None = None
+    try:
+        if (held := hold_lock(namespace, pool)) is None:
+            return False
+    except QueueForeign:
+        return False
+    except QueueLimit:
+        pass  # there is no lock queue and no room for one: no dealer lives, and none can start before we are done
+    for name in (intake(pool), control(pool), events(pool), *replies(pool)):
+        with suppress(QueueError):
+            namespace.unlink(name)
+    StaleQueues(directory).sweep(namespace, pool)
+    if held is not None:
+        held.unlink()
+        held.close()
+    return True
+
+
 class StaleQueues:
     """The worker queues that an earlier dealer of the pool may have left with a name.
 
@@ -80,13 +133,41 @@ class StaleQueues:
     Queues cannot be listed everywhere (that takes a mounted /dev/mqueue), so the dealer notes in a file of the pool's
     state directory how far its incarnations have come. The note is written before the queue is created, and not
     synced: after a loss of power there are no queues.
+
+    A second note, there from before the first queue until the last one is gone, says in which IPC namespace they are:
+    the directory may be shared with other namespaces, where the same names are another pool's.
     """
 
     def __init__(self, directory: Path, epoch: Epoch | None = None) -> None:
         """Use the file in `directory`. `epoch` is the dealer's that will note its own; without one only `sweep`."""
         self._path = directory / _STALE_NAME
+        self._owned = directory / _OWNED_NAME
         self._epoch = epoch
         self._noted = 0
+
+    def begin(self, ipc_namespace: str) -> None:
+        """Note that queues are about to be created in this IPC namespace. Raises OSError."""
+        _overwrite(self._owned, ipc_namespace)
+
+    def begun_in(self) -> str | None:
+        """Return the IPC namespace where queues may be; None: all were given back."""
+        try:
+            return self._owned.read_text(encoding="ascii").strip()
+        except (OSError, ValueError):
+            return None
+
+    def end(self, namespace: QueueNamespace, pool: str) -> None:
+        """Remove that note, unless a queue of the pool still has its name."""
+        for name in (intake(pool), control(pool), events(pool)):
+            try:
+                namespace.open(name, send=True, receive=False).close()
+                return
+            except QueueMissing:
+                continue
+            except QueueError:
+                return
+        with suppress(OSError):
+            self._owned.unlink()
 
     def sweep(self, namespace: QueueNamespace, pool: str) -> None:
         """Take away the names that the last epoch's workers may have left. Missing ones are fine."""
@@ -103,9 +184,13 @@ class StaleQueues:
         if incarnation <= self._noted:
             return
         self._noted = incarnation + _STALE_STEP
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            # Padded: a shorter text then overwrites all of a longer one, with nothing to truncate.
-            os.pwrite(descriptor, f"{self._epoch} {self._noted}".ljust(32).encode() + b"\n", 0)
-        finally:
-            os.close(descriptor)
+        _overwrite(self._path, f"{self._epoch} {self._noted}")
+
+
+def _overwrite(path: Path, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        # Padded: a shorter text then overwrites all of a longer one, with nothing to truncate.
+        os.pwrite(descriptor, text.ljust(32).encode() + b"\n", 0)
+    finally:
+        os.close(descriptor)

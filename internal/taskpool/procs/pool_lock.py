@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
-from taskpool.clock import rfc3339
+from taskpool.clock import MILLISECOND, SECOND, rfc3339
 from taskpool.errors import ConfigurationError, PoolInUse
 from taskpool.messages import Epoch
 from taskpool.procs import procfs
 from taskpool.procs.files import sync_directory
+from taskpool.procs.wait import wait_ready
 
 LOCK_NAME = "pool.lock"
 # The content is padded to one disk sector and written in one piece, so that a loss of power leaves the old one or the
 # new one, never a mixture, and nothing has to be truncated.
 _LOCK_BYTES = 512
+_SWEEP_NS_MAX = 5 * SECOND
+_SWEEP_LOOK_NS = 5 * MILLISECOND
 
 
 class Holder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,6 +45,43 @@ def last_holder(directory: Path) -> Holder | None:
         return msgspec.json.decode((directory / LOCK_NAME).read_bytes(), type=Holder)
     except (OSError, msgspec.MsgspecError):
         return None
+
+
+def lock_exclusively(fd: int) -> bool:
+    """Take the flock of a file; False: another process has it. A sweep of dead pools is waited for."""
+    deadline = time.monotonic_ns() + _SWEEP_NS_MAX
+    while time.monotonic_ns() < deadline:
+        # A sweep holds it shared, and for milliseconds. Whose exclusive lock refuses a shared one too is in for longer.
+        for operation in (fcntl.LOCK_EX, fcntl.LOCK_SH):
+            try:
+                fcntl.flock(fd, operation | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            if operation == fcntl.LOCK_EX:
+                return True
+            break
+        else:
+            return False
+        fcntl.flock(fd, fcntl.LOCK_UN)
+        wait_ready((), (), _SWEEP_LOOK_NS)
+    return False
+
+
+def lock_shared(path: Path) -> int | None:
+    """Open a lock file that is there and take its flock for a sweep; return the descriptor, which holds it.
+
+    None: there is no such file of this user, or another process has it.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        return None
+    return fd
 
 
 class PoolLock:
@@ -92,10 +133,8 @@ class PoolLock:
     def _open(self) -> None:
         # O_CLOEXEC: a worker that inherited the descriptor would hold the pool after its dealer's death.
         self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise PoolInUse(self._in_use()) from None
+        if not lock_exclusively(self._fd):
+            raise PoolInUse(self._in_use())
         # Between open and flock a generator may have removed the directory of a private pool whose dealer has left:
         # a lock on a file without a name keeps no other dealer out.
         if os.fstat(self._fd).st_nlink == 0:

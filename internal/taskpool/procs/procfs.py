@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 from taskpool.clock import SECOND
@@ -110,6 +111,22 @@ def boot_id() -> str:
 def pid_namespace() -> str:
     """Return what tells the PID namespace of this process from any other of this boot, see namespaces(7)."""
     return os.readlink("/proc/self/ns/pid")
+
+
+def has_open(pid: int, file: os.stat_result) -> bool:
+    """Say whether a process of this PID namespace has that very file open, so that it is the process that is meant.
+
+    A pid that another process tells may be one of its own PID namespace, and mean another process here.
+    """
+    try:
+        descriptors = os.listdir(f"/proc/{pid}/fd")
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return False
+    for descriptor in descriptors:
+        with suppress(OSError):  # closed meanwhile
+            if os.path.samestat(os.stat(f"/proc/{pid}/fd/{descriptor}"), file):
+                return True
+    return False
 
 
 def own_descriptors() -> list[int]:

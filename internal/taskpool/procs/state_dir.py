@@ -1,12 +1,17 @@
-"""Find the directory where a pool keeps its state: its lock file, journal, spool and kept outputs."""
+"""Find and remove the directory where a pool keeps its state: its lock file, journal, spool and kept outputs."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
+from contextlib import suppress
 from pathlib import Path
 
 from taskpool.errors import ConfigurationError
+
+PRIVATE_NOTE = "private.json"  # in the directory of a private pool; its generator holds a lock on it
+SPOOL_NAME = "spool"
+OUTPUT_NAME = "output"  # beside the spool, where workers put what jobs printed (kinds/capture.py)
 
 
 def state_directory(pool: str, env: Mapping[str, str] = os.environ, *, create: bool = True) -> Path:
@@ -69,3 +74,18 @@ def identity(directory: Path) -> str:
     """
     found = directory.stat()
     return f"{found.st_dev:x}-{found.st_ino:x}"
+
+
+def remove_all_but(directory: Path, keep: Set[Path]) -> int:
+    """Empty and remove a directory, except for some files and what leads to them; return how many stay."""
+    kept = 0
+    for root, _, file_names in os.walk(directory, topdown=False):
+        for name in file_names:
+            path = Path(root, name)
+            if path in keep:
+                kept += 1
+            else:
+                path.unlink(missing_ok=True)
+        with suppress(OSError):  # not empty: something is kept in it
+            os.rmdir(root)
+    return kept

@@ -263,13 +263,16 @@ class PrivateDealer:
             end_orphans(last_life(self.state.directory, self.pool), 0, time.monotonic_ns() + limits.TERM_GRACE_NS)
         except ConfigurationError as error:
             self._console.warning(str(error))
-        # A dealer that exits unlinks its queues itself; only one that was killed could not.
-        if self.exit is not None and self.exit.signal is not None:
-            for name in (names.intake, names.control, names.events, names.lock):
-                self._namespace.unlink(name(self.pool))
-            StaleQueues(self.state.directory).sweep(self._namespace, self.pool)
+        # A dealer that exits unlinks its queues itself. One that was killed could not, and one that could not start
+        # leaves what it found.
+        names.unlink_pool(self._namespace, self.pool, self.state.directory)
+        StaleQueues(self.state.directory).end(self._namespace, self.pool)
 
     def _release_state(self) -> None:
+        self._tell_or_remove()
+        self.state.close()
+
+    def _tell_or_remove(self) -> None:
         if self.keeps_state:
             if self._resume_command and (self._batch_known or self.state.resumed):
                 self._console.notice(

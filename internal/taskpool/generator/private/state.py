@@ -10,16 +10,16 @@ import hashlib
 import os
 import re
 from collections.abc import Set
-from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from taskpool.errors import ConfigurationError, UsageError
 from taskpool.limits import POOL_NAME_PATTERN
-from taskpool.procs.state_dir import state_directory
+from taskpool.procs.pool_lock import lock_exclusively
+from taskpool.procs.state_dir import PRIVATE_NOTE, remove_all_but, state_directory
 
-NOTE_NAME = "private.json"
+NOTE_NAME = PRIVATE_NOTE
 _JOURNAL_NAME = "journal.db"
 _STATE_NAMES = ("pool.lock", _JOURNAL_NAME)  # what a pool without our note is known by
 _HASH_DIGITS = 10
@@ -57,6 +57,7 @@ class PrivateState:
         self.pool = private_pool_name(batch)
         self.directory = state_directory(self.pool)
         self._path = self.directory / NOTE_NAME
+        self._note_fd = -1  # locked for as long as this generator lives: its pool is not swept as a dead one
         self.journal = self._journal_path(journal)
         note = self._read()
         self.resumed = note is not None  # an earlier run has left its state
@@ -77,10 +78,16 @@ class PrivateState:
                 f"--resume: batch {batch!r} was begun with the journal {note.journal or 'none'}: give that one"
             )
 
+    def close(self) -> None:
+        """Let go of the directory. May be called twice."""
+        if self._note_fd >= 0:
+            os.close(self._note_fd)
+            self._note_fd = -1
+
     def remove(self, keep: Set[Path]) -> int:
         """Remove the directory, except for some files of jobs' output; return how many those are."""
         # A journal that the user named lies elsewhere, and stays: other batches may be in it.
-        return _remove_all_but(self.directory, keep)
+        return remove_all_but(self.directory, keep)
 
     def _journal_path(self, journal: str | None) -> Path | None:
         if journal == "none":
@@ -96,33 +103,34 @@ class PrivateState:
 
     def _read(self) -> _Note | None:
         try:
-            return msgspec.json.decode(self._path.read_bytes(), type=_Note)
-        except FileNotFoundError:
-            return None
+            data = self._open_note()
+            return None if data is None else msgspec.json.decode(data, type=_Note)
         except (OSError, msgspec.MsgspecError) as error:
             raise ConfigurationError(f"cannot read {self._path}: {error}; remove it if it is no use") from error
+
+    def _open_note(self) -> bytes | None:
+        """Lock and read the note; None: there is none."""
+        while self._note_fd < 0:
+            try:
+                fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            except FileNotFoundError:
+                return None
+            # Not locked where another generator goes on with the batch: its dealer will refuse ours, and say so.
+            lock_exclusively(fd)
+            if os.fstat(fd).st_nlink:
+                self._note_fd = fd
+            else:
+                os.close(fd)  # a sweep of dead pools has just removed it
+        return os.pread(self._note_fd, os.fstat(self._note_fd).st_size, 0)
 
     def _write(self, note: _Note) -> None:
         try:
             # O_EXCL: of two generators that begin the same batch at once, one is refused.
-            with open(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+            self._note_fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            lock_exclusively(self._note_fd)
+            with open(self._note_fd, "wb", closefd=False) as file:
                 file.write(msgspec.json.encode(note))
         except FileExistsError:
             raise UsageError(f"batch {self.batch!r} is just being started by another tp-generator") from None
         except OSError as error:
             raise ConfigurationError(f"cannot write {self._path}: {error.strerror}") from error
-
-
-def _remove_all_but(directory: Path, keep: Set[Path]) -> int:
-    """Empty and remove a directory, except for some files and what leads to them; return how many stay."""
-    kept = 0
-    for root, _, file_names in os.walk(directory, topdown=False):
-        for name in file_names:
-            path = Path(root, name)
-            if path in keep:
-                kept += 1
-            else:
-                path.unlink(missing_ok=True)
-        with suppress(OSError):  # not empty: something is kept in it
-            os.rmdir(root)
-    return kept

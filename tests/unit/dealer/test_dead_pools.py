@@ -1,0 +1,176 @@
+"""Which pools count as dead, and what is taken from them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from taskpool.dealer import dead_pools
+from taskpool.errors import QueueLimit
+from taskpool.ipc import names
+from taskpool.ipc.memory import MemoryNamespace, MemoryQueueEnd
+from taskpool.ipc.sizing import LOCK, Shape
+from taskpool.messages import Epoch, Incarnation
+
+HERE, ELSEWHERE = "ipc:[1]", "ipc:[2]"
+POOL, OWN = "dead", "own"
+
+
+class Stage:
+    """A base of state directories, with one that a killed private pool has left."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.namespace = MemoryNamespace()
+        self.directory = self.make(POOL)
+        self.left = self.make_queues(POOL)
+        (base / OWN).mkdir()
+
+    def make(self, pool: str, journal: str | None = "journal.db") -> Path:
+        directory = self.base / pool
+        (directory / "spool").mkdir(parents=True)
+        (directory / "spool" / "message").write_text("x")
+        if journal is not None:
+            (directory / journal).write_text("x")
+        note = "null" if journal is None else f'"{directory / journal}"'
+        (directory / "private.json").write_text(f'{{"batch": "{pool}", "journal": {note}}}')
+        (directory / "pool.lock").touch()
+        stale = names.StaleQueues(directory, Epoch(3))
+        stale.begin(HERE)
+        stale.note(Incarnation(1))
+        return directory
+
+    def make_queues(self, pool: str) -> list[MemoryQueueEnd]:
+        made = [names.intake(pool), names.control(pool), names.events(pool)]
+        made += [names.reply(pool, 0), names.reply(pool, 31), names.worker(pool, 3, 2)]
+        ends = [self.namespace.create(name, Shape(2, 64)) for name in made]
+        ends.append(self.namespace.create(names.lock(pool), LOCK))
+        return ends
+
+    def sweep(self, ipc_namespace: str = HERE) -> list[str]:
+        return dead_pools.sweep(self.namespace, self.base / OWN, ipc_namespace)
+
+    @property
+    def linked(self) -> int:
+        return sum(end.linked() for end in self.left)
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    return Stage(tmp_path / "base")
+
+
+@pytest.fixture
+def cleanup() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def hold(path: Path, cleanup: ExitStack) -> None:
+    fd = os.open(path, os.O_RDWR)
+    cleanup.callback(os.close, fd)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+
+
+def test_a_dead_pool_loses_its_queues_and_its_spool_and_keeps_its_batch(stage: Stage) -> None:
+    other = stage.namespace.create(names.intake("dead-2"), Shape(2, 64))
+    assert stage.sweep() == [POOL]
+    assert stage.linked == 0
+    assert {path.name for path in stage.directory.iterdir()} >= {"journal.db", "private.json", "pool.lock"}
+    assert not (stage.directory / "spool").exists()
+    assert other.linked()
+    assert stage.sweep() == [], "all is given back"
+
+
+def test_several_dead_pools_are_swept_at_once(stage: Stage) -> None:
+    stage.make("dead-2")
+    stage.left += stage.make_queues("dead-2")
+    assert sorted(stage.sweep()) == [POOL, "dead-2"]
+    assert stage.linked == 0
+
+
+def test_one_without_a_batch_to_go_on_with_goes_altogether_but_for_its_output(stage: Stage) -> None:
+    for pool in ("none", "told"):
+        stage.make(pool, journal=None)
+    output = stage.base / "told" / "output" / "b" / "1.out"
+    output.parent.mkdir(parents=True)
+    output.write_text("a result names it")
+    (stage.directory / "journal.db").unlink()  # killed before its journal was there
+    assert sorted(stage.sweep()) == [POOL, "none", "told"]
+    assert {path for path in stage.base.rglob("*") if path.is_file()} == {output}
+
+
+def test_a_journal_of_its_own_place_keeps_the_batch(stage: Stage, tmp_path: Path) -> None:
+    (tmp_path / "own").write_text("x")
+    (stage.directory / "journal.db").unlink()
+    (stage.directory / "private.json").write_text(f'{{"batch": "dead", "journal": "{tmp_path / "own"}"}}')
+    assert stage.sweep() == [POOL]
+    assert (stage.directory / "private.json").exists()
+
+
+@pytest.mark.parametrize("name", ["private.json", "pool.lock"])
+def test_a_pool_whose_generator_or_dealer_lives_is_left_alone(stage: Stage, cleanup: ExitStack, name: str) -> None:
+    hold(stage.directory / name, cleanup)
+    assert stage.sweep() == []
+    assert stage.linked == len(stage.left)
+    assert (stage.directory / "spool" / "message").exists()
+
+
+def test_a_living_pool_of_the_same_name_with_another_directory_is_left_alone(stage: Stage) -> None:
+    stage.left[-1].hold_notification_lock()  # by its dealer, in this namespace
+    assert stage.sweep() == []
+    assert stage.linked == len(stage.left)
+
+
+def test_what_is_left_in_another_namespace_is_left_to_that_ones_dealers(stage: Stage) -> None:
+    assert stage.sweep(ELSEWHERE) == []
+    assert stage.linked == len(stage.left), "these queues are another pool's"
+    assert stage.sweep() == [POOL]
+
+
+@pytest.mark.parametrize("missing", ["private.json", "pool.lock", "queues"])
+def test_only_a_private_pool_that_has_begun_is_swept(stage: Stage, missing: str) -> None:
+    (stage.directory / missing).unlink()
+    assert stage.sweep() == []
+    assert stage.linked == len(stage.left)
+
+
+def test_the_pool_that_is_about_to_start_is_not_swept(stage: Stage) -> None:
+    assert dead_pools.sweep(stage.namespace, stage.directory, HERE) == []
+    assert stage.linked == len(stage.left)
+
+
+def test_no_link_is_followed(stage: Stage, tmp_path: Path) -> None:
+    stage.directory.rename(tmp_path / POOL)
+    (stage.base / POOL).symlink_to(tmp_path / POOL)
+    assert stage.sweep() == []
+    assert (tmp_path / POOL / "spool" / "message").exists()
+
+
+@pytest.mark.parametrize("note", ["", "{", "[]", '{"journal": 5}'])
+def test_a_damaged_note_keeps_no_other_pool_from_starting(stage: Stage, note: str) -> None:
+    stage.make("dead-2")
+    (stage.directory / "private.json").write_text(note)
+    assert stage.sweep() == ["dead-2"]
+    assert (stage.directory / "journal.db").exists()
+
+
+def test_without_a_byte_for_a_lock_the_dead_are_swept_all_the_same(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(name: str, shape: Shape) -> MemoryQueueEnd:
+        raise QueueLimit(name)
+
+    stage.namespace.unlink(names.lock(POOL))
+    monkeypatch.setattr(stage.namespace, "create", refuse)
+    assert stage.sweep() == [POOL]
+    assert stage.linked == 0
+
+
+def test_a_base_that_cannot_be_read_is_none(tmp_path: Path) -> None:
+    assert dead_pools.sweep(MemoryNamespace(), tmp_path / "no" / OWN, HERE) == []
