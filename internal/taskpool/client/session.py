@@ -367,7 +367,10 @@ class Session:
             )
         if refused.reason == "closed":
             return f"--resume: {refused.text}: it was cancelled"
-        return f"--resume: the input has changed: {refused.text}"
+        return (
+            f"--resume: the input has changed: {refused.text}. Where it has not, the directory has: relative paths and "
+            "the directory of a job count from where the command is typed; go to where the batch was begun"
+        )
 
     def _on_outcomes(self, outcomes: Outcomes, now: int) -> None:
         if self.options.collect_pages:

@@ -1,5 +1,5 @@
-"""Take away what killed private pools have left: processes of their jobs, queues, which count against this user's limit,
-and their spool.
+"""Take away what killed private pools have left: processes of their jobs, their spool, and their queues, which count
+against this user's limit.
 
 A private pool is ended by its generator and its dealer. When both are killed together (a control group out of memory, a
 time-out of the job that started them), the next dealer of the same user does it, whichever pool it serves. It finds

@@ -15,21 +15,22 @@ from taskpool.client.session import SessionOptions
 from taskpool.clock import AwakeClock, SystemClock
 from taskpool.errors import ExitCode, TaskpoolError, UsageError, system_refused
 from taskpool.generator import admin, queries
-from taskpool.generator.input.feed import Source, open_feed, preview
+from taskpool.generator.input.feed import STDIN, Source, open_feed, preview
 from taskpool.generator.input.jobs_file import job_schema, read_jobs
 from taskpool.generator.options import batch_limits, connect_timeouts, log_format, submit_options, verbosity
 from taskpool.generator.output.console import WHO, Console
 from taskpool.generator.output.stream import OutputClosed, OutputStream, Piece, write_out, write_pieces
 from taskpool.generator.parser import QUERIES, build_parser
+from taskpool.generator.private.state import enter_directory
 from taskpool.generator.signals import RaiseOnSignal, handled_signals
-from taskpool.generator.submit import new_client_id, open_connection, resume_command, run_batch
+from taskpool.generator.submit import how_to_resume, new_client_id, open_connection, resume_command, run_batch
 from taskpool.ipc.names import check_pool_name
 from taskpool.kinds import KINDS
 from taskpool.messages import JobSpec
 from taskpool.procs import signals
 from taskpool.procs.writer import LineWriter
 
-STDIN, STDOUT, STDERR = 0, 1, 2
+STDOUT, STDERR = 1, 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,10 +70,15 @@ def submit(args: Namespace, console: Console, argv: Sequence[str]) -> ExitCode:
     if args.subcommand == "jobs" and args.schema:
         return _print_schema()
     options = submit_options(args)
+    program = os.path.realpath(sys.argv[0]) if os.sep in sys.argv[0] else sys.argv[0]
+    # Before anything is looked for: what is relative on the command line counts from where the batch was begun.
+    if options.resume and options.pool is None and (problem := enter_directory(options.batch)) is not None:
+        console.warning(f"batch {options.batch} was begun in {problem}; relative paths now count from here")
+    command = resume_command(program, argv, options.batch, len(getattr(args, "template", ())))
     source = source_of(args)  # before a dry run too, so that it finds the same faults
     if options.dry_run:
         return _print_jobs(preview(source))
-    return run_batch(options, open_feed(source), console, resume_command(sys.argv[0], argv, options.batch))
+    return run_batch(options, open_feed(source), console, how_to_resume(command, source))
 
 
 def command(args: Namespace, console: Console) -> ExitCode:

@@ -23,7 +23,7 @@ _REASON_NAMED = frozenset({ExitCode.USAGE, ExitCode.ENVIRONMENT, ExitCode.UNREAC
 class BatchResult:
     """Runs a batch to its end, and reports how it ended."""
 
-    def __init__(self, parts: RunParts, run: BatchRun, resume_command: str) -> None:
+    def __init__(self, parts: RunParts, run: BatchRun, how_to_resume: str) -> None:
         self._options = parts.options
         self._printer = parts.printer
         self._totals = parts.totals
@@ -34,7 +34,7 @@ class BatchResult:
         self._run = run
         self._session = run.session
         self._connection = run.connection
-        self._resume_command = resume_command
+        self._how_to_resume = how_to_resume
         self._started = parts.clock.now().mono
 
     def run_to_end(self) -> ExitCode:
@@ -106,7 +106,7 @@ class BatchResult:
         self._console.info(
             f"Interrupted: {accepted} of {self._run.total} jobs were accepted and live on in pool {pool!r}, "
             f"{self._totals.finished} outcomes were received; `tp-generator cancel --pool {pool} {batch}` ends them. "
-            f"To resume: {self._resume_command}"
+            f"{self._how_to_resume}"
         )
 
     def _say_how_to_resume(self, error: TaskpoolError) -> None:
@@ -116,7 +116,7 @@ class BatchResult:
             if isinstance(error, UsageError):
                 self._private.omit_resume_command()
         elif isinstance(error, DealerUnreachable) and not isinstance(error, JobsLost) and self._session.welcome:
-            self._console.notice(f"To resume, once pool {self._session.pool!r} has a dealer: {self._resume_command}")
+            self._console.notice(f"Pool {self._session.pool!r} needs a dealer first. {self._how_to_resume}")
 
     def _report_missing(self, private: PrivateDealer) -> set[ExitCode]:
         """Say why the private dealer ended before its batch did; return the exit codes that this adds."""

@@ -70,6 +70,7 @@ class BatchRun(TurnHandler):
         self.codes: set[ExitCode] = set()  # what has gone wrong so far
         self.stopped = False  # no more jobs: a signal, --halt, or the pool refused them
         self._begun = False  # the batch is ours: the dealer has said so
+        self._told_before = 0  # the last outcome that was there then
         self._concluding = False
         self._halting = False
         self._halted_in = 0  # the connection in which the dealer was told of --halt
@@ -176,9 +177,11 @@ class BatchRun(TurnHandler):
         # Not before: a batch that is refused must not cost the files that an earlier run has written.
         if self.session.welcome is not None and not self._begun:
             self._begun = True
+            self._told_before = self.session.welcome.last_no
             self._printer.begin()
+            self._progress.begin(now)
         for outcome in outcomes:
-            self._totals.add(outcome)
+            self._totals.add(outcome, earlier=outcome.no <= self._told_before)
             if outcome.state not in _UNREMARKABLE:
                 self._report_failure(outcome)
             self._printer.take(outcome)
@@ -263,9 +266,10 @@ class BatchRun(TurnHandler):
             self.session.submissions.abandon()
 
     def _check_halt(self, halt: HaltRule) -> None:
-        if not halt.reached(self._totals.failed, self._totals.finished):
+        failed, finished = self._totals.failed_now, self._totals.finished_now
+        if not halt.reached(failed, finished):
             return
-        self._console.info(f"Halting: {self._totals.failed} of {self._totals.finished} finished jobs failed")
+        self._console.info(f"Halting: {failed} of {finished} finished jobs failed")
         if self._private is not None and self._private.journaled:
             # Not cancelled, which would be an outcome: what does not run now is there for another run.
             self._stop(ExitCode.HALTED, close_batch=False)

@@ -6,7 +6,7 @@ import os
 import shlex
 import shutil
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from msgspec import structs
 
@@ -17,7 +17,8 @@ from taskpool.client.session import Session, SessionOptions
 from taskpool.client.transport import Transport
 from taskpool.clock import AwakeClock, SystemClock
 from taskpool.errors import ExitCode, TaskpoolError, UsageError
-from taskpool.generator.input.feed import Feed
+from taskpool.generator.input.feed import STDIN, Feed, Source
+from taskpool.generator.input.lines import is_regular
 from taskpool.generator.options import SubmitOptions
 from taskpool.generator.output.console import Console, ProgressBar
 from taskpool.generator.output.printer import Printer
@@ -32,10 +33,12 @@ from taskpool.ipc.sizing import choose
 from taskpool.procs.signals import Wakeup
 
 _COMMAND_CHARS_MAX = 16 * 1024  # a longer one is no use on a terminal
+_PATH_OPTIONS = frozenset({"--cwd", "--path", "--results", "--joblog", "--journal", "--worker-exec"})
+_NO_PATHS = ("none", "-", "")  # values of those that name no file
 
 
-def run_batch(options: SubmitOptions, feed: Feed, console: Console, resume_command: str) -> ExitCode:
-    """Submit the feed's jobs and wait for their outcomes. `resume_command` is what a person is told to resume it.
+def run_batch(options: SubmitOptions, feed: Feed, console: Console, how_to_resume: str) -> ExitCode:
+    """Submit the feed's jobs and wait for their outcomes. `how_to_resume` is what a person is told about that.
 
     Raises TaskpoolError for what ends it early.
     """
@@ -53,7 +56,7 @@ def run_batch(options: SubmitOptions, feed: Feed, console: Console, resume_comma
         cleanup.callback(printer.close)
         private = None
         if private_state is not None:
-            private = PrivateDealer(private_state, options.launch, KernelNamespace(), console, resume_command)
+            private = PrivateDealer(private_state, options.launch, KernelNamespace(), console, how_to_resume)
             cleanup.enter_context(private)
         totals = Totals()
         progress = ProgressBar(options.progress, console, totals, clock.now().mono)
@@ -66,7 +69,7 @@ def run_batch(options: SubmitOptions, feed: Feed, console: Console, resume_comma
         # Over new queues, but as the same client: for the dealer it is one connection that says hello again.
         connection = _connect(parts, session_options, cursor=cursor)
         cleanup.callback(connection.close)
-        return BatchResult(parts, BatchRun(parts, connection), resume_command).run_to_end()
+        return BatchResult(parts, BatchRun(parts, connection), how_to_resume).run_to_end()
 
 
 def open_connection(
@@ -84,25 +87,91 @@ def new_client_id() -> int:
     return int.from_bytes(os.urandom(8), "big") >> 1
 
 
-def resume_command(program: str, argv: Sequence[str], batch: str) -> str:
-    """Return the command that goes on with the batch which `program argv...` has begun, ready for a shell."""
+def resume_command(program: str, argv: Sequence[str], batch: str, template_words: int = 0) -> str:
+    """Return the command that goes on with the batch which `program argv...` has begun, from any directory.
+
+    It is one line that any POSIX shell turns into the same words, byte for byte; where there is none, a text for a
+    person. `template_words`: how many of the last words are the command of the jobs, with its arguments.
+    """
     subcommand, *words = argv
-    # Behind `--` stands the command of the jobs, whose options are not ours. Ours are found by their exact names: the
-    # parser takes no abbreviations.
-    options = words[: words.index("--")] if "--" in words else words
-    added = [] if any(word == "--batch" or word.startswith("--batch=") for word in options) else ["--batch", batch]
+    # The command of the jobs has options of its own. Ours are found by their exact names: the parser takes no
+    # abbreviations.
+    end = len(words) - template_words if template_words else (words.index("--") if "--" in words else len(words))
+    options, command = _with_absolute_paths(words[:end]), words[end:]
+    if subcommand == "jobs" and options and not options[-1].startswith("-"):
+        options[-1] = _absolute(options[-1])  # FILE
+    added = [] if _given("--batch", options) else ["--batch", batch]
     added += [] if "--resume" in options else ["--resume"]
-    command = shlex.join([_as_typed(program), subcommand, *added, *words])
-    if len(command) > _COMMAND_CHARS_MAX:
-        return f"the same command with {' '.join(added)} behind {subcommand!r}"
-    return command
+    if subcommand == "command" and _given("--pool", options) and not _given("--cwd", options):
+        added += ["--cwd", _absolute(".")]  # a private pool has a note of it
+    line = " ".join(map(_quoted, [_as_typed(program), subcommand, *added, *options, *command]))
+    if len(line) > _COMMAND_CHARS_MAX or "\n" in line:
+        return f"the same command with {' '.join(added) or 'the same options'} behind {subcommand!r}"
+    return line
+
+
+def how_to_resume(command: str, source: Source) -> str:
+    """Say how a person goes on with a batch: by which command, and with which standard input."""
+    if source.fd == STDIN:
+        path = os.path.realpath("/proc/self/fd/0")
+        with suppress(OSError):  # it has lost its name
+            if is_regular(STDIN) and os.path.samestat(os.stat(path), os.fstat(STDIN)):
+                return f"To resume: {command} < {_quoted(path)}"
+        return f"Its jobs came from standard input, which has to bring the same again. To resume: {command}"
+    return f"To resume: {command}"
+
+
+def _given(option: str, options: Sequence[str]) -> bool:
+    return any(word == option or word.startswith(f"{option}=") for word in options)
+
+
+def _with_absolute_paths(options: Sequence[str]) -> list[str]:
+    found = list(options)
+    for at, word in enumerate(found):
+        name, equals, value = word.partition("=")
+        if name in _PATH_OPTIONS and equals:
+            found[at] = f"{name}={_absolute(value)}"
+        elif at and found[at - 1] in _PATH_OPTIONS:
+            found[at] = _absolute(word)
+    return found
+
+
+def _absolute(path: str) -> str:
+    try:
+        return path if path in _NO_PATHS else os.path.abspath(path)
+    except OSError:  # the current directory is gone
+        return path
+
+
+def _quoted(word: str) -> str:
+    """Quote a word for any POSIX shell. What a terminal does not show as it is becomes octal numbers for printf(1)."""
+    # As UTF-8, which is what is printed, whatever the locale has made of the bytes.
+    text = os.fsencode(word).decode(errors="surrogateescape")
+    pieces: list[str] = []
+    at = 0
+    while at < len(text):
+        shown = text[at].isprintable()
+        end = next((end for end in range(at, len(text)) if text[end].isprintable() != shown), len(text))
+        # Command substitution drops newlines at its end: the character behind them goes with them, if there is one.
+        if text[end - 1] == "\n":
+            end += 1
+        run = text[at:end]
+        if shown or run.endswith("\n"):
+            pieces.append(shlex.quote(run))
+        else:
+            octal = "".join(f"\\{byte:03o}" for byte in run.encode(errors="surrogateescape"))
+            pieces.append(f"\"$(printf '{octal}')\"")
+        at = end
+    return "".join(pieces) or "''"
 
 
 def _as_typed(program: str) -> str:
-    """Return the program's name alone, if a shell finds the same program by it."""
+    """Return the program's name alone, if a shell finds the same program by it; else its absolute path."""
     name = os.path.basename(program)
     found = shutil.which(name)  # by the name alone a shell may find another installation
-    return name if found is not None and os.path.realpath(found) == os.path.realpath(program) else program
+    if found is not None and os.path.isabs(found) and os.path.realpath(found) == os.path.realpath(program):
+        return name
+    return _absolute(program) if os.sep in program else program
 
 
 def _session_options(options: SubmitOptions, private: PrivateDealer | None) -> SessionOptions:
@@ -172,7 +241,7 @@ def _count_acknowledged(parts: RunParts, queries: BatchQueries) -> int:
     last = 0
     # Those not acknowledged are sent again after the hello, and counted then.
     for outcome in queries.outcomes(batch, 0, status.acknowledged):
-        parts.totals.add(outcome)
+        parts.totals.add(outcome, earlier=True)
         parts.printer.skip(outcome.seq)
         last = outcome.no
     # A dealer without a journal forgets what is acknowledged.

@@ -13,6 +13,7 @@ from taskpool.messages import Outcome, State
 
 _STATES = (State.SUCCEEDED, State.FAILED, State.TIMED_OUT, State.CANCELLED, State.QUARANTINED)
 _CODES = {state: code for code, state in enumerate(_STATES, 1)}  # 0: no outcome yet
+_EARLIER = 0x80  # beside the code: its outcome is one of an earlier run of this program
 
 
 class PoolFacts(NamedTuple):
@@ -23,10 +24,15 @@ class PoolFacts(NamedTuple):
 
 
 class Totals:
-    """Counts jobs by the state of their last run."""
+    """Counts jobs by the state of their last run, and what they took in this life of the program.
+
+    A batch that is resumed ends as a whole, so its states are all counted. What it cost, how fast it is and how often
+    it failed is this life's alone: an earlier one has told its own.
+    """
 
     def __init__(self) -> None:
         self.by_state: Counter[State] = Counter()
+        self._by_state_now: Counter[State] = Counter()
         self.finished = 0  # jobs with an outcome
         self.attempts = 0
         self.crashes = 0
@@ -36,9 +42,18 @@ class Totals:
 
     @property
     def failed(self) -> int:
-        """How many jobs did not do what they should: --halt counts them."""
-        by_state = self.by_state
-        return by_state[State.FAILED] + by_state[State.TIMED_OUT] + by_state[State.QUARANTINED]
+        """How many jobs did not do what they should."""
+        return _failed(self.by_state)
+
+    @property
+    def failed_now(self) -> int:
+        """How many of those have failed in this life: --halt counts them."""
+        return _failed(self._by_state_now)
+
+    @property
+    def finished_now(self) -> int:
+        """How many jobs got their outcome in this life."""
+        return self._by_state_now.total()
 
     @property
     def exit_codes(self) -> set[ExitCode]:
@@ -52,21 +67,31 @@ class Totals:
             codes.add(ExitCode.QUARANTINED)
         return codes
 
-    def add(self, outcome: Outcome) -> None:
-        """Count an outcome. A later run of a job takes the place of the earlier one; what it cost is added."""
+    def add(self, outcome: Outcome, *, earlier: bool = False) -> None:
+        """Count an outcome. A later run of a job takes the place of the earlier one; what it cost is added.
+
+        `earlier`: the outcome was there before this life of the program began.
+        """
         missing = outcome.seq + 1 - len(self._codes)  # outcomes come in any order of their jobs
         if missing > 0:
             self._codes.extend(bytes(missing))
         before = self._codes[outcome.seq]
         if before:
-            self.by_state[_STATES[before - 1]] -= 1
+            self._count(before, -1)
         else:
             self.finished += 1
-        self._codes[outcome.seq] = _CODES[outcome.state]
-        self.by_state[outcome.state] += 1
-        self.attempts += outcome.attempts
-        self.crashes += outcome.crashes
-        self.cpu_ns += outcome.usage.cpu_ns
+        self._codes[outcome.seq] = _CODES[outcome.state] | (_EARLIER if earlier else 0)
+        self._count(self._codes[outcome.seq], 1)
+        if not earlier:
+            self.attempts += outcome.attempts
+            self.crashes += outcome.crashes
+            self.cpu_ns += outcome.usage.cpu_ns
+
+    def _count(self, code: int, by: int) -> None:
+        state = _STATES[(code & ~_EARLIER) - 1]
+        self.by_state[state] += by
+        if not code & _EARLIER:
+            self._by_state_now[state] += by
 
     def summary(self, total: int, wall_ns: int, pool: PoolFacts) -> tuple[str, dict[str, Fact]]:
         """Return the line for a person, and the same facts for programs. `total`: jobs of the batch."""
@@ -77,10 +102,13 @@ class Totals:
         counted = [_count(self.attempts, "attempt"), _count(self.crashes, "crash", "crashes")]
         if pool.respawns is not None:
             counted.append(_count(pool.respawns, "respawn"))
+        if earlier := self.finished - self.finished_now:
+            states += f" ({earlier} in earlier runs)"
         text = f"{_count(total, 'job')}: {states}; {', '.join(counted)}; {human(wall_ns)} wall"
         fields: dict[str, Fact] = {
             "jobs": total,
             **{words.replace("-", "_").replace(" ", "_"): count for words, count in by_state.items()},
+            "earlier": earlier,
             "attempts": self.attempts,
             "crashes": self.crashes,
             "respawns": pool.respawns,
@@ -94,6 +122,10 @@ class Totals:
             text += f"; CPU {human(self.cpu_ns)} of {human(available_ns)} available ({share}%)"
             fields["cpu_available_seconds"] = seconds(available_ns)
         return text, fields
+
+
+def _failed(by_state: Counter[State]) -> int:
+    return by_state[State.FAILED] + by_state[State.TIMED_OUT] + by_state[State.QUARANTINED]
 
 
 def _count(number: int, singular: str, plural: str = "") -> str:

@@ -18,6 +18,22 @@ def test_the_totals_count_a_job_by_its_last_run() -> None:
     assert (totals.attempts, totals.crashes, totals.cpu_ns) == (5, 3, 3 * SECOND)
 
 
+def test_what_an_earlier_run_has_told_counts_for_the_states_alone() -> None:
+    totals = Totals()
+    totals.add(outcome(1, State.FAILED, attempts=3, crashes=2), earlier=True)
+    totals.add(outcome(2, State.TIMED_OUT), earlier=True)
+    totals.add(outcome(3, State.FAILED))
+    totals.add(outcome(4))
+    assert (totals.finished, totals.failed) == (4, 3)
+    assert (totals.finished_now, totals.failed_now) == (2, 1)
+    assert (totals.attempts, totals.crashes, totals.cpu_ns) == (2, 0, 2 * SECOND)
+    totals.add(outcome(1, State.QUARANTINED))  # it was given another run, which is one of this life
+    assert (totals.finished, totals.finished_now, totals.failed_now) == (4, 3, 2)
+    text, fields = totals.summary(5, SECOND, PoolFacts())
+    assert text.startswith("5 jobs: 1 succeeded, 1 failed, 1 timed-out, 1 quarantined, 1 not run (1 in earlier runs); ")
+    assert fields["earlier"] == 1
+
+
 def test_the_summary() -> None:
     totals = Totals()
     totals.add(outcome(1))

@@ -17,6 +17,7 @@ from taskpool.errors import UsageError
 from taskpool.generator.input.lines import Lines, is_regular
 from taskpool.messages import JobSpec, Limits
 
+STDIN = 0
 SUBMIT_HEADER_BYTES = 96  # version, tag, client, batch, first_seq and list header of a Submit
 KEPT_BYTES_MAX = 32 * 1024 * 1024  # what may be kept of the jobs that were checked; of more, each is made again
 _JOB_OBJECT_BYTES = 256  # of memory, beside its payload and label

@@ -85,10 +85,14 @@ class ProgressBar:
         self._mode: ProgressMode = mode
         self._console = console
         self._totals = totals
-        self._started = started
+        self._started = self._counted_from = started
         self._period = _PERIOD_NS[mode]
         self._due = started + self._period
         self._drawn = -1  # jobs finished when last shown: the same line again would only fill a log
+
+    def begin(self, now: int) -> None:
+        """Count the speed from now on: the pool is there, and jobs can run."""
+        self._counted_from = now
 
     @property
     def due(self) -> int | None:
@@ -124,9 +128,9 @@ class ProgressBar:
         if totals.crashes:
             text += f", {totals.crashes} crashes"
         text += f", {human(elapsed)}"
-        # By the mean so far. Before the first job has finished there is nothing to judge by.
-        if total is not None and 0 < totals.finished < total:
-            text += f", {human(elapsed * (total - totals.finished) // totals.finished)} left"
+        # By the mean of this run so far. Before its first job has finished there is nothing to judge by.
+        if total is not None and totals.finished < total and (finished := totals.finished_now):
+            text += f", {human((now - self._counted_from) * (total - totals.finished) // finished)} left"
         return text
 
     def _json(self, total: int | None, now: int) -> bytes:

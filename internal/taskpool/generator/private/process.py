@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from contextlib import closing, suppress
 from fcntl import F_DUPFD_CLOEXEC, fcntl
 from pathlib import Path
@@ -26,7 +26,7 @@ from taskpool.ipc.queue import QueueNamespace
 from taskpool.procs.orphans import end_orphans, last_life
 from taskpool.procs.pool_lock import PoolLock, last_holder
 from taskpool.procs.signals import Wakeup, catchable
-from taskpool.procs.spawn import find_program, scrubbed
+from taskpool.procs.spawn import find_program
 from taskpool.procs.wait import wait_until
 
 DEALER = "tp-dealer"
@@ -65,9 +65,9 @@ class PrivateDealer:
         launch: LaunchOptions,
         namespace: QueueNamespace,
         console: Console,
-        resume_command: str = "",
+        how_to_resume: str = "",
     ) -> None:
-        """Start it. `resume_command` is what a person is told when the batch is kept.
+        """Start it. `how_to_resume` is what a person is told when the batch is kept.
 
         Raises ConfigurationError when the program is missing or cannot be started.
         """
@@ -76,7 +76,7 @@ class PrivateDealer:
         self.exit: DealerExit | None = None
         self.kill_at = NEVER  # when it is killed, on the monotonic clock
         self.killed_overdue = False
-        self._resume_command = resume_command
+        self._how_to_resume = how_to_resume
         self._batch_known = False
         self._all_succeeded = False
         self._exit_expected = False
@@ -99,7 +99,7 @@ class PrivateDealer:
         try:
             options = [f"--journal={self.state.journal or 'none'}", *self._launch.words]
             command = [_find(), "--pool", self.pool, "--private", "--lifeline-fd", str(LIFELINE_FD), *options]
-            self.pid = _spawn(command, reader)
+            self.pid = _spawn(command, reader, self.state.environment())
             self.pidfd = os.pidfd_open(self.pid)
         except ConfigurationError:
             self._close_lifeline()
@@ -217,7 +217,7 @@ class PrivateDealer:
 
     def omit_resume_command(self) -> None:
         """Say nothing of resuming, because the same command would be refused again."""
-        self._resume_command = ""
+        self._how_to_resume = ""
 
     def keep_files(self, files: Set[Path]) -> None:
         """Leave these files of jobs' output when the state is removed: outcomes that were written name them."""
@@ -274,10 +274,10 @@ class PrivateDealer:
 
     def _tell_or_remove(self) -> None:
         if self.keeps_state:
-            if self._resume_command and (self._batch_known or self.state.resumed):
+            if self._how_to_resume and (self._batch_known or self.state.resumed):
                 self._console.notice(
                     f"Batch {self.state.batch} is kept in {self.state.directory}; remove that directory to forget it. "
-                    f"To resume: {self._resume_command}"
+                    f"{self._how_to_resume}"
                 )
             return
         kept = self.state.remove(self._kept_files)
@@ -331,7 +331,7 @@ def _find() -> str:
     return path
 
 
-def _spawn(command: list[str], lifeline: int) -> int:
+def _spawn(command: list[str], lifeline: int, environment: Mapping[str, str]) -> int:
     # Above the descriptor it is moved to: moving one onto itself would leave it to be closed by exec.
     reader = fcntl(lifeline, F_DUPFD_CLOEXEC, LIFELINE_FD + 1)
     moves = [
@@ -343,7 +343,7 @@ def _spawn(command: list[str], lifeline: int) -> int:
         return os.posix_spawn(
             command[0],
             command,
-            scrubbed(os.environ),
+            environment,
             file_actions=moves,
             setsid=True,
             setsigmask=(),

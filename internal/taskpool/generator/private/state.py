@@ -17,6 +17,7 @@ import msgspec
 from taskpool.errors import ConfigurationError, UsageError
 from taskpool.limits import POOL_NAME_PATTERN
 from taskpool.procs.pool_lock import lock_exclusively
+from taskpool.procs.spawn import scrubbed
 from taskpool.procs.state_dir import PRIVATE_NOTE, remove_all_but, state_directory
 
 NOTE_NAME = PRIVATE_NOTE
@@ -37,11 +38,54 @@ def private_pool_name(batch: str) -> str:
     return f"{readable}-{hashlib.sha256(batch.encode()).hexdigest()[:_HASH_DIGITS]}"
 
 
+# Variables that belong to the session of a person or service, or say where state is: as at(1) leaves them out. All
+# others are as they were when the batch was begun.
+_OF_THE_SESSION = frozenset(
+    {"DBUS_SESSION_BUS_ADDRESS", "DISPLAY", "GPG_AGENT_INFO", "HOME", "INVOCATION_ID", "JOURNAL_STREAM", "KRB5CCNAME"}
+    | {"NOTIFY_SOCKET", "SHLVL", "SSH_AGENT_PID", "SSH_AUTH_SOCK", "SSH_CLIENT", "SSH_CONNECTION", "SSH_TTY"}
+    | {"STATE_DIRECTORY", "TERM", "TMPDIR", "WAYLAND_DISPLAY", "XAUTHORITY", "XDG_RUNTIME_DIR", "XDG_SESSION_ID"}
+    | {"XDG_STATE_HOME", "_"}
+)
+_OF_A_JOB = "TP_"  # a batch that is gone on with inside a job carries the mark of that job
+
+
 class _Note(msgspec.Struct):
     """What is kept of a private pool from run to run."""
 
     batch: str
     journal: str | None  # its path
+    directory: bytes | None = None  # where the batch was begun; None: it was gone, or a version before 0.3 began it
+    environment: list[bytes] | None = None  # NAME=VALUE each, as it was there
+
+
+def enter_directory(batch: str) -> str | None:
+    """Go to where a kept batch was begun, from where its relative paths count.
+
+    Returns why that cannot be done; None when it is done, or when nothing is kept of the batch.
+    """
+    path = state_directory(private_pool_name(batch), create=False) / NOTE_NAME
+    try:
+        note = msgspec.json.decode(path.read_bytes(), type=_Note)
+    except (OSError, msgspec.MsgspecError):
+        return None  # `PrivateState` says what is wrong, if anything is
+    if note.batch == batch and note.directory is not None:
+        try:
+            os.chdir(note.directory)
+        except OSError as error:
+            return f"{os.fsdecode(note.directory)}: {error.strerror}"
+    return None
+
+
+def _here() -> bytes | None:
+    try:
+        return os.getcwdb()
+    except OSError:
+        return None
+
+
+def _kept_variables() -> dict[str, str]:
+    variables = scrubbed(os.environ).items()
+    return {name: value for name, value in variables if name not in _OF_THE_SESSION and not name.startswith(_OF_A_JOB)}
 
 
 class PrivateState:
@@ -59,12 +103,15 @@ class PrivateState:
         self._path = self.directory / NOTE_NAME
         self._note_fd = -1  # locked for as long as this generator lives: its pool is not swept as a dead one
         self.journal = self._journal_path(journal)
+        self._variables: list[bytes] | None = None
         note = self._read()
         self.resumed = note is not None  # an earlier run has left its state
         if note is None:
             self._refuse_a_named_pool()
-            self._write(_Note(batch, None if self.journal is None else str(self.journal)))
+            variables = [os.fsencode(f"{name}={value}") for name, value in _kept_variables().items()]
+            self._write(_Note(batch, None if self.journal is None else str(self.journal), _here(), variables))
             return
+        self._variables = note.environment
         if note.batch != batch:
             raise UsageError(f"{self.directory} keeps the state of batch {note.batch!r}: choose another --batch")
         if not resume:
@@ -77,6 +124,15 @@ class PrivateState:
             raise UsageError(
                 f"--resume: batch {batch!r} was begun with the journal {note.journal or 'none'}: give that one"
             )
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment for the jobs: where the batch is gone on with, that in which it was begun."""
+        now = scrubbed(os.environ)
+        if self._variables is None:
+            return now
+        kept = _kept_variables()
+        then = dict(os.fsdecode(variable).split("=", 1) for variable in self._variables if b"=" in variable)
+        return then | {name: value for name, value in now.items() if name not in kept}
 
     def close(self) -> None:
         """Let go of the directory. May be called twice."""

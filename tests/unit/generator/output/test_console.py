@@ -99,6 +99,20 @@ def test_progress_as_json(screen: Screen) -> None:
     }
 
 
+def test_the_time_left_is_by_what_this_run_has_done(screen: Screen) -> None:
+    totals = Totals()
+    for seq in range(1, 15):
+        totals.add(outcome(seq), earlier=True)
+    progress = ProgressBar("bar", Console(screen.writer), totals, started=0)
+    progress.begin(5 * SECOND)
+    progress.show(20, 6 * SECOND)
+    assert screen.text().endswith("14/20 done, 6.0s")
+    totals.add(outcome(15))
+    totals.add(outcome(16))
+    progress.show(20, 9 * SECOND)
+    assert screen.text().endswith("16/20 done, 9.0s, 8.0s left")
+
+
 def test_progress_as_a_bar(screen: Screen) -> None:
     totals = Totals()
     totals.add(outcome())

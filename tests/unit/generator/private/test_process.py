@@ -58,7 +58,7 @@ def start(pool: str, options: list[str] | None = None, journal: str | None = Non
     private_state = PrivateState(pool, journal, resume=False)
     console = Console(LineWriter(2, "test"), verbosity=-1)
     launch = LaunchOptions(tuple(options or ()), drain_ns)
-    return PrivateDealer(private_state, launch, KernelNamespace(), console, "the command that resumes")
+    return PrivateDealer(private_state, launch, KernelNamespace(), console, "To resume: the command that resumes")
 
 
 def state_of(pool: str, tmp_path: Path) -> Path:
