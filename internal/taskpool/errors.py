@@ -6,7 +6,14 @@ person who reads it cannot ask back.
 
 from __future__ import annotations
 
+import errno
+import os
 from enum import IntEnum
+
+# Which kernel has all the calls; the last that came is waitid(2) by pidfd.
+_KERNEL_NEEDED = "Linux 5.4 or newer with CONFIG_POSIX_MQUEUE"
+# How a kernel says that it lacks a call, and a sandbox that it forbids one.
+_LACKING = frozenset({errno.ENOSYS, errno.EPERM})
 
 
 class ExitCode(IntEnum):
@@ -128,11 +135,55 @@ class QueueLimit(QueueError, ConfigurationError):
     """A kernel limit forbids the queue: names the limit, its value, the need and the cure."""
 
 
+def is_lacking(error: Exception) -> bool:
+    """Say whether an error means that a system call does not exist here, or is not permitted."""
+    return getattr(error, "errno", None) in _LACKING
+
+
+def call_refused(call: str, error: Exception) -> str:
+    """Return the text for a system call that this kernel lacks, or that a sandbox forbids."""
+    return (
+        f"{call} is refused here: {getattr(error, 'strerror', None) or error}. The programs need {_KERNEL_NEEDED} "
+        f"(this is Linux {os.uname().release}), and a container engine or sandbox that permits the call: update the "
+        "one, or allow the call in the seccomp profile of the other"
+    )
+
+
 def system_refused(error: OSError) -> str:
-    """Return the text for an OSError that no code has explained: what the system refused, and where the program was."""
+    """Return the text for an OSError that no code has explained: what the system refused, where the program was, and
+    the cure, if the error tells it."""
     # The innermost frame: strerror alone would leave a reader to guess which of a program's files is meant.
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     at = f"{trace.tb_frame.f_globals.get('__name__')}:{trace.tb_lineno}" if trace is not None else "?"
-    return f"the system refused: {error} (at {at})"
+    return f"the system refused: {error} (at {at}){_cure(error)}"
+
+
+def _cure(error: OSError) -> str:
+    match error.errno:
+        case errno.EMFILE:
+            from resource import RLIMIT_NOFILE, getrlimit
+
+            files_max = getrlimit(RLIMIT_NOFILE)[0]
+            return (
+                f". This process has all {files_max} of its RLIMIT_NOFILE open: raise it, ulimit -n {2 * files_max}, "
+                f"LimitNOFILE={2 * files_max} (systemd), --ulimit nofile={2 * files_max} (container)"
+            )
+        case errno.ENFILE:
+            return ". This machine has all files open that it may have: raise fs.file-max (sysctl)"
+        case errno.ENOMEM:
+            return ". Memory is short: raise the limit of the control group or container, or run fewer workers"
+        case errno.EAGAIN:
+            return (
+                ". Processes are short: raise RLIMIT_NPROC (ulimit -u), TasksMax= (systemd), --pids-limit (container)"
+            )
+        case errno.ENOSPC | errno.EDQUOT:
+            return ". Make room there, or raise the quota"
+        case errno.EACCES:
+            return f". Run as its owner, which uid {os.geteuid()} is not, or change its mode"
+        case errno.EROFS:
+            return ". Set XDG_STATE_HOME to a directory that can be written"
+        case errno.ENOSYS:  # not EPERM, which files give too
+            return f". The programs need {_KERNEL_NEEDED}, and a container engine or sandbox that permits the call"
+    return ""

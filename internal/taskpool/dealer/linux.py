@@ -22,11 +22,10 @@ from taskpool.ipc.spool import Spool
 from taskpool.journal.memory import MemoryStore
 from taskpool.journal.store import Store
 from taskpool.messages import Epoch
-from taskpool.procs import procfs
+from taskpool.procs import prctl, procfs
 from taskpool.procs.control_group import ControlGroup
 from taskpool.procs.orphans import WorkerList, end_orphans, last_life
 from taskpool.procs.pool_lock import PoolLock
-from taskpool.procs.prctl import become_subreaper
 from taskpool.procs.signals import Wakeup
 from taskpool.procs.spawn import find_worker
 from taskpool.procs.state_dir import SPOOL_NAME, identity, state_directory
@@ -97,6 +96,7 @@ class LinuxPlatform:
         self._worker_list: WorkerList | None = None
 
     def layout(self, options: DealerOptions) -> Layout:
+        prctl.require_for_dealer()
         find_worker(options.worker_exec)  # only looked for: a program that is missing is told before the pool is locked
         _allow_descriptors(options)
         return choose(options.workers + options.spares, kernel_limits())
@@ -122,7 +122,6 @@ class LinuxPlatform:
         return epoch
 
     def end_orphans(self, pool: str, epoch: Epoch) -> int:
-        become_subreaper()  # before the first worker: what outlives a worker then becomes a child of this process
         directory = state_directory(pool)
         ended = end_orphans(last_life(directory, pool), epoch, self.clock.now().mono + ORPHANS_NS_MAX)
         self._group = ControlGroup.make(f"{pool}.{identity(directory)}.{epoch}")

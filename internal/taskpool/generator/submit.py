@@ -30,6 +30,7 @@ from taskpool.generator.signals import RaiseOnSignal, handled_signals
 from taskpool.generator.totals import Totals
 from taskpool.ipc.mqueue import KernelNamespace, kernel_limits
 from taskpool.ipc.sizing import choose
+from taskpool.procs.prctl import require_pidfds
 from taskpool.procs.signals import Wakeup
 
 _COMMAND_CHARS_MAX = 16 * 1024  # a longer one is no use on a terminal
@@ -50,6 +51,7 @@ def run_batch(options: SubmitOptions, feed: Feed, console: Console, how_to_resum
         # Everything that can refuse the batch comes before the dealer is started: the state, then the output files.
         private_state = None
         if options.pool is None:
+            require_pidfds()  # to hold its dealer by
             private_state = PrivateState(options.batch, options.journal, resume=options.resume)
             wait_for_predecessor(private_state, wakeup, console)
         printer = _open_printer(options, private_state)

@@ -27,6 +27,8 @@ from taskpool.errors import (
     QueueInterrupted,
     QueueLimit,
     QueueMissing,
+    call_refused,
+    is_lacking,
 )
 from taskpool.ipc.sizing import KernelLimits, Shape, byte_limit_cure, sysctl_cure
 
@@ -216,6 +218,8 @@ class KernelQueueEnd:
             self._no_wait = 0
 
     def _gone(self, error: Exception) -> QueueGone:
+        if is_lacking(error):
+            return QueueGone(call_refused(f"queue {self.name}: a call of mq_overview(7)", error))
         return QueueGone(f"queue {self.name} is closed here, or not open for this: {error}")
 
 
@@ -229,7 +233,7 @@ def _open_own(name: str, *, send: bool, receive: bool) -> KernelQueueEnd:
             "a container whose IPC namespace is not shared with this program"
         ) from None
     except posix_ipc.PermissionsError:
-        raise _foreign(name, "another user") from None
+        raise _foreign(name, "another user (or a security module forbids to open it)") from None
     except (OSError, MemoryError) as error:
         raise _out_of_descriptors(name, error) from error
     owner = queue.status().st_uid
@@ -283,6 +287,10 @@ def _beyond_sysctls(name: str, shape: Shape, kernel: KernelLimits) -> QueueError
 
 
 def _out_of_descriptors(name: str, error: Exception) -> QueueError:
+    if is_lacking(error):
+        return QueueLimit(call_refused(f"queue {name}: mq_open(3)", error))
+    if isinstance(error, posix_ipc.PermissionsError):
+        return QueueLimit(f"queue {name}: {error}: a security module or the sandbox here forbids mq_open(3); allow it")
     if _errno(error) != errno.EMFILE:
         return QueueLimit(f"queue {name}: {error}")
     files_max = resource.getrlimit(resource.RLIMIT_NOFILE)[0]

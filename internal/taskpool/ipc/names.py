@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from taskpool import limits
-from taskpool.errors import QueueError, QueueExists, QueueForeign, QueueLimit, QueueMissing, UsageError
+from taskpool.errors import QueueError, QueueExists, QueueLimit, QueueMissing, UsageError
 from taskpool.ipc import sizing
 from taskpool.messages import Epoch, Incarnation
 
@@ -90,7 +90,7 @@ def hold_lock(namespace: QueueNamespace, pool: str) -> QueueEnd | None:
     newcomer must not adopt one that is about to lose its holder and its name. Raises QueueForeign, QueueLimit.
     """
     for _ in range(_ADOPTIONS_MAX):
-        queue, _ = namespace.reopen_or_create(lock(pool), sizing.LOCK)
+        queue, found = namespace.reopen_or_create(lock(pool), sizing.LOCK)
         try:
             queue.hold_notification_lock()
             return queue
@@ -99,6 +99,11 @@ def hold_lock(namespace: QueueNamespace, pool: str) -> QueueEnd | None:
         except QueueExists:
             queue.close()
             return None
+        except QueueError:
+            if not found:
+                queue.unlink()
+            queue.close()
+            raise
     return None
 
 
@@ -112,10 +117,10 @@ def unlink_pool(namespace: QueueNamespace, pool: str, directory: Path) -> bool:
     try:
         if (held := hold_lock(namespace, pool)) is None:
             return False
-    except QueueForeign:
-        return False
     except QueueLimit:
         pass  # there is no lock queue and no room for one: no dealer lives, and none can start before we are done
+    except QueueError:
+        return False
     for name in (intake(pool), control(pool), events(pool), *replies(pool)):
         with suppress(QueueError):
             namespace.unlink(name)

@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeVar
 
 from taskpool import limits
 from taskpool.clock import MILLISECOND, AwakeClock
+from taskpool.errors import call_refused, is_lacking
 from taskpool.kinds.capture import Streams
 from taskpool.procs.process_tree import children_of
 from taskpool.procs.reap import ChildExit, reap
@@ -200,7 +201,13 @@ def _standard_input(text: bytes | None) -> Iterator[tuple[int, ...] | tuple[int,
     if text is None:
         yield (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
         return
-    with open(os.memfd_create("stdin"), "wb", buffering=0) as file:
+    try:
+        memory_fd = os.memfd_create("stdin")
+    except OSError as error:
+        if not is_lacking(error):
+            raise
+        raise CannotStart(call_refused("memfd_create(2), for its standard input,", error), EXIT_CANNOT_RUN) from None
+    with open(memory_fd, "wb", buffering=0) as file:
         left = memoryview(text)
         while left:  # an unbuffered write may take less than it is given
             left = left[file.write(left) :]

@@ -6,12 +6,14 @@ import errno
 import fcntl
 import os
 
+from taskpool.errors import is_lacking
+
 # The capture files of standard output and error. O_APPEND: several processes write to one file, and a job that opens
 # /dev/stderr anew still writes behind what is there.
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC
 
 # How file systems say that they have no O_TMPFILE (open(2)): NFS and old overlay file systems, kernels before 3.11.
-_NO_UNNAMED_FILES = (errno.EOPNOTSUPP, errno.EISDIR)
+_NO_UNNAMED_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS)
 
 
 def open_unnamed(directory: str) -> int:
@@ -39,8 +41,12 @@ def open_unnamed_somewhere(directory: str) -> int:
     """
     try:
         return open_unnamed(directory)
-    except OSError:
-        fd = os.memfd_create("taskpool", os.MFD_CLOEXEC)
+    except OSError as refused:
+        try:
+            fd = os.memfd_create("taskpool", os.MFD_CLOEXEC)
+        except OSError as error:
+            # Where there are none in memory, what is wrong with the directory is what a person can mend.
+            raise (refused if is_lacking(error) else error) from None
         fcntl.fcntl(fd, fcntl.F_SETFL, os.O_APPEND)  # memfd_create(2) takes no O_APPEND
         return fd
 

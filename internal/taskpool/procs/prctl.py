@@ -1,15 +1,21 @@
-"""Set a process's ties to its parent and to its orphans, and its place in the OOM killer's order."""
+"""Set a process's ties to its parent and to its orphans, and its place in the OOM killer's order.
+
+Whether the kernel lets the programs do what they need is looked at here too, in one place and before anything is begun:
+a call that is missing would otherwise be found by a job, or by a crash.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from types import FrameType
 from typing import NamedTuple
 
+from taskpool.errors import ConfigurationError, call_refused, is_lacking
 from taskpool.procs.process_tree import kill_descendants
 
 # linux/prctl.h
@@ -22,6 +28,7 @@ _PR_GET_NAME = 16
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_GET_CHILD_SUBREAPER = 37
 _PR_GET_NO_NEW_PRIVS = 39
+_NAMES = {_PR_SET_PDEATHSIG: "PR_SET_PDEATHSIG", _PR_SET_CHILD_SUBREAPER: "PR_SET_CHILD_SUBREAPER"}
 
 _NAME_BYTES = 16
 _IOPRIO_SYSCALLS = {"x86_64": (251, 252), "aarch64": (30, 31)}  # set, get: glibc has no functions for them
@@ -202,6 +209,57 @@ def _oom_score_fd() -> int:
     return os.open(_OOM_SCORE_FILE, os.O_RDONLY | os.O_CLOEXEC)  # kept open: opening takes ten times as long
 
 
+# --- what the programs need of the kernel -----------------------------------------------------------
+
+
+def require_for_dealer() -> None:
+    """Check what a dealer needs, and take the orphans of this process's descendants for its own.
+
+    Raises ConfigurationError naming what is missing and the cure.
+    """
+    _require_proc()
+    require_pidfds()
+    with _named("prctl(2)"):
+        become_subreaper()  # before the first worker: what outlives a worker then becomes a child of this process
+
+
+def require_pidfds() -> None:
+    """Check that processes can be held by descriptors. Raises ConfigurationError."""
+    with _named("pidfd_open(2)"):
+        pidfd = os.pidfd_open(os.getpid())
+    try:
+        with _named("pidfd_send_signal(2)"):
+            signal.pidfd_send_signal(pidfd, 0)
+        # ECHILD is the answer of a kernel that knows the call: this process is no child of its own.
+        with _named("waitid(2) with P_PIDFD", errno.EINVAL), suppress(ChildProcessError):
+            os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+    finally:
+        os.close(pidfd)
+
+
+def _require_proc() -> None:
+    try:
+        os.stat("/proc/self/stat")
+    except OSError as error:
+        raise ConfigurationError(
+            f"/proc/self/stat: {error.strerror}; a dealer sees there what its workers have left running. Mount it: "
+            "mount -t proc proc /proc (a container has it unless that is masked)"
+        ) from None
+
+
+@contextmanager
+def _named(call: str, *also: int) -> Iterator[None]:
+    """Name the call in what it raises. `also`: further errors by which a kernel says that it does not know it."""
+    try:
+        yield
+    except AttributeError as error:  # this Python was built on a system without it
+        raise ConfigurationError(call_refused(call, error)) from error
+    except OSError as error:
+        if not is_lacking(error) and error.errno not in also:
+            raise
+        raise ConfigurationError(call_refused(call, error)) from error
+
+
 @cache
 def _libc(name: str) -> Callable[..., int]:
     import ctypes  # here: it costs milliseconds that only a process with ties needs to pay
@@ -218,5 +276,6 @@ def _prctl(option: int, value: int = 0) -> int:
         import ctypes
 
         number = ctypes.get_errno()
-        raise OSError(number, f"prctl({option}): {os.strerror(number)}")
+        name = _NAMES.get(option, option)
+        raise OSError(number, f"prctl({name}): {os.strerror(number)}")
     return result

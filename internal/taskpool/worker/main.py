@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, cast
 
 from taskpool import __version__
-from taskpool.errors import ConfigurationError, ExitCode, TaskpoolError, UsageError
+from taskpool.errors import ConfigurationError, ExitCode, TaskpoolError, UsageError, system_refused
 from taskpool.ipc import names
 from taskpool.ipc.mqueue import KernelNamespace
 from taskpool.ipc.spool import Spool
@@ -79,7 +79,7 @@ def main() -> int:
     except TaskpoolError as error:
         return _complain(error)
     except OSError as error:
-        return _complain(ConfigurationError(f"cannot start: {error}"))
+        return _complain(ConfigurationError(f"cannot start: {system_refused(error)}"))
     return serve(loop)
 
 

@@ -148,7 +148,14 @@ class PrivateState:
     def _journal_path(self, journal: str | None) -> Path | None:
         if journal == "none":
             return None
-        return (self.directory / _JOURNAL_NAME) if journal is None else Path(journal).absolute()
+        if journal is None:
+            return self.directory / _JOURNAL_NAME
+        try:
+            return Path(journal).absolute()
+        except FileNotFoundError:
+            raise UsageError(
+                f"--journal {journal}: the current directory is gone: cd elsewhere, or give an absolute path"
+            ) from None
 
     def _refuse_a_named_pool(self) -> None:
         if any((self.directory / name).exists() for name in _STATE_NAMES):
