@@ -28,7 +28,7 @@ from taskpool.ipc import names
 from taskpool.ipc.queue import QueueNamespace
 from taskpool.procs.orphans import end_orphans, last_life
 from taskpool.procs.pool_lock import LOCK_NAME, lock_shared
-from taskpool.procs.state_dir import OUTPUT_NAME, PRIVATE_NOTE, SPOOL_NAME, remove_all_but
+from taskpool.procs.state_dir import JOURNAL_NAME, OUTPUT_NAME, PRIVATE_NOTE, SPOOL_NAME, remove_all_but
 
 
 class _Note(msgspec.Struct):
@@ -43,7 +43,7 @@ def sweep(namespace: QueueNamespace, own: Path, ipc_namespace: str) -> list[str]
 
 
 def _private_pools(own: Path, ipc_namespace: str) -> Iterator[Path]:
-    """Yield the directories of private pools that may have queues in this IPC namespace.
+    """Yield the directories of private pools that may have queues in this IPC namespace, or have no journal.
 
     A directory that is shared with other namespaces may have some there: those are for a dealer of that namespace.
     """
@@ -53,33 +53,44 @@ def _private_pools(own: Path, ipc_namespace: str) -> Iterator[Path]:
         return
     for entry in entries:
         path = Path(entry.path)
-        if entry.name == own.name or names.StaleQueues(path).begun_in() != ipc_namespace:
+        begun_in = names.StaleQueues(path).begun_in()
+        # Of a directory with neither a pool was killed before it had begun. Most have a journal, and wait for a resume.
+        if entry.name == own.name or begun_in not in (ipc_namespace, None):
             continue
         with suppress(OSError):
             status = entry.stat(follow_symlinks=False)
+            if begun_in is None and (path / JOURNAL_NAME).exists():
+                continue
             if entry.is_dir(follow_symlinks=False) and status.st_uid == os.geteuid():
                 yield path
 
 
 def _sweep(namespace: QueueNamespace, path: Path) -> bool:
-    """Sweep one pool, unless it lives."""
+    """Sweep one pool, unless it lives or has left in good order."""
+    stale = names.StaleQueues(path)
+    begun = stale.begun_in() is not None
     with ExitStack() as locks:
         for name in (PRIVATE_NOTE, LOCK_NAME):  # as a generator and its dealer take them, one after the other
             fd = lock_shared(path / name)
-            if fd is None:
+            if fd is not None:
+                locks.callback(os.close, fd)
+            elif begun or name == PRIVATE_NOTE or (path / name).exists():
                 return False
-            locks.callback(os.close, fd)
         try:
             note = msgspec.json.decode((path / PRIVATE_NOTE).read_bytes(), type=_Note)
+            journal = None if note.journal is None else Path(note.journal)
+            # One in another place may just not be mounted.
+            has_batch = journal is not None and (journal.parent != path or journal.exists())
             end_orphans(last_life(path, path.name), 0, time.monotonic_ns() + limits.TERM_GRACE_NS)
-            # Last, what marks the directory: a dealer that is killed here leaves the rest to the next one.
-            if not names.unlink_pool(namespace, path.name, path):
+            if begun and not names.unlink_pool(namespace, path.name, path):
+                return False
+            if has_batch and not begun:
                 return False
             shutil.rmtree(path / SPOOL_NAME, ignore_errors=True)
-            if note.journal is not None and Path(note.journal).exists():
-                names.StaleQueues(path).end(namespace, path.name)
+            if has_batch:
+                stale.end(namespace, path.name)  # last: a dealer that is killed before it leaves the rest to the next
             else:
-                # No batch to go on with. Output of jobs stays: results that were written may name it.
+                # Output of jobs stays: results that were written may name it.
                 remove_all_but(path, {file for file in (path / OUTPUT_NAME).rglob("*") if file.is_file()})
         except (OSError, msgspec.MsgspecError, TaskpoolError):
             return False  # what is wrong with a dead pool must not keep a living one from starting

@@ -11,13 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from taskpool import limits
-from taskpool.dealer.linux import JOURNAL_NAME
 from taskpool.durations import parse_duration
 from taskpool.errors import ConfigurationError, ExitCode, UsageError
 from taskpool.ipc.names import check_pool_name
 from taskpool.journal import tools
 from taskpool.procs.pool_lock import LOCK_NAME
-from taskpool.procs.state_dir import state_directory
+from taskpool.procs.state_dir import JOURNAL_NAME, state_directory
 
 
 def run(argv: Sequence[str]) -> int:

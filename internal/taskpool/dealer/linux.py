@@ -28,9 +28,8 @@ from taskpool.procs.orphans import WorkerList, end_orphans, last_life
 from taskpool.procs.pool_lock import PoolLock
 from taskpool.procs.signals import Wakeup
 from taskpool.procs.spawn import find_worker
-from taskpool.procs.state_dir import SPOOL_NAME, identity, state_directory
+from taskpool.procs.state_dir import JOURNAL_NAME, SPOOL_NAME, identity, state_directory
 
-JOURNAL_NAME = "journal.db"
 ORPHANS_NS_MAX = 20 * SECOND  # for SIGKILL to take effect on all of them
 DESCRIPTORS_BASE = 128  # what a dealer needs beside those for its workers; clients of the pages have 33 of them
 # A worker takes two, and one more while it starts; a replacement may start before the old one's are closed.

@@ -10,6 +10,7 @@ from pathlib import Path
 from taskpool.errors import ConfigurationError
 
 PRIVATE_NOTE = "private.json"  # in the directory of a private pool; its generator holds a lock on it
+JOURNAL_NAME = "journal.db"
 SPOOL_NAME = "spool"
 OUTPUT_NAME = "output"  # beside the spool, where workers put what jobs printed (kinds/capture.py)
 

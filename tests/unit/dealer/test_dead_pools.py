@@ -111,6 +111,20 @@ def test_a_journal_of_its_own_place_keeps_the_batch(stage: Stage, tmp_path: Path
     (stage.directory / "private.json").write_text(f'{{"batch": "dead", "journal": "{tmp_path / "own"}"}}')
     assert stage.sweep() == [POOL]
     assert (stage.directory / "private.json").exists()
+    (tmp_path / "own").unlink()  # as on a disk that is not mounted
+    assert stage.sweep() == []
+    assert (stage.directory / "private.json").exists()
+
+
+@pytest.mark.parametrize("lock", [True, False])
+def test_one_that_was_killed_before_it_had_begun_goes(stage: Stage, cleanup: ExitStack, lock: bool) -> None:
+    for name in ("queues", "worker-queues", "journal.db", *(["pool.lock"] if not lock else [])):
+        (stage.directory / name).unlink()
+    with ExitStack() as generator:
+        hold(stage.directory / "private.json", generator)
+        assert stage.sweep() == []
+    assert stage.sweep() == [POOL]
+    assert not stage.directory.exists()
 
 
 @pytest.mark.parametrize("name", ["private.json", "pool.lock"])

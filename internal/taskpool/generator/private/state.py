@@ -18,11 +18,10 @@ from taskpool.errors import ConfigurationError, UsageError
 from taskpool.limits import POOL_NAME_PATTERN
 from taskpool.procs.pool_lock import lock_exclusively
 from taskpool.procs.spawn import scrubbed
-from taskpool.procs.state_dir import PRIVATE_NOTE, remove_all_but, state_directory
+from taskpool.procs.state_dir import JOURNAL_NAME, PRIVATE_NOTE, remove_all_but, state_directory
 
 NOTE_NAME = PRIVATE_NOTE
-_JOURNAL_NAME = "journal.db"
-_STATE_NAMES = ("pool.lock", _JOURNAL_NAME)  # what a pool without our note is known by
+_STATE_NAMES = ("pool.lock", JOURNAL_NAME)  # what a pool without our note is known by
 _HASH_DIGITS = 10
 _READABLE_CHARS = 32 - 1 - _HASH_DIGITS
 _HASHED = re.compile(rf"-[0-9a-f]{{{_HASH_DIGITS}}}\Z")
@@ -149,7 +148,7 @@ class PrivateState:
         if journal == "none":
             return None
         if journal is None:
-            return self.directory / _JOURNAL_NAME
+            return self.directory / JOURNAL_NAME
         try:
             return Path(journal).absolute()
         except FileNotFoundError:
@@ -183,7 +182,8 @@ class PrivateState:
             if os.fstat(fd).st_nlink:
                 self._note_fd = fd
             else:
-                os.close(fd)  # a sweep of dead pools has just removed it
+                os.close(fd)
+                state_directory(self.pool)  # a sweep of dead pools has just removed it
         return os.pread(self._note_fd, os.fstat(self._note_fd).st_size, 0)
 
     def _write(self, note: _Note) -> None:
