@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from taskpool import limits
 from taskpool.codec import decode
-from taskpool.dealer.reply_queues import ReplyQueues
+from taskpool.dealer.reply_queues import GeneratorProcesses, ReplyQueues
 from taskpool.errors import QueueEmpty, SpoolFull
 from taskpool.ipc import names
 from taskpool.ipc.memory import MemoryNamespace, MemoryQueueEnd
@@ -182,3 +183,62 @@ def test_outcomes_wait_as_long_as_the_core_lets_them(stage: Stage) -> None:
         stage.reply_queues.flush(stage.reply_queues._queues[CLIENT].end.fileno())
     assert [item for each in read if isinstance(each, Outcomes) for item in each.items] == items
     assert not stage.reply_queues._queues[CLIENT].replies
+
+
+# --- the processes at the other ends -------------------------------------------------------------------
+
+
+class Processes:
+    """Pidfds that can be told apart, and what a poller would watch."""
+
+    def __init__(self) -> None:
+        self.opened: list[int] = []
+        self.watched: set[int] = set()
+        self.generators = GeneratorProcesses(self, self.find)  # type: ignore[arg-type]
+
+    def find(self, pid: int, queue_fd: int) -> int:
+        if pid == 0:
+            return -1
+        self.opened.append(os.open(os.devnull, os.O_RDONLY))
+        return self.opened[-1]
+
+    def read(self, fd: int) -> None:
+        self.watched.add(fd)
+
+    def forget(self, fd: int) -> None:
+        self.watched.remove(fd)
+
+
+def test_the_dead_are_told_once_and_their_descriptors_closed() -> None:
+    processes = Processes()
+    for client in (1, 2, 3):
+        processes.generators.watch(client, client, 9)
+    first, second, _ = processes.opened
+    assert processes.generators.take_dead({first, second, 10_000}) == [1, 2]
+    assert processes.generators.take_dead({first, second}) == []
+    processes.generators.close()
+    assert processes.watched == set()
+    for fd in processes.opened:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+
+
+def test_a_process_that_cannot_be_told_is_not_watched_and_a_hello_said_again_is_once() -> None:
+    processes = Processes()
+    processes.generators.watch(1, 0, 9)
+    assert processes.watched == set()
+    processes.generators.watch(2, 5, 9)
+    processes.generators.watch(2, 5, 9)
+    assert processes.watched == {processes.opened[-1]}
+    processes.generators.watch(3, 5, 9)
+    processes.generators.keep({3})
+    assert processes.watched == {processes.opened[-1]}
+    processes.generators.close()
+
+
+def test_those_that_come_and_go_within_a_second_take_no_descriptors_without_end() -> None:
+    processes = Processes()
+    for client in range(1000):
+        processes.generators.watch(client, 1, 9)
+    assert len(processes.watched) <= 2 * limits.REPLY_SLOTS_MAX
+    processes.generators.close()

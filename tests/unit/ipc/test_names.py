@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from taskpool import limits
-from taskpool.errors import ExitCode, UsageError
+from taskpool.errors import ExitCode, QueueGone, QueueMissing, UsageError
 from taskpool.ipc import names
-from taskpool.ipc.memory import MemoryNamespace
-from taskpool.ipc.sizing import Shape
+from taskpool.ipc.memory import MemoryNamespace, MemoryQueueEnd
+from taskpool.ipc.sizing import LOCK, Shape
 from taskpool.messages import Epoch, Incarnation
 
 LONGEST_QUEUE_NAME = 255  # NAME_MAX; mq_overview(7)
@@ -89,3 +89,47 @@ def test_without_a_note_nothing_is_swept(tmp_path: Path, text: str | None) -> No
         (tmp_path / "worker-queues").write_text(text, encoding="latin-1")
     names.StaleQueues(tmp_path).sweep(namespace, "demo")
     assert left.linked()
+
+
+# --- the lock queue, and all of a dead pool's ------------------------------------------------------
+
+
+def test_the_lock_queue_is_held_by_one_and_adopted_from_the_dead() -> None:
+    namespace = MemoryNamespace()
+    held = names.hold_lock(namespace, "demo")
+    assert held is not None
+    assert names.hold_lock(namespace, "demo") is None
+    held.close()  # as by a kill: it keeps its name
+    again = names.hold_lock(namespace, "demo")
+    assert again is not None
+    assert again.linked()
+
+
+def test_a_lock_queue_that_cannot_be_held_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(end: MemoryQueueEnd) -> None:
+        raise QueueGone(end.name)
+
+    monkeypatch.setattr(MemoryQueueEnd, "hold_notification_lock", refuse)
+    namespace = MemoryNamespace()
+    with pytest.raises(QueueGone):
+        names.hold_lock(namespace, "demo")
+    with pytest.raises(QueueMissing):
+        namespace.open(names.lock("demo"), send=True, receive=False)
+    found = namespace.create(names.lock("demo"), LOCK)
+    with pytest.raises(QueueGone):
+        names.hold_lock(namespace, "demo")
+    assert found.linked(), "it is another's"
+
+
+def test_the_note_of_the_namespace_stays_as_long_as_a_queue_has_its_name(tmp_path: Path) -> None:
+    namespace = MemoryNamespace()
+    stale = names.StaleQueues(tmp_path, Epoch(1))
+    assert stale.begun_in() is None
+    stale.begin("ipc:[4026531839]")
+    end = namespace.create(names.control("demo"), Shape(1, 1))
+    stale.end(namespace, "demo")
+    assert stale.begun_in() == "ipc:[4026531839]"
+    end.unlink()
+    stale.end(namespace, "demo")
+    assert stale.begun_in() is None
+    stale.end(namespace, "demo")

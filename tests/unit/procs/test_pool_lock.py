@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -14,7 +15,8 @@ import pytest
 from support.programs import run, start
 from taskpool.clock import SECOND
 from taskpool.errors import ConfigurationError, ExitCode, PoolInUse
-from taskpool.procs.pool_lock import PoolLock, last_holder
+from taskpool.procs import pool_lock
+from taskpool.procs.pool_lock import PoolLock, last_holder, lock_shared
 
 STARTED = 1_769_851_800 * SECOND  # 2026-01-31T09:30:00Z
 
@@ -88,6 +90,7 @@ def test_a_killed_dealer_frees_the_pool_while_its_children_live(tmp_path: Path) 
     program = """
 import os, sys
 from pathlib import Path
+from taskpool.procs import pool_lock
 from taskpool.procs.pool_lock import PoolLock
 lock = PoolLock(Path(sys.argv[1]), "demo")
 epoch = lock.acquire(1)
@@ -109,6 +112,7 @@ def test_many_dealers_at_once_get_an_epoch_each(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from taskpool.errors import PoolInUse
+from taskpool.procs import pool_lock
 from taskpool.procs.pool_lock import PoolLock
 for _ in range(100):
     lock = PoolLock(Path(sys.argv[1]), "demo")
@@ -173,3 +177,32 @@ def test_the_last_holder_is_read_without_the_lock(lock: PoolLock, tmp_path: Path
     assert (holder.pid, holder.epoch) == (os.getpid(), 1)
     (tmp_path / "pool.lock").write_text("garbage")
     assert last_holder(tmp_path) is None
+
+
+def test_a_dealer_waits_for_a_sweep_and_a_sweep_for_no_dealer(lock: PoolLock, tmp_path: Path) -> None:
+    path = tmp_path / "pool.lock"
+    assert lock_shared(path) is None, "there is no such file"
+    path.touch()
+    sweeps = [lock_shared(path), lock_shared(path)]
+    epochs: list[int] = []
+    dealer = threading.Thread(target=lambda: epochs.append(lock.acquire(STARTED)))
+    dealer.start()
+    for fd in sweeps:
+        assert fd is not None
+        os.close(fd)
+    dealer.join(20)
+    assert epochs == [1]
+    assert lock_shared(path) is None, "a dealer has it"
+
+
+def test_a_sweep_that_does_not_end_is_not_waited_for_without_end(
+    lock: PoolLock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_lock, "_SWEEP_NS_MAX", SECOND // 20)
+    (tmp_path / "pool.lock").touch()
+    fd = lock_shared(tmp_path / "pool.lock")
+    assert fd is not None
+    with pytest.raises(PoolInUse):
+        lock.acquire(STARTED)
+    os.close(fd)
+    assert lock.acquire(STARTED) == 1

@@ -105,3 +105,20 @@ print(high > 64 << 20, take_own_peak_bytes() < high)
     if not os.access("/proc/self/clear_refs", os.W_OK):
         pytest.skip("the peak cannot be reset here")
     assert run(program) == "True True\n"
+
+
+def test_a_process_is_told_by_a_file_that_it_has_open(tmp_path: Path, gone: int) -> None:
+    with (tmp_path / "ours").open("w") as ours, (tmp_path / "other").open("w") as other:
+        file = os.fstat(ours.fileno())
+        assert procfs.has_open(os.getpid(), file)
+        holder = os.posix_spawn(
+            "/bin/sleep", ["sleep", "60"], {}, file_actions=[(os.POSIX_SPAWN_DUP2, other.fileno(), 7)]
+        )
+        try:
+            assert procfs.has_open(holder, os.fstat(other.fileno()))
+            assert not procfs.has_open(holder, file)
+        finally:
+            os.kill(holder, signal.SIGKILL)
+            reap(holder)
+    assert not procfs.has_open(os.getpid(), file), "closed by now"
+    assert not procfs.has_open(gone, file)
