@@ -116,7 +116,8 @@ def last_life(directory: Path, pool: str) -> Life:
         workers = {int(entry[0]): int(entry[1]) for entry in entries if entry}
     except (OSError, msgspec.MsgspecError, ValueError, IndexError):
         return Life(pool, state_id, {}, None)
-    if (head.boot_id, head.pid_namespace) != (procfs.boot_id(), procfs.pid_namespace()):
+    here = procfs.boot_id(), procfs.pid_namespace()
+    if (head.boot_id, head.pid_namespace) != here or head.boot_id == procfs.UNKNOWN:
         return Life(pool, state_id, {}, None)
     return Life(pool, state_id, workers, None if head.group is None else ControlGroup(Path(head.group)))
 

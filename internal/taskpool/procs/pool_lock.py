@@ -6,6 +6,7 @@ This lock keeps two dealers of one state directory apart. A second one, the noti
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
@@ -25,6 +26,7 @@ LOCK_NAME = "pool.lock"
 # The content is padded to one disk sector and written in one piece, so that a loss of power leaves the old one or the
 # new one, never a mixture, and nothing has to be truncated.
 _LOCK_BYTES = 512
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 _SWEEP_NS_MAX = 5 * SECOND
 _SWEEP_LOOK_NS = 5 * MILLISECOND
 
@@ -107,7 +109,8 @@ class PoolLock:
             return self._begin_epoch(started_wall_ns)
         except OSError as error:
             self.close()
-            raise ConfigurationError(f"cannot use the lock file {self._path}: {error.strerror}") from error
+            cure = "; set XDG_STATE_HOME to a file system with flock(2)" if error.errno in _NO_LOCKS else ""
+            raise ConfigurationError(f"cannot use the lock file {self._path}: {error.strerror}{cure}") from error
         except (PoolInUse, ConfigurationError):
             self.close()
             raise

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from taskpool.clock import SECOND
 
+UNKNOWN = "unknown"
 _RESET_PEAK = b"5"  # proc_pid_clear_refs(5)
 _KIB = 1024
 
@@ -103,9 +104,12 @@ def _children_of_thread(pid: int, thread: str) -> Iterator[int]:
 
 
 def boot_id() -> str:
-    """Return what tells this boot of the machine from any other."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        return file.read().strip()
+    """Return what tells this boot of the machine from any other; UNKNOWN where a sandbox masks it."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return UNKNOWN
 
 
 def pid_namespace() -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import stat
@@ -206,3 +208,13 @@ def test_a_sweep_that_does_not_end_is_not_waited_for_without_end(
         lock.acquire(STARTED)
     os.close(fd)
     assert lock.acquire(STARTED) == 1
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_locks_is_named(lock: PoolLock, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def refuse(fd: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(ConfigurationError, match=rf"pool\.lock: {os.strerror(number)}; set XDG_STATE_HOME"):
+        lock.acquire(STARTED)

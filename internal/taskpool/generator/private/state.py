@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 from collections.abc import Set
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -178,7 +179,7 @@ class PrivateState:
             except FileNotFoundError:
                 return None
             # Not locked where another generator goes on with the batch: its dealer will refuse ours, and say so.
-            lock_exclusively(fd)
+            self._lock(fd)
             if os.fstat(fd).st_nlink:
                 self._note_fd = fd
             else:
@@ -186,11 +187,16 @@ class PrivateState:
                 state_directory(self.pool)  # a sweep of dead pools has just removed it
         return os.pread(self._note_fd, os.fstat(self._note_fd).st_size, 0)
 
+    @staticmethod
+    def _lock(fd: int) -> None:
+        with suppress(OSError):  # the file system has no locks: the dealer, which cannot do without, says so
+            lock_exclusively(fd)
+
     def _write(self, note: _Note) -> None:
         try:
             # O_EXCL: of two generators that begin the same batch at once, one is refused.
             self._note_fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            lock_exclusively(self._note_fd)
+            self._lock(self._note_fd)
             with open(self._note_fd, "wb", closefd=False) as file:
                 file.write(msgspec.json.encode(note))
         except FileExistsError:
