@@ -8,7 +8,7 @@ from signal import SIGTERM
 
 import pytest
 
-from support.harness import OK, UNREACHABLE, Stage, program
+from support.harness import ENVIRONMENT, OK, UNREACHABLE, Stage, program
 from support.ledger import Ledger
 
 
@@ -80,3 +80,22 @@ def test_health(stage: Stage) -> None:
     dealer.send(SIGTERM)
     dealer.ends(OK)
     stage.start(ask).ends(UNREACHABLE)
+
+
+@pytest.mark.parametrize("kind", ["named", "private"])
+def test_a_link_that_others_could_have_made_leads_a_pool_nowhere(stage: Stage, tmp_path: Path, kind: str) -> None:
+    """Whose link it is does not matter here: all users may write where it lies."""
+    shared, home = tmp_path / "shared", tmp_path / "home"
+    (home / "spool").mkdir(parents=True)
+    home.chmod(0o755)
+    (home / "spool" / "mail").write_text("precious")
+    (shared / "taskpool").mkdir(parents=True)
+    (shared / "taskpool").chmod(0o1777)
+    (shared / "taskpool" / stage.pool).symlink_to(home)
+    env = {"XDG_STATE_HOME": str(shared)}
+    started = stage.dealer(ready=0, env=env) if kind == "named" else stage.private("fib", 1, env=env)
+    said = started.ends(ENVIRONMENT).stderr
+    assert f"{shared}/taskpool/{stage.pool} is a symbolic link in a directory to which others may write" in said
+    assert (home / "spool" / "mail").read_text() == "precious"
+    assert [path.name for path in home.iterdir()] == ["spool"]
+    assert home.stat().st_mode & 0o777 == 0o755

@@ -16,7 +16,7 @@ from taskpool.errors import ConfigurationError, ExitCode, UsageError
 from taskpool.ipc.names import check_pool_name
 from taskpool.journal import tools
 from taskpool.procs.pool_lock import LOCK_NAME
-from taskpool.procs.state_dir import JOURNAL_NAME, state_directory
+from taskpool.procs.state_dir import JOURNAL_NAME, check_journal, state_directory
 
 
 def run(argv: Sequence[str]) -> int:
@@ -30,6 +30,8 @@ def run(argv: Sequence[str]) -> int:
             f"pool {args.pool} has no state in {directory}: is --pool right? For a service's pool, be its user and "
             "have STATE_DIRECTORY as it has"
         )
+    if args.journal is not None:
+        check_journal(args.journal)
     return _ACTIONS[args.action](args, args.journal or directory / JOURNAL_NAME, directory / LOCK_NAME)
 
 

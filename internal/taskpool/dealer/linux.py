@@ -28,7 +28,7 @@ from taskpool.procs.orphans import WorkerList, end_orphans, last_life
 from taskpool.procs.pool_lock import PoolLock
 from taskpool.procs.signals import Wakeup
 from taskpool.procs.spawn import find_worker
-from taskpool.procs.state_dir import JOURNAL_NAME, SPOOL_NAME, identity, state_directory
+from taskpool.procs.state_dir import JOURNAL_NAME, SPOOL_NAME, check_journal, identity, state_directory
 
 ORPHANS_NS_MAX = 20 * SECOND  # for SIGKILL to take effect on all of them
 DESCRIPTORS_BASE = 128  # what a dealer needs beside those for its workers; clients of the pages have 33 of them
@@ -142,7 +142,10 @@ class LinuxPlatform:
         from taskpool.journal.engine import JournalOptions
         from taskpool.journal.sqlite import SqliteStore  # a pool without a journal starts faster without
 
-        path = Path(options.journal) if options.journal is not None else state_directory(options.pool) / JOURNAL_NAME
+        path = state_directory(options.pool) / JOURNAL_NAME
+        if options.journal is not None:
+            path = Path(options.journal)
+            check_journal(path)
         kept = JournalOptions(options.journal_sync, options.retain_ns, options.retain_batches)
         return SqliteStore(path, epoch, kept)
 

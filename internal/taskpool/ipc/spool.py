@@ -40,11 +40,14 @@ class Spool:
 
         For a dealer at its start: it has dropped every message that could refer to a file.
         """
+        from shutil import rmtree  # brings the compression modules along
+
         try:
             os.makedirs(self.directory, mode=0o700, exist_ok=True)
             os.chmod(self.directory, 0o700)
             for entry in os.scandir(self.directory):
-                os.unlink(entry.path)
+                # A directory: an earlier spool that was moved away, and back when another had been made.
+                rmtree(entry.path) if entry.is_dir(follow_symlinks=False) else os.unlink(entry.path)
         except OSError as error:
             raise ConfigurationError(f"the pool's spool {self.directory} cannot be made ready: {error}") from error
 

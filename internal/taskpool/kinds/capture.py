@@ -17,7 +17,8 @@ from taskpool import limits
 from taskpool.clock import MILLISECOND, AwakeClock
 from taskpool.kinds.base import Context
 from taskpool.messages import Output
-from taskpool.procs.files import open_unnamed, sync_directory
+from taskpool.procs.files import open_unnamed
+from taskpool.procs.state_dir import OUTPUT_NAME, open_inside
 from taskpool.procs.wait import wait_until
 
 _COPY_BYTES = 16 * 1024 * 1024
@@ -171,23 +172,30 @@ def _keep(context: Context, fd: int, suffix: str, *, reused: bool) -> str:
     """Give the output a name beside the spool that survives the loss of power; `reused`: keep a copy of it."""
     # Not in the spool, whose files are transfers that end with their messages: this one is an outcome's, and stays
     # until retention takes the outcome. The token is in the name because a lost attempt may have kept its own.
-    outputs = os.path.join(os.path.dirname(os.path.abspath(context.spool)), "output")
-    directory = os.path.join(outputs, context.batch)
-    for path in (outputs, directory):
-        _make_directory(path)
-    name = f"{context.seq}.{context.token.epoch}-{context.token.n}.{suffix}"
-    directory_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    home = os.path.dirname(os.path.abspath(context.spool))
+    name = f"{context.seq}.{context.token.epoch}-{context.token.n}"
+    directory_fd = open_inside(home, OUTPUT_NAME, context.batch)
     try:
-        if reused or not _link(fd, name, directory_fd):
-            _copy(fd, name, directory_fd)
+        try:
+            kept = _save(fd, f"{name}.{suffix}", directory_fd, reused)
+        except FileExistsError:
+            # Epochs have begun anew here, because the lock file that counts them was removed; outputs were not.
+            kept = _save(fd, f"{name}-{os.urandom(8).hex()}.{suffix}", directory_fd, reused)
         # File first, then its name: the journal must not tell of a file that a loss of power has taken.
         os.fsync(directory_fd)
     finally:
         os.close(directory_fd)
-    return os.path.join(directory, name)
+    return os.path.join(home, OUTPUT_NAME, context.batch, kept)
+
+
+def _save(fd: int, name: str, directory_fd: int, reused: bool) -> str:
+    if reused or not _link(fd, name, directory_fd):
+        _copy(fd, name, directory_fd)
+    return name
 
 
 def _link(fd: int, name: str, directory_fd: int) -> bool:
+    os.fchmod(fd, 0o600)  # a umask may have taken the owner's rights, and the file is to be read by its name
     os.fsync(fd)
     try:
         # With dst_dir_fd, os.link follows the symbolic link in /proc: how linkat(2) names a file made by O_TMPFILE.
@@ -198,10 +206,11 @@ def _link(fd: int, name: str, directory_fd: int) -> bool:
 
 
 def _copy(fd: int, name: str, directory_fd: int) -> None:
-    # O_EXCL: no other attempt has this name, so a file that is there is not ours to write to.
+    # O_EXCL: a file that is there is another attempt's.
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     copy_fd = os.open(name, flags, 0o600, dir_fd=directory_fd)
     try:
+        os.fchmod(copy_fd, 0o600)
         offset = 0
         while count := os.sendfile(copy_fd, fd, offset, _COPY_BYTES):
             offset += count
@@ -214,11 +223,3 @@ def _write(fd: int, data: bytes | bytearray) -> None:
     left = memoryview(data)
     while left:  # a disk that becomes full takes a part
         left = left[os.write(fd, left) :]
-
-
-def _make_directory(path: str) -> None:
-    try:
-        os.mkdir(path, 0o700)
-    except FileExistsError:
-        return
-    sync_directory(os.path.dirname(path))
