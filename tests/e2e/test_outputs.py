@@ -7,10 +7,22 @@ import re
 import subprocess
 from collections import Counter
 from pathlib import Path
+from signal import SIGTERM
 
 import pytest
 
-from support.harness import ENVIRONMENT, FAILED, HALTED, OK, QUARANTINED, USAGE, Stage, program, until
+from support.harness import (
+    ENVIRONMENT,
+    FAILED,
+    HALTED,
+    OK,
+    QUARANTINED,
+    TERMINATED,
+    USAGE,
+    Stage,
+    program,
+    until,
+)
 from support.ledger import Ledger
 
 OUTCOME_KEYS = {
@@ -165,3 +177,43 @@ def test_files_that_cannot_be_written(stage: Stage, tmp_path: Path, option: str)
     assert "cannot write /dev/full: No space left on device" in full.stderr
     missing = stage.private("fib", "20-22", option, tmp_path / "no" / "file").ends(USAGE)
     assert f"cannot write {tmp_path / 'no' / 'file'}: " in missing.stderr
+
+
+# --- a name that is used again ---------------------------------------------------------------------
+
+LARGE = 'head -c 100000 /dev/zero | tr "\\0" "$1"'
+
+
+def test_each_run_of_a_batch_keeps_the_outputs_that_its_records_name(stage: Stage) -> None:
+    """As a job of every night runs it; in between by a person, who wants the output alone."""
+
+    def run(letter: str, *options: object) -> list[str]:
+        command = ["--workers", 1, *options, "--", "sh", "-c", LARGE, "sh", letter, ":::", "x"]
+        return stage.private("command", *command).ends(OK).lines
+
+    kept = {}
+    for letter in "abc":
+        (record,) = run(letter, "--output", "json")
+        kept[json.loads(record)["stdout_file"]] = letter
+        assert run(letter.upper()) == [letter.upper() * 100000]
+    assert {name: Path(name).read_text() for name in kept} == {name: 100000 * kept[name] for name in kept}
+    assert len(kept) == 3
+    (directory,) = {Path(name).parent for name in kept}
+    assert {str(path) for path in directory.iterdir()} == kept.keys(), "and nothing else"
+
+
+@pytest.mark.parametrize("form", ["json", "value"])  # of the second run; the first one's records were written before
+def test_a_batch_that_goes_on_keeps_what_its_earlier_run_has_told(stage: Stage, tmp_path: Path, form: str) -> None:
+    gate = tmp_path / "gate"
+    script = f'{LARGE}; if [ "$1" = b ]; then while [ ! -e {gate} ]; do sleep 0.05; done; fi'
+    jobs = ["--", "sh", "-c", script, "sh", "{}", ":::", "a", "b"]
+    first = stage.private("command", "--workers", 1, "--output", "json", *jobs)
+    until(lambda: first.lines, "the first outcome")
+    first.send(SIGTERM)
+    first.ends(TERMINATED)
+    gate.touch()
+    second = stage.private("command", "--workers", 1, "--resume", "--output", form, *jobs).ends(OK)
+    (record,) = first.objects()
+    assert Path(record["stdout_file"]).read_text() == 100000 * "a"
+    if form == "json":
+        assert Path(second.objects()[0]["stdout_file"]).read_text() == 100000 * "b"

@@ -91,7 +91,7 @@ def _sweep(namespace: QueueNamespace, path: Path) -> bool:
                 stale.end(namespace, path.name)  # last: a dealer that is killed before it leaves the rest to the next
             else:
                 # Output of jobs stays: results that were written may name it.
-                remove_all_but(path, {file for file in (path / OUTPUT_NAME).rglob("*") if file.is_file()})
+                remove_all_but(path, lambda file: file.is_relative_to(path / OUTPUT_NAME))
         except (OSError, msgspec.MsgspecError, TaskpoolError):
             return False  # what is wrong with a dead pool must not keep a living one from starting
     return True

@@ -52,7 +52,8 @@ def run_batch(options: SubmitOptions, feed: Feed, console: Console, how_to_resum
         private_state = None
         if options.pool is None:
             require_pidfds()  # to hold its dealer by
-            private_state = PrivateState(options.batch, options.journal, resume=options.resume)
+            names_files = options.form == "json" or options.results is not None
+            private_state = PrivateState(options.batch, options.journal, resume=options.resume, names_files=names_files)
             wait_for_predecessor(private_state, wakeup, console)
         printer = _open_printer(options, private_state)
         cleanup.callback(printer.close)
@@ -245,6 +246,8 @@ def _count_acknowledged(parts: RunParts, queries: BatchQueries) -> int:
     for outcome in queries.outcomes(batch, 0, status.acknowledged):
         parts.totals.add(outcome, earlier=True)
         parts.printer.skip(outcome.seq)
+        if parts.private is not None and parts.private.state.names_files:
+            parts.printer.note_files(outcome)  # by the run that printed it
         last = outcome.no
     # A dealer without a journal forgets what is acknowledged.
     if last != status.acknowledged:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 from contextlib import suppress
 from types import TracebackType
 
@@ -25,6 +26,7 @@ _COPY_BYTES = 16 * 1024 * 1024
 _MUCH_BYTES = 32 * 1024  # half of a pipe, see pipe(7)
 _WIDE_PIPE_BYTES = 256 * 1024  # for a program that prints long output: both wait half as often
 _LULL_NS = 1 * MILLISECOND
+_KEPT_NAME = re.compile(r"\d+\.(\d+)-\d+[.-]")
 
 
 class Stream:
@@ -186,6 +188,12 @@ def _keep(context: Context, fd: int, suffix: str, *, reused: bool) -> str:
     finally:
         os.close(directory_fd)
     return os.path.join(home, OUTPUT_NAME, context.batch, kept)
+
+
+def epoch_of(name: str) -> int:
+    """Return the epoch in which a file of kept output was made, by its name; 0 when that tells none."""
+    match = _KEPT_NAME.match(name)
+    return int(match[1]) if match else 0
 
 
 def _save(fd: int, name: str, directory_fd: int, reused: bool) -> str:

@@ -127,6 +127,16 @@ class PoolLock:
             return False
         return True
 
+    def begin_after(self, epoch: int, started_wall_ns: int) -> None:
+        """Have the next dealer's epoch be a later one than this. Raises what `acquire` raises."""
+        try:
+            self._open()
+            self._write(Epoch(epoch), started_wall_ns)
+        except OSError as error:
+            raise ConfigurationError(f"cannot use the lock file {self._path}: {error.strerror}") from error
+        finally:
+            self.close()
+
     def close(self) -> None:
         """Free the lock. May be called twice."""
         if self._fd >= 0:
@@ -156,13 +166,16 @@ class PoolLock:
     def _begin_epoch(self, started_wall_ns: int) -> Epoch:
         before = self._read()
         epoch = Epoch(before.epoch + 1 if before else 1)
+        self._write(epoch, started_wall_ns)
+        if before is None:
+            sync_directory(self._directory)  # the name too must survive a loss of power
+        return epoch
+
+    def _write(self, epoch: Epoch, started_wall_ns: int) -> None:
         holder = Holder(os.getpid(), epoch, rfc3339(started_wall_ns), procfs.boot_id(), os.uname().nodename)
         os.pwrite(self._fd, msgspec.json.encode(holder).ljust(_LOCK_BYTES - 1) + b"\n", 0)
         # R5 (docs/protocol.md, 11): an epoch that is used and lost in a power cut would be used a second time.
         os.fsync(self._fd)
-        if before is None:
-            sync_directory(self._directory)  # the name too must survive a loss of power
-        return epoch
 
     def _read(self) -> Holder | None:
         """Return what the file says; None when it is empty: its creator died before it began its epoch."""

@@ -16,7 +16,7 @@ import errno
 import os
 import stat
 from collections import Counter
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
@@ -142,21 +142,17 @@ def identity(directory: Path) -> str:
     return f"{found.st_dev:x}-{found.st_ino:x}"
 
 
-def remove_all_but(directory: Path, keep: Set[Path]) -> int:
-    """Empty and remove a directory, except for some files and what leads to them; return how many stay."""
+def remove_all_but(directory: Path, stays: Callable[[Path], bool]) -> None:
+    """Empty and remove a directory, except for some files and what leads to them."""
     from pathlib import Path
 
-    kept = 0
     for root, _, file_names in os.walk(directory, topdown=False):
         for name in file_names:
             path = Path(root, name)
-            if path in keep:
-                kept += 1
-            else:
+            if not stays(path):
                 path.unlink(missing_ok=True)
         with suppress(OSError):  # not empty: something is kept in it
             os.rmdir(root)
-    return kept
 
 
 # --- the walk -------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ import pytest
 from support.attempts import context, run, sh
 from taskpool import limits
 from taskpool.clock import MILLISECOND
-from taskpool.kinds.capture import Stream, collect
+from taskpool.kinds.capture import Stream, collect, epoch_of
 from taskpool.kinds.command import COMMAND
 from taskpool.messages import End
 from taskpool.procs.files import open_unnamed
@@ -226,6 +226,43 @@ def test_of_a_file_that_is_written_again_a_copy_is_kept(tmp_path: Path) -> None:
     os.close(stdout_fd)
     os.close(stderr_fd)
     assert kept(output.stdout_file) == text
+
+
+def test_two_outputs_of_one_name_are_both_kept(tmp_path: Path) -> None:
+    """The lock file that counts epochs was removed, say, so the first attempts of two lives have the same token."""
+    kept = [sh(tmp_path, rf"printf '\377{run}'").output.stdout_file for run in "123"]
+    assert [Path(name or "").read_bytes() for name in kept] == [b"\xff1", b"\xff2", b"\xff3"]
+    assert all(epoch_of(Path(name or "").name) == 3 for name in kept)
+    assert epoch_of("mail") == 0
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o777])
+def test_kept_output_is_private_and_readable_whatever_the_umask(tmp_path: Path, umask: int) -> None:
+    (tmp_path / "spool").mkdir()
+    before = os.umask(umask)
+    try:
+        kept = sh(tmp_path, r"printf '\377'").output.stdout_file
+    finally:
+        os.umask(before)
+    assert kept is not None
+    file = Path(kept)
+    assert [stat.S_IMODE(place.stat().st_mode) for place in (file, *file.parents[:2])] == [0o600, 0o700, 0o700]
+
+
+@pytest.mark.parametrize("place", ["output", "output/nightly"])
+def test_output_goes_through_a_link_of_this_user_only(tmp_path: Path, place: str) -> None:
+    (tmp_path / "large").mkdir()
+    link = tmp_path / place
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(tmp_path / "large")
+    kept = sh(tmp_path, r"printf '\377'").output.stdout_file
+    assert kept is not None
+    assert Path(kept).resolve().is_relative_to(tmp_path / "large")
+    if os.geteuid() == 0:
+        os.chown(link, 12345, -1, follow_symlinks=False)
+        output = sh(tmp_path, r"printf '\377'").output
+        assert output.stdout_file is None
+        assert f"{link} is a symbolic link that uid 12345 has made" in (output.stderr or "")
 
 
 def test_only_long_output_needs_the_spool(tmp_path: Path) -> None:

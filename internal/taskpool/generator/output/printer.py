@@ -91,7 +91,7 @@ class Printer:
         # Encoded once for the file and the screen, and not at all when neither wants it.
         record = to_json(self._batch, outcome) if self._results is not None or self._form == "json" else b""
         if record:
-            self._note_files(outcome)
+            self.note_files(outcome)
         try:
             if self._results is not None:
                 self._results.write(record)
@@ -102,6 +102,12 @@ class Printer:
         # The files get outcomes as they come: their lines carry the job's number. Only standard output is ordered.
         pieces = [Piece(OUT, record)] if self._form == "json" else value_pieces(outcome)
         self._put(pieces if self._order is None else self._order.put(outcome.seq, pieces))
+
+    def note_files(self, outcome: Outcome) -> None:
+        """Count the files of an outcome's output among those that written objects name."""
+        for name in (outcome.output.stdout_file, outcome.output.stderr_file):
+            if name is not None:
+                self.referenced_files.add(Path(name))
 
     def announce(self, batch: str) -> None:
         """Queue the batch's id as a line of standard output."""
@@ -143,11 +149,6 @@ class Printer:
     def _put(self, pieces: Iterable[Piece]) -> None:
         for stream, content in pieces:
             self._streams[stream].put(content)
-
-    def _note_files(self, outcome: Outcome) -> None:
-        for name in (outcome.output.stdout_file, outcome.output.stderr_file):
-            if name is not None:
-                self.referenced_files.add(Path(name))
 
     def _unwritable(self, error: OSError) -> ConfigurationError:
         names = ", ".join(file.name for file in self._files)

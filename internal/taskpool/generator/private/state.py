@@ -15,11 +15,13 @@ from pathlib import Path
 
 import msgspec
 
-from taskpool.errors import ConfigurationError, UsageError
+from taskpool.clock import SystemClock
+from taskpool.errors import ConfigurationError, TaskpoolError, UsageError
+from taskpool.kinds.capture import epoch_of
 from taskpool.limits import POOL_NAME_PATTERN
-from taskpool.procs.pool_lock import lock_exclusively
+from taskpool.procs.pool_lock import PoolLock, lock_exclusively
 from taskpool.procs.spawn import scrubbed
-from taskpool.procs.state_dir import JOURNAL_NAME, PRIVATE_NOTE, remove_all_but, state_directory
+from taskpool.procs.state_dir import JOURNAL_NAME, OUTPUT_NAME, PRIVATE_NOTE, remove_all_but, state_directory
 
 NOTE_NAME = PRIVATE_NOTE
 _STATE_NAMES = ("pool.lock", JOURNAL_NAME)  # what a pool without our note is known by
@@ -56,6 +58,8 @@ class _Note(msgspec.Struct):
     journal: str | None  # its path
     directory: bytes | None = None  # where the batch was begun; None: it was gone, or a version before 0.3 began it
     environment: list[bytes] | None = None  # NAME=VALUE each, as it was there
+    after_epoch: int = 0  # outputs of epochs up to this are of earlier batches with this name
+    names_files: bool = True  # outcome objects were written, which name files of outputs
 
 
 def enter_directory(batch: str) -> str | None:
@@ -91,8 +95,9 @@ def _kept_variables() -> dict[str, str]:
 class PrivateState:
     """The state directory of one private pool."""
 
-    def __init__(self, batch: str, journal: str | None, *, resume: bool) -> None:
+    def __init__(self, batch: str, journal: str | None, *, resume: bool, names_files: bool = True) -> None:
         """Take the directory for the batch. `journal`: a path, "none", or None for one in the directory itself.
+        `names_files`: this run writes outcome objects, which name files of outputs.
 
         Raises UsageError when another batch or a named pool has the directory, or the batch is kept and not to be
         resumed; ConfigurationError when it cannot be used.
@@ -108,8 +113,7 @@ class PrivateState:
         self.resumed = note is not None  # an earlier run has left its state
         if note is None:
             self._refuse_a_named_pool()
-            variables = [os.fsencode(f"{name}={value}") for name, value in _kept_variables().items()]
-            self._write(_Note(batch, None if self.journal is None else str(self.journal), _here(), variables))
+            self._begin(names_files)
             return
         self._variables = note.environment
         if note.batch != batch:
@@ -124,6 +128,15 @@ class PrivateState:
             raise UsageError(
                 f"--resume: batch {batch!r} was begun with the journal {note.journal or 'none'}: give that one"
             )
+        self._note = note
+        if names_files and not note.names_files:
+            self._note = msgspec.structs.replace(note, names_files=True)
+            self._rewrite()
+
+    @property
+    def names_files(self) -> bool:
+        """Whether outcome objects of this run, or of one that it resumes, name files of outputs."""
+        return self._note.names_files
 
     def environment(self) -> dict[str, str]:
         """Return the environment for the jobs: where the batch is gone on with, that in which it was begun."""
@@ -141,9 +154,37 @@ class PrivateState:
             self._note_fd = -1
 
     def remove(self, keep: Set[Path]) -> int:
-        """Remove the directory, except for some files of jobs' output; return how many those are."""
-        # A journal that the user named lies elsewhere, and stays: other batches may be in it.
-        return remove_all_but(self.directory, keep)
+        """Remove the directory, except for some files of jobs' output; return how many those are.
+
+        Outputs of earlier batches with this name stay too: what was written of them names these files.
+        """
+        # A journal that the user named lies elsewhere, and stays: other batches may be in it, and it names outputs.
+        own_journal = self.journal is None or self.journal.parent == self.directory
+
+        def stays(path: Path) -> bool:
+            if path in keep:
+                return True
+            epoch = epoch_of(path.name) if path.parent.parent == self.directory / OUTPUT_NAME else 0
+            return epoch > 0 and (epoch <= self._note.after_epoch or not own_journal)
+
+        remove_all_but(self.directory / OUTPUT_NAME, stays)  # by itself: it may be a link to a larger disk
+        remove_all_but(self.directory, stays)
+        return sum(path.exists() for path in keep)
+
+    def _begin(self, names_files: bool) -> None:
+        """Note that the batch begins, beside the outputs that earlier ones of its name have left."""
+        outputs = (name for _, _, names in os.walk(self.directory / OUTPUT_NAME) for name in names)
+        after_epoch = max(map(epoch_of, outputs), default=0)
+        journal = None if self.journal is None else str(self.journal)
+        variables = [os.fsencode(f"{name}={value}") for name, value in _kept_variables().items()]
+        self._note = _Note(self.batch, journal, _here(), variables, after_epoch, names_files)
+        self._write()
+        if after_epoch:  # the lock file that counts epochs is gone, and epochs tell outputs apart
+            try:
+                PoolLock(self.directory, self.pool).begin_after(after_epoch, SystemClock().now().wall)
+            except TaskpoolError:
+                self._path.unlink()
+                raise
 
     def _journal_path(self, journal: str | None) -> Path | None:
         if journal == "none":
@@ -175,7 +216,7 @@ class PrivateState:
         """Lock and read the note; None: there is none."""
         while self._note_fd < 0:
             try:
-                fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
             except FileNotFoundError:
                 return None
             # Not locked where another generator goes on with the batch: its dealer will refuse ours, and say so.
@@ -192,13 +233,18 @@ class PrivateState:
         with suppress(OSError):  # the file system has no locks: the dealer, which cannot do without, says so
             lock_exclusively(fd)
 
-    def _write(self, note: _Note) -> None:
+    def _rewrite(self) -> None:
+        # In place, for the lock is on this file; and padded, so that a kill amid it leaves the one or the other.
+        size = os.fstat(self._note_fd).st_size
+        os.pwrite(self._note_fd, msgspec.json.encode(self._note).ljust(size), 0)
+
+    def _write(self) -> None:
         try:
             # O_EXCL: of two generators that begin the same batch at once, one is refused.
             self._note_fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             self._lock(self._note_fd)
             with open(self._note_fd, "wb", closefd=False) as file:
-                file.write(msgspec.json.encode(note))
+                file.write(msgspec.json.encode(self._note))
         except FileExistsError:
             raise UsageError(f"batch {self.batch!r} is just being started by another tp-generator") from None
         except OSError as error:

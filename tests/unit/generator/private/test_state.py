@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from taskpool.errors import ConfigurationError, UsageError
 from taskpool.generator.private.state import NOTE_NAME, PrivateState, private_pool_name
 from taskpool.ipc.names import check_pool_name
+from taskpool.procs.pool_lock import PoolLock
 
 
 @pytest.fixture
@@ -50,3 +52,70 @@ def test_no_two_batches_share_a_pool() -> None:
     assert [check_pool_name(pool) for pool in pools] == pools
     assert pools[0].startswith("run-7-b-")
     assert private_pool_name(pools[0]) != pools[0], "an id that looks like one of ours"
+
+
+# --- outputs of earlier batches with the same name -------------------------------------------------
+
+
+def keep_output(private_state: PrivateState, name: str) -> Path:
+    """What a worker does with a large output."""
+    file = private_state.directory / "output" / private_state.batch / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(name)
+    return file
+
+
+def names_in(directory: Path) -> set[str]:
+    return {path.name for path in directory.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    return tmp_path
+
+
+def test_outputs_that_were_told_stay_when_the_batch_is_run_again(pool: str, home: Path) -> None:
+    first = PrivateState(pool, None, resume=False)
+    told = {keep_output(first, "1.4-1.out"), keep_output(first, "2.9-7-00ff.err")}
+    keep_output(first, "3.4-3.out")
+    assert first.remove(told) == 2
+    second = PrivateState(pool, None, resume=False)
+    assert not second.resumed
+    assert second.remove(frozenset()) == 0
+    assert names_in(home) == {"1.4-1.out", "2.9-7-00ff.err"}
+    third = PrivateState(pool, None, resume=False)
+    with closing(PoolLock(third.directory, pool)) as lock:
+        assert lock.acquire(0) == 10, "no attempt has a token of an earlier batch"
+    keep_output(third, "1.10-1.out")
+    del third
+    resumed = PrivateState(pool, None, resume=True)
+    keep_output(resumed, "2.11-1.out")
+    resumed.remove({keep_output(resumed, "3.11-2.out")})
+    assert names_in(home) == {"1.4-1.out", "2.9-7-00ff.err", "3.11-2.out"}
+
+
+def test_outputs_behind_a_link_to_a_larger_disk(pool: str, home: Path, tmp_path: Path) -> None:
+    state = PrivateState(pool, None, resume=False)
+    (tmp_path / "large").mkdir()
+    (state.directory / "output").symlink_to(tmp_path / "large")
+    keep_output(state, "2.1-2.out")
+    state.remove({keep_output(state, "1.1-1.out")})
+    assert names_in(tmp_path / "large") == {"1.1-1.out"}
+    again = PrivateState(pool, None, resume=False)
+    with closing(PoolLock(again.directory, pool)) as lock:
+        assert lock.acquire(0) == 2
+
+
+def test_outputs_that_a_journal_elsewhere_names_stay(pool: str, home: Path, tmp_path: Path) -> None:
+    state = PrivateState(pool, str(tmp_path / "mine.db"), resume=False)
+    keep_output(state, "1.1-1.out")
+    assert state.remove(frozenset()) == 0
+    assert names_in(home) == {"1.1-1.out"}
+
+
+def test_whether_any_run_has_named_files(pool: str, home: Path) -> None:
+    assert not PrivateState(pool, None, resume=False, names_files=False).names_files
+    assert not PrivateState(pool, None, resume=True, names_files=False).names_files
+    assert PrivateState(pool, None, resume=True, names_files=True).names_files
+    assert PrivateState(pool, None, resume=True, names_files=False).names_files
