@@ -351,6 +351,7 @@ class Spilled(Part, tag=80):
     name: Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
     size: Annotated[int, Meta(ge=0, le=limits.SPILL_BYTES_MAX)]
     digest: Annotated[bytes, Meta(min_length=32, max_length=32)]  # SHA-256
+    sender: U63 = 0  # the worker's incarnation; 0: it is no worker's
 
 
 Message = (

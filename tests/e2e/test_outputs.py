@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -20,8 +21,10 @@ from support.harness import (
     TERMINATED,
     USAGE,
     Stage,
+    kill,
     program,
     until,
+    workers_of,
 )
 from support.ledger import Ledger
 
@@ -217,3 +220,46 @@ def test_a_batch_that_goes_on_keeps_what_its_earlier_run_has_told(stage: Stage, 
     assert Path(record["stdout_file"]).read_text() == 100000 * "a"
     if form == "json":
         assert Path(second.objects()[0]["stdout_file"]).read_text() == 100000 * "b"
+
+
+# --- a spool in trouble ----------------------------------------------------------------------------
+
+SPILLED = 'head -c 20000 /dev/zero | tr "\\0" "$1"'  # more than a queue takes, and less than goes to a file
+
+
+@pytest.mark.parametrize("how", ["removed", "moved away", "a file in the way", "a disk that is not there"])
+def test_no_job_fails_because_the_spool_is_in_trouble(stage: Stage, ledger: Ledger, tmp_path: Path, how: str) -> None:
+    state = tmp_path / "state"
+    env = {"XDG_STATE_HOME": str(state)}
+    dealer = stage.dealer("--workers", 2, env=env)
+    spool = state / "taskpool" / stage.pool / "spool"
+    script = f'flock -s "$2" true; {SPILLED}'
+    gate = str(ledger.directory / "gate")
+    letters = "abcdefgh"
+    jobs = ["--output", "json", "--", "sh", "-c", script, "sh", "{}", gate, ":::", *letters]
+    lasting = how in ("a file in the way", "a disk that is not there")
+    with ledger.gate():
+        run = stage.generator("command", "--pool", stage.pool, "--retries", 0, *jobs, env=env)
+        until(lambda: stage.ask("status")["batches"], "the batch")
+        spool.rename(tmp_path / "away")
+        if how == "removed":
+            shutil.rmtree(tmp_path / "away")
+        elif how == "a file in the way":
+            spool.touch()
+        elif how == "a disk that is not there":
+            spool.symlink_to("nowhere")
+        if lasting:
+            dealer.says(rf"the pool's spool {spool} must be there, writable, and have room; until then no job is")
+            for worker in workers_of(dealer.pid):
+                kill(worker)
+    if lasting:
+        dealer.says("is ready[\\s\\S]*must be there[\\s\\S]*is ready")
+        assert not run.lines, "nothing can be told yet"
+        spool.unlink()
+        dealer.says("has room again")
+    records = run.ends(OK).objects()
+    assert {record["seq"]: record["stdout"] for record in records} == {
+        seq: 20000 * letter for seq, letter in enumerate(letters, 1)
+    }
+    dealer.send(SIGTERM)
+    dealer.ends(OK)

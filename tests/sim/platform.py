@@ -420,6 +420,9 @@ class DealerSpool(SimSpool):
                 raise SpoolFull(FULL)
         return self._shared.pack(data, msgsize)
 
+    def trouble(self) -> str:
+        return "" if self.has_room(1) else FULL
+
     def has_room(self, size: int) -> bool:
         world, shared = self._platform.world, self._shared
         if world.now_ns >= shared.full_until_ns and world.faults.fires("spool_full"):

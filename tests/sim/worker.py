@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
 from sim.jobs import Act, Planned
 from sim.process import Life, Process
 from sim.queues import SimQueueEnd
@@ -14,7 +16,7 @@ from taskpool.clock import MILLISECOND, SECOND
 from taskpool.errors import MessageError, QueueMissing
 from taskpool.ipc import names
 from taskpool.kinds import KINDS
-from taskpool.messages import End, Frame, JobError, Progress, Ready, Report, Task, Usage
+from taskpool.messages import End, Frame, JobError, Progress, Ready, Report, Spilled, Task, Usage
 
 if TYPE_CHECKING:
     from sim.host import SimHost
@@ -239,15 +241,28 @@ class WorkerProcess(Process):
         if self.world.faults.fires("worker_talks_nonsense"):
             yield from self._talk_nonsense(events)
         data = codec.encode(Progress(self.mark[1], self.mark[0], reports, started))
-        if len(data) > events.msgsize:
-            self.world.faults.seen["message_spilled"] += 1
-        data = self.host.spool.pack(data, events.msgsize)
         self.saying = (reports, started)
+        if len(data) > events.msgsize:
+            data = yield from self._spill(data)
+        arrives = self.saying == (reports, started)
         yield from events.block_sending(self, data)
         self._said()
-        if self.world.faults.fires("worker_says_it_twice"):
+        if arrives and self.world.faults.fires("worker_says_it_twice"):
             again = codec.encode(Progress(self.mark[1], self.mark[0], reports, 0))
             yield from events.block_sending(self, self.host.spool.pack(again, events.msgsize))
+
+    def _spill(self, data: bytes) -> Generator[int | None, None, bytes]:
+        """Put a message into the spool, once that has room. A tidy-up may take it away: then nothing is said."""
+        self.world.faults.seen["message_spilled"] += 1
+        spool = self.host.spool
+        while self.world.now_ns < spool.full_until_ns:
+            yield 50 * MILLISECOND
+        spilled = codec.decode(spool.pack(data, 0))
+        assert isinstance(spilled, Spilled)
+        if self.world.faults.fires("report_gone_from_spool"):
+            del spool.files[spilled.name]
+            self.saying = ([], 0)
+        return codec.encode(structs.replace(spilled, sender=self.mark[1]))
 
     def was_sent(self) -> None:
         super().was_sent()

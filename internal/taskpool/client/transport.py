@@ -120,7 +120,8 @@ class Transport:
             self.reply.unlink()
         if not self._opens_spool_and_intake:
             return
-        if not spool.is_dir():
+        # Where only the spool is missing it was removed, and is made anew by the next who needs it.
+        if not spool.is_dir() and not spool.parent.is_dir():
             raise ConfigurationError(
                 f"the spool of pool {self._pool!r}, {spool}, is not visible here: the dealer runs in another mount "
                 "namespace. Share that directory as a volume, under the same path"

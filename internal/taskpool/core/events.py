@@ -67,6 +67,12 @@ class TakenBack(Struct, frozen=True):
     first_ns: tuple[int, ...]
 
 
+class ReportLost(Struct, frozen=True):
+    """What a worker reported lay in the spool and is not there any more."""
+
+    incarnation: Incarnation
+
+
 class ClientLost(Struct, frozen=True):
     """A generator's reply queue cannot be written any more."""
 
@@ -114,6 +120,7 @@ Event = (
     | SpawnFailed
     | Exited
     | TakenBack
+    | ReportLost
     | StoreEvent
     | Restored
     | ClientLost

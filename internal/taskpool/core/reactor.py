@@ -19,6 +19,7 @@ from taskpool.core.events import (
     Exited,
     LifelineClosed,
     Reconfigured,
+    ReportLost,
     Signalled,
     Spawned,
     SpawnFailed,
@@ -66,6 +67,7 @@ class Reactor:
         self.recovery = Recovery(self.pool, self.completion)
         self.shutdown = Shutdown(self.pool, self.supervisor)
         self.commands = Commands(self.pool, self.supervisor, self.completion, self.delivery, self.shutdown)
+        self._spool_looked_mono_ns = 0  # when the spool was last found unusable
         self._handlers: dict[type, Callable[[Any, Instant], None]] = {
             Hello: self.clients.hello,
             Submitted: self.intake.submit,
@@ -81,6 +83,7 @@ class Reactor:
             SpawnFailed: self._on_spawn_failed,
             Exited: self._on_exited,
             TakenBack: self._on_taken_back,
+            ReportLost: lambda event, now: self._on_report_lost(event),
             Restored: self._on_restored,
             Committed: self._on_committed,
             CommitFailed: self._on_commit_failed,
@@ -161,6 +164,14 @@ class Reactor:
         self.pool.counters.protocol_errors += 1
         self.pool.note(Level.WARNING, Topic.WORKER_NOTE, text=f"worker PID {worker.pid} broke the protocol: {text}")
         if worker.count_error() >= PROTOCOL_ERRORS_PER_WORKER_MAX:
+            self.supervisor.stop(worker, StopReason.PROTOCOL)
+
+    def _on_report_lost(self, event: ReportLost) -> None:
+        """The attempts of such a worker would never end, so they are lost with it, and their jobs sent again."""
+        worker = self.supervisor.workers.get(event.incarnation)
+        if worker is not None:
+            text = f"a report of worker PID {worker.pid} is gone from the spool: what it held is sent again"
+            self.pool.note(Level.WARNING, Topic.WORKER_NOTE, text=text)
             self.supervisor.stop(worker, StopReason.PROTOCOL)
 
     # --- processes of workers ---
@@ -256,12 +267,20 @@ class Reactor:
         self.pool.emit(Exit(ExitCode.ENVIRONMENT, f"the journal cannot be written: {event.text}"))
 
     def _on_disk_full(self, event: DiskFull, now: Instant) -> None:
+        told = event.where in self.pool.full
+        if event.where != "journal":
+            # What a worker has to say may be too long for its queue and wait for the spool: it is not silent, and its
+            # job has perhaps ended in time.
+            self.supervisor.extend_deadlines(now.mono - self._spool_looked_mono_ns if told else 0)
+            self._spool_looked_mono_ns = now.mono
+        elif event.full:
+            self.pool.counters.journal_errors += 1
         if event.full:
-            self.pool.counters.journal_errors += event.where == "journal"
             self.pool.set_full(event.where, event.text)
         else:
             self.pool.set_roomy(event.where)
-        self.pool.note(Level.ERROR if event.full else Level.INFO, Topic.DISK, text=event.text)
+        if not (told and event.full):
+            self.pool.note(Level.ERROR if event.full else Level.INFO, Topic.DISK, text=event.text)
 
     def _on_loaded(self, event: Loaded, now: Instant) -> None:
         """Queued jobs from behind the front. Those in memory, or finished since the read began, are passed over."""

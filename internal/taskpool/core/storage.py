@@ -39,7 +39,10 @@ class CommitFailed(Struct, frozen=True):
 
 
 class DiskFull(Struct, frozen=True):
-    """One of the pool's places has no room, or has room again. What had to be stored all the same is stored."""
+    """One of the pool's places has no room, or has room again. What had to be stored all the same is stored.
+
+    For the spool it comes again each second, as long as there is none.
+    """
 
     full: bool
     text: str

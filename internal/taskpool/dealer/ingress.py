@@ -13,11 +13,26 @@ from taskpool import limits
 from taskpool.codec import decode
 from taskpool.core.counters import Counters
 from taskpool.core.entries import Traits
-from taskpool.core.events import CheckedJob, Event, Submitted
+from taskpool.core.events import CheckedJob, Event, ReportLost, Submitted
 from taskpool.errors import MessageError
 from taskpool.ipc.spool import Spool
 from taskpool.kinds import KINDS
-from taskpool.messages import Ack, Bye, Close, Command, Hello, JobSpec, Ping, Progress, Ready, Refused, Submit
+from taskpool.messages import (
+    Ack,
+    Bye,
+    Close,
+    Command,
+    Hello,
+    Incarnation,
+    JobSpec,
+    Message,
+    Ping,
+    Progress,
+    Ready,
+    Refused,
+    Spilled,
+    Submit,
+)
 
 # The messages of each queue. One on another queue is refused: a generator must not speak as a worker.
 INTAKE = (Submit, Close)
@@ -42,10 +57,14 @@ class Ingress:
 
     def parse(self, data: bytes, expected: tuple[type, ...], queue: str) -> Event | None:
         """Return the event in a message; None when it is malformed or not for this queue."""
+        message: Message | None = None
         try:
-            message = self._spool.unpack(decode(data))
+            message = decode(data)
+            message = self._spool.unpack(message)
         except MessageError as error:
             self._drop_malformed(queue, str(error))
+            if isinstance(message, Spilled) and message.sender and expected is EVENTS:
+                return ReportLost(Incarnation(message.sender))
             return None
         if not isinstance(message, expected):
             self._drop_malformed(queue, f"{type(message).__name__} is no message for this queue")

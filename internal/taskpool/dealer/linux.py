@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import resource
 import select
-import shutil
 from pathlib import Path
 from signal import Signals
 
@@ -192,7 +191,7 @@ class LinuxPlatform:
     def close(self) -> None:
         # What is in the spool is a message under way. The lock comes last: after it another dealer may start.
         if self._spool is not None:
-            shutil.rmtree(self._spool.directory, ignore_errors=True)
+            self._spool.close()
         if self._worker_list is not None:
             self._worker_list.close()
         if self._stale_queues is not None:

@@ -33,6 +33,7 @@ class Performer:
         self._log = log
         self._events: list[Event] = []
         self._unwritten = 0  # bytes of the largest frame that found no room in the spool; 0: all had room
+        self._trouble = ""  # with the spool, as it was told
         self.exit: Exit | None = None
         self._methods: dict[type, Callable[[Any], None]] = {
             **dict.fromkeys(get_args(StoreRequest), self._store.request),
@@ -56,12 +57,24 @@ class Performer:
         return [*events, *map(ClientLost, self._reply_queues.take_lost())]
 
     def look_for_room(self) -> bool:
-        """Whether the spool has room again where it had none; then there is an event."""
-        if not self._unwritten or not self._spool.has_room(self._unwritten):
+        """Look whether the spool can be written; return whether there is an event: once when it can be again, and each
+        time when it cannot."""
+        # Before any frame needs it, too: jobs that run need it for their outputs.
+        if trouble := self._spool.trouble():
+            self._say_full(trouble, max(1, self._unwritten))
+            return True
+        if not self._unwritten:
             return False
+        if not self._spool.has_room(self._unwritten):
+            self._say_full(self._trouble, self._unwritten)
+            return True
         self._unwritten = 0
         self._events.append(DiskFull(False, f"the pool's spool {self._spool.directory} has room again", SPOOL))
         return True
+
+    def _say_full(self, trouble: str, size: int) -> None:
+        self._unwritten, self._trouble = size, trouble
+        self._events.append(DiskFull(True, f"{trouble}; until then no job is accepted or sent", SPOOL))
 
     def send_frame(self, effect: SendFrame) -> None:
         """Send a frame to its worker's own queue, through the spool if it is long.
@@ -86,7 +99,7 @@ class Performer:
         """The worker never had the frame, so nothing is held against its jobs."""
         # First the reason, then the frame: the other way round it would be sent again at once.
         if not self._unwritten:
-            self._events.append(DiskFull(True, f"{text}; until then no job is accepted or sent", SPOOL))
+            self._say_full(text, size)
         self._unwritten = max(self._unwritten, size)
         self._events.append(TakenBack(effect.incarnation, (effect.frame.first_n,)))
 

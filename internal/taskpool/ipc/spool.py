@@ -17,12 +17,15 @@ from taskpool import limits
 from taskpool.codec import decode, encode
 from taskpool.errors import ConfigurationError, MessageError, SpoolFull
 from taskpool.messages import Message, Spilled
+from taskpool.procs.files import in_directory, open_unnamed
 
 if TYPE_CHECKING:
     from pathlib import Path  # a worker starts without it
 
 # O_EXCL and O_NOFOLLOW: a name or a link that was laid there must not redirect what is written.
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_HELD_MAX = 2  # the directory as it is, and as it was before it was made anew
+_SHORT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 # Errors of reading that are the machine's, not the message's. Were it dropped like a bad message, a report would be
 # missing for ever.
 _MACHINE_ERRORS = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
@@ -32,8 +35,11 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # O_NONBLOCK
 class Spool:
     """One pool's directory of messages in transit, as one process sees it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, sender: int = 0) -> None:
+        """`sender` is a worker's incarnation, which goes with what it sends."""
         self.directory = directory
+        self._sender = sender
+        self._held: list[int] = []  # descriptors of what was the directory, the newest last
 
     def sweep(self) -> None:
         """Make the directory, private to this user and empty. Raises ConfigurationError.
@@ -50,6 +56,25 @@ class Spool:
                 rmtree(entry.path) if entry.is_dir(follow_symlinks=False) else os.unlink(entry.path)
         except OSError as error:
             raise ConfigurationError(f"the pool's spool {self.directory} cannot be made ready: {error}") from error
+        self._hold()
+
+    def close(self) -> None:
+        """Remove the directory, with every message under way in it; for a dealer at its end."""
+        from shutil import rmtree
+
+        while self._held:
+            os.close(self._held.pop())
+        rmtree(self.directory, ignore_errors=True)
+
+    def _hold(self) -> None:
+        """Keep hold of the directory: what lies in it can be read if it is moved away, and another is made."""
+        with suppress(OSError):
+            fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._held.append(fd)
+            if len(self._held) > 1 and os.path.samestat(os.fstat(fd), os.fstat(self._held[-2])):
+                os.close(self._held.pop())
+            elif len(self._held) > _HELD_MAX:
+                os.close(self._held.pop(0))
 
     def pack(self, data: bytes, msgsize: int) -> bytes:
         """Return `data` itself when it fits a queue of this message size, else a Spilled in its place.
@@ -62,7 +87,7 @@ class Spool:
             raise MessageError(f"a message of {len(data)} bytes; the most is {limits.SPILL_BYTES_MAX}")
         name = os.urandom(16).hex()
         self._write(name, data)
-        return encode(Spilled(name=name, size=len(data), digest=_sha256(data)))
+        return encode(Spilled(name=name, size=len(data), digest=_sha256(data), sender=self._sender))
 
     def has_room(self, size: int) -> bool:
         """Say whether a message of so many bytes could be written now, by trying: a quota shows in no other way."""
@@ -73,6 +98,17 @@ class Spool:
         except (SpoolFull, OSError):
             return False
         return True
+
+    def trouble(self) -> str:
+        """Say why no file can be made, and the cure; nothing when one can. One that was removed is made anew."""
+        try:
+            os.close(open_unnamed(os.fspath(self.directory)))
+        except OSError as error:
+            if error.errno not in _SHORT_OF_DESCRIPTORS:
+                return f"files that messages or outputs need {self._unwritable(error)}"
+        else:
+            self._hold()
+        return ""
 
     def discard(self, packed: bytes) -> None:
         """Remove the file of a packed message that will not be received. One that was received has none any more."""
@@ -99,26 +135,32 @@ class Spool:
             raise MessageError(f"spool file {message.name} refers to another spool file")
         return inner
 
+    def _unwritable(self, error: OSError) -> str:
+        return (
+            f"cannot be written: {error.strerror}; the pool's spool {self.directory} must be there, writable, and "
+            "have room"
+        )
+
     def _path(self, name: str) -> str:
         return os.path.join(self.directory, name)
 
     def _write(self, name: str, data: bytes) -> None:
         path = self._path(name)
         try:
-            with open(os.open(path, _CREATE, 0o600), "wb") as file:
+            fd = in_directory(self.directory, lambda: os.open(path, _CREATE, 0o600))
+            with open(fd, "wb") as file:
+                os.fchmod(fd, 0o600)  # a umask may have taken rights that its receiver needs
                 file.write(data)
         except OSError as error:
-            self._discard(name)  # what was written of it, which would take room until the next dealer sweeps
-            raise SpoolFull(
-                f"spool file {path} of {len(data)} bytes cannot be written: {error.strerror}; "
-                f"the pool's spool {self.directory} must be there, writable, and have room"
-            ) from error
+            with suppress(OSError):  # what was written of it, which would take room until the next dealer sweeps
+                self._discard(name)
+            raise SpoolFull(f"spool file {path} of {len(data)} bytes {self._unwritable(error)}") from error
 
     def _take(self, message: Spilled) -> bytes:
         """Read and remove a file, with any content, but only one that a program of this user made."""
         path = self._path(message.name)
         try:
-            descriptor = os.open(path, _READ)
+            descriptor = self._open(message.name)
             try:
                 # The open file is checked, not its path: that could be replaced between check and open.
                 status = os.fstat(descriptor)
@@ -141,6 +183,15 @@ class Spool:
         with suppress(OSError):  # a file that stays is swept by the next dealer
             self._discard(message.name)
         return data
+
+    def _open(self, name: str) -> int:
+        try:
+            return os.open(self._path(name), _READ)
+        except FileNotFoundError:
+            for fd in reversed(self._held):
+                with suppress(FileNotFoundError):
+                    return os.open(name, _READ, dir_fd=fd)
+            raise
 
     def _discard(self, name: str) -> None:
         try:

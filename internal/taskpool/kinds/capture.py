@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import time
 from contextlib import suppress
 from types import TracebackType
 
@@ -20,7 +21,7 @@ from taskpool.kinds.base import Context
 from taskpool.messages import Output
 from taskpool.procs.files import open_unnamed
 from taskpool.procs.state_dir import OUTPUT_NAME, open_inside
-from taskpool.procs.wait import wait_until
+from taskpool.procs.wait import wait_ready, wait_until
 
 _COPY_BYTES = 16 * 1024 * 1024
 _MUCH_BYTES = 32 * 1024  # half of a pipe, see pipe(7)
@@ -97,6 +98,27 @@ class Stream:
     def _spill(self) -> None:
         self._file_fd = open_unnamed(self._directory)
         _write(self._file_fd, self._short)
+
+
+def await_spool(context: Context) -> Context:
+    """Wait until the pool's spool takes files; return the context of an attempt that begins then.
+
+    A job must not fail because the pool's own files are in trouble, nor is its time to pass meanwhile. The dealer sees
+    it too, says so, and sends no more jobs. What makes the directory anew where it was removed is `open_unnamed`.
+    """
+    if _can_write(context.spool):
+        return context
+    pause_ns = limits.SHORTAGE_PAUSE_NS_MIN
+    while True:
+        with suppress(OSError):
+            os.close(open_unnamed(context.spool))
+            return context._replace(started_ns=time.monotonic_ns())
+        wait_ready((), timeout_ns=pause_ns)
+        pause_ns = min(2 * pause_ns, limits.SHORTAGE_PAUSE_NS_MAX)
+
+
+def _can_write(directory: str) -> bool:
+    return os.access(directory, os.W_OK | os.X_OK) and os.path.isdir(directory)  # a fraction of the price of a file
 
 
 class Streams:

@@ -13,7 +13,7 @@ from taskpool import limits
 from taskpool.clock import AwakeClock, SystemClock, seconds
 from taskpool.errors import MessageError, UsageError
 from taskpool.kinds.base import OWN_VARIABLES, Argument, Context, Kind, Result, Text, wrong_value
-from taskpool.kinds.capture import Streams, lost
+from taskpool.kinds.capture import Streams, await_spool, lost
 from taskpool.kinds.execute import CannotStart, Ended, Program, start, wait, when_possible
 from taskpool.kinds.template import SLOT, Template, shell_quote
 from taskpool.messages import End, JobError, Part
@@ -138,6 +138,7 @@ class Command(Kind[CommandJob, Payload]):
     def run(self, payload: bytes, context: Context) -> Result:
         """Run the program, end what it leaves behind, and report. Raises OSError when the machine under it fails."""
         program = _program(self.decode(payload), context)
+        context = await_spool(context)
         until_ns = _patience_ns(context)
         clock = AwakeClock(SystemClock())
 

@@ -5,6 +5,11 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
+
+_T = TypeVar("_T")
 
 from taskpool.errors import is_lacking
 
@@ -19,10 +24,10 @@ _NO_UNNAMED_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS)
 def open_unnamed(directory: str) -> int:
     """Open a new file for reading and appending that has no name and goes with its last descriptor.
 
-    The file lies on the file system of `directory`. Raises OSError.
+    The file lies on the file system of `directory`, which is made anew where it is missing. Raises OSError.
     """
     try:
-        return os.open(directory, _FLAGS | os.O_TMPFILE, 0o600)
+        return in_directory(directory, lambda: os.open(directory, _FLAGS | os.O_TMPFILE, 0o600))
     except OSError as error:
         if error.errno not in _NO_UNNAMED_FILES:
             raise
@@ -32,6 +37,19 @@ def open_unnamed(directory: str) -> int:
     fd = os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     os.unlink(path)
     return fd
+
+
+def in_directory(directory: str | os.PathLike[str], act: Callable[[], _T]) -> _T:
+    """Do what needs the directory, which is made anew if it was removed meanwhile, but not what it lies in.
+
+    Raises OSError. What can go on without its files must not be stopped by a directory that was tidied up.
+    """
+    try:
+        return act()
+    except FileNotFoundError:
+        with suppress(FileExistsError):  # made by another process meanwhile, or a link to a disk that is not there
+            os.mkdir(directory, 0o700)
+        return act()
 
 
 def open_unnamed_somewhere(directory: str) -> int:

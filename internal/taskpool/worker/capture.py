@@ -19,7 +19,7 @@ from taskpool.errors import ConfigurationError
 from taskpool.kinds.base import Context
 from taskpool.kinds.capture import collect
 from taskpool.messages import NO_OUTPUT, Output
-from taskpool.procs.files import open_unnamed
+from taskpool.procs.files import open_unnamed_somewhere
 from taskpool.worker.native_streams import NativeStreams
 
 _STDOUT = 1
@@ -29,14 +29,14 @@ _STDERR = 2
 class Capture:
     """Takes over the process's standard output and error. One in a process.
 
-    Raises ConfigurationError when descriptor 2 is no file to read and append to, OSError when the spool
-    takes no file.
+    Raises ConfigurationError when descriptor 2 is no file to read and append to.
     """
 
     def __init__(self, spool: str) -> None:
         _check_stderr()
         # Descriptors, not sys.stdout alone: C code and the programs that a job starts know only those.
-        fd = open_unnamed(spool)
+        # In memory where the spool cannot be used: no worker at all would end the pool.
+        fd = open_unnamed_somewhere(spool)
         os.dup2(fd, _STDOUT)
         os.close(fd)
         sys.stdout = sys.__stdout__ = self._stdout = _stream(_STDOUT)  # type: ignore[assignment,misc]

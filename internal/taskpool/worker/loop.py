@@ -18,11 +18,12 @@ from typing import NamedTuple
 
 import taskpool
 from taskpool import codec, limits
-from taskpool.errors import ConfigurationError, MessageError, QueueEmpty, QueueInterrupted
+from taskpool.errors import MessageError, QueueEmpty, QueueInterrupted, SpoolFull
 from taskpool.ipc.queue import QueueEnd
 from taskpool.ipc.spool import Spool
 from taskpool.kinds import KINDS
 from taskpool.messages import End, Frame, JobError, Progress, Ready, Report, Task
+from taskpool.procs.wait import wait_ready
 from taskpool.worker.log import Log
 from taskpool.worker.runner import Runner
 
@@ -143,15 +144,15 @@ class Loop:
             return
         try:
             self._send(data)
-        except (ConfigurationError, MessageError) as error:
+        except MessageError as error:
             if len(reports) != 1:
                 raise
-            # No room in the spool for a large result: this job fails, and the worker goes on.
+            # More than any message takes: this job fails, and the worker goes on.
             lost = Progress(self._me.incarnation, self._me.epoch, [_without_result(reports[0], error)], started)
             self._send(codec.encode(lost))
 
     def _send(self, data: bytes) -> None:
-        message = self._spool.pack(data, self._events.msgsize)
+        message = self._pack(data)
         while True:
             try:
                 # May block, alone of all sends in the pool: the dealer empties `events` first in each turn, and if it
@@ -159,6 +160,21 @@ class Loop:
                 return self._events.send_blocking(message)
             except QueueInterrupted:
                 continue
+
+    def _pack(self, data: bytes) -> bytes:
+        """Wait for the spool if the message needs it: jobs must not fail because the pool's own files are in trouble.
+
+        The dealer waits too: it sends nothing meanwhile, and takes no worker for silent.
+        """
+        pause_ns = limits.SHORTAGE_PAUSE_NS_MIN
+        while True:
+            try:
+                return self._spool.pack(data, self._events.msgsize)
+            except SpoolFull as error:
+                if pause_ns == limits.SHORTAGE_PAUSE_NS_MIN:
+                    self._log.warning(f"A report of {len(data)} bytes waits: {error}")
+            wait_ready((), timeout_ns=pause_ns)
+            pause_ns = min(2 * pause_ns, limits.SHORTAGE_PAUSE_NS_MAX)
 
 
 def _tasks(frame: Frame) -> list[Task]:

@@ -145,7 +145,8 @@ def start(options: Options) -> Loop:
     runner = Runner(options.spool, tie, timeout_signal, capture, log, fault_injector)
     runner.watch_imports()
     me = Identity(options.epoch, options.incarnation)
-    spool = Spool(cast("Path", options.spool))  # a str does, and pathlib would add 8 ms to each start
+    # A str does for a path, and pathlib would add 8 ms to each start.
+    spool = Spool(cast("Path", options.spool), options.incarnation)
     loop = Loop(me, requests, events, spool, runner, log)
     loop.send_ready()
     return loop

@@ -183,6 +183,13 @@ DECISIONS = (
         "NEVER)",
     ),
     mutant(
+        "a worker whose report is gone from the spool is not ended",
+        "I10",
+        "dealer/ingress.py",
+        "if isinstance(message, Spilled) and message.sender and expected is EVENTS:\n",
+        "if isinstance(message, Spilled) and message.sender < 0:\n",
+    ),
+    mutant(
         "nobody looks whether the spool has room again",
         "I10",
         "dealer/loop.py",

@@ -11,7 +11,7 @@ from support.builders import EPOCH, Work, World, work
 from taskpool.clock import SECOND
 from taskpool.codec import decode_tasks
 from taskpool.core.backlog import Backlog
-from taskpool.core.effects import SendFrame, Topic
+from taskpool.core.effects import Kill, SendFrame, Topic
 from taskpool.core.entries import (
     AttemptMade,
     BatchOpened,
@@ -23,7 +23,7 @@ from taskpool.core.entries import (
     JobReturned,
     OutcomeRecorded,
 )
-from taskpool.core.events import TakenBack
+from taskpool.core.events import ReportLost, TakenBack
 from taskpool.core.storage import (
     Commit,
     DiskFull,
@@ -37,8 +37,15 @@ from taskpool.core.storage import (
 )
 from taskpool.errors import ExitCode
 from taskpool.journal.memory import MemoryStore
-from taskpool.limits import DRAIN_TIMEOUT_NS, START_SILENT_NS_MAX, UNCLEAN_EXITS_ALONE_MIN, WRITE_AHEAD_NS
-from taskpool.messages import DEFAULT_LIMITS, End, Outcome, Report, State
+from taskpool.limits import (
+    COMMAND_BACKSTOP_NS,
+    DRAIN_TIMEOUT_NS,
+    START_SILENT_NS_MAX,
+    TERM_GRACE_NS,
+    UNCLEAN_EXITS_ALONE_MIN,
+    WRITE_AHEAD_NS,
+)
+from taskpool.messages import DEFAULT_LIMITS, End, Incarnation, Outcome, Report, State
 
 BEFORE = EPOCH - 1  # the life that left all this
 
@@ -446,6 +453,43 @@ def test_two_places_may_be_full_at_once() -> None:
     assert world.core.pool.counters.journal_errors == 1
     world.do(DiskFull(False, "1 GiB free", "spool"))
     assert world.core.pool.disk_full == ""
+
+
+def test_a_job_whose_report_may_wait_for_the_spool_is_not_timed_out() -> None:
+    world = World(journaled=True)
+    world.batch(work("command", timeout_ns=1 * SECOND))
+    world.start()
+    backstop_ns = 1 * SECOND + TERM_GRACE_NS + COMMAND_BACKSTOP_NS
+    world.forget()
+    for _ in range(20):
+        world.do(DiskFull(True, "no space left on /spool", "spool"))
+        world.advance(1 * SECOND)
+    world.do(DiskFull(False, "1 GiB free", "spool"))
+    world.quiet()
+    assert [note["text"] for note in world.noted(Topic.DISK)] == ["no space left on /spool", "1 GiB free"]
+    world.advance(backstop_ns - 2 * SECOND)
+    world.quiet()
+    world.advance(2 * SECOND)
+    assert world.take(Kill), "from now on it is silent again"
+
+
+def test_a_worker_whose_report_is_lost_is_ended_and_its_jobs_run_again() -> None:
+    world = World(journaled=True)
+    world.batch(work())
+    world.start()
+    world.forget()
+    (incarnation,) = (worker for worker, held in world.core.supervisor.workers.items() if held.frames)
+    world.do(ReportLost(Incarnation(99)))
+    world.quiet()
+    world.do(ReportLost(incarnation))
+    assert world.take(Kill) == [Kill(incarnation, "KILL")]
+    world.do(ReportLost(incarnation))
+    assert world.take(Kill) == [], "it is being ended"
+    world.die(incarnation, signal=9)
+    ((other, _),) = world.sent()
+    world.run(other)
+    assert world.ends() == [(1, State.SUCCEEDED)]
+    assert world.core.pool.counters.attempts[End.LOST.value] == 1
 
 
 def test_a_frame_that_was_not_sent_for_lack_of_room_did_not_happen() -> None:

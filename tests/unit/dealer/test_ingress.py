@@ -11,10 +11,11 @@ from taskpool import limits
 from taskpool.clock import SystemClock
 from taskpool.codec import decode, encode
 from taskpool.core.counters import Counters
-from taskpool.dealer.ingress import INTAKE, Ingress
+from taskpool.core.events import ReportLost
+from taskpool.dealer.ingress import EVENTS, INTAKE, Ingress
 from taskpool.dealer.log import WarningLimit
 from taskpool.ipc.spool import Spool
-from taskpool.messages import JobSpec, Refused, Submit
+from taskpool.messages import End, Incarnation, JobSpec, Progress, Refused, Report, Submit
 
 CLIENT = 7
 
@@ -62,3 +63,15 @@ def test_every_bad_message_is_counted_and_the_log_stays_short(tmp_path: Path) ->
         assert stage.ingress.parse(b"garbage", INTAKE, "intake") is None
     assert stage.counters.refusals["malformed"] == 1000
     assert 0 < len(stage.warnings) < 100
+
+
+def test_a_report_that_is_gone_from_the_spool_names_its_worker(stage: Stage) -> None:
+    worker = Spool(stage.spool.directory, 3)
+    progress = encode(Progress(3, 1, [Report(1, End.SUCCEEDED, bytes(2000))]))
+    assert stage.ingress.parse(worker.pack(progress, 1024), EVENTS, "events") == decode(progress)
+    for sender, event in ((worker, ReportLost(Incarnation(3))), (stage.spool, None)):
+        lost = sender.pack(progress, 1024)
+        stage.spool.sweep()
+        assert stage.ingress.parse(lost, EVENTS, "events") == event
+        assert stage.ingress.parse(lost, INTAKE, "intake") is None, "no worker speaks there"
+    assert stage.ingress.parse(b"garbage", EVENTS, "events") is None

@@ -51,8 +51,21 @@ def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
 
 
-def test_a_frame_without_room_in_the_spool_goes_back_and_stops_dispatch(bench: Bench) -> None:
+def make_unusable(bench: Bench) -> None:
+    """For root too, whom no mode keeps out."""
     shutil.rmtree(bench.spool.directory)
+    bench.spool.directory.touch()
+
+
+def told(bench: Bench) -> DiskFull:
+    """The one event there is."""
+    (event,) = bench.performer.take_events()
+    assert isinstance(event, DiskFull) and event.where == "spool"
+    return event
+
+
+def test_a_frame_without_room_in_the_spool_goes_back_and_stops_dispatch(bench: Bench) -> None:
+    make_unusable(bench)
     bench.send(1)
     bench.send(2, 3000)
     full, *back = bench.performer.take_events()
@@ -64,16 +77,41 @@ def test_a_frame_without_room_in_the_spool_goes_back_and_stops_dispatch(bench: B
 
 def test_dispatch_goes_on_when_the_spool_has_room_again(bench: Bench) -> None:
     assert not bench.performer.look_for_room(), "it had room all along"
-    shutil.rmtree(bench.spool.directory)
+    make_unusable(bench)
     bench.send(1)
     bench.performer.take_events()
-    assert not bench.performer.look_for_room()
-    bench.spool.sweep()
     assert bench.performer.look_for_room()
-    (room,) = bench.performer.take_events()
-    assert isinstance(room, DiskFull) and not room.full and room.where == "spool"
+    assert told(bench).full, "again each time"
+    bench.spool.directory.unlink()
+    assert bench.performer.look_for_room()
+    assert not told(bench).full
     assert list(bench.spool.directory.iterdir()) == [], "trying leaves nothing"
     assert not bench.performer.look_for_room(), "told once"
+
+
+def test_a_spool_that_no_frame_needs_is_looked_at_too(bench: Bench) -> None:
+    make_unusable(bench)
+    assert bench.performer.look_for_room()
+    event = told(bench)
+    assert event.full
+    assert f"the pool's spool {bench.spool.directory} must be there, writable" in event.text
+    bench.spool.directory.unlink()
+    assert bench.performer.look_for_room()
+    assert not told(bench).full
+
+
+def test_a_spool_that_is_writable_and_has_too_little_room(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    room = 1000
+    monkeypatch.setattr(bench.spool, "has_room", lambda size: size <= room)
+    make_unusable(bench)
+    bench.send(1)
+    text = bench.performer.take_events()[0].text  # type: ignore[union-attr]
+    bench.spool.directory.unlink()
+    assert bench.performer.look_for_room()
+    assert told(bench) == DiskFull(True, text, "spool")
+    room = 10_000
+    assert bench.performer.look_for_room()
+    assert not told(bench).full
 
 
 def test_a_frame_for_a_queue_that_somebody_filled_leaves_no_file(bench: Bench) -> None:

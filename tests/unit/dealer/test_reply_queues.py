@@ -87,6 +87,7 @@ def test_an_answer_too_long_to_send_becomes_an_error(stage: Stage) -> None:
 def test_a_client_that_misses_a_message_is_disconnected(stage: Stage) -> None:
     stage.open()
     shutil.rmtree(stage.spool.directory)
+    stage.spool.directory.touch()  # in the way of another
     stage.reply_queues.send(CLIENT, Outcomes(CLIENT, "b", [outcome(1, 600)]))
     assert stage.reply_queues.take_lost() == [CLIENT]
     stage.reply_queues.send(CLIENT, Pong(CLIENT))
@@ -99,6 +100,7 @@ def test_a_client_that_misses_a_message_is_disconnected(stage: Stage) -> None:
 def test_a_client_that_has_said_hello_again_is_not_lost(stage: Stage) -> None:
     stage.open()
     shutil.rmtree(stage.spool.directory)
+    stage.spool.directory.touch()  # in the way of another
     stage.reply_queues.send(CLIENT, Outcomes(CLIENT, "b", [outcome(1, 600)]))
     stage.open()
     assert stage.reply_queues.take_lost() == []
@@ -107,6 +109,7 @@ def test_a_client_that_has_said_hello_again_is_not_lost(stage: Stage) -> None:
 def test_an_answer_without_room_in_the_spool_becomes_an_error(stage: Stage) -> None:
     end = stage.open()
     shutil.rmtree(stage.spool.directory)
+    stage.spool.directory.touch()  # in the way of another
     stage.reply_queues.send(CLIENT, Answer(CLIENT, "status", True, b'"' + bytes(1000) + b'"'))
     (answer,) = stage.read(end)
     assert isinstance(answer, Answer)

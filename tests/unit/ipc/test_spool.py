@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -77,8 +78,70 @@ def test_the_largest_message_passes_and_one_byte_more_is_refused(spool: Spool) -
 
 
 def test_a_spool_that_cannot_be_written_says_so_and_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"missing.*No such file or directory"):
-        Spool(tmp_path / "missing").pack(bytes(1000), MSGSIZE)
+    with pytest.raises(ConfigurationError, match=r"deep.*No such file or directory"):
+        Spool(tmp_path / "missing/deep").pack(bytes(1000), MSGSIZE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_that_was_removed_is_made_anew(spool: Spool) -> None:
+    shutil.rmtree(spool.directory)
+    spilled = send(spool, LARGE)
+    assert stat.S_IMODE(spool.directory.stat().st_mode) == 0o700
+    assert spool.unpack(spilled) == LARGE
+    shutil.rmtree(spool.directory)
+    assert spool.trouble() == ""
+    assert files(spool) == []
+
+
+def test_what_was_sent_before_the_directory_was_moved_away_arrives(spool: Spool, tmp_path: Path) -> None:
+    before = send(spool, LARGE)
+    spool.directory.rename(tmp_path / "away")
+    sender = Spool(spool.directory)  # another process
+    after = send(sender, LARGE)
+    assert spool.unpack(before) == LARGE
+    assert spool.unpack(after) == LARGE
+    late = send(sender, LARGE)
+    assert spool.trouble() == ""
+    (tmp_path / "away").rename(spool.directory / "away")  # as `mv away spool` does, when there is a spool again
+    assert spool.unpack(late) == LARGE
+    descriptors = os.listdir("/proc/self/fd")
+    for number in range(5):
+        spool.directory.rename(tmp_path / str(number))
+        assert spool.trouble() == ""
+    assert len(os.listdir("/proc/self/fd")) <= len(descriptors) + 1
+    spool.sweep()
+    assert files(spool) == []
+    spool.close()
+    assert not spool.directory.exists()
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o777])
+def test_a_message_can_be_read_by_its_receiver_alone_whatever_the_umask(spool: Spool, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        spilled = send(spool, LARGE)
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE(file.stat().st_mode) for file in files(spool)] == [0o600]
+    assert spool.unpack(spilled) == LARGE
+
+
+def test_why_it_cannot_be_used(spool: Spool) -> None:
+    spool.directory.rmdir()
+    spool.directory.touch()
+    assert f"Not a directory; the pool's spool {spool.directory} must be there, writable" in spool.trouble()
+    spool.directory.unlink()
+    spool.directory.symlink_to("a-disk-that-is-not-mounted")
+    assert "No such file or directory" in spool.trouble()
+    spool.directory.unlink()
+    assert spool.trouble() == ""
+
+
+def test_sweeping_takes_a_spool_that_was_moved_into_it(spool: Spool) -> None:
+    (spool.directory / "away").mkdir()
+    (spool.directory / "away" / NAME).touch()
+    spool.sweep()
+    assert files(spool) == []
 
 
 def test_sweeping_empties_and_closes_the_directory(spool: Spool, tmp_path: Path) -> None:

@@ -265,14 +265,13 @@ def test_output_goes_through_a_link_of_this_user_only(tmp_path: Path, place: str
         assert f"{link} is a symbolic link that uid 12345 has made" in (output.stderr or "")
 
 
-def test_only_long_output_needs_the_spool(tmp_path: Path) -> None:
+def test_a_spool_that_is_gone_is_made_anew(tmp_path: Path) -> None:
     about = context(tmp_path)
     os.rmdir(about.spool)
-    short = COMMAND.run(COMMAND.parse({"argv": ["echo", "short"]}, "line 1"), about)
-    assert (short.end, short.output.stdout) == (End.SUCCEEDED, "short\n")
-    long = COMMAND.run(COMMAND.parse({"argv": ["seq", "100000"]}, "line 1"), about)
-    assert (long.end, long.exit_status, long.error) == (End.SUCCEEDED, 0, None)
-    assert (long.output.stderr or "").startswith("[taskpool] what the job printed is lost: [Errno 2] No such file")
+    payload = COMMAND.parse({"argv": ["head", "-c", str(INLINE_MAX + 1), "/dev/zero"]}, "line 1")
+    output = COMMAND.run(payload, about).output
+    assert output.stdout_file is not None
+    assert Path(output.stdout_file).read_bytes() == bytes(INLINE_MAX + 1)
 
 
 def test_bytes_that_are_not_utf8_arrive_as_they_are(tmp_path: Path) -> None:

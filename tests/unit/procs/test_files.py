@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -67,7 +68,15 @@ def test_a_lack_of_room_is_told_apart(tmp_path: Path, refuse: Callable[[int], No
     check(open_unnamed_somewhere(str(tmp_path)))
 
 
-def test_where_there_is_no_directory(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        open_unnamed(str(tmp_path / "missing"))
-    check(open_unnamed_somewhere(str(tmp_path / "missing")))
+def test_a_directory_that_was_removed_is_made_anew(tmp_path: Path) -> None:
+    check(open_unnamed(str(tmp_path / "spool")))
+    assert stat.S_IMODE((tmp_path / "spool").stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("place", ["missing/deep", "file", "link"])
+def test_where_there_can_be_no_directory(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("a-disk-that-is-not-mounted")
+    with pytest.raises((FileNotFoundError, NotADirectoryError)):
+        open_unnamed(str(tmp_path / place))
+    check(open_unnamed_somewhere(str(tmp_path / place)))

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 import taskpool
+from support.harness import until
 from support.worker_stage import BATCH, EPOCH, PATIENCE_SECONDS, Start, call, command, fib
 from taskpool import codec
 from taskpool.clock import MILLISECOND
@@ -92,15 +93,19 @@ def test_a_large_value_comes_through_the_spool(start: Start) -> None:
     assert list(dealer.spool.directory.iterdir()) == []
 
 
-def test_a_value_that_the_spool_cannot_take_fails_its_job_only(start: Start) -> None:
+def test_a_value_that_the_spool_cannot_take_waits_for_it(start: Start) -> None:
     dealer = start()
-    hidden = dealer.home / "hidden"
-    dealer.spool.directory.rename(hidden)
-    report = dealer.result(call(dealer, "large", 300_000))
-    hidden.rename(dealer.spool.directory)
-    assert report.end is End.FAILED
-    assert report.error is not None
-    assert "spool" in report.error.message
+    spool = dealer.spool.directory
+    spool.rmdir()
+    spool.touch()  # in the way of another
+    n = dealer.send(call(dealer, "large", 300_000))
+    dealer.hear_started(n)
+    until(dealer.log_text, "the worker says that it waits")
+    assert f"the pool's spool {spool} must be there, writable, and have room" in dealer.log_text()
+    spool.unlink()
+    (report,) = dealer.hear_progress().reports
+    assert report.value == b'"%s"' % (b"x" * 300_000)
+    assert dealer.log_text().count("waits") == 1
     assert dealer.result(fib(10)).value == b"55"
 
 

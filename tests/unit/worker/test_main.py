@@ -99,13 +99,6 @@ def test_without_its_queue_it_cannot_boot(pool: str, tmp_path: Path) -> None:
     assert f"no queue {names.worker(pool, EPOCH, INCARNATION)}" in done.stderr
 
 
-def test_without_its_spool_it_cannot_boot(pool: str, tmp_path: Path) -> None:
-    with queues(pool):
-        done = run(command_line(pool, os.getpid(), str(tmp_path / "missing")), pool)
-    assert done.returncode == 3
-    assert str(tmp_path / "missing") in done.stderr
-
-
 def test_a_kind_that_cannot_be_loaded_has_a_code_of_its_own(pool: str, tmp_path: Path) -> None:
     script = "import sys; sys.modules['taskpool.kinds'] = None; from taskpool.worker.main import main; sys.exit(main())"
     arguments = command_line(pool, os.getpid(), str(tmp_path))[len(PROGRAM) :]
