@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,7 @@ from taskpool.core.storage import (
     StoreEvent,
 )
 from taskpool.journal.engine import JournalOptions
+from taskpool.journal.seal import seal_of
 from taskpool.journal.sqlite import SqliteStore
 from taskpool.journal.store import Store
 from taskpool.messages import JobSpec, Limits, Outcome, State
@@ -49,6 +51,14 @@ def open_store(path: Path, epoch: int = 1, **options: Any) -> SqliteStore:
     """`options` are those of JournalOptions, and `clock` and `observe`."""
     shell = {name: options.pop(name) for name in ("clock", "observe") if name in options}
     return SqliteStore(path, epoch, JournalOptions(**({"ballast_bytes": BALLAST_BYTES} | options)), **shell)
+
+
+def run_sql(path: Path, statement: str) -> None:
+    """Change a journal behind its dealers' back, and its seal with it."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute(statement)
+    connection.close()
+    seal_of(path).unlink(missing_ok=True)
 
 
 def opened(batch: str = "b", **limits: Any) -> BatchOpened:

@@ -6,7 +6,10 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from taskpool.journal.file import FULL
+
 BALLAST_BYTES = 8 * 1024 * 1024
+_PROBE_BYTES = 64 * 1024
 _ROOM_FACTOR = 2  # taken again only when the disk has this many times its size left
 
 
@@ -46,6 +49,22 @@ class Ballast:
             return False
         return size > 0
 
+    def is_refused(self) -> bool:
+        """Whether the disk is full, or a quota, which SQLite does not tell from other errors."""
+        try:
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            return error.errno in FULL
+        size = os.fstat(fd).st_size
+        try:
+            os.posix_fallocate(fd, size, _PROBE_BYTES)
+            os.ftruncate(fd, size)
+        except OSError as error:
+            return error.errno in FULL
+        finally:
+            os.close(fd)
+        return False
+
     def remove(self) -> None:
         """Remove the ballast: a pool that is not running needs none."""
         self.held = False
@@ -57,5 +76,8 @@ class Ballast:
         if self.held:
             return True
         # Taken again at just its size it would fill the disk at once, and be given back with the next commit.
-        room = os.statvfs(self._path.parent)
+        try:
+            room = os.statvfs(self._path.parent)
+        except OSError:
+            return False
         return room.f_bavail * room.f_frsize >= self._size * _ROOM_FACTOR and self.take()

@@ -21,6 +21,7 @@ from taskpool.errors import JournalError
 from taskpool.journal import file
 from taskpool.journal.ballast import BALLAST_BYTES, Ballast
 from taskpool.journal.retention import AgeClock, Retention
+from taskpool.journal.seal import Seal
 from taskpool.journal.statements import Statements
 from taskpool.journal.thread import Answers
 
@@ -88,7 +89,8 @@ class Engine:
             # Both: a -wal that was removed takes the newest commits with it, whatever becomes of the database.
             places = (path, file.wal_of(path))
             self._places = [(place, os.open(place, os.O_PATH | os.O_CLOEXEC)) for place in places]
-        except sqlite3.Error as error:
+            self._seal = Seal(path, file.wal_of(path))
+        except (*file.UNREADABLE, OSError) as error:
             file.close(self._connection, path)
             raise JournalError(file.explain(path, error)) from error
         except BaseException:
@@ -142,13 +144,14 @@ class Engine:
         if self._failed or self._full:
             return None
         try:
-            return self._retention.step()
+            due = self._retention.step()
         except sqlite3.Error as error:
             self._roll_back()
-            if file.is_full(error):
-                return None
-            self._fail(file.explain(self._path, error))
+            if not self._lacks_room(error):
+                self._fail(file.explain(self._path, error))
             return None
+        self._note()
+        return due
 
     def close(self) -> None:
         try:
@@ -157,7 +160,10 @@ class Engine:
         finally:
             with suppress(sqlite3.Error):
                 file.close(self._connection, self._path)
-            self._ballast.remove()
+            self._seal.close()
+            # On a full disk it is what the next life can begin with.
+            if not self._full:
+                self._ballast.remove()
             for _, fd in self._places:
                 os.close(fd)
             self._places = []
@@ -170,7 +176,7 @@ class Engine:
             except sqlite3.Error as error:
                 self._roll_back()
                 # The last checkpoint writes into the database; the ballast is there for just that.
-                if file.is_full(error) and self._ballast.release():
+                if self._lacks_room(error) and self._ballast.release():
                     continue
                 self._fail(file.explain(self._path, error))
             except (JournalError, OSError) as error:
@@ -185,7 +191,8 @@ class Engine:
         elif not self._failed:
             try:
                 self.answers.put(self._statements.answer(request, self._age_clock.date_ns()))
-            except sqlite3.Error as error:
+                self._note()
+            except file.UNREADABLE as error:
                 self._fail(file.explain(self._path, error))
 
     # --- commits ---
@@ -202,13 +209,14 @@ class Engine:
                 self._roll_back()
                 # Anything but a full disk: SQLite cannot tell how much of the transaction is on it, and nor can this
                 # thread.
-                if not file.is_full(error) or not self._make_room():
+                if not self._lacks_room(error) or not self._make_room():
                     self._fail(file.explain(self._path, error))  # R6 (docs/protocol.md, 11)
                 continue
             except JournalError as error:
                 self._roll_back()
                 self._fail(f"the journal {self._path}: {error}")
                 continue
+            self._note()  # before the answers: what is told of is never less than what the seal claims
             self._observe(sum(len(commit.entries) for commit in commits), self._clock.now().mono - started.mono)
             self.answers.put(*[Committed(commit.number) for commit in commits])
             return
@@ -217,6 +225,18 @@ class Engine:
         self._connection.execute("BEGIN IMMEDIATE")
         self._statements.store((entry for commit in commits for entry in commit.entries), now_wall_ns)
         self._connection.execute("COMMIT")
+
+    def _note(self) -> None:
+        """Tell the seal of what was just stored, and copy the WAL into the database when it is long enough."""
+        try:
+            with suppress(OSError):  # what the seal told before is still true
+                self._seal.note()
+            if self._seal.frames < file.WAL_PAGES_MAX:
+                return
+            with file.tolerating_full():
+                self._seal.fold(file.copy_wal(self._connection), emptied=False)
+        except (sqlite3.Error, OSError) as error:
+            self._fail(file.explain(self._path, error))
 
     def _roll_back(self) -> None:
         self._statements.forget_ids()
@@ -234,6 +254,9 @@ class Engine:
 
     # --- room ---
 
+    def _lacks_room(self, error: sqlite3.Error) -> bool:
+        return _is_full(error, self._ballast)
+
     def _make_room(self) -> bool:
         """The disk is full: give the ballast, or wait for room. False: the store is being closed.
 
@@ -241,7 +264,7 @@ class Engine:
         gave = self._ballast.release()
         self._say_full()
         with file.tolerating_full():
-            file.checkpoint(self._connection, self._path)
+            file.checkpoint(self._connection, self._path, self._seal)
         return gave or not self._closing.wait(_FULL_RETRY_SECONDS)
 
     def _say_full(self) -> None:
@@ -261,6 +284,10 @@ class Engine:
             self.answers.put(DiskFull(False, f"the disk of the journal {self._path} has room again"))
 
 
+def _is_full(error: sqlite3.Error, ballast: Ballast) -> bool:
+    return file.is_full(error) or (file.is_refused(error) and ballast.is_refused())
+
+
 def _begin(connection: sqlite3.Connection, path: Path, epoch: int, ballast: Ballast) -> None:
     """Begin a life, on a full disk at the cost of the ballast, or of what the WAL takes."""
     last_resort = False
@@ -271,12 +298,13 @@ def _begin(connection: sqlite3.Connection, path: Path, epoch: int, ballast: Ball
         except sqlite3.Error as error:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            if not file.is_full(error) or last_resort:
+            if not _is_full(error, ballast) or last_resort:
                 raise
             if not ballast.release():
                 # With the WAL copied into the database its room is free; there is nothing else to give.
                 last_resort = True
-                file.checkpoint(connection, path)
+                with file.tolerating_full():
+                    file.checkpoint(connection, path)
 
 
 def _trouble(place: Path, fd: int) -> str | None:

@@ -2,7 +2,8 @@
 
 Rules of this file:
 1. A path that exists is never initialised. A journal is made under another name, whole, and then given its own.
-2. Nothing is deleted or repaired at opening. What does not look right is refused, with what to do about it.
+2. Nothing is deleted or repaired at opening. What does not look right is refused, with what to do about it. Every page
+   and every frame is looked at before SQLite opens the file, because SQLite would cut a broken -wal off (seal.py).
 3. A journal in use says in the database file itself that there must be a -wal beside it. So a -wal that was removed, or
    left behind by a copy, is noticed.
 4. One connection, and no other process has the file open meanwhile: SQLite up to 3.51.2 can corrupt a WAL that two
@@ -11,22 +12,34 @@ Rules of this file:
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import sqlite3
 import stat
 import struct
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 
+import msgspec
+
 from taskpool.errors import JournalError
+from taskpool.journal import seal
 from taskpool.journal.schema import APPLICATION_ID, MIGRATIONS, PAGE_BYTES, SENTINEL, TABLES, VERSION
 
 _MAGIC = b"SQLite format 3\0"
 _HEADER_BYTES = 100  # https://www.sqlite.org/fileformat2.html#the_database_header
-_WAL_PAGES_MAX = 1000  # then the WAL is copied into the database; less than the ballast (engine.py asserts it)
-WAL_BYTES_MAX = _WAL_PAGES_MAX * PAGE_BYTES  # what a burst made larger is cut back to this
+WAL_PAGES_MAX = 1000  # then the WAL is copied into the database; less than the ballast (engine.py asserts it)
+WAL_BYTES_MAX = WAL_PAGES_MAX * PAGE_BYTES  # what a burst made larger is cut back to this
 _CACHE_KIB = 16 * 1024
+ROOM_BYTES = 2 * WAL_BYTES_MAX
+_FULL_LEVEL = 2  # of PRAGMA synchronous
+_BROKEN = (errno.EIO, errno.EFBIG)
+FULL = (errno.ENOSPC, errno.EDQUOT)
+_LOCK_AT, _LOCK_BYTES = 2**30, 512  # SQLite's locks: https://www.sqlite.org/fileformat2.html#the_lock_byte_page
+# What comes of reading a damaged file: text that is none makes sqlite3 fail while it tells what failed.
+UNREADABLE = (sqlite3.Error, OverflowError, TypeError, ValueError, LookupError, struct.error, msgspec.MsgspecError)
 
 
 def wal_of(path: Path) -> Path:
@@ -91,20 +104,48 @@ def connect(path: Path, synchronous: str) -> sqlite3.Connection:
     _check_writable(path)
     # Looked at before SQLite opens the file: it makes a -wal of its own when there is none.
     had_wal = wal_of(path).exists()
+    found = examine(path)
+    if found.problems:
+        raise JournalError(damaged(path, "; ".join(found.problems)))
+    if not found.ours:
+        _make_seal(path)
     try:
         # Opened by the loop, used by the thread: never by both at a time. timeout=0: who else holds the file is told at
         # once.
         connection = sqlite3.connect(path, isolation_level=None, timeout=0, check_same_thread=False)
         try:
             _set_up(connection, synchronous)
-            _check_content(connection, path, had_wal=had_wal)
+            _check_content(connection, path, found)
             migrate(connection, path, MIGRATIONS)
         except BaseException:
             close(connection, path, had_wal=had_wal)
             raise
-    except sqlite3.Error as error:
+    except UNREADABLE as error:
         raise JournalError(explain(path, error)) from error
     return connection
+
+
+def examine(path: Path) -> seal.Examination:
+    """Look at everything before SQLite does. Raises JournalError when it is no journal, or another process has it
+    open."""
+    _check_file(path)
+    try:
+        with path.open("rb") as file:
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB, _LOCK_BYTES, _LOCK_AT)
+        return seal.examine(path, wal_of(path))
+    except BlockingIOError:
+        raise JournalError(_in_use(path)) from None
+    except OSError as error:
+        raise JournalError(f"the journal {path} cannot be read: {_cause(error)}") from error
+
+
+def _make_seal(path: Path) -> None:
+    try:
+        seal.make(path)
+    except OSError as error:
+        if error.errno in FULL:
+            raise JournalError(full_text(path)) from error
+        raise JournalError(f"{seal.seal_of(path)} cannot be made: {_cause(error)}") from error
 
 
 def is_full(error: sqlite3.Error) -> bool:
@@ -112,23 +153,35 @@ def is_full(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
 
 
+def is_refused(error: sqlite3.Error) -> bool:
+    """A write did not succeed, which with a quota means that it is full; nothing of its transaction is stored."""
+    return getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_WRITE
+
+
 @contextmanager
 def tolerating_full() -> Iterator[None]:
-    """For what can be done later, when there is room."""
+    """For what can be done later, when there is room: the next commit tells whether anything else is wrong."""
     try:
         yield
     except sqlite3.Error as error:
-        if not is_full(error):
+        if not is_full(error) and not is_refused(error):
+            raise
+    except OSError as error:
+        if error.errno not in FULL:
             raise
 
 
 def begin_life(connection: sqlite3.Connection, path: Path, epoch: int) -> None:
-    """From here on the database says that it is in use and that its -wal belongs to it."""
-    connection.execute("BEGIN IMMEDIATE")
-    # The mark `wal` is copied into the database at once, by the checkpoint below: in the -wal alone it would be lost
-    # with it.
-    connection.executemany("UPDATE meta SET value = ? WHERE key = ?", [(0, "clean"), (1, "wal"), (epoch, "epoch")])
-    connection.execute("COMMIT")
+    """From here on the database says that it is in use and that its -wal belongs to it. Raises OSError too."""
+    (level,) = connection.execute("PRAGMA synchronous").fetchone()
+    with _sealed(path, synced=level >= _FULL_LEVEL) as sealed:
+        sealed.expect(epoch)
+        connection.execute("BEGIN IMMEDIATE")
+        # The mark `wal` is copied into the database at once, by the checkpoint below: in the -wal alone it would be
+        # lost with it.
+        connection.executemany("UPDATE meta SET value = ? WHERE key = ?", [(0, "clean"), (1, "wal"), (epoch, "epoch")])
+        connection.execute("COMMIT")
+        sealed.took()
     with tolerating_full():
         checkpoint(connection, path)
 
@@ -145,6 +198,8 @@ def accept_loss(path: Path) -> None:
     """Says of a journal whose -wal is gone that it goes on without: the commits in it are lost."""
     _check_file(path)
     _check_writable(path)
+    # What the seal knows would not go on: the next start makes another.
+    seal.seal_of(path).unlink(missing_ok=True)
     # A connection of its own: the one that had the journal open is gone, or never was.
     with closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as connection:
         _set_up(connection, "FULL")
@@ -154,24 +209,32 @@ def accept_loss(path: Path) -> None:
 def close(connection: sqlite3.Connection, path: Path, *, had_wal: bool = True) -> None:
     """Ends the connection whatever became of it. With it SQLite may copy the WAL into the database and remove it;
     that one must not be missed at the next opening."""
+    folded = False
+    with suppress(sqlite3.Error, OSError):
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        frames = copy_wal(connection)
+        with _sealed(path) as sealed:
+            sealed.fold(frames, emptied=True)
+        folded = True
     connection.close()
     if not had_wal:
         _remove_empty_wal(path)
-    elif not wal_of(path).exists():
+    elif not folded and not wal_of(path).exists():
         with suppress(sqlite3.Error, JournalError, OSError):
             accept_loss(path)
 
 
 def read_only(path: Path) -> sqlite3.Connection:
     """Open a journal that no dealer has open, to look at it. The connection changes neither the database nor its -wal,
-    and does not ask whether they are in good order. `stop_reading` ends it."""
+    and shows what SQLite finds if they are not in good order. `stop_reading` ends it."""
     _check_file(path)
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=0)
     try:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version > VERSION:
             raise JournalError(_newer(path, version))
-    except sqlite3.Error as error:
+    except UNREADABLE as error:
         connection.close()
         raise JournalError(explain(path, error)) from error
     except JournalError:
@@ -197,15 +260,25 @@ def _remove_empty_wal(path: Path) -> None:
             wal_of(path).unlink()
 
 
-def checkpoint(connection: sqlite3.Connection, path: Path) -> None:
-    """Copies the WAL into the database and empties it. Raises JournalError when the database is then too short."""
+def copy_wal(connection: sqlite3.Connection) -> int:
+    """Copies the WAL into the database and leaves it; the next commit begins it anew. How many frames it has."""
+    _, frames, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    return int(frames)
+
+
+def checkpoint(connection: sqlite3.Connection, path: Path, sealed: seal.Seal | None = None) -> None:
+    """Copies the WAL into the database and empties it. Raises OSError, and JournalError when the database is then too
+    short."""
+    frames = copy_wal(connection)
+    with _sealed(path) if sealed is None else nullcontext(sealed) as the_seal:
+        the_seal.fold(frames, emptied=True)
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     # What is missing at a file's end reads as zeros, not as an error (https://www.sqlite.org/c3ref/io_methods.html).
     (pages,) = connection.execute("PRAGMA page_count").fetchone()
     (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
     size = path.stat().st_size
     if size < pages * page_bytes:
-        raise JournalError(_damaged(path, f"it has {size} bytes and should have {pages * page_bytes}"))
+        raise JournalError(damaged(path, f"it has {size} bytes and should have {pages * page_bytes}"))
 
 
 def migrate(connection: sqlite3.Connection, path: Path, steps: Mapping[int, tuple[str, ...]]) -> None:
@@ -217,8 +290,12 @@ def migrate(connection: sqlite3.Connection, path: Path, steps: Mapping[int, tupl
     with suppress(FileNotFoundError):
         kept.unlink()  # of a migration that did not get to its end: the journal is still as it was
     # Not a copy of the file: its newest commits may still lie in the -wal.
-    connection.execute("VACUUM INTO ?", (str(kept),))
-    _sync(kept)
+    try:
+        connection.execute("VACUUM INTO ?", (str(kept),))
+        _sync(kept)
+    except BaseException:
+        kept.unlink(missing_ok=True)  # a full disk needs its room, and half a copy is of no use
+        raise
     connection.execute("BEGIN IMMEDIATE")
     for version in range(found, VERSION):
         for statement in steps[version]:
@@ -227,31 +304,55 @@ def migrate(connection: sqlite3.Connection, path: Path, steps: Mapping[int, tupl
     connection.execute("COMMIT")
 
 
-def explain(path: Path, error: sqlite3.Error) -> str:
-    """What SQLite says, in words that help."""
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
-    primary = code & 0xFF
-    name = getattr(error, "sqlite_errorname", type(error).__name__)
-    said = f"{error} [{name}]"
+@contextmanager
+def _sealed(path: Path, *, synced: bool | None = None) -> Iterator[seal.Seal]:
+    sealed = seal.Seal(path, wal_of(path), synced=synced)
+    try:
+        yield sealed
+    finally:
+        sealed.close()
+
+
+def explain(path: Path, error: Exception) -> str:
+    """What SQLite says, or the system, in words that help."""
+    if isinstance(error, OSError):
+        if error.errno in FULL:
+            return full_text(path)
+        return _broken_text(path, str(error)) if error.errno in _BROKEN else f"the journal {path}: {_cause(error)}"
+    if not isinstance(error, sqlite3.Error):
+        return damaged(path, said(error))
+    primary = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
     # The exclusive lock of another process: with one dealer a pool, it is a tool or a second dealer.
     if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return f"the journal {path} is open in another process: a dealer holds it, or a tool; end that one first"
-    if primary in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-        return _damaged(path, said)
+        return _in_use(path)
+    # SQLITE_ERROR, or no code at all: no statement of ours is wrong, so the tables are not what they were.
+    if primary in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_SCHEMA):
+        return damaged(path, said(error))
     if primary == sqlite3.SQLITE_FULL:
-        return f"the journal {path} cannot be written: its disk is full: make room"
+        return full_text(path)
     if primary in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
-        return f"the journal {path} cannot be opened for writing: {said}: check owner, mode and mount"
+        return f"the journal {path} cannot be opened for writing: {said(error)}: check owner, mode and mount"
     if primary == sqlite3.SQLITE_IOERR:
-        return (
-            f"the journal {path} cannot be read or written: {said}: a disk error, a quota, or a limit on file size "
-            "(ulimit -f); the kernel log may say more"
-        )
-    return f"the journal {path}: {said}"
+        return _broken_text(path, said(error))
+    return f"the journal {path}: {said(error)}"
+
+
+def _broken_text(path: Path, how: str) -> str:
+    return (
+        f"the journal {path} cannot be read or written: {how}: a disk error, a quota, or a limit on file size "
+        "(ulimit -f); the kernel log may say more"
+    )
+
+
+def said(error: Exception) -> str:
+    """The error's own text and name."""
+    if isinstance(error, sqlite3.Error):
+        return f"SQLite: {error} [{getattr(error, 'sqlite_errorname', type(error).__name__)}]"
+    return f"something is not of its shape: {error} [{type(error).__name__}]"
 
 
 def _check_file(path: Path) -> None:
-    """What can be told before SQLite touches the file."""
+    """What the database's first bytes tell. Whatever else a newer version has changed, this it has not."""
     try:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
@@ -269,7 +370,7 @@ def _check_file(path: Path) -> None:
     if not header.startswith(_MAGIC):
         raise JournalError(f"{path} is not a journal, nor any SQLite database; it was left as it is")
     if len(header) < _HEADER_BYTES:
-        raise JournalError(_damaged(path, f"it has {len(header)} bytes, less than a header"))
+        raise JournalError(damaged(path, f"it has {len(header)} bytes, less than a header"))
     # Offset 68, big-endian: https://www.sqlite.org/fileformat2.html#application_id
     (application,) = struct.unpack_from(">I", header, 68)
     if application != APPLICATION_ID:
@@ -277,6 +378,11 @@ def _check_file(path: Path) -> None:
             f"{path} is an SQLite database of another program (application id {application:#x}, a journal has "
             f"{APPLICATION_ID:#x}); it was left as it is"
         )
+    (version,) = struct.unpack_from(">i", header, 60)
+    if version > VERSION:
+        raise JournalError(_newer(path, version))
+    if version < 1:
+        raise JournalError(damaged(path, f"its schema version is {version}"))
 
 
 def _check_writable(path: Path) -> None:
@@ -295,7 +401,7 @@ def _set_up(connection: sqlite3.Connection, synchronous: str) -> None:
     for pragma in (
         "locking_mode = EXCLUSIVE",  # before the first read: then no -shm, and no other connection
         f"synchronous = {synchronous}",
-        f"wal_autocheckpoint = {_WAL_PAGES_MAX}",
+        "wal_autocheckpoint = 0",  # the engine does it, and keeps the pages' checksums
         f"journal_size_limit = {WAL_BYTES_MAX}",
         f"cache_size = -{_CACHE_KIB}",
         "temp_store = MEMORY",
@@ -307,24 +413,33 @@ def _set_up(connection: sqlite3.Connection, synchronous: str) -> None:
         connection.execute(f"PRAGMA {pragma}").fetchone()
 
 
-def _check_content(connection: sqlite3.Connection, path: Path, *, had_wal: bool) -> None:
+def _check_content(connection: sqlite3.Connection, path: Path, found: seal.Examination) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version > VERSION:
         raise JournalError(_newer(path, version))
     if version < 1:
-        raise JournalError(_damaged(path, f"its schema version is {version}"))
+        raise JournalError(damaged(path, f"its schema version is {version}"))
     statements = connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'meta'").fetchone()
     # Without the table it is an empty database, and the sentinel below is missed.
     meta = dict(connection.execute("SELECT key, value FROM meta")) if statements == (1,) else {}
-    if meta.get("wal") and not had_wal:
+    if found.lacks_log(told=bool(meta.get("wal"))):
         raise JournalError(
             f"the journal {path} was in use when its dealer ended, but {wal_of(path).name} is missing, and with it the "
             "newest commits: bring that file back or restore a backup; to go on without what it held, run "
             "`tp-dealer journal check --accept-loss`"
         )
     if meta.get("sentinel") != SENTINEL:
-        raise JournalError(_damaged(path, "its sentinel row is missing"))
+        raise JournalError(damaged(path, "its sentinel row is missing"))
     connection.execute("PRAGMA journal_mode = WAL").fetchone()
+
+
+def _in_use(path: Path) -> str:
+    return f"the journal {path} is open in another process: a dealer holds it, or a tool; end that one first"
+
+
+def full_text(path: Path) -> str:
+    """That there is no room, and how much is needed."""
+    return f"the journal {path} cannot be written: its disk is full: make room, {ROOM_BYTES >> 20} MiB or more"
 
 
 def _newer(path: Path, version: int) -> str:
@@ -334,17 +449,19 @@ def _newer(path: Path, version: int) -> str:
     )
 
 
-def _damaged(path: Path, how: str) -> str:
+def damaged(path: Path, how: str) -> str:
+    """That a journal is damaged, and what can be done."""
     return (
-        f"the journal {path} is damaged: {how}. It was left as it is: see `tp-dealer journal check`, save what can be "
-        "read with `tp-dealer journal export`, then restore a backup or name another with --journal"
+        f"the journal {path} is damaged: {how}. It was left as it is: see `tp-dealer journal check`, save what can "
+        "be read with `tp-dealer journal export`, then restore a backup or name another with --journal; to go on with "
+        "what SQLite finds in it, run `tp-dealer journal check --accept-loss`"
     )
 
 
 def _cause(error: OSError | sqlite3.Error) -> str:
     if isinstance(error, OSError):
         return f"{error.strerror or error}: check owner, mode and mount"
-    return f"{error} [{getattr(error, 'sqlite_errorname', type(error).__name__)}]"
+    return said(error)
 
 
 def _sync(path: Path, flags: int = 0) -> None:

@@ -38,6 +38,7 @@ from taskpool.journal.encoding import JobRow, OutcomeRow
 from taskpool.journal.file import tolerating_full
 from taskpool.messages import DEFAULT_LIMITS, Outcome, State
 
+WAITING = (0, 1, 2)  # the states of jobs that are not finished (schema.py)
 # Batches whose row id is kept in memory.
 _BATCHES_KNOWN_MAX = 1024
 _TOGETHER = 32  # rows in one statement: fewer calls, and each gives the interpreter away
@@ -277,12 +278,13 @@ class Statements:
         yield from map(JobRow._make, self._connection.execute(_QUEUED_SAME_RANK, (rank, ordinal, limit)))
         yield from map(JobRow._make, self._connection.execute(_QUEUED_LOWER_RANK, (rank, limit)))
 
-    def outcomes(self, batch: str, after: int, limit: int, bytes_max: int) -> list[Outcome]:
+    def outcomes(self, batch: str, after: int, limit: int, bytes_max: int, *, upto: int = 2**63 - 1) -> list[Outcome]:
         """As many as are asked for and fit, but at least one if there is one."""
         cursor = self._connection.execute(
             "SELECT no, seq, run, CAST(body AS BLOB), crc FROM outcomes "
-            "WHERE batch = (SELECT id FROM batches WHERE name = ?) AND no > ? ORDER BY no LIMIT ?",
-            (batch, after, limit),
+            "WHERE batch = (SELECT id FROM batches WHERE name = ?) AND no > ? AND no <= ? "
+            "ORDER BY no LIMIT ?",
+            (batch, after, upto, limit),
         )
         items: list[Outcome] = []
         for row in map(OutcomeRow._make, cursor):
@@ -315,11 +317,17 @@ class Statements:
         rows = self._connection.execute("SELECT name, CAST(limits AS BLOB), crc FROM batches WHERE name IS NOT NULL")
         return [name for name, body, crc in rows if encoding.unpack_limits(body, crc) is None]
 
-    def waiting(self) -> Iterator[tuple[State, StoredJob]]:
-        """Every job without an outcome of its present run, and those in quarantine."""
-        for number, state in enumerate((State.QUEUED, State.RUNNING, State.QUARANTINED)):
-            for row in map(JobRow._make, self._connection.execute(_IN_STATE, (number,))):
-                yield state, self._job(row)
+    def in_state(self, state: int, ordinal: int | None = None) -> Iterator[StoredJob]:
+        """All jobs in one of the states WAITING, or one of them if it is."""
+        if ordinal is None:
+            rows = self._connection.execute(_IN_STATE, (state,))
+        else:
+            rows = self._connection.execute(_JOB + "WHERE j.ordinal = ? AND j.state = ?", (ordinal, state))
+        return map(self._job, map(JobRow._make, rows))
+
+    def last_ordinal(self) -> list[int]:
+        """Of all jobs ever accepted; [] if there was none."""
+        return [number for (number,) in self._connection.execute("SELECT max(ordinal) FROM jobs") if number]
 
     def digests(self, batch: str, first_seq: int, count: int) -> list[bytes]:
         rows = self._connection.execute(

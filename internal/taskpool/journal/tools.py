@@ -9,28 +9,35 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from taskpool.clock import rfc3339
 from taskpool.core.entries import BatchRecord
+from taskpool.core.storage import StoredJob
 from taskpool.errors import JournalError
 from taskpool.journal import file, schema
 from taskpool.journal.encoding import CORRUPT_KIND
 from taskpool.journal.retention import Retention
-from taskpool.journal.statements import Statements
+from taskpool.journal.seal import Examination
+from taskpool.journal.statements import WAITING, Statements
 from taskpool.messages import Outcome
 
 # An export must not hold a batch of a million outcomes in memory.
 _OUTCOMES_AT_ONCE = 500
+_SINGLY_MAX = 1_000_000  # records that are tried one by one where a page cannot be read
 _BYTES_AT_ONCE = 8 * 1024 * 1024
 _STATES = ("queued", "running", "quarantined", "finished")
 _PROBLEMS_MAX = 100
+_BESIDE = ("-shm", ".ballast", ".new", ".seal", ".seal.new")  # what may lie beside a journal and its -wal
+
+_Item = TypeVar("_Item")
 
 _UNBALANCED = (
     "SELECT name FROM (SELECT b.name, b.open, b.quarantined, "
@@ -67,9 +74,8 @@ def check(path: Path, lock: Path | None = None) -> Findings:
 
     Raises JournalError when the file cannot be read at all, or is in use.
     """
-    had_wal = os.path.exists(file.wal_of(path))
-    with _reading(path, lock) as connection:
-        return Inspection(connection, path).findings(had_wal=had_wal)
+    with _reading(path, lock) as (connection, found):
+        return Inspection(connection, path, found).findings()
 
 
 def accept_loss(path: Path, lock: Path | None = None) -> None:
@@ -77,25 +83,19 @@ def accept_loss(path: Path, lock: Path | None = None) -> None:
     with _held(path, lock):
         try:
             file.accept_loss(path)
-        except sqlite3.Error as error:
+        except file.UNREADABLE as error:
             raise JournalError(file.explain(path, error)) from error
 
 
 def export(path: Path, write: Callable[[bytes], object], lock: Path | None = None) -> None:
     """Everything as JSON Lines: each batch, then its outcomes; at the end the jobs that wait, run or are in
     quarantine. Bytes are base64. Of a damaged journal, what can be read; then JournalError."""
-    with _reading(path, lock) as connection:
-        statements = Statements(connection, 0)
-        try:
-            for batch in statements.batches():
-                write(_line("batch", _plain(batch)))
-                for outcome in _outcomes(statements, batch.name):
-                    write(_line("outcome", _presented(outcome), batch=batch.name))
-            for state, job in statements.waiting():
-                fields = {**_plain(job.record), **_plain(job.counts), "corrupt": job.corrupt}
-                write(_line("job", fields, state=state.value))
-        except sqlite3.Error as error:
-            raise JournalError(f"the export is not complete: {file.explain(path, error)}") from error
+    with _reading(path, lock) as (connection, found):
+        salvage = Salvage(connection, path, found.problems)
+        for line in salvage.lines():
+            write(line)
+    if salvage.problems:
+        raise JournalError(f"the export may lack records: {file.damaged(path, '; '.join(salvage.problems))}")
 
 
 def prune(path: Path, retain_ns: int, retain_batches: int, lock: Path | None = None) -> int:
@@ -114,7 +114,7 @@ def prune(path: Path, retain_ns: int, retain_batches: int, lock: Path | None = N
             connection.execute("VACUUM")
             after = _batches(connection)
             file.end_life(connection, path, clean=False)  # how the last life ended is still to be told
-        except sqlite3.Error as error:
+        except file.UNREADABLE as error:
             raise JournalError(file.explain(path, error)) from error
         finally:
             file.close(connection, path)
@@ -132,9 +132,11 @@ def backup(path: Path, target: Path, lock: Path | None = None) -> None:
     except OSError as error:
         raise JournalError(f"the copy {target} could not be made: {error.strerror}") from error
     try:
-        with _reading(path, lock) as connection:
+        with _reading(path, lock) as (connection, found):
+            if found.problems:
+                raise JournalError(file.damaged(path, "; ".join(found.problems)))
             connection.execute("VACUUM INTO ?", (str(target),))
-    except (sqlite3.Error, JournalError) as error:
+    except (*file.UNREADABLE, JournalError) as error:
         target.unlink()  # made here: what is left of it is no copy
         if isinstance(error, JournalError):
             raise
@@ -144,17 +146,22 @@ def backup(path: Path, target: Path, lock: Path | None = None) -> None:
 
 def remove(path: Path) -> None:
     """Remove a journal that is not needed any more, and what belongs to it."""
-    for place in (path, file.wal_of(path), Path(f"{path}-shm"), Path(f"{path}.ballast"), Path(f"{path}.new")):
+    for place in (path, file.wal_of(path), *(Path(f"{path}{end}") for end in _BESIDE)):
         place.unlink(missing_ok=True)
 
 
 @contextmanager
-def _reading(path: Path, lock: Path | None) -> Iterator[sqlite3.Connection]:
+def _reading(path: Path, lock: Path | None) -> Iterator[tuple[sqlite3.Connection, Examination]]:
     with _held(path, lock):
         had_wal = os.path.exists(file.wal_of(path))  # unlike Path.exists it does not raise
-        connection = file.read_only(path)
+        found = file.examine(path)
         try:
-            yield connection
+            connection = file.read_only(path)
+        except JournalError as error:
+            # SQLite's own words for it are of less use.
+            raise JournalError(file.damaged(path, "; ".join(found.problems))) if found.problems else error from error
+        try:
+            yield connection, found
         finally:
             file.stop_reading(connection, path, had_wal=had_wal)
 
@@ -187,8 +194,7 @@ def _batches(connection: sqlite3.Connection) -> int:
     return sum(1 for _ in Statements(connection, 0).batches())
 
 
-def _outcomes(statements: Statements, batch: str) -> Iterator[Outcome]:
-    after = 0
+def _outcomes(statements: Statements, batch: str, after: int = 0) -> Iterator[Outcome]:
     while items := statements.outcomes(batch, after, _OUTCOMES_AT_ONCE, _BYTES_AT_ONCE):
         yield from items
         after = items[-1].no
@@ -212,35 +218,86 @@ def _line(record: str, fields: dict[str, Any], **more: str) -> bytes:
     return msgspec.json.encode({"record": record, **more, **fields}) + b"\n"
 
 
+class Salvage:
+    """Reads a journal out, past what cannot be read of it, which it adds to `problems`."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path, problems: list[str]) -> None:
+        self._statements = Statements(connection, 0)
+        self._path = path
+        self._stopped = False  # what was read last did not get to its end
+        self.problems = list(problems)
+
+    def lines(self) -> Iterator[bytes]:
+        """See `export`."""
+        for batch in self._read(self._statements.batches):
+            yield _line("batch", _plain(batch))
+            for outcome in self._outcomes(batch):
+                yield _line("outcome", _presented(outcome), batch=batch.name)
+        for state in WAITING:
+            for job in self._jobs(state):
+                fields = {**_plain(job.record), **_plain(job.counts), "corrupt": job.corrupt}
+                yield _line("job", fields, state=_STATES[state])
+
+    def _outcomes(self, batch: BatchRecord) -> Iterator[Outcome]:
+        last = 0
+        for outcome in self._read(lambda: _outcomes(self._statements, batch.name)):
+            last = outcome.no
+            yield outcome
+        if self._stopped:  # a page cannot be read, and behind it there are more
+            for no in range(last + 1, min(batch.recorded, last + _SINGLY_MAX) + 1):
+                yield from self._read(partial(self._statements.outcomes, batch.name, no - 1, 1, 1, upto=no))
+
+    def _jobs(self, state: int) -> Iterator[StoredJob]:
+        told: set[int] = set()
+        for job in self._read(partial(self._statements.in_state, state)):
+            told.add(job.record.ordinal)
+            yield job
+        if self._stopped:
+            last = max(self._read(self._statements.last_ordinal), default=0)
+            for ordinal in range(1, min(last, _SINGLY_MAX) + 1):
+                if ordinal not in told:
+                    yield from self._read(partial(self._statements.in_state, state, ordinal))
+
+    def _read(self, items: Callable[[], Iterable[_Item]]) -> Iterator[_Item]:
+        self._stopped = False
+        try:
+            yield from items()
+        except file.UNREADABLE as error:
+            self._stopped = True
+            if (said := file.said(error)) not in self.problems:
+                self.problems.append(said)
+
+
 # --- the check ---
 
 
 class Inspection:
     """Looks at everything in a journal: SQLite's own check, every checksum, and whether the counts add up."""
 
-    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: Path, found: Examination) -> None:
+        """`found` before SQLite opened the file."""
         self._connection = connection
         self._path = path
-        self._problems: list[str] = []
+        self._found = found
+        self._problems = list(found.problems)
         self._batches = 0
         self._outcomes = 0
         self._jobs: dict[str, int] = {}
 
-    def findings(self, *, had_wal: bool) -> Findings:
-        """`had_wal`: whether there was one before the file was opened for this."""
-        self._look_at_file(had_wal=had_wal)
+    def findings(self) -> Findings:
+        self._look_at_file()
         try:
             self._look_at_records()
-        except sqlite3.Error as error:
-            self._problems.append(file.explain(self._path, error))
+        except file.UNREADABLE as error:
+            self._problems.append(file.said(error))
         size = sum(place.stat().st_size for place in (self._path, file.wal_of(self._path)) if place.exists())
         return Findings(size, self._problems[:_PROBLEMS_MAX], self._batches, self._jobs, self._outcomes)
 
-    def _look_at_file(self, *, had_wal: bool) -> None:
-        meta: dict[str, Any] = dict(self._rows("SELECT key, value FROM meta"))
+    def _look_at_file(self) -> None:
+        meta: dict[Any, Any] = dict(self._rows("SELECT key, value FROM meta"))
         if meta.get("sentinel") != schema.SENTINEL:
             self._problems.append("its sentinel row is missing")
-        if meta.get("wal") and not had_wal:
+        if self._found.lacks_log(told=bool(meta.get("wal"))):
             self._problems.append(f"{file.wal_of(self._path).name} is missing, and with it the newest commits")
         lines = [line for (line,) in self._rows(f"PRAGMA integrity_check({_PROBLEMS_MAX})")]
         self._problems += [f"SQLite: {line}" for line in lines if line != "ok"]
@@ -258,7 +315,8 @@ class Inspection:
         self._jobs = {_STATES[state]: count for state, count in states}
         problems += [
             f"job {job.record.batch}/{job.record.seq}: its record is damaged; it will be failed, not run"
-            for _, job in statements.waiting()
+            for state in WAITING
+            for job in statements.in_state(state)
             if job.corrupt
         ]
         for statement, what in ((_UNBALANCED, "open jobs"), (_GAPS, "jobs or outcomes")):
@@ -275,6 +333,6 @@ class Inspection:
     def _rows(self, statement: str) -> list[Any]:
         try:
             return self._connection.execute(statement).fetchall()
-        except sqlite3.Error as error:
-            self._problems.append(f"SQLite: {error}")
+        except file.UNREADABLE as error:
+            self._problems.append(file.said(error))
             return []

@@ -207,7 +207,7 @@ print(answered)
 def test_after_a_failed_fsync_nothing_is_served_and_the_next_life_finds_what_was_answered(tmp_path: Path) -> None:
     """Whether the failed commit is there is not known: it may be."""
     path = tmp_path / "journal.db"
-    inject = "inject=fdatasync,fsync:error=EIO:when=30"
+    inject = "inject=fdatasync,fsync:error=EIO:when=40"
     strace = ("strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync,fsync", "-e", inject)
     answered = int(run_program(BROKEN, path, *strace))
     assert answered > 3

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support.journals import Asked, accepted, attempted, open_store, opened, recorded
+from support.journals import Asked, accepted, attempted, open_store, opened, recorded, run_sql
 from taskpool.core.entries import JobRecord
 from taskpool.journal import encoding, schema
 from taskpool.journal.encoding import JobRow
@@ -92,13 +91,6 @@ GOLDEN_LIMITS = "9a000000009090c3c30300"
 # --- in a file ------------------------------------------------------------------------------------
 
 
-def flip(path: Path, statement: str) -> None:
-    connection = sqlite3.connect(path)
-    connection.execute(statement)
-    connection.commit()
-    connection.close()
-
-
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """Two jobs queued, one running, one finished; then the pool went down."""
@@ -111,7 +103,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_a_damaged_job_does_not_come_back_as_one_to_run(path: Path) -> None:
-    flip(
+    run_sql(
         path,
         "UPDATE jobs SET spec = substr(spec, 1, length(spec) - 1) || x'00' WHERE ordinal <> 2",
     )
@@ -124,8 +116,8 @@ def test_a_damaged_job_does_not_come_back_as_one_to_run(path: Path) -> None:
 
 
 def test_a_blob_that_became_text_is_damage_like_any_other(path: Path) -> None:
-    flip(path, "UPDATE jobs SET spec = CAST(spec AS TEXT)")
-    flip(path, "UPDATE outcomes SET body = CAST(body AS TEXT)")
+    run_sql(path, "UPDATE jobs SET spec = CAST(spec AS TEXT)")
+    run_sql(path, "UPDATE outcomes SET body = CAST(body AS TEXT)")
     store = open_store(path)
     asked = Asked(store)
     assert len(asked.jobs()) == 2
@@ -134,7 +126,7 @@ def test_a_blob_that_became_text_is_damage_like_any_other(path: Path) -> None:
 
 
 def test_a_damaged_outcome_says_so(path: Path) -> None:
-    flip(path, "UPDATE outcomes SET body = substr(body, 1, length(body) - 1)")
+    run_sql(path, "UPDATE outcomes SET body = substr(body, 1, length(body) - 1)")
     store = open_store(path)
     (outcome,) = Asked(store).outcomes()
     assert (outcome.seq, outcome.state) == (4, State.FAILED)
@@ -144,7 +136,7 @@ def test_a_damaged_outcome_says_so(path: Path) -> None:
 
 
 def test_without_their_limits_the_jobs_of_a_batch_do_not_run(path: Path) -> None:
-    flip(path, "UPDATE batches SET crc = crc + 1")
+    run_sql(path, "UPDATE batches SET crc = crc + 1")
     store = open_store(path)
     assert all(job.corrupt for job in Asked(store).jobs())
     store.close(clean=False)

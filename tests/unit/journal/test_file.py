@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from support.journals import Asked, accepted, kill_a_writer, open_store, opened, recorded
+from support.journals import Asked, accepted, kill_a_writer, open_store, opened, recorded, run_sql
 from support.programs import run
 from taskpool.core.storage import CommitFailed
 from taskpool.errors import ExitCode, JournalError
@@ -30,12 +30,6 @@ def path(tmp_path: Path) -> Path:
     asked.commit(recorded(1))
     store.close(clean=True)
     return path
-
-
-def run_sql(path: Path, statement: str) -> None:
-    connection = sqlite3.connect(path, isolation_level=None)
-    connection.execute(statement)
-    connection.close()
 
 
 def foreign(path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 import time
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from support.journals import DEADLINE_SECONDS, Asked, accepted, open_store, opened, recorded
+from support.journals import DEADLINE_SECONDS, Asked, accepted, open_store, opened, recorded, run_sql
 from taskpool.clock import SECOND, Instant
 from taskpool.core.entries import Acknowledged, BatchClosed, Entry
 from taskpool.journal import file, retention, tools
@@ -45,11 +44,7 @@ def finished(batch: str, ordinal: int, *, state: State = State.SUCCEEDED) -> lis
 
 
 def age(path: Path, batch: str, days: int) -> None:
-    connection = sqlite3.connect(path, isolation_level=None)
-    connection.execute(
-        "UPDATE batches SET changed_wall_ns = changed_wall_ns - ? WHERE name = ?", (days * DAY_NS, batch)
-    )
-    connection.close()
+    run_sql(path, f"UPDATE batches SET changed_wall_ns = changed_wall_ns - {days * DAY_NS} WHERE name = '{batch}'")
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from support.journals import Asked, accepted, attempted, kill_a_writer, open_store, opened, recorded
+from support.journals import Asked, accepted, attempted, kill_a_writer, open_store, opened, recorded, run_sql
 from taskpool.core.entries import BatchClosed
 from taskpool.errors import JournalError
 from taskpool.journal import file, tools
@@ -76,9 +76,7 @@ DAMAGES = {
 
 @pytest.mark.parametrize(("statement", "text"), DAMAGES.items())
 def test_check_finds(path: Path, statement: str, text: str) -> None:
-    connection = sqlite3.connect(path, isolation_level=None)
-    connection.execute(statement)
-    connection.close()
+    run_sql(path, statement)
     findings = tools.check(path)
     assert any(text in problem for problem in findings.problems), findings.problems
     assert text in findings.text
