@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -20,24 +21,36 @@ class Ballast:
         self._path = path
         self._size = size
         self.held = False
+        self.reason = ""  # why it could not be taken, if it is not just that the disk is full
 
     def take(self) -> bool:
         """Whether the space is held. False: the disk has not that much left."""
         try:
             # O_NOFOLLOW: in a directory that others may write to, a link must not lead this to another file.
             fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        except OSError:
+        except OSError as error:
+            self._say(error)
             return False
         try:
             # Real blocks: a file that is only made long (ftruncate) holds no space.
             os.posix_fallocate(fd, 0, self._size)
             self.held = True
-        except OSError:  # full, or over a quota; half a ballast would only take what the journal needs
+        except OSError as error:  # half a ballast would only take what the journal needs
+            self._say(error)
             with suppress(OSError):
                 os.ftruncate(fd, 0)
         finally:
             os.close(fd)
         return self.held
+
+    @property
+    def need(self) -> int:
+        """How many bytes must be free for the pool to go on."""
+        return self._size * _ROOM_FACTOR
+
+    def _say(self, error: OSError) -> None:
+        hint = ", see ulimit -f" if error.errno == errno.EFBIG else ""
+        self.reason = "" if error.errno == errno.ENOSPC else f" ({error.strerror}{hint})"
 
     def release(self) -> bool:
         """Gives the space to the journal, also that of an earlier life. Whether there was any to give."""
@@ -80,4 +93,4 @@ class Ballast:
             room = os.statvfs(self._path.parent)
         except OSError:
             return False
-        return room.f_bavail * room.f_frsize >= self._size * _ROOM_FACTOR and self.take()
+        return room.f_bavail * room.f_frsize >= self.need and self.take()

@@ -81,8 +81,10 @@ class Engine:
                 on_choice=self._statements.forget_ids,
             )
             self._ballast = Ballast(Path(f"{path}.ballast"), options.ballast_bytes)
-            # From here on a crash of this dealer is an unclean end for the next one.
-            _begin(self._connection, path, epoch, self._ballast)
+            self._epoch = epoch
+            # From here on a crash of this dealer is an unclean end for the next one. On a full disk that comes with the
+            # first commit: until then nothing of this life is stored or sent.
+            self._begun = _begin(self._connection, path, epoch, self._ballast)
             self.answers = Answers()
             # Descriptors that only name the files. To close one that could read would drop SQLite's locks on the file,
             # because POSIX locks go with any descriptor of the process (fcntl(2)).
@@ -103,7 +105,7 @@ class Engine:
         # Set by the loop and waited for by the thread: the only thing besides the answers that both touch.
         self._closing = threading.Event()
         # Without it a full disk would leave no room for outcomes of jobs that run already.
-        if not self._ballast.take():
+        if not (self._ballast.take() and self._begun):
             self._say_full()
 
     # --- called by the loop ---
@@ -170,7 +172,7 @@ class Engine:
 
     def _end_life(self) -> None:
         """If this fails, it is as if the process had been killed: the next life reads the WAL."""
-        while True:
+        while self._begun:
             try:
                 file.end_life(self._connection, self._path, clean=self._clean)
             except sqlite3.Error as error:
@@ -204,8 +206,9 @@ class Engine:
             # Per try: a wait for room on the disk is no commit time.
             started = self._clock.now()
             try:
+                self._begin()
                 self._store(commits, self._age_clock.date_ns())
-            except sqlite3.Error as error:
+            except (sqlite3.Error, OSError) as error:
                 self._roll_back()
                 # Anything but a full disk: SQLite cannot tell how much of the transaction is on it, and nor can this
                 # thread.
@@ -220,6 +223,11 @@ class Engine:
             self._observe(sum(len(commit.entries) for commit in commits), self._clock.now().mono - started.mono)
             self.answers.put(*[Committed(commit.number) for commit in commits])
             return
+
+    def _begin(self) -> None:
+        if not self._begun:
+            file.begin_life(self._connection, self._path, self._epoch)
+            self._begun = True
 
     def _store(self, commits: list[Commit], now_wall_ns: int) -> None:
         self._connection.execute("BEGIN IMMEDIATE")
@@ -254,7 +262,7 @@ class Engine:
 
     # --- room ---
 
-    def _lacks_room(self, error: sqlite3.Error) -> bool:
+    def _lacks_room(self, error: sqlite3.Error | OSError) -> bool:
         return _is_full(error, self._ballast)
 
     def _make_room(self) -> bool:
@@ -270,7 +278,10 @@ class Engine:
     def _say_full(self) -> None:
         if not self._full:
             self._full = True
-            text = f"the disk of the journal {self._path} is full: make room; until then no job is accepted or sent"
+            text = (
+                f"the disk of the journal {self._path} is full{self._ballast.reason}: make room, "
+                f"{self._ballast.need >> 20} MiB; until then no job is accepted or sent"
+            )
             self.answers.put(DiskFull(True, text))
 
     def _look(self) -> None:
@@ -280,26 +291,35 @@ class Engine:
                 self._fail(trouble)
                 return
         if self._full and self._ballast.retake():
+            try:
+                self._begin()
+            except (sqlite3.Error, OSError, JournalError) as error:
+                self._roll_back()
+                if isinstance(error, JournalError) or not self._lacks_room(error):
+                    self._fail(file.explain(self._path, error))
+                return
             self._full = False
             self.answers.put(DiskFull(False, f"the disk of the journal {self._path} has room again"))
 
 
-def _is_full(error: sqlite3.Error, ballast: Ballast) -> bool:
+def _is_full(error: sqlite3.Error | OSError, ballast: Ballast) -> bool:
     return file.is_full(error) or (file.is_refused(error) and ballast.is_refused())
 
 
-def _begin(connection: sqlite3.Connection, path: Path, epoch: int, ballast: Ballast) -> None:
-    """Begin a life, on a full disk at the cost of the ballast, or of what the WAL takes."""
+def _begin(connection: sqlite3.Connection, path: Path, epoch: int, ballast: Ballast) -> bool:
+    """Begin a life, on a full disk at the cost of the ballast, or of what the WAL takes. Whether there was room."""
     last_resort = False
     while True:
         try:
             file.begin_life(connection, path, epoch)
-            return
-        except sqlite3.Error as error:
+            return True
+        except (sqlite3.Error, OSError) as error:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            if not _is_full(error, ballast) or last_resort:
+            if not _is_full(error, ballast):
                 raise
+            if last_resort:
+                return False
             if not ballast.release():
                 # With the WAL copied into the database its room is free; there is nothing else to give.
                 last_resort = True

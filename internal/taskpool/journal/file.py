@@ -65,6 +65,8 @@ def create(path: Path, created_wall_ns: int) -> None:
     except (OSError, sqlite3.Error) as error:
         with suppress(OSError):
             making.unlink(missing_ok=True)
+        if is_full(error):
+            raise JournalError(full_text(path)) from error
         raise JournalError(f"the journal {path} cannot be made: {_cause(error)}") from error
 
 
@@ -143,17 +145,19 @@ def _make_seal(path: Path) -> None:
     try:
         seal.make(path)
     except OSError as error:
-        if error.errno in FULL:
+        if is_full(error):
             raise JournalError(full_text(path)) from error
         raise JournalError(f"{seal.seal_of(path)} cannot be made: {_cause(error)}") from error
 
 
-def is_full(error: sqlite3.Error) -> bool:
+def is_full(error: sqlite3.Error | OSError) -> bool:
     """The disk is full; nothing else is wrong."""
+    if isinstance(error, OSError):
+        return error.errno in FULL
     return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
 
 
-def is_refused(error: sqlite3.Error) -> bool:
+def is_refused(error: sqlite3.Error | OSError) -> bool:
     """A write did not succeed, which with a quota means that it is full; nothing of its transaction is stored."""
     return getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_WRITE
 
@@ -163,11 +167,8 @@ def tolerating_full() -> Iterator[None]:
     """For what can be done later, when there is room: the next commit tells whether anything else is wrong."""
     try:
         yield
-    except sqlite3.Error as error:
+    except (sqlite3.Error, OSError) as error:
         if not is_full(error) and not is_refused(error):
-            raise
-    except OSError as error:
-        if error.errno not in FULL:
             raise
 
 
@@ -315,8 +316,10 @@ def _sealed(path: Path, *, synced: bool | None = None) -> Iterator[seal.Seal]:
 
 def explain(path: Path, error: Exception) -> str:
     """What SQLite says, or the system, in words that help."""
+    if isinstance(error, JournalError):
+        return str(error)
     if isinstance(error, OSError):
-        if error.errno in FULL:
+        if is_full(error):
             return full_text(path)
         return _broken_text(path, str(error)) if error.errno in _BROKEN else f"the journal {path}: {_cause(error)}"
     if not isinstance(error, sqlite3.Error):
@@ -328,7 +331,8 @@ def explain(path: Path, error: Exception) -> str:
     # SQLITE_ERROR, or no code at all: no statement of ours is wrong, so the tables are not what they were.
     if primary in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_SCHEMA):
         return damaged(path, said(error))
-    if primary == sqlite3.SQLITE_FULL:
+    # A log's index, which only the tools have in a file, is made long before it is written.
+    if primary == sqlite3.SQLITE_FULL or getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_SHMSIZE:
         return full_text(path)
     if primary in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
         return f"the journal {path} cannot be opened for writing: {said(error)}: check owner, mode and mount"

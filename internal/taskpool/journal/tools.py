@@ -23,6 +23,7 @@ from taskpool.core.entries import BatchRecord
 from taskpool.core.storage import StoredJob
 from taskpool.errors import JournalError
 from taskpool.journal import file, schema
+from taskpool.journal.ballast import Ballast
 from taskpool.journal.encoding import CORRUPT_KIND
 from taskpool.journal.retention import Retention
 from taskpool.journal.seal import Examination
@@ -102,6 +103,8 @@ def prune(path: Path, retain_ns: int, retain_batches: int, lock: Path | None = N
     """Remove batches as the dealer's retention would, without its period of grace, and give their space back to the
     disk. Return how many batches went. Raises JournalError."""
     with _held(path, lock):
+        # On a full disk the dealer has left it: what removes rows needs room first.
+        Ballast(Path(f"{path}.ballast")).remove()
         connection = file.connect(path, "FULL")
         try:
             before = _batches(connection)

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
-_T = TypeVar("_T")
-
 from taskpool.errors import is_lacking
+
+_T = TypeVar("_T")
 
 # The capture files of standard output and error. O_APPEND: several processes write to one file, and a job that opens
 # /dev/stderr anew still writes behind what is there.

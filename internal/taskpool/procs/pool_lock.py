@@ -26,7 +26,12 @@ LOCK_NAME = "pool.lock"
 # The content is padded to one disk sector and written in one piece, so that a loss of power leaves the old one or the
 # new one, never a mixture, and nothing has to be truncated.
 _LOCK_BYTES = 512
-_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+_CURES = {
+    **dict.fromkeys(
+        (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS), "; set XDG_STATE_HOME to a file system with flock(2)"
+    ),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), ": make room"),
+}
 _SWEEP_NS_MAX = 5 * SECOND
 _SWEEP_LOOK_NS = 5 * MILLISECOND
 
@@ -109,7 +114,7 @@ class PoolLock:
             return self._begin_epoch(started_wall_ns)
         except OSError as error:
             self.close()
-            cure = "; set XDG_STATE_HOME to a file system with flock(2)" if error.errno in _NO_LOCKS else ""
+            cure = _CURES.get(error.errno or 0, "")
             raise ConfigurationError(f"cannot use the lock file {self._path}: {error.strerror}{cure}") from error
         except (PoolInUse, ConfigurationError):
             self.close()
