@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from taskpool import limits
 from taskpool.clock import Clock, SystemClock
-from taskpool.core.storage import Commit, CommitFailed, Committed, DiskFull, Question, StoreRequest
+from taskpool.core.storage import Commit, CommitFailed, Committed, DiskFull, FindBatch, Question, StoreRequest
 from taskpool.errors import JournalError
 from taskpool.journal import file
 from taskpool.journal.ballast import BALLAST_BYTES, Ballast
@@ -145,6 +145,7 @@ class Engine:
         # Nothing may be written after a failure, and retention needs room itself: to remove rows fills the WAL first.
         if self._failed or self._full:
             return None
+        before = self._connection.total_changes
         try:
             due = self._retention.step()
         except sqlite3.Error as error:
@@ -152,7 +153,8 @@ class Engine:
             if not self._lacks_room(error):
                 self._fail(file.explain(self._path, error))
             return None
-        self._note()
+        if self._connection.total_changes != before:
+            self._note()
         return due
 
     def close(self) -> None:
@@ -193,7 +195,8 @@ class Engine:
         elif not self._failed:
             try:
                 self.answers.put(self._statements.answer(request, self._age_clock.date_ns()))
-                self._note()
+                if isinstance(request, FindBatch):  # which dates the batch
+                    self._note()
             except file.UNREADABLE as error:
                 self._fail(file.explain(self._path, error))
 
