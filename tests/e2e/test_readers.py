@@ -12,7 +12,7 @@ from signal import SIGINT, SIGPIPE, SIGTERM, Signals
 
 import pytest
 
-from support.harness import ENVIRONMENT, INTERRUPTED, OK, TERMINATED, USAGE, Program, Stage, program, until
+from support.harness import ENVIRONMENT, INTERRUPTED, OK, TERMINATED, USAGE, Program, Stage, kill, program, until
 
 JOBS = 5
 
@@ -78,6 +78,33 @@ def test_the_journal_of_a_pool_that_is_down(stage: Stage, tmp_path: Path) -> Non
     assert journal(stage, "check").ends(OK).stdout.startswith("0 batches, jobs: none, 0 outcomes, ")
     copy = journal(stage, "check", "--journal", tmp_path / "copy.db").ends(OK)
     assert copy.stdout == checked.stdout, "what has gone since is in the copy"
+
+
+@pytest.mark.parametrize("part", ["journal.db", "journal.db-wal"])
+def test_the_journal_of_a_pool_that_was_killed_and_then_damaged(stage: Stage, part: str) -> None:
+    """One bit: of the schema's text, or of the newest commits."""
+    dealer = kept(stage)
+    kill(dealer.pid)
+    dealer.wait()
+    place = state(stage.pool) / part
+    data = bytearray(whole := place.read_bytes())
+    at = data.find(b"DEFAULT") if part == "journal.db" else len(data) - 1000
+    data[at] ^= 0x80
+    place.write_bytes(data)
+    named = "pages are not what was written" if part == "journal.db" else "journal.db-wal is broken"
+    checked = journal(stage, "check").ends(ENVIRONMENT)
+    assert named in checked.stdout + checked.stderr
+    for asked in (journal(stage, "export"), stage.start([program("tp-dealer"), "--pool", stage.pool])):
+        asked.ends(ENVIRONMENT)
+        assert named in asked.stderr
+        assert "Traceback" not in asked.stderr
+    assert place.read_bytes() == data, "what is damaged is left as it is"
+    place.write_bytes(whole)
+    dealer = stage.start([program("tp-dealer"), "--pool", stage.pool, "--metrics", "none"])
+    dealer.says(r"epoch \d+")
+    stage.generator("results", "b", "--pool", stage.pool).ends(OK)
+    dealer.send(SIGTERM)
+    dealer.ends(OK)
 
 
 def test_the_journal_of_a_pool_that_never_was(stage: Stage) -> None:

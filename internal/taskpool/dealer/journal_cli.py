@@ -48,7 +48,7 @@ def build_parser() -> ArgumentParser:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     check = actions.add_parser("check", parents=[common], help="read every page and record, say what is wrong")
     check.add_argument(
-        "--accept-loss", action="store_true", help="the -wal is gone for good: go on with what the database has"
+        "--accept-loss", action="store_true", help="go on without what is missing or damaged, with what SQLite finds"
     )
     actions.add_parser("export", parents=[common], help="write everything to standard output, as JSON Lines")
     prune = actions.add_parser("prune", parents=[common], help="let finished batches go, beyond age and number")

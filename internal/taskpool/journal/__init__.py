@@ -9,7 +9,10 @@ statements   the SQL
 coalesce     what a run of entries comes to, so that each job is written once
 encoding     records as bytes with a checksum
 schema       the tables and their version
+wal          SQLite's write-ahead log, read without SQLite
+seal         what the files must hold, so that damage is noticed
 file         how the file is made, opened, checked and closed
+trouble      what is wrong with a journal, in words that help
 retention    what is let go of, and when
 ballast      disk space held back for a full disk
 tools        what a person does with a journal while no dealer has it open

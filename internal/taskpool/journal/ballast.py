@@ -7,7 +7,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from taskpool.journal.file import FULL
+from taskpool.journal.trouble import FULL
 
 BALLAST_BYTES = 8 * 1024 * 1024
 _PROBE_BYTES = 64 * 1024

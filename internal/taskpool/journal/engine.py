@@ -18,7 +18,7 @@ from taskpool import limits
 from taskpool.clock import Clock, SystemClock
 from taskpool.core.storage import Commit, CommitFailed, Committed, DiskFull, FindBatch, Question, StoreRequest
 from taskpool.errors import JournalError
-from taskpool.journal import file
+from taskpool.journal import file, trouble
 from taskpool.journal.ballast import BALLAST_BYTES, Ballast
 from taskpool.journal.retention import AgeClock, Retention
 from taskpool.journal.seal import Seal
@@ -92,9 +92,9 @@ class Engine:
             places = (path, file.wal_of(path))
             self._places = [(place, os.open(place, os.O_PATH | os.O_CLOEXEC)) for place in places]
             self._seal = Seal(path, file.wal_of(path))
-        except (*file.UNREADABLE, OSError) as error:
+        except (*trouble.UNREADABLE, OSError) as error:
             file.close(self._connection, path)
-            raise JournalError(file.explain(path, error)) from error
+            raise JournalError(trouble.explain(path, error)) from error
         except BaseException:
             file.close(self._connection, path)
             raise
@@ -151,7 +151,7 @@ class Engine:
         except sqlite3.Error as error:
             self._roll_back()
             if not self._lacks_room(error):
-                self._fail(file.explain(self._path, error))
+                self._fail(trouble.explain(self._path, error))
             return None
         if self._connection.total_changes != before:
             self._note()
@@ -182,7 +182,7 @@ class Engine:
                 # The last checkpoint writes into the database; the ballast is there for just that.
                 if self._lacks_room(error) and self._ballast.release():
                     continue
-                self._fail(file.explain(self._path, error))
+                self._fail(trouble.explain(self._path, error))
             except (JournalError, OSError) as error:
                 self._fail(str(error))
             return
@@ -197,8 +197,8 @@ class Engine:
                 self.answers.put(self._statements.answer(request, self._age_clock.date_ns()))
                 if isinstance(request, FindBatch):  # which dates the batch
                     self._note()
-            except file.UNREADABLE as error:
-                self._fail(file.explain(self._path, error))
+            except trouble.UNREADABLE as error:
+                self._fail(trouble.explain(self._path, error))
 
     # --- commits ---
 
@@ -216,7 +216,7 @@ class Engine:
                 # Anything but a full disk: SQLite cannot tell how much of the transaction is on it, and nor can this
                 # thread.
                 if not self._lacks_room(error) or not self._make_room():
-                    self._fail(file.explain(self._path, error))  # R6 (docs/protocol.md, 11)
+                    self._fail(trouble.explain(self._path, error))  # R6 (docs/protocol.md, 11)
                 continue
             except JournalError as error:
                 self._roll_back()
@@ -244,10 +244,10 @@ class Engine:
                 self._seal.note()
             if self._seal.frames < file.WAL_PAGES_MAX:
                 return
-            with file.tolerating_full():
+            with trouble.tolerating_full():
                 self._seal.fold(file.copy_wal(self._connection), emptied=False)
         except (sqlite3.Error, OSError) as error:
-            self._fail(file.explain(self._path, error))
+            self._fail(trouble.explain(self._path, error))
 
     def _roll_back(self) -> None:
         self._statements.forget_ids()
@@ -274,7 +274,7 @@ class Engine:
         With the ballast's room the WAL, which is smaller, fits into the database; then the WAL's is room as well."""
         gave = self._ballast.release()
         self._say_full()
-        with file.tolerating_full():
+        with trouble.tolerating_full():
             file.checkpoint(self._connection, self._path, self._seal)
         return gave or not self._closing.wait(_FULL_RETRY_SECONDS)
 
@@ -290,8 +290,8 @@ class Engine:
     def _look(self) -> None:
         """Commits into a file that has lost its name would be lost with the process."""
         for place, fd in self._places:
-            if (trouble := _trouble(place, fd)) is not None:
-                self._fail(trouble)
+            if (lost := _lost_name(place, fd)) is not None:
+                self._fail(lost)
                 return
         if self._full and self._ballast.retake():
             try:
@@ -299,14 +299,14 @@ class Engine:
             except (sqlite3.Error, OSError, JournalError) as error:
                 self._roll_back()
                 if isinstance(error, JournalError) or not self._lacks_room(error):
-                    self._fail(file.explain(self._path, error))
+                    self._fail(trouble.explain(self._path, error))
                 return
             self._full = False
             self.answers.put(DiskFull(False, f"the disk of the journal {self._path} has room again"))
 
 
 def _is_full(error: sqlite3.Error | OSError, ballast: Ballast) -> bool:
-    return file.is_full(error) or (file.is_refused(error) and ballast.is_refused())
+    return trouble.is_full(error) or (trouble.is_refused(error) and ballast.is_refused())
 
 
 def _begin(connection: sqlite3.Connection, path: Path, epoch: int, ballast: Ballast) -> bool:
@@ -326,11 +326,11 @@ def _begin(connection: sqlite3.Connection, path: Path, epoch: int, ballast: Ball
             if not ballast.release():
                 # With the WAL copied into the database its room is free; there is nothing else to give.
                 last_resort = True
-                with file.tolerating_full():
+                with trouble.tolerating_full():
                     file.checkpoint(connection, path)
 
 
-def _trouble(place: Path, fd: int) -> str | None:
+def _lost_name(place: Path, fd: int) -> str | None:
     # By inode and not by name: a backup tool may put a copy under the name, and commits would go to the file that lost
     # it.
     ours = os.fstat(fd)

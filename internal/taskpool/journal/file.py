@@ -1,4 +1,4 @@
-"""The journal's file: how it comes to be, how it is opened again, and what is said when it is not as it should be.
+"""The journal's file: how it comes to be, how it is opened again, and what is refused.
 
 Rules of this file:
 1. A path that exists is never initialised. A journal is made under another name, whole, and then given its own.
@@ -12,7 +12,6 @@ Rules of this file:
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import sqlite3
@@ -22,10 +21,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 
-import msgspec
-
 from taskpool.errors import JournalError
-from taskpool.journal import seal
+from taskpool.journal import seal, trouble
 from taskpool.journal.schema import APPLICATION_ID, MIGRATIONS, PAGE_BYTES, SENTINEL, TABLES, VERSION
 
 _MAGIC = b"SQLite format 3\0"
@@ -33,13 +30,8 @@ _HEADER_BYTES = 100  # https://www.sqlite.org/fileformat2.html#the_database_head
 WAL_PAGES_MAX = 1000  # then the WAL is copied into the database; less than the ballast (engine.py asserts it)
 WAL_BYTES_MAX = WAL_PAGES_MAX * PAGE_BYTES  # what a burst made larger is cut back to this
 _CACHE_KIB = 16 * 1024
-ROOM_BYTES = 2 * WAL_BYTES_MAX
 _FULL_LEVEL = 2  # of PRAGMA synchronous
-_BROKEN = (errno.EIO, errno.EFBIG)
-FULL = (errno.ENOSPC, errno.EDQUOT)
 _LOCK_AT, _LOCK_BYTES = 2**30, 512  # SQLite's locks: https://www.sqlite.org/fileformat2.html#the_lock_byte_page
-# What comes of reading a damaged file: text that is none makes sqlite3 fail while it tells what failed.
-UNREADABLE = (sqlite3.Error, OverflowError, TypeError, ValueError, LookupError, struct.error, msgspec.MsgspecError)
 
 
 def wal_of(path: Path) -> Path:
@@ -65,9 +57,9 @@ def create(path: Path, created_wall_ns: int) -> None:
     except (OSError, sqlite3.Error) as error:
         with suppress(OSError):
             making.unlink(missing_ok=True)
-        if is_full(error):
-            raise JournalError(full_text(path)) from error
-        raise JournalError(f"the journal {path} cannot be made: {_cause(error)}") from error
+        if trouble.is_full(error):
+            raise JournalError(trouble.full_text(path)) from error
+        raise JournalError(f"the journal {path} cannot be made: {trouble.cause(error)}") from error
 
 
 def _check_nothing_was_here(path: Path) -> None:
@@ -108,7 +100,7 @@ def connect(path: Path, synchronous: str) -> sqlite3.Connection:
     had_wal = wal_of(path).exists()
     found = examine(path)
     if found.problems:
-        raise JournalError(damaged(path, "; ".join(found.problems)))
+        raise JournalError(trouble.damaged(path, "; ".join(found.problems)))
     if not found.ours:
         _make_seal(path)
     try:
@@ -122,8 +114,8 @@ def connect(path: Path, synchronous: str) -> sqlite3.Connection:
         except BaseException:
             close(connection, path, had_wal=had_wal)
             raise
-    except UNREADABLE as error:
-        raise JournalError(explain(path, error)) from error
+    except trouble.UNREADABLE as error:
+        raise JournalError(trouble.explain(path, error)) from error
     return connection
 
 
@@ -136,40 +128,18 @@ def examine(path: Path) -> seal.Examination:
             fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB, _LOCK_BYTES, _LOCK_AT)
         return seal.examine(path, wal_of(path))
     except BlockingIOError:
-        raise JournalError(_in_use(path)) from None
+        raise JournalError(trouble.in_use(path)) from None
     except OSError as error:
-        raise JournalError(f"the journal {path} cannot be read: {_cause(error)}") from error
+        raise JournalError(f"the journal {path} cannot be read: {trouble.cause(error)}") from error
 
 
 def _make_seal(path: Path) -> None:
     try:
         seal.make(path)
     except OSError as error:
-        if is_full(error):
-            raise JournalError(full_text(path)) from error
-        raise JournalError(f"{seal.seal_of(path)} cannot be made: {_cause(error)}") from error
-
-
-def is_full(error: sqlite3.Error | OSError) -> bool:
-    """The disk is full; nothing else is wrong."""
-    if isinstance(error, OSError):
-        return error.errno in FULL
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
-
-
-def is_refused(error: sqlite3.Error | OSError) -> bool:
-    """A write did not succeed, which with a quota means that it is full; nothing of its transaction is stored."""
-    return getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_WRITE
-
-
-@contextmanager
-def tolerating_full() -> Iterator[None]:
-    """For what can be done later, when there is room: the next commit tells whether anything else is wrong."""
-    try:
-        yield
-    except (sqlite3.Error, OSError) as error:
-        if not is_full(error) and not is_refused(error):
-            raise
+        if trouble.is_full(error):
+            raise JournalError(trouble.full_text(path)) from error
+        raise JournalError(f"{seal.seal_of(path)} cannot be made: {trouble.cause(error)}") from error
 
 
 def begin_life(connection: sqlite3.Connection, path: Path, epoch: int) -> None:
@@ -183,7 +153,7 @@ def begin_life(connection: sqlite3.Connection, path: Path, epoch: int) -> None:
         connection.executemany("UPDATE meta SET value = ? WHERE key = ?", [(0, "clean"), (1, "wal"), (epoch, "epoch")])
         connection.execute("COMMIT")
         sealed.took()
-    with tolerating_full():
+    with trouble.tolerating_full():
         checkpoint(connection, path)
 
 
@@ -234,10 +204,10 @@ def read_only(path: Path) -> sqlite3.Connection:
     try:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version > VERSION:
-            raise JournalError(_newer(path, version))
-    except UNREADABLE as error:
+            raise JournalError(trouble.newer(path, version))
+    except trouble.UNREADABLE as error:
         connection.close()
-        raise JournalError(explain(path, error)) from error
+        raise JournalError(trouble.explain(path, error)) from error
     except JournalError:
         connection.close()
         raise
@@ -279,7 +249,7 @@ def checkpoint(connection: sqlite3.Connection, path: Path, sealed: seal.Seal | N
     (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
     size = path.stat().st_size
     if size < pages * page_bytes:
-        raise JournalError(damaged(path, f"it has {size} bytes and should have {pages * page_bytes}"))
+        raise JournalError(trouble.damaged(path, f"it has {size} bytes and should have {pages * page_bytes}"))
 
 
 def migrate(connection: sqlite3.Connection, path: Path, steps: Mapping[int, tuple[str, ...]]) -> None:
@@ -314,47 +284,6 @@ def _sealed(path: Path, *, synced: bool | None = None) -> Iterator[seal.Seal]:
         sealed.close()
 
 
-def explain(path: Path, error: Exception) -> str:
-    """What SQLite says, or the system, in words that help."""
-    if isinstance(error, JournalError):
-        return str(error)
-    if isinstance(error, OSError):
-        if is_full(error):
-            return full_text(path)
-        return _broken_text(path, str(error)) if error.errno in _BROKEN else f"the journal {path}: {_cause(error)}"
-    if not isinstance(error, sqlite3.Error):
-        return damaged(path, said(error))
-    primary = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-    # The exclusive lock of another process: with one dealer a pool, it is a tool or a second dealer.
-    if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return _in_use(path)
-    # SQLITE_ERROR, or no code at all: no statement of ours is wrong, so the tables are not what they were.
-    if primary in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_SCHEMA):
-        return damaged(path, said(error))
-    # A log's index, which only the tools have in a file, is made long before it is written.
-    if primary == sqlite3.SQLITE_FULL or getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_SHMSIZE:
-        return full_text(path)
-    if primary in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
-        return f"the journal {path} cannot be opened for writing: {said(error)}: check owner, mode and mount"
-    if primary == sqlite3.SQLITE_IOERR:
-        return _broken_text(path, said(error))
-    return f"the journal {path}: {said(error)}"
-
-
-def _broken_text(path: Path, how: str) -> str:
-    return (
-        f"the journal {path} cannot be read or written: {how}: a disk error, a quota, or a limit on file size "
-        "(ulimit -f); the kernel log may say more"
-    )
-
-
-def said(error: Exception) -> str:
-    """The error's own text and name."""
-    if isinstance(error, sqlite3.Error):
-        return f"SQLite: {error} [{getattr(error, 'sqlite_errorname', type(error).__name__)}]"
-    return f"something is not of its shape: {error} [{type(error).__name__}]"
-
-
 def _check_file(path: Path) -> None:
     """What the database's first bytes tell. Whatever else a newer version has changed, this it has not."""
     try:
@@ -364,7 +293,7 @@ def _check_file(path: Path) -> None:
                 raise JournalError(f"{path} is not a file, so it is no journal: name another with --journal")
             header = file.read(_HEADER_BYTES)
     except OSError as error:
-        raise JournalError(f"the journal {path} cannot be opened: {_cause(error)}") from error
+        raise JournalError(f"the journal {path} cannot be opened: {trouble.cause(error)}") from error
     if not header:
         raise JournalError(
             f"{path} is empty: it is no journal, or all of one was lost. Bring the journal back, or, if there never "
@@ -374,7 +303,7 @@ def _check_file(path: Path) -> None:
     if not header.startswith(_MAGIC):
         raise JournalError(f"{path} is not a journal, nor any SQLite database; it was left as it is")
     if len(header) < _HEADER_BYTES:
-        raise JournalError(damaged(path, f"it has {len(header)} bytes, less than a header"))
+        raise JournalError(trouble.damaged(path, f"it has {len(header)} bytes, less than a header"))
     # Offset 68, big-endian: https://www.sqlite.org/fileformat2.html#application_id
     (application,) = struct.unpack_from(">I", header, 68)
     if application != APPLICATION_ID:
@@ -384,9 +313,9 @@ def _check_file(path: Path) -> None:
         )
     (version,) = struct.unpack_from(">i", header, 60)
     if version > VERSION:
-        raise JournalError(_newer(path, version))
+        raise JournalError(trouble.newer(path, version))
     if version < 1:
-        raise JournalError(damaged(path, f"its schema version is {version}"))
+        raise JournalError(trouble.damaged(path, f"its schema version is {version}"))
 
 
 def _check_writable(path: Path) -> None:
@@ -420,9 +349,9 @@ def _set_up(connection: sqlite3.Connection, synchronous: str) -> None:
 def _check_content(connection: sqlite3.Connection, path: Path, found: seal.Examination) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version > VERSION:
-        raise JournalError(_newer(path, version))
+        raise JournalError(trouble.newer(path, version))
     if version < 1:
-        raise JournalError(damaged(path, f"its schema version is {version}"))
+        raise JournalError(trouble.damaged(path, f"its schema version is {version}"))
     statements = connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'meta'").fetchone()
     # Without the table it is an empty database, and the sentinel below is missed.
     meta = dict(connection.execute("SELECT key, value FROM meta")) if statements == (1,) else {}
@@ -433,39 +362,8 @@ def _check_content(connection: sqlite3.Connection, path: Path, found: seal.Exami
             "`tp-dealer journal check --accept-loss`"
         )
     if meta.get("sentinel") != SENTINEL:
-        raise JournalError(damaged(path, "its sentinel row is missing"))
+        raise JournalError(trouble.damaged(path, "its sentinel row is missing"))
     connection.execute("PRAGMA journal_mode = WAL").fetchone()
-
-
-def _in_use(path: Path) -> str:
-    return f"the journal {path} is open in another process: a dealer holds it, or a tool; end that one first"
-
-
-def full_text(path: Path) -> str:
-    """That there is no room, and how much is needed."""
-    return f"the journal {path} cannot be written: its disk is full: make room, {ROOM_BYTES >> 20} MiB or more"
-
-
-def _newer(path: Path, version: int) -> str:
-    return (
-        f"the journal {path} has schema version {version}, and this program knows versions up to {VERSION}: a newer "
-        "taskpool wrote it; run that one, or name another with --journal"
-    )
-
-
-def damaged(path: Path, how: str) -> str:
-    """That a journal is damaged, and what can be done."""
-    return (
-        f"the journal {path} is damaged: {how}. It was left as it is: see `tp-dealer journal check`, save what can "
-        "be read with `tp-dealer journal export`, then restore a backup or name another with --journal; to go on with "
-        "what SQLite finds in it, run `tp-dealer journal check --accept-loss`"
-    )
-
-
-def _cause(error: OSError | sqlite3.Error) -> str:
-    if isinstance(error, OSError):
-        return f"{error.strerror or error}: check owner, mode and mount"
-    return said(error)
 
 
 def _sync(path: Path, flags: int = 0) -> None:

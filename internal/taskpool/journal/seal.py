@@ -32,7 +32,7 @@ _FIELDS = struct.Struct(">8s??Q8s8s16sqq")  # the magic, and a Record
 _SUM_BYTES = 4
 _META_PAGE = 2  # the table `meta`, which is made first
 _INTEGER_SIZES = (1, 2, 3, 4, 6, 8)  # by their type, from 1: https://www.sqlite.org/fileformat2.html#record_format
-_FRAMES_AT_ONCE = 16
+_FRAMES_AT_ONCE = 12
 _NAMED_MAX = 5  # pages that are named one by one
 
 
@@ -73,7 +73,7 @@ class Examination(NamedTuple):
 
 
 def examine(path: Path, log_path: Path) -> Examination:
-    """Look at every page and frame of a journal that nobody has open. Raises OSError."""
+    """Look at every page and frame of a journal that no process has open. Raises OSError."""
     try:
         data = seal_of(path).read_bytes()
     except FileNotFoundError:
@@ -97,7 +97,7 @@ def examine(path: Path, log_path: Path) -> Examination:
 
 
 def make(path: Path) -> None:
-    """Make the seal of a journal that nobody has open and that has none: it holds what it holds. Raises OSError."""
+    """Make the seal of a journal that no process has open and that has none: it holds what it holds. Raises OSError."""
     sums = array("I")
     with path.open("rb") as database:
         while page := database.read(PAGE_BYTES):
@@ -166,13 +166,14 @@ class Seal:
 
     def _walked(self, record: Record) -> Record:
         """The record, up to the last commit behind it; what follows that was rolled back."""
-        found = record
-        for number, frame in self._frames(record.frames):
-            if frame.salts != record.salts:
+        last, salts = b"", record.salts
+        frames = record.frames
+        for number, head in self._heads(record.frames):
+            if head[8:16] != salts:
                 break
-            if frame.pages:
-                found = record._replace(frames=number, checksum=frame.checksum)
-        return found
+            if head[4:8] != wal.GOES_ON:
+                frames, last = number, head
+        return record._replace(frames=frames, checksum=last[16:]) if last else record
 
     def expect(self, epoch: int) -> None:
         """The database is about to tell this one. Raises OSError."""
@@ -200,11 +201,11 @@ class Seal:
 
     def _images(self, frames: int) -> tuple[dict[int, int], wal.Frame]:
         """Each page's newest frame among so many, and the last one."""
-        images: dict[int, int] = {}
-        for number, frame in self._frames(0):
-            images[frame.page] = number
+        images: dict[bytes, int] = {}
+        for number, head in self._heads(0):
+            images[head[:4]] = number
             if number == frames:
-                return images, frame
+                return {int.from_bytes(page, "big"): image for page, image in images.items()}, wal.Frame.parse(head)
         raise OSError(errno.EIO, "frames are missing", str(self._log_path))
 
     def _keep(self, images: dict[int, int], pages: int) -> None:
@@ -230,14 +231,15 @@ class Seal:
                 return b""
         return wal.salts_of(os.pread(self._log_fd, wal.HEADER_BYTES, 0))
 
-    def _frames(self, after: int) -> Iterator[tuple[int, wal.Frame]]:
+    def _heads(self, after: int) -> Iterator[tuple[int, bytes]]:
+        """In front of each frame (wal.Frame): bytes, because this is done at every commit."""
         whole = _FRAMES_AT_ONCE
         while whole == _FRAMES_AT_ONCE:  # with their pages: one call costs less than one for each
             data = os.pread(self._log_fd, _FRAMES_AT_ONCE * wal.FRAME_BYTES, wal.offset_of(after + 1))
             whole = len(data) // wal.FRAME_BYTES
             for start in range(0, whole * wal.FRAME_BYTES, wal.FRAME_BYTES):
                 after += 1
-                yield after, wal.Frame.parse(data[start : start + wal.FRAME_HEAD_BYTES])
+                yield after, data[start : start + wal.FRAME_HEAD_BYTES]
 
     def _write(self, record: Record) -> None:
         os.pwrite(self._fd, _pack(record), 0)

@@ -35,7 +35,7 @@ from taskpool.errors import JournalError
 from taskpool.journal import encoding
 from taskpool.journal.coalesce import BatchChange, Changes, coalesce
 from taskpool.journal.encoding import JobRow, OutcomeRow
-from taskpool.journal.file import tolerating_full
+from taskpool.journal.trouble import tolerating_full
 from taskpool.messages import DEFAULT_LIMITS, Outcome, State
 
 WAITING = (0, 1, 2)  # the states of jobs that are not finished (schema.py)

@@ -22,7 +22,7 @@ from taskpool.clock import rfc3339
 from taskpool.core.entries import BatchRecord
 from taskpool.core.storage import StoredJob
 from taskpool.errors import JournalError
-from taskpool.journal import file, schema
+from taskpool.journal import file, schema, trouble
 from taskpool.journal.ballast import Ballast
 from taskpool.journal.encoding import CORRUPT_KIND
 from taskpool.journal.retention import Retention
@@ -84,8 +84,8 @@ def accept_loss(path: Path, lock: Path | None = None) -> None:
     with _held(path, lock):
         try:
             file.accept_loss(path)
-        except file.UNREADABLE as error:
-            raise JournalError(file.explain(path, error)) from error
+        except trouble.UNREADABLE as error:
+            raise JournalError(trouble.explain(path, error)) from error
 
 
 def export(path: Path, write: Callable[[bytes], object], lock: Path | None = None) -> None:
@@ -96,7 +96,7 @@ def export(path: Path, write: Callable[[bytes], object], lock: Path | None = Non
         for line in salvage.lines():
             write(line)
     if salvage.problems:
-        raise JournalError(f"the export may lack records: {file.damaged(path, '; '.join(salvage.problems))}")
+        raise JournalError(f"the export may lack records: {trouble.damaged(path, '; '.join(salvage.problems))}")
 
 
 def prune(path: Path, retain_ns: int, retain_batches: int, lock: Path | None = None) -> int:
@@ -117,8 +117,8 @@ def prune(path: Path, retain_ns: int, retain_batches: int, lock: Path | None = N
             connection.execute("VACUUM")
             after = _batches(connection)
             file.end_life(connection, path, clean=False)  # how the last life ended is still to be told
-        except file.UNREADABLE as error:
-            raise JournalError(file.explain(path, error)) from error
+        except trouble.UNREADABLE as error:
+            raise JournalError(trouble.explain(path, error)) from error
         finally:
             file.close(connection, path)
         return before - after
@@ -137,13 +137,13 @@ def backup(path: Path, target: Path, lock: Path | None = None) -> None:
     try:
         with _reading(path, lock) as (connection, found):
             if found.problems:
-                raise JournalError(file.damaged(path, "; ".join(found.problems)))
+                raise JournalError(trouble.damaged(path, "; ".join(found.problems)))
             connection.execute("VACUUM INTO ?", (str(target),))
-    except (*file.UNREADABLE, JournalError) as error:
+    except (*trouble.UNREADABLE, JournalError) as error:
         target.unlink()  # made here: what is left of it is no copy
         if isinstance(error, JournalError):
             raise
-        raise JournalError(f"the copy {target} could not be made: {file.explain(path, error)}") from error
+        raise JournalError(f"the copy {target} could not be made: {trouble.explain(path, error)}") from error
     file.accept_loss(target)  # the copy has no -wal and needs none: all of it is inside
 
 
@@ -162,7 +162,7 @@ def _reading(path: Path, lock: Path | None) -> Iterator[tuple[sqlite3.Connection
             connection = file.read_only(path)
         except JournalError as error:
             # SQLite's own words for it are of less use.
-            raise JournalError(file.damaged(path, "; ".join(found.problems))) if found.problems else error from error
+            raise JournalError(trouble.damaged(path, "; ".join(found.problems))) if found.problems else error from error
         try:
             yield connection, found
         finally:
@@ -265,9 +265,9 @@ class Salvage:
         self._stopped = False
         try:
             yield from items()
-        except file.UNREADABLE as error:
+        except trouble.UNREADABLE as error:
             self._stopped = True
-            if (said := file.said(error)) not in self.problems:
+            if (said := trouble.said(error)) not in self.problems:
                 self.problems.append(said)
 
 
@@ -291,8 +291,8 @@ class Inspection:
         self._look_at_file()
         try:
             self._look_at_records()
-        except file.UNREADABLE as error:
-            self._problems.append(file.said(error))
+        except trouble.UNREADABLE as error:
+            self._problems.append(trouble.said(error))
         size = sum(place.stat().st_size for place in (self._path, file.wal_of(self._path)) if place.exists())
         return Findings(size, self._problems[:_PROBLEMS_MAX], self._batches, self._jobs, self._outcomes)
 
@@ -336,6 +336,6 @@ class Inspection:
     def _rows(self, statement: str) -> list[Any]:
         try:
             return self._connection.execute(statement).fetchall()
-        except file.UNREADABLE as error:
-            self._problems.append(file.said(error))
+        except trouble.UNREADABLE as error:
+            self._problems.append(trouble.said(error))
             return []

@@ -16,6 +16,7 @@ from taskpool.journal.schema import PAGE_BYTES
 HEADER_BYTES = 32
 FRAME_HEAD_BYTES = 24
 FRAME_BYTES = FRAME_HEAD_BYTES + PAGE_BYTES
+GOES_ON = bytes(4)  # in place of `pages`
 _MAGIC = 0x377F0682  # its last bit: checksums are over big-endian words
 _WORD_MASK = 0xFFFFFFFF
 _EIGHT = {order: struct.Struct(f"{order}8I").iter_unpack for order in "<>"}

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from support.journals import Asked, open_store
+from support.journals import Asked, open_store, opened
 from taskpool.journal import tools
 from taskpool.journal.ballast import Ballast
 
 PREPARE = """
 import os, resource, select, sys, time
+from contextlib import suppress
 from pathlib import Path
 from support.journals import *
 from taskpool.core.storage import *
@@ -95,7 +96,7 @@ mount -t tmpfs -o size=40m tmpfs "$1" && head -c 20971520 /dev/zero > "$1/filler
 
 
 def need_a_small_disk() -> None:
-    try_it = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs tmpfs "$1"', "sh", "/mnt"]
+    try_it = ["unshare", "-mUr", "sh", "-c", 'mount -t tmpfs tmpfs "$1"', "sh", "/mnt"]
     if subprocess.run(try_it, capture_output=True).returncode:
         pytest.skip("may not mount a file system")
 
@@ -104,16 +105,98 @@ def need_a_small_disk() -> None:
 @pytest.mark.needs_tool("unshare", "mount")
 def test_on_a_full_disk_outcomes_are_recorded_and_it_goes_on_when_there_is_room(tmp_path: Path) -> None:
     need_a_small_disk()
-    small_disk = ("unshare", "-m", "sh", "-c", ON_SMALL_DISK, "sh", str(tmp_path))
+    small_disk = ("unshare", "-mUr", "sh", "-c", ON_SMALL_DISK, "sh", str(tmp_path))
     printed = run_program(FULL.replace("{then}", ROOM_AGAIN), tmp_path / "journal.db", *small_disk)
     assert int(printed) > 100
+
+
+# One that was killed, then another on a disk that has not one block left, whatever could be given.
+NO_ROOM_AT_ALL = """
+if not os.fork():
+    store = open_store(path, ballast_bytes=BALLAST)
+    asked = Asked(store)
+    asked.commit(opened(), *(accepted(n) for n in range(1, 101)))
+    {end}
+os.wait()
+def fill():
+    with suppress(OSError):
+        with (path.parent / "filler").open("ab", buffering=0) as filler:
+            while filler.write(bytes(4096)):
+                pass
+lives = 3
+for life in range(lives):
+    os.truncate(f"{path}.ballast", 0) if os.path.exists(f"{path}.ballast") else None
+    fill()
+    before = os.path.getsize(path)
+    if not os.fork():
+        store = open_store(path, 2 + life, ballast_bytes=BALLAST)
+        fill()  # also of what the start has made room for
+        asked = Asked(store)
+        assert "make room, 16 MiB" in until(asked, DiskFull).text
+        restored = store.restore()
+        assert restored.ordinal == 100 and restored.unclean_exit is {unclean}, restored
+        store.request(Commit(1, [accepted(101)]))
+        store.check()
+        if life < lives - 1:
+            {stop}
+        store.check()
+        assert not select.select([store.fileno()], [], [], 1)[0], "stored where there is no room"
+        (path.parent / "filler").unlink()
+        assert until(asked, Committed).number == 1
+        store.check()
+        assert not until(asked, DiskFull).full
+        assert len(asked.jobs()) == 101
+        store.close(clean=True)
+        os._exit(0)
+    _, status = os.wait()
+    assert status in (0, 9), status
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.needs_tool("unshare", "mount")
+@pytest.mark.parametrize("end", ["os.kill(os.getpid(), 9)", "store.close(clean=True); os._exit(0)"])
+@pytest.mark.parametrize("stop", ["os.kill(os.getpid(), 9)", "store.close(clean=False); os._exit(0)"])
+def test_lives_that_begin_without_room_wait_for_it_and_harm_nothing(tmp_path: Path, end: str, stop: str) -> None:
+    need_a_small_disk()
+    small_disk = ("unshare", "-mUr", "sh", "-c", ON_SMALL_DISK, "sh", str(tmp_path))
+    code = NO_ROOM_AT_ALL.replace("{end}", end).replace("{stop}", stop).replace("{unclean}", str("kill" in end))
+    run_program(code, tmp_path / "journal.db", *small_disk)
+
+
+QUOTA = """
+store = open_store(path, 2)
+asked = Asked(store)
+assert "Disk quota exceeded" in asked.next().text
+for n in range(1, 60):
+    store.request(Commit(1000 + n, [accepted(n)]))
+    until(asked, Committed)
+store.close(clean=True)
+"""
+
+
+@pytest.mark.needs_tool("strace")
+def test_a_full_quota_is_a_full_disk(tmp_path: Path) -> None:
+    """SQLite calls it an I/O error."""
+    path = tmp_path / "journal.db"
+    store = open_store(path)
+    Asked(store).commit(opened())
+    store.close(clean=True)
+    full = ("-e", "inject=pwrite64:error=EDQUOT:when=41..43", "-e", "inject=fallocate:error=EDQUOT")
+    strace = ("strace", "-f", "-qq", "-o", "/dev/null", "-P", f"{path}-wal", "-P", f"{path}.ballast")
+    printed = run_program(QUOTA, path, *strace, "-e", "trace=all", *full)
+    assert printed == ""
+    store = open_store(path, 3)
+    assert len(Asked(store).jobs()) == 59
+    store.close(clean=True)
+    assert tools.check(path).problems == []
 
 
 @pytest.mark.slow
 @pytest.mark.needs_tool("unshare", "mount")
 def test_killed_on_a_full_disk_and_started_on_it_again(tmp_path: Path) -> None:
     need_a_small_disk()
-    small_disk = ("unshare", "-m", "sh", "-c", ON_SMALL_DISK, "sh", str(tmp_path))
+    small_disk = ("unshare", "-mUr", "sh", "-c", ON_SMALL_DISK, "sh", str(tmp_path))
     both = f"""
 if not os.fork():
     {FULL.replace("{then}", KILLED).strip().replace(chr(10), chr(10) + "    ")}
