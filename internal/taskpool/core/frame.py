@@ -56,6 +56,10 @@ class FrameRecord:
         """It became the head, or reported: its silence begins anew."""
         self.heard_mono_ns = now.mono
 
+    def extend_deadline(self, gap_ns: int) -> None:
+        """Its worker could not speak for so long."""
+        self.heard_mono_ns += gap_ns
+
     def ask_back(self) -> None:
         """The dealer is about to receive it from the worker's queue itself."""
         self.taking_back = True

@@ -243,6 +243,10 @@ class Supervisor:
             deadlines.append(self.respawn.next_ns(now.mono) or NEVER)
         return min(deadlines)
 
+    def extend_deadlines(self, gap_ns: int) -> None:
+        for worker in self.workers.values():
+            worker.extend_deadlines(gap_ns)
+
     def _past_deadline(self, worker: Worker, now: Instant) -> None:
         head = worker.head
         worker.miss_deadline(now)

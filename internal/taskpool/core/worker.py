@@ -204,6 +204,15 @@ class Worker:
             if not frame.started:
                 frame.ask_back()
 
+    def extend_deadlines(self, gap_ns: int) -> None:
+        """It could not say what it has to say for so long: push every deadline on by that much."""
+        for frame in self.frames:
+            frame.extend_deadline(gap_ns)
+        if self.state is WorkerState.STARTING:
+            self.deadline_ns += gap_ns
+        else:
+            self._set_deadline()
+
     def _drop(self, frame: FrameRecord, now: Instant) -> None:
         was_head = self.head is frame
         self.frames.remove(frame)

@@ -1,5 +1,5 @@
 """What the journal's files must hold, kept beside them, so that damage to them is noticed: SQLite has no checksums in
-its database and ignores a broken write-ahead log (docs/adr/0016).
+its database and ignores a broken write-ahead log (docs/adr/0018).
 
 One sector tells how far the log was committed, then come the checksums of the database's pages. Rules of this file:
 1. What the sector tells of the log is true whatever part of later writes a loss of power takes: it is written behind

@@ -32,7 +32,7 @@ _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _LINKS_MAX = 40  # as the kernel has it (path_resolution(7))
 _ALL_UIDS = 2**32 - 1  # of them a user namespace knows some, the first one all (user_namespaces(7))
 # What SQLite and the journal put beside it, by its name and one of these.
-_BESIDE = ("", "-wal", "-shm", "-journal", ".ballast", ".new", ".new-wal", ".new-journal")
+_BESIDE = ("", "-wal", "-shm", "-journal", ".ballast", ".seal", ".new", ".new-wal", ".new-journal", ".new.seal")
 
 # In a pool's directory. The two directories may lie elsewhere, behind a link.
 PRIVATE_NOTE = "private.json"  # of a private pool; its generator holds a lock on it
