@@ -63,16 +63,16 @@ class Imports:
         _find_and_load.__code__ = code
         _importlib._find_and_load = _find_and_load
 
-    def are_stale(self, batch: str) -> bool:
-        """Say whether a file that a loaded module came from has changed since. For a batch's first job, it is looked.
+    def edited_file(self, batch: str) -> str | None:
+        """Return a file that a loaded module came from and that has changed since; None: there is none.
 
-        Within a batch it is looked again at most ten times a second.
+        Looks when the batch is another than the last time, and within a batch at most ten times a second.
         """
         now_ns = time.monotonic_ns()
         if not self._files or (batch == self._batch and now_ns - self._checked_ns < limits.STALE_CHECK_NS):
-            return False
+            return None
         self._batch, self._checked_ns = batch, now_ns
-        return any(_signature(file) != signature for file, signature in self._files.items())
+        return next((file for file, signature in self._files.items() if _signature(file) != signature), None)
 
     def _note_files(self) -> None:
         for name in sys.modules.keys() - self._known:

@@ -64,9 +64,10 @@ class Loop:
         """Run frame after frame until the runner must exit. Returns with every report sent."""
         while not self._runner.must_exit:
             frame = self._next_frame()
-            if self._runner.is_stale(frame):
+            edited = self._runner.edited_file(frame)
+            if edited is not None:
                 # The frame is not begun: the dealer gives it to another worker, and counts nothing.
-                self._log.info("Code that this worker has loaded was edited: another worker takes over")
+                self._log.warning(f"{edited} was edited since this worker has loaded it: another worker takes over")
                 break
             self._send_progress(started=frame.first_n)
             self._run(frame)

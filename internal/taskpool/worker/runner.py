@@ -58,9 +58,9 @@ class Runner:
         """Tell what modules do when they are imported from what functions do when they are called."""
         self._imports.watch()
 
-    def is_stale(self, frame: Frame) -> bool:
-        """Say whether this process has loaded code that was edited since, and so must not run the frame."""
-        return self._imports.are_stale(frame.batch)
+    def edited_file(self, frame: Frame) -> str | None:
+        """Return a file that was edited since this process has loaded its code: then it must not run the frame."""
+        return self._imports.edited_file(frame.batch)
 
     def run(self, frame: Frame, n: int, task: Task) -> Report:
         """Run one attempt, from the fault that `--chaos` may inject to the end of its last descendant."""

@@ -205,7 +205,8 @@ def test_a_worker_whose_code_was_edited_leaves_before_it_begins_the_next_job(
     dealer.send(job(dealer, "m:f"))
     assert dealer.death() == 0
     assert dealer.events.depth() == 0, "it has not said that it started"
-    assert "was edited: another worker takes over" in dealer.log_text()
+    log = dealer.log_text()
+    assert f"{dealer.home / file} was edited since this worker has loaded it: another worker takes over" in log
 
 
 def test_an_edit_within_the_same_second_and_of_the_same_size_is_noticed(
