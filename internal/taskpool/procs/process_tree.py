@@ -138,19 +138,21 @@ def _wait_for_trackers(pids: Iterable[int]) -> None:
 
 def _read_beyond_exec(pid: int, name: str) -> bytes:
     """Read the environ or cmdline of a process; empty when it has none, or cannot be looked into."""
+    text = procfs.read(pid, name)
     deadline = time.monotonic_ns() + limits.EXEC_NS_MAX
-    while (text := procfs.read(pid, name)) == b"" and not _has_no_environment(pid):
+    while text == b"" and time.monotonic_ns() < deadline:
         # Amid an exec there is nothing to read for an instant, which nothing announces: yield and look again.
-        if time.monotonic_ns() > deadline:
+        is_amid_exec = _is_amid_exec(pid)
+        text = procfs.read(pid, name)
+        if not is_amid_exec:  # before this read: what it says is the truth
             break
         os.sched_yield()
     return text or b""
 
 
-def _has_no_environment(pid: int) -> bool:
-    """Say whether an empty environ is the truth, rather than an exec that is going on or just over."""
+def _is_amid_exec(pid: int) -> bool:
     stat = procfs.stat_of(pid)
-    return stat is None or stat.is_dying or stat.environ_start == stat.environ_end != 0
+    return stat is not None and not stat.is_dying and stat.environ_end == 0
 
 
 def _kill_child(pid: int) -> bool:
