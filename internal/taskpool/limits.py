@@ -37,10 +37,17 @@ PENDING_JOBS_MAX = 200_000  # without: all in memory; accepted and not finished,
 # Without a journal a slow reader's outcomes are in memory too: dispatch pauses when it is this far behind.
 OUTCOMES_UNREAD_MAX = 20_000
 OUTCOMES_UNREAD_BYTES_MAX = 64 * 1024 * 1024
+# Without a journal jobs have no other place than memory: their payloads, until they have an outcome.
+PENDING_BYTES_MAX = 64 * 1024 * 1024
 UNREAD_KEPT_NS = 3600 * SECOND  # without a journal: how long a finished batch waits for a reader that left
 # Sent to one generator and not acknowledged: what it has to get again after a new hello.
 OUTCOMES_IN_FLIGHT_MAX = 512
 OUTCOMES_IN_FLIGHT_BYTES_MAX = 8 * 1024 * 1024
+
+# What waits for a commit is in memory. With more, a disk that is slower than the workers would fill it: no job is sent
+# and no submission read. Reports of jobs that run come all the same; they stay in their queue from the second limit on.
+UNSTORED_BYTES_MAX = 16 * 1024 * 1024
+UNSTORED_REPORTS_BYTES_MAX = 24 * 1024 * 1024
 
 # --- messages -----------------------------------------------------------------------------------------
 
@@ -147,6 +154,9 @@ PROTOCOL_ERRORS_PER_WORKER_MAX = 3  # a job inside the worker may cause one; a w
 assert FRAME_TINY_JOB_NS_MAX < FRAME_SHORT_JOB_NS_MAX < FRAME_TAKE_BACK_NS < FRAME_SILENT_NS_MAX
 assert FRAME_TARGET_NS < REPORT_HELD_NS_MAX < FRAME_SILENT_NS_MAX
 assert BACKLOG_REFILL_JOBS_MIN < BACKLOG_JOBS_MAX < PENDING_JOBS_MAX
+assert UNSTORED_BYTES_MAX < UNSTORED_REPORTS_BYTES_MAX  # what is under way ends without a job more
+# A frame of submissions must get in while nothing else is there.
+assert SPILL_BYTES_MAX < PENDING_BYTES_MAX
 # A reader that has its window full and acknowledges must not be taken for one that does not read.
 assert OUTCOMES_IN_FLIGHT_MAX < OUTCOMES_UNREAD_MAX
 # One note may fail to come in time without the batch going under its reader.

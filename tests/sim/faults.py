@@ -98,6 +98,8 @@ SEEN = (
     "frame_taken_back",
     "message_spilled",
     "lease_lapsed",
+    "reports_left_unread",
+    "submissions_left_unread",
     "job_loaded_from_store",
     "outcomes_read_back",
     "backlog_trimmed",

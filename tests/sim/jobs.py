@@ -123,13 +123,14 @@ class Style:
         self.timeouts = rng.random() < 0.3
         self.priorities = self.crowded or rng.random() < 0.3
         self.end_host = rng.random() < 0.1
+        self.bulky = rng.random() < 0.2
 
 
 def draw_script(rng: Random, style: Style) -> Script:
     kind = rng.choice(style.kinds)
     run_ns = int(20_000 * 10 ** (rng.random() * (1.5 if style.tiny else 4.7)))
     ok = Act("ok", run_ns, forks=not style.tiny and rng.random() < 0.1)
-    if rng.random() < 0.1:
+    if rng.random() < (0.9 if style.bulky else 0.1):
         ok = ok._replace(what="big")
     acts = [ok]
     timeout_ns = 2 * SECOND if style.timeouts and rng.random() < 0.4 else 0

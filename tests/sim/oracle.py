@@ -71,6 +71,8 @@ class Oracle:
         self._dead_by_themselves: dict[tuple[int, int], WorkerProcess] = {}
         self._begun: dict[tuple[int, int], Planned] = {}  # by (epoch, n)
         self._read: set[tuple[int, int]] = set()  # reports the dealers have read
+        self._longest = 0  # message ever read, in bytes
+        self._unread_ns = 0  # when the dealer last left reports unread
 
     def limits_of(self, job: Planned) -> Limits:
         return job.script.limits or self.batch_limits[job.batch]
@@ -241,6 +243,8 @@ class Oracle:
 
     def events_read(self, platform: SimPlatform, data: bytes) -> None:
         progress = self._progress(data)
+        if progress is not None:
+            self._longest = max(self._longest, len(codec.encode(progress)))
         for report in progress.reports if progress is not None else ():
             assert progress is not None
             attempt = (progress.epoch, report.n)
@@ -398,6 +402,7 @@ class Oracle:
         """What must hold at every turn and is not seen by a single call."""
         pool = platform.core.pool
         self._world.faults.seen["job_delayed"] += bool(pool.delayed)
+        self._look_at_what_waits(platform)
         for job in pool.jobs.values():
             planned = self._host.job(job.batch.name, job.seq)
             # Requeued, it may die in its new run before the outcome of the one before is stored.
@@ -407,12 +412,25 @@ class Oracle:
             frames = worker.frames
             if len(frames) < 2 or not frames[0].started or worker.state is WorkerState.STOPPING:
                 continue
-            waits_ns = self._world.now_ns - max(frames[0].heard_mono_ns, platform.woke_ns)
+            waits_ns = self._world.now_ns - max(frames[0].heard_mono_ns, platform.woke_ns, self._unread_ns)
             if waits_ns > SECOND + limits.FRAME_TAKE_BACK_NS and platform.frames_waiting(worker.incarnation):
                 self._world.fail("I10", f"a frame waits behind a job that has run for {waits_ns / 1e9:.1f} s")
         for line in platform.reply_lines():
             if len(line.waiting) > LINE_MESSAGES_MAX:
                 self._world.fail("I6", f"{len(line.waiting)} messages wait for one generator")
+
+    def _look_at_what_waits(self, platform: SimPlatform) -> None:
+        """What the store has not taken is bounded, and not counted by the dealer's own count."""
+        core = platform.core
+        self._world.faults.seen["submissions_left_unread"] += not core.intake.wants_submissions
+        if not core.wants_reports:
+            self._world.faults.seen["reports_left_unread"] += 1
+            self._unread_ns = self._world.now_ns
+        waiting = sum(
+            len(row.outcome.value or b"") for row in core.pool.commits._entries if isinstance(row, OutcomeRecorded)
+        )
+        if waiting > limits.UNSTORED_REPORTS_BYTES_MAX + self._longest and not core.pool.draining:
+            self._world.fail("I6", f"{waiting} bytes of results wait for the store")
 
     def final(self) -> None:
         """Everything is over: nothing was lost, nothing is left."""

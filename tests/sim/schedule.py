@@ -73,6 +73,7 @@ class Plan:
         self.mean_ns = self.chaos_ns // rng.choice((2, 5, 10, 20))
         self.calls_mean = int(150 * 40 ** rng.random())
         self.kills_anywhere = self.durable and rng.random() < 0.4
+        self.unstored_bytes = rng.choice((2_000, 10_000, limits.UNSTORED_BYTES_MAX))
 
     def draw_batches(self, host: SimHost) -> list[Batch]:
         batches = []
@@ -319,6 +320,8 @@ def machine_of_the_schedule(schedule: Schedule) -> Iterator[None]:
     put(reply_queues, "os", SimpleNamespace(fstat=fstat))
     put(dealer_module, "os", SimpleNamespace(getpid=getpid))
     put(limits, "OUTCOMES_IN_FLIGHT_MAX", schedule.plan.outcomes_in_flight)
+    put(limits, "UNSTORED_BYTES_MAX", schedule.plan.unstored_bytes)
+    put(limits, "UNSTORED_REPORTS_BYTES_MAX", schedule.plan.unstored_bytes * 3 // 2)
     try:
         yield
     finally:

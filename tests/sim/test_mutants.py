@@ -9,7 +9,26 @@ from sim.mutants.plan import Mutant
 from sim.mutants.runner import hunt, misplaced
 
 SAMPLE = MUTANTS[::12]
-RULES = {"R1", "R2", "R3", "R4", "R5", "R6", "R7", "R8", "R9", "fence", "I1", "I2", "I4", "I7", "I10", "I11", "order"}
+RULES = {
+    "R1",
+    "R2",
+    "R3",
+    "R4",
+    "R5",
+    "R6",
+    "R7",
+    "R8",
+    "R9",
+    "fence",
+    "I1",
+    "I2",
+    "I4",
+    "I6",
+    "I7",
+    "I10",
+    "I11",
+    "order",
+}
 
 
 def test_every_planted_bug_fits_the_package() -> None:

@@ -58,6 +58,7 @@ class Batch(BatchRecord, eq=False, kw_only=True):
     confirmed: bool = False  # the reader has said, in this connection, that it has all outcomes there are
     expires_mono_ns: int = NEVER  # without a journal: when unread outcomes are let go
     unsent: deque[Outcome] = field(default_factory=deque)  # recorded and not sent, as long as they are few
+    unsent_bytes: int = 0
     behind: bool = False  # the reader is so far behind that outcomes must be read back from the store
     loading: bool = False
     sent_sizes: deque[int] = field(default_factory=deque)  # bytes of what was sent and not acknowledged
@@ -169,15 +170,17 @@ class Batch(BatchRecord, eq=False, kw_only=True):
         """The outcome is stored. Keep it for the reader, unless that lags so far that it must be read back anyway."""
         self.recorded = outcome.no
         self.unread_bytes_guess += outcome_bytes(outcome)
-        if self.behind or self.client is None:
-            self.behind = True
-        # More than a full window in memory helps no reader. The store has all of them; only the newest run is dropped
-        # here.
-        elif len(self.unsent) >= limits.OUTCOMES_IN_FLIGHT_MAX:
-            self.unsent.clear()
+        # More than a full window in memory helps no reader, and the store has all of them.
+        full = len(self.unsent) >= limits.OUTCOMES_IN_FLIGHT_MAX
+        full = full or self.unsent_bytes >= limits.OUTCOMES_IN_FLIGHT_BYTES_MAX
+        if self.behind or self.client is None or full:
             self.behind = True
         else:
-            self.unsent.append(outcome)
+            self._keep_unsent(outcome)
+
+    def _keep_unsent(self, outcome: Outcome) -> None:
+        self.unsent.append(outcome)
+        self.unsent_bytes += outcome_bytes(outcome)
 
     def window(self) -> int:
         """How many more outcomes may be sent before the reader acknowledges some."""
@@ -193,6 +196,7 @@ class Batch(BatchRecord, eq=False, kw_only=True):
             size = outcome_bytes(outcome)
             self.sent = outcome.no
             self.sent_sizes.append(size)
+            self.unsent_bytes -= size
             self.unread_bytes += size
             items.append(outcome)
         return items
@@ -211,7 +215,7 @@ class Batch(BatchRecord, eq=False, kw_only=True):
         self.loading = False
         for outcome in items:
             if outcome.no == self.sent + len(self.unsent) + 1:
-                self.unsent.append(outcome)
+                self._keep_unsent(outcome)
         # New outcomes may have been recorded since the read was asked for.
         self.behind = self.sent + len(self.unsent) < self.recorded
 
@@ -255,7 +259,7 @@ class Batch(BatchRecord, eq=False, kw_only=True):
         # A new connection has a new queue: whatever lay in the old one, its reader says by the cursor what it holds.
         self.sent = self.acknowledged
         self.sent_sizes.clear()
-        self.unread_bytes = 0
+        self.unread_bytes = self.unsent_bytes = 0
         self.unsent.clear()
         self.behind = self.sent < self.recorded
 
@@ -271,7 +275,8 @@ class Batch(BatchRecord, eq=False, kw_only=True):
 
 
 def outcome_bytes(outcome: Outcome) -> int:
-    """About how much memory an outcome's payload takes."""
+    """About how much memory an outcome takes."""
     # Fields besides these are bounded and small; files are on disk.
-    output = outcome.output
-    return 256 + len(outcome.value or b"") + len(output.stdout or "") + len(output.stderr or "")
+    output, error = outcome.output, outcome.error
+    size = 256 + len(outcome.value or b"") + len(output.stdout or "") + len(output.stderr or "")
+    return size if error is None else size + len(error.message) + len(error.traceback or "")

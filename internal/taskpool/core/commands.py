@@ -68,7 +68,7 @@ class Commands:
         """Carry out a command and answer its client, if it is connected."""
         if command.verb == "outcomes":  # answered by the store, page by page
             if command.client in self._pool.clients:
-                self._pool.emit(LoadOutcomes(command.batch or "", command.seq, OUTCOMES_PAGE, command.client))
+                self._delivery.read(LoadOutcomes(command.batch or "", command.seq, OUTCOMES_PAGE, command.client))
             return
         verb = self._verbs.get(command.verb)
         try:

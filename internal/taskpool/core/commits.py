@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from taskpool.core.batch import Batch
+from taskpool.core.batch import Batch, outcome_bytes
 from taskpool.core.effects import Effect, SendFrame
-from taskpool.core.entries import Entry
+from taskpool.core.entries import Entry, JobAccepted, OutcomeRecorded
 from taskpool.core.job import Job
 from taskpool.core.storage import Commit
 from taskpool.messages import Outcome
@@ -46,6 +46,13 @@ class Commits:
         self._waiting: list[Stored] = []  # for the commit that gathers
         self._under_way: list[Stored] | None = None  # what waits for the commit that the store has
         self._number = 0
+        self._bytes = 0  # of the entries that gather
+        self._bytes_under_way = 0
+
+    @property
+    def bytes(self) -> int:
+        """About how much memory all that is not stored yet takes."""
+        return self._bytes + self._bytes_under_way
 
     @property
     def handed_over(self) -> bool:
@@ -60,6 +67,7 @@ class Commits:
     def add(self, entry: Entry, then: Stored | None = None) -> None:
         """Store the entry; `committed` returns `then` once it is stored."""
         self._entries.append(entry)
+        self._bytes += _entry_bytes(entry)
         if then is not None:
             self._waiting.append(then)
 
@@ -72,6 +80,7 @@ class Commits:
         commit = Commit(self._number, self._entries)
         self._under_way = self._waiting
         self._entries, self._waiting = [], []
+        self._bytes_under_way, self._bytes = self._bytes, 0
         return commit
 
     def committed(self, number: int) -> list[Stored]:
@@ -79,4 +88,11 @@ class Commits:
         assert number == self._number, f"commit {number} answered, {self._number} asked"
         assert self._under_way is not None
         stored, self._under_way = self._under_way, None
+        self._bytes_under_way = 0
         return stored
+
+
+def _entry_bytes(entry: Entry) -> int:
+    if isinstance(entry, OutcomeRecorded):
+        return outcome_bytes(entry.outcome)
+    return 256 + (len(entry.job.spec.payload) if isinstance(entry, JobAccepted) else 0)

@@ -283,6 +283,7 @@ class Completion:
         job.start_new_run()
         job.batch.reopen_job()
         pool.jobs[job.ordinal] = job
+        pool.count_payload(len(job.spec.payload))
         self._store_counts(job)
         if not pool.backlog.push(job):
             del pool.jobs[job.ordinal]
@@ -307,6 +308,7 @@ class Completion:
         del pool.jobs[job.ordinal]
         # A read of the queue under way may still return it, and must not bring it back.
         pool.backlog.finished(job)
+        pool.count_payload(-len(job.spec.payload))
         pool.counters.jobs_finished[job.spec.kind, state.value] += 1
         pool.job_finished(now.wall)
         outcome = _outcome(job, number, attempt, report, now)

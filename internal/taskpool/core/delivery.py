@@ -15,6 +15,8 @@ class Delivery:
 
     def __init__(self, pool: PoolState) -> None:
         self._pool = pool
+        self._reads: dict[tuple[str, int], LoadOutcomes] = {}  # by batch, or by the client that wants a page
+        self._reading = False
 
     def acknowledge(self, ack: Ack) -> None:
         """Record what the reader has safely, and send more."""
@@ -30,12 +32,28 @@ class Delivery:
             return
         if items := batch.take_unsent():
             self._pool.emit(Reply(client.id, Outcomes(client.id, batch.name, items)))
-        # One read at a time: what it returns decides where the next one begins.
+        # One read of a batch at a time: what it returns decides where the next one begins.
         if wanted := batch.begin_reload():
-            self._pool.emit(LoadOutcomes(batch.name, batch.sent, wanted))
+            self.read(LoadOutcomes(batch.name, batch.sent, wanted))
+
+    def read(self, request: LoadOutcomes) -> None:
+        """Ask the store for outcomes; one answer at a time, since each may take megabytes. A client that asks for a
+        page anew does not wait for the last one."""
+        self._reads["" if request.reader else request.batch, request.reader] = request
+        self._read_next()
+
+    def _read_next(self) -> None:
+        if self._reads and not self._reading:
+            self._reading = True
+            self._pool.emit(self._reads.pop(next(iter(self._reads))))
 
     def outcomes_loaded(self, event: OutcomesLoaded) -> None:
         """Send outcomes read back from the store."""
+        self._reading = False
+        self._send_loaded(event)
+        self._read_next()
+
+    def _send_loaded(self, event: OutcomesLoaded) -> None:
         if event.reader:  # a page that a command asked for
             page = Outcomes(event.reader, event.batch, event.items)
             self._pool.emit(Reply(event.reader, page, whole=True))

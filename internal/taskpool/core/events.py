@@ -103,7 +103,10 @@ class Stalled(Struct, frozen=True):
 
 
 class Tick(Struct, frozen=True):
-    """The end of a turn: dispatch, look at deadlines, hand over what is to be stored."""
+    """The end of a turn: dispatch, look at deadlines, hand over what is to be stored. `heard`: all that workers had
+    said was read, so that a silence is one."""
+
+    heard: bool = True
 
 
 Event = (

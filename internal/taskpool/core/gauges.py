@@ -112,6 +112,10 @@ class PoolGauges:
     def last_finished_wall_ns(self) -> int | None:
         return self._pool.last_finished_wall_ns or None
 
+    @computed("gauge", "taskpool_unstored_bytes", "About how much of jobs and outcomes waits to be stored.")
+    def unstored_bytes(self) -> int:
+        return self._pool.commits.bytes
+
     # --- its workers ---
 
     @computed("gauge", "taskpool_workers", "Worker processes, by state.", labels={"state": WORKER_STATES})

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 
+from taskpool import limits
 from taskpool.clock import Instant
 from taskpool.core.batch import Batch
 from taskpool.core.clients import DRAINING
 from taskpool.core.commits import CloseStored, JobsStored
 from taskpool.core.effects import Level, Reply, Topic
 from taskpool.core.entries import BatchClosed, JobAccepted, JobRecord
-from taskpool.core.events import Submitted
+from taskpool.core.events import CheckedJob, Submitted
 from taskpool.core.job import Job
 from taskpool.core.state import PoolState
 from taskpool.core.storage import DigestsLoaded, LoadDigests
@@ -25,6 +26,16 @@ class Intake:
     def __init__(self, pool: PoolState) -> None:
         self._pool = pool
         self._comparing: deque[Submitted] = deque()  # said again: until the store has given the digests
+        self._comparing_bytes = 0
+
+    @property
+    def wants_submissions(self) -> bool:
+        """Whether there is room for one more, which may be large: else they wait in their queue. A pool that takes no
+        jobs still reads, to say so."""
+        waiting = self._comparing_bytes
+        if not (self._pool.draining or self._pool.disk_full):
+            waiting += self._pool.commits.bytes
+        return waiting <= limits.UNSTORED_BYTES_MAX
 
     def submit(self, event: Submitted, now: Instant) -> None:
         """Take a frame of jobs whole, or refuse it whole."""
@@ -37,6 +48,7 @@ class Intake:
         again = batch.received + 1 - event.first_seq
         if again > 0:
             self._comparing.append(event)  # said before: is it the same?
+            self._comparing_bytes += _payload_bytes(event.jobs)
             pool.emit(LoadDigests(batch.name, event.first_seq, min(again, len(event.jobs))))
         else:
             self._take_new(batch, event, now)
@@ -44,6 +56,7 @@ class Intake:
     def digests_loaded(self, loaded: DigestsLoaded, now: Instant) -> None:
         """Compare a repeated frame with what was accepted under its numbers; refuse it when they differ."""
         event = self._comparing.popleft()  # the store answers in the order of the requests
+        self._comparing_bytes -= _payload_bytes(event.jobs)
         batch = self._pool.batch_held_by(event.client, event.batch)
         if batch is None:
             return
@@ -65,13 +78,13 @@ class Intake:
         # The answer was lost, or is still on its way; to repeat it does no harm.
         elif jobs <= 0:
             self._tell_accepted(batch)  # all of it was taken before: say so again
-        elif (refusal := self._refusal(batch, jobs)) is not None:
+        elif (refusal := self._refusal(batch, event.jobs[skip:])) is not None:
             self._refuse(event, batch.received + 1, *refusal)
         else:
             self._take(batch, event, skip, now)
             self._pool.note(Level.DEBUG, Topic.JOBS_ACCEPTED, batch=batch.name, jobs=jobs)
 
-    def _refusal(self, batch: Batch, jobs: int) -> tuple[str, str] | None:
+    def _refusal(self, batch: Batch, jobs: list[CheckedJob]) -> tuple[str, str] | None:
         """(reason, text) when the pool takes no more of this batch now."""
         pool = self._pool
         if pool.draining:
@@ -84,8 +97,11 @@ class Intake:
         held = pool.pending
         if not pool.config.journaled:  # then outcomes that are not read take memory as well
             held += sum(each.unread for each in pool.batches.values())
-        if held + jobs > pool.config.pending_max:
+        if held + len(jobs) > pool.config.pending_max:
             return "full", f"{held} jobs are pending or unread, the limit is {pool.config.pending_max}"
+        if not pool.config.journaled and pool.payload_bytes + _payload_bytes(jobs) > limits.PENDING_BYTES_MAX:
+            text = f"pending jobs hold {pool.payload_bytes} bytes of arguments, the limit without a journal is "
+            return "full", f"{text}{limits.PENDING_BYTES_MAX}"
         return None
 
     def _take(self, batch: Batch, event: Submitted, skip: int, now: Instant) -> None:
@@ -100,6 +116,7 @@ class Intake:
             jobs.append(Job(record, batch))
             # One answer for the frame: it hangs on the first entry, and all of them ride one commit.
             pool.commits.add(JobAccepted(record, each.digest), JobsStored(batch, jobs) if len(jobs) == 1 else None)
+            pool.count_payload(len(spec.payload))
             pool.counters.jobs_accepted[spec.kind] += 1
 
     def close(self, close: Close) -> None:
@@ -141,3 +158,7 @@ class Intake:
 
     def _refuse_close(self, close: Close, seq: int, reason: str, text: str) -> None:
         self._pool.refuse(Refused(close.client, close.batch, 0, seq, reason, text))
+
+
+def _payload_bytes(jobs: list[CheckedJob]) -> int:
+    return sum(len(job.spec.payload) for job in jobs)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from heapq import heappop
 from typing import Any
 
+from taskpool import limits
 from taskpool.clock import SECOND, Instant
 from taskpool.core.clients import Clients
 from taskpool.core.commands import Commands
@@ -49,7 +50,6 @@ from taskpool.core.storage import (
 from taskpool.core.supervisor import Supervisor
 from taskpool.core.worker import StopReason, Worker, WorkerState
 from taskpool.errors import ExitCode
-from taskpool.limits import PROTOCOL_ERRORS_PER_WORKER_MAX
 from taskpool.messages import Ack, Bye, Close, Command, Hello, Ping, Progress, Ready, State
 
 
@@ -66,6 +66,7 @@ class Reactor:
         self.intake = Intake(self.pool)
         self.recovery = Recovery(self.pool, self.completion)
         self.shutdown = Shutdown(self.pool, self.supervisor)
+        self._heard = True  # whether the last turn read all that workers had said
         self.commands = Commands(self.pool, self.supervisor, self.completion, self.delivery, self.shutdown)
         self._spool_looked_mono_ns = 0  # when the spool was last found unusable
         self._handlers: dict[type, Callable[[Any, Instant], None]] = {
@@ -111,10 +112,18 @@ class Reactor:
     def next_deadline_ns(self, now: Instant) -> int:
         """When `Tick` must come at the latest, on the monotonic clock."""
         pool = self.pool
-        deadlines = [self.supervisor.next_deadline_ns(now), self.shutdown.next_deadline_ns()]
+        deadlines = [self.shutdown.next_deadline_ns()]
+        deadlines += [self.supervisor.next_deadline_ns(now)] if self._heard else []
         deadlines += [pool.delayed[0][0]] if pool.delayed else []
         deadlines += (client.lease_mono_ns for client in pool.clients.values())
         return min(deadlines)
+
+    @property
+    def wants_reports(self) -> bool:
+        """Whether workers' messages are to be read, and their ends looked at: else they wait, for the store to take
+        what was read. A pool that leaves must see its jobs end, whatever they bring."""
+        pool = self.pool
+        return pool.draining or pool.commits.bytes <= limits.UNSTORED_REPORTS_BYTES_MAX
 
     def _on_command(self, command: Command, now: Instant) -> None:
         if command.verb == "batch":
@@ -163,7 +172,7 @@ class Reactor:
     def _protocol_error(self, worker: Worker, text: str) -> None:
         self.pool.counters.protocol_errors += 1
         self.pool.note(Level.WARNING, Topic.WORKER_NOTE, text=f"worker PID {worker.pid} broke the protocol: {text}")
-        if worker.count_error() >= PROTOCOL_ERRORS_PER_WORKER_MAX:
+        if worker.count_error() >= limits.PROTOCOL_ERRORS_PER_WORKER_MAX:
             self.supervisor.stop(worker, StopReason.PROTOCOL)
 
     def _on_report_lost(self, event: ReportLost) -> None:
@@ -336,8 +345,10 @@ class Reactor:
                 self.completion.due(job)
         if not (pool.draining or pool.paused or pool.disk_full or self.shutdown.exiting or pool.congested):
             self.scheduler.dispatch(now)
+        self._heard = event.heard
         # Deadlines behind dispatch: a frame sent in this turn has its whole time before it.
-        self.supervisor.overdue(now)
+        if event.heard:
+            self.supervisor.overdue(now)
         self.clients.lapse(now)
         self.shutdown.tick(now)
         if not (pool.draining or self.shutdown.exiting):

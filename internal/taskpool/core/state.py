@@ -64,6 +64,7 @@ class PoolState:
         # Journal and spool may lie on two disks, and each must have room before work goes on.
         self.full: dict[str, str] = {}  # places without room, and the text for each
         self.last_finished_wall_ns = 0
+        self.payload_bytes = 0  # without a journal: of all jobs that have no outcome
         self._effects: list[Effect] = []
 
     # --- what follows from the rest ---
@@ -80,7 +81,10 @@ class PoolState:
 
     @property
     def congested(self) -> bool:
-        """Without a journal, outcomes live in memory: make no more of them while a reader lags far behind."""
+        """Outcomes live in memory until they are stored, and without a journal until they are read: make no more of
+        them while the store or a reader lags far behind."""
+        if self.commits.bytes > limits.UNSTORED_BYTES_MAX:
+            return True
         if self.config.journaled:
             return False
         return any(batch.congested for batch in self.batches.values() if batch.client is not None)
@@ -126,6 +130,10 @@ class PoolState:
 
     def set_drain_timeout(self, timeout_ns: int) -> None:
         self.drain_timeout_ns = timeout_ns
+
+    def count_payload(self, size: int) -> None:
+        if not self.config.journaled:
+            self.payload_bytes += size
 
     def set_full(self, where: str, text: str) -> None:
         self.full[where] = text

@@ -60,12 +60,26 @@ class InputQueues:
         self._layout = layout
         self._poller = poller
         self._warn = warn
+        self._watched: set[int] = set()  # descriptors that wake the loop
         self.counters = QueueCounters()
         with ExitStack() as made:
             self.intake = self._begin(names.intake(pool), layout.intake, made)
             self.control = self._begin(names.control(pool), layout.control, made)
             self.events: list[QueueEnd] = [self._begin(names.events(pool), layout.events, made)]  # the newest is last
             self._made = made.pop_all()
+
+    def watch(self, *, intake: bool, events: bool) -> None:
+        """Be woken by what is read only: a message that is left in its queue would wake the loop for ever."""
+        wanted = {self.control.fileno()}
+        if intake:
+            wanted.add(self.intake.fileno())
+        if events:
+            wanted.update(queue.fileno() for queue in self.events)
+        for fd in self._watched - wanted:
+            self._poller.forget(fd)
+        for fd in wanted - self._watched:
+            self._poller.read(fd)
+        self._watched = wanted
 
     def recreate_unlinked(self, *, keep_old_events: bool) -> None:
         """Create again what was unlinked. Workers hold the old events queue, so it is still read."""
@@ -106,27 +120,16 @@ class InputQueues:
     # --- one queue ---
 
     def _begin(self, name: str, shape: Shape, made: ExitStack) -> QueueEnd:
-        queue, found = self._adopt(name, shape)
+        queue, found = self._namespace.reopen_or_create(name, shape)
         made.callback(self._close, queue)
         if not found:
             made.callback(queue.unlink)
         return queue
 
-    def _adopt(self, name: str, shape: Shape) -> tuple[QueueEnd, bool]:
-        queue, found = self._namespace.reopen_or_create(name, shape)
-        try:
-            self._poller.read(queue.fileno())
-        except OSError:
-            if not found:
-                queue.unlink()
-            queue.close()
-            raise
-        return queue, found
-
     def _replace(self, old: QueueEnd, name: str, shape: Shape) -> QueueEnd:
         """Return a new queue of this name. Generators send again what they had sent to the old one."""
         try:
-            new, _ = self._adopt(name, shape)
+            new, _ = self._namespace.reopen_or_create(name, shape)
         except QueueError as error:
             self._report_failure(name, error)
             return old  # those that hold it can still be read, and the next look tries again
@@ -138,7 +141,7 @@ class InputQueues:
         """Add an events queue for new workers. The old one may hold reports that are sent only once."""
         name = names.events(self._pool)
         try:
-            self.events.append(self._adopt(name, self._layout.events)[0])
+            self.events.append(self._namespace.reopen_or_create(name, self._layout.events)[0])
         except QueueError as error:
             self._report_failure(name, error)
             return
@@ -152,7 +155,9 @@ class InputQueues:
         self._warn(f"queue {name} was unlinked and cannot be recreated: {error}")
 
     def _close(self, queue: QueueEnd) -> None:
-        self._poller.forget(queue.fileno())
+        if queue.fileno() in self._watched:
+            self._watched.remove(queue.fileno())
+            self._poller.forget(queue.fileno())
         queue.close()
 
 

@@ -137,7 +137,7 @@ class LinuxPlatform:
 
     def store(self, options: DealerOptions, epoch: Epoch) -> Store:
         if options.journal == "none":
-            return MemoryStore()
+            return MemoryStore(Spool(state_directory(options.pool) / "spool"))
         from taskpool.journal.engine import JournalOptions
         from taskpool.journal.sqlite import SqliteStore  # a pool without a journal starts faster without
 

@@ -111,6 +111,7 @@ class Loop:
         self._after_turn = wakeups.after_turn
         self._restored = restored
         self._idle = True  # the last turn left nothing to handle, so that the next one may be waited for
+        self._heard = True  # the last look at the workers' queues read all there was
         self._now = self._clock.now()
         self._checked_ns = self._swept_ns = self._now.mono
         self.turn_began_mono_ns = self._now.mono  # read by the health probe, on another thread
@@ -128,7 +129,9 @@ class Loop:
             before = self._clock.now().mono
             if self._core.pool.attempts:  # some have a time-out, and a long sleep would hide how long the pool stood
                 deadline = min(deadline, before + STEP_NS)
-            ready = self._poller.wait(deadline - before if self._idle else 0)
+            self._queues.watch(intake=self._core.intake.wants_submissions, events=self._core.wants_reports)
+            idle = self._idle and self._heard >= self._core.wants_reports  # what was left unread is wanted now?
+            ready = self._poller.wait(deadline - before if idle else 0)
             late_ns = self._clock.now().mono - max(deadline, before)
             self.counters.count_turn(before - self.turn_began_mono_ns, late_ns)
             # A turn is late after too long a sleep (SIGSTOP, a frozen control group) or too long a turn before it.
@@ -156,7 +159,8 @@ class Loop:
         for fd in ready:
             self._reply_queues.flush(fd)
         self._receive(self._queues.control, ingress.CONTROL, "control", self._queues.control.maxmsg)
-        self._receive(self._queues.intake, ingress.INTAKE, "intake", limits.INTAKE_MESSAGES_PER_TURN_MAX)
+        intake, most = self._core.intake, limits.INTAKE_MESSAGES_PER_TURN_MAX
+        self._receive(self._queues.intake, ingress.INTAKE, "intake", most, lambda: intake.wants_submissions)
         for client in self._generators.take_dead(ready):  # behind what they sent before they died
             self._handle(ClientLost(client))
         self._tick()
@@ -175,22 +179,33 @@ class Loop:
         senders = len(self._core.supervisor.workers)
         for events in self._queues.events:
             # R4 (docs/protocol.md, 11): drain, then handle exits.
-            self._receive(events, ingress.EVENTS, "events", events.maxmsg + senders)
-        for exited in self._processes.take_exited():
-            self._handle(exited)
+            self._receive(events, ingress.EVENTS, "events", events.maxmsg + senders, lambda: self._core.wants_reports)
+        self._heard = self._core.wants_reports
+        if self._heard:
+            for exited in self._processes.take_exited():
+                self._handle(exited)
 
-    def _receive(self, queue: QueueEnd, expected: tuple[type, ...], name: str, messages_max: int) -> None:
-        """Read up to so many messages and handle each. A bound, because a sender may refill the queue for ever."""
-        for received in range(messages_max):
+    def _receive(
+        self,
+        queue: QueueEnd,
+        expected: tuple[type, ...],
+        name: str,
+        messages_max: int,
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Read up to so many messages and handle each, while they are wanted. A bound, because a sender may refill the
+        queue for ever."""
+        received = 0
+        while received < messages_max and wanted():
             try:
                 data = queue.receive()
             except QueueEmpty:
-                self._queues.counters.count_received(name, received, queue.maxmsg)
-                return
+                break
+            received += 1
             event = self._ingress.parse(data, expected, name)
             if event is not None and self._verify_sender(event):
                 self._handle(event)
-        self._queues.counters.count_received(name, messages_max, queue.maxmsg)
+        self._queues.counters.count_received(name, received, queue.maxmsg)
 
     def _verify_sender(self, event: Event) -> bool:
         """Check what the core cannot: the queue that a hello offers, and the process that claims to be a worker."""
@@ -229,7 +244,7 @@ class Loop:
         """
         for _ in range(TICKS_PER_TURN_MAX):
             self._update_clock()
-            self._handle(Tick())
+            self._handle(Tick(self._heard))
             answers = [*self._store.answers(), *self._performer.take_events()]
             self._idle = not answers
             if self._idle or self._performer.exit is not None:

@@ -89,6 +89,22 @@ class Spool:
         self._write(name, data)
         return encode(Spilled(name=name, size=len(data), digest=_sha256(data), sender=self._sender))
 
+    def keep(self, data: bytes) -> str:
+        """Write a file for this process's own use; return its name. Raises SpoolFull."""
+        name = os.urandom(16).hex()
+        self._write(name, data)
+        return name
+
+    def kept(self, name: str) -> bytes:
+        """Read what was kept. Raises OSError."""
+        with open(os.open(self._path(name), _READ), "rb") as file:
+            return file.read()
+
+    def forget(self, name: str) -> None:
+        """Remove what was kept."""
+        with suppress(OSError):  # it is swept by the next dealer
+            self._discard(name)
+
     def has_room(self, size: int) -> bool:
         """Say whether a message of so many bytes could be written now, by trying: a quota shows in no other way."""
         name = os.urandom(16).hex()

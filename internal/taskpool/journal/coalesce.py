@@ -82,21 +82,10 @@ class Changes:
         self.dropped: list[int] = []
         self.quarantine_exits: list[tuple[int, int]] = []  # (1 if it is open again, job) if it was there before
         self.forgotten: str | None = None
-        self._add: dict[type, Callable[[Any], None]] = {
-            BatchOpened: self._open,
-            BatchClosed: lambda entry: self._batch(entry.batch).close(entry.total),
-            BatchCancelled: lambda entry: self._batch(entry.batch).cancel(),
-            JobAccepted: self._accept,
-            AttemptMade: self._attempt,
-            JobReturned: self._return,
-            QuarantineDropped: self._drop,
-            OutcomeRecorded: self._record,
-            Acknowledged: lambda entry: self._batch(entry.batch).acknowledge(entry.upto),
-        }
 
     def add(self, entry: Entry) -> None:
         """Raises JournalError for an entry that contradicts those before it."""
-        self._add[type(entry)](entry)
+        _ADD[type(entry)](self, entry)
 
     def end_with(self, forgotten: str) -> None:
         self.forgotten = forgotten
@@ -148,6 +137,20 @@ class Changes:
         self.returned.pop(entry.ordinal, None)
         quarantined = entry.outcome.state is State.QUARANTINED
         self._batch(entry.batch).record(entry.outcome.no, quarantined=quarantined)
+
+
+# Not of each object, which would then refer to itself: what is to go with it, megabytes, would wait for the collector.
+_ADD: dict[type, Callable[[Changes, Any], None]] = {
+    BatchOpened: Changes._open,
+    BatchClosed: lambda changes, entry: changes._batch(entry.batch).close(entry.total),
+    BatchCancelled: lambda changes, entry: changes._batch(entry.batch).cancel(),
+    JobAccepted: Changes._accept,
+    AttemptMade: Changes._attempt,
+    JobReturned: Changes._return,
+    QuarantineDropped: Changes._drop,
+    OutcomeRecorded: Changes._record,
+    Acknowledged: lambda changes, entry: changes._batch(entry.batch).acknowledge(entry.upto),
+}
 
 
 def coalesce(entries: Iterable[Entry]) -> Iterator[Changes]:

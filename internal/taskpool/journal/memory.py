@@ -1,7 +1,8 @@
 """The store of a pool without a journal: everything is gone with its dealer.
 
 It keeps what the core does not hold in memory itself: jobs behind the backlog's horizon, and outcomes that their reader
-has not acknowledged.
+has not acknowledged. Large outcomes lie in files of the pool's spool, which is swept with the dealer: those of a batch
+that has no reader may come to any number.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ import heapq
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+from msgspec import structs
 
 from taskpool import limits
 from taskpool.core.batch import outcome_bytes
@@ -41,7 +45,8 @@ from taskpool.core.storage import (
     StoreEvent,
     StoreRequest,
 )
-from taskpool.messages import Outcome, State
+from taskpool.errors import SpoolFull
+from taskpool.messages import NO_OUTPUT, JobError, Outcome, State
 
 
 class _Queue:
@@ -70,15 +75,34 @@ class _Queue:
         return heapq.merge((each for each in self._in_order if each > ordinal), returned)
 
 
+class Shelf(Protocol):
+    """Where large outcomes lie: `ipc.spool.Spool`."""
+
+    def keep(self, data: bytes) -> str: ...
+
+    def kept(self, name: str) -> bytes: ...
+
+    def forget(self, name: str) -> None: ...
+
+
+class _Kept(NamedTuple):
+    """An outcome, as it is or, without what makes it large, beside the name of its file."""
+
+    outcome: Outcome
+    size: int
+    file: str = ""
+
+
 class MemoryStore:
-    """See `store.Store`."""
+    """See `store.Store`. Without a shelf large outcomes are in memory too."""
 
     durable = False
 
-    def __init__(self) -> None:
+    def __init__(self, shelf: Shelf | None = None) -> None:
+        self._shelf = shelf
         self._jobs: dict[int, StoredJob] = {}
         self._queues: dict[int, _Queue] = {}  # by priority
-        self._outcomes: dict[str, deque[Outcome]] = {}
+        self._outcomes: dict[str, deque[_Kept]] = {}
         self._digests: dict[str, list[bytes]] = {}
         self._answers: list[StoreEvent] = []
         # One line a request: a new question of the core needs one here, and one in `Statements.answer`.
@@ -140,11 +164,11 @@ class MemoryStore:
         kept = self._outcomes.get(request.batch, ())
         bytes_left = limits.OUTCOMES_IN_FLIGHT_BYTES_MAX
         items: list[Outcome] = []
-        for outcome in islice((outcome for outcome in kept if outcome.no > request.after), request.limit):
-            bytes_left -= outcome_bytes(outcome)
+        for each in islice((each for each in kept if each.outcome.no > request.after), request.limit):
+            bytes_left -= each.size
             if items and bytes_left < 0:
                 break
-            items.append(outcome)
+            items.append(self._whole(each))
         return OutcomesLoaded(request.batch, items, request.reader)
 
     def _load_digests(self, request: LoadDigests) -> StoreEvent:
@@ -185,16 +209,40 @@ class MemoryStore:
         self._leave_queue(entry.ordinal)
         if entry.outcome.state is not State.QUARANTINED:  # a person may still want that one to run again
             self._forget_job(entry.ordinal)
-        self._outcomes.setdefault(entry.batch, deque()).append(entry.outcome)
+        self._outcomes.setdefault(entry.batch, deque()).append(self._keep(entry.outcome))
+
+    def _keep(self, outcome: Outcome) -> _Kept:
+        size = outcome_bytes(outcome)
+        if self._shelf is None or size <= limits.INLINE_OUTPUT_BYTES_MAX:
+            return _Kept(outcome, size)
+        try:
+            file = self._shelf.keep(msgspec.msgpack.encode(outcome))
+        except SpoolFull:
+            return _Kept(outcome, size)  # more memory is better than a lost result
+        return _Kept(structs.replace(outcome, value=None, output=NO_OUTPUT, error=None), size, file)
+
+    def _whole(self, kept: _Kept) -> Outcome:
+        if not kept.file or self._shelf is None:
+            return kept.outcome
+        try:
+            return msgspec.msgpack.decode(self._shelf.kept(kept.file), type=Outcome)
+        except (OSError, msgspec.MsgspecError) as error:
+            text = f"the job {kept.outcome.state}, but its file {kept.file} in the pool's spool is lost: {error}"
+            return structs.replace(kept.outcome, state=State.FAILED, error=JobError("ResultLost", text))
+
+    def _forget_outcome(self, kept: _Kept) -> None:
+        if kept.file and self._shelf is not None:
+            self._shelf.forget(kept.file)
 
     def _forget_job(self, ordinal: int) -> None:
         del self._jobs[ordinal]
 
     def _acknowledge(self, entry: Acknowledged) -> None:
         kept = self._outcomes.get(entry.batch)
-        while kept and kept[0].no <= entry.upto:
-            kept.popleft()
+        while kept and kept[0].outcome.no <= entry.upto:
+            self._forget_outcome(kept.popleft())
 
     def _forget_batch(self, entry: BatchForgotten) -> None:
-        self._outcomes.pop(entry.batch, None)
+        for kept in self._outcomes.pop(entry.batch, ()):
+            self._forget_outcome(kept)
         self._digests.pop(entry.batch, None)

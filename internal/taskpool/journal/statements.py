@@ -42,6 +42,7 @@ WAITING = (0, 1, 2)  # the states of jobs that are not finished (schema.py)
 # Batches whose row id is kept in memory.
 _BATCHES_KNOWN_MAX = 1024
 _TOGETHER = 32  # rows in one statement: fewer calls, and each gives the interpreter away
+_TOGETHER_BYTES_MAX = 64 * 1024  # a larger row goes alone: SQLite copies what it is given
 
 
 def _together(head: str, row: str, tail: str = "") -> tuple[str, str]:
@@ -146,7 +147,7 @@ class Statements:
                 "INSERT INTO batches (name, limits, crc, changed_wall_ns) VALUES (?, ?, ?, ?)", values
             )
         if changes.accepted:
-            self._write(_INSERT_JOBS, [self._job_values(entry) for entry in changes.accepted])
+            self._write(_INSERT_JOBS, map(self._job_values, changes.accepted))
         if changes.quarantine_exits:
             # Plain question marks, with values said twice: Python 3.12.0 to 3.12.3 warn of numbered ones.
             left = [(opened, now_wall_ns, opened, ordinal) for opened, ordinal in changes.quarantine_exits]
@@ -157,7 +158,7 @@ class Statements:
         if sent:
             many(_SEND_JOB, [(self._epoch, entry.n, entry.try_, entry.ordinal) for entry in sent])
         if changes.outcomes:
-            self._write(_INSERT_OUTCOMES, [self._outcome_values(entry) for entry in changes.outcomes])
+            self._write(_INSERT_OUTCOMES, map(self._outcome_values, changes.outcomes))
             self._end_jobs([entry for entry in changes.last.values() if isinstance(entry, OutcomeRecorded)])
         if changes.dropped:
             self._write(_FINISH_JOBS, [(ordinal,) for ordinal in changes.dropped])
@@ -185,18 +186,21 @@ class Statements:
                 f"{len(entries) - changed} outcomes are of jobs that have one already, or that were never accepted"
             )
 
-    def _write(self, statements: tuple[str, str], rows: list[tuple[Any, ...]]) -> int:
-        """How many rows were written."""
+    def _write(self, statements: tuple[str, str], rows: Iterable[tuple[Any, ...]]) -> int:
+        """How many rows were written. The last value of a row is its bytes, if it has any."""
         single, together = statements
-        # Only whole groups: sqlite3 keeps prepared statements by their text, and each other length would be one more.
-        whole = len(rows) - len(rows) % _TOGETHER
+        group: list[tuple[Any, ...]] = []
         written = 0
-        for start in range(0, whole, _TOGETHER):
-            values = [value for row in rows[start : start + _TOGETHER] for value in row]
-            written += self._connection.execute(together, values).rowcount
-        if whole < len(rows):
-            written += self._connection.executemany(single, rows[whole:]).rowcount
-        return written
+        for row in rows:  # made one by one: a commit of large ones is in memory already
+            if isinstance(row[-1], bytes) and len(row[-1]) > _TOGETHER_BYTES_MAX:
+                written += self._connection.execute(single, row).rowcount
+                continue
+            group.append(row)
+            # Only whole groups: sqlite3 keeps prepared statements by their text, and each other length is one more.
+            if len(group) == _TOGETHER:
+                written += self._connection.execute(together, [value for each in group for value in each]).rowcount
+                group.clear()
+        return written + self._connection.executemany(single, group).rowcount if group else written
 
     def _count(self, name: str, change: BatchChange, now_wall_ns: int) -> None:
         if change.only_marks and self.batch(name) is None:

@@ -9,9 +9,13 @@ _RECORD = "        pool.commits.add(OutcomeRecorded(job.ordinal, batch.name, out
 _DRAIN = (
     "        for events in self._queues.events:\n"
     "            # R4 (docs/protocol.md, 11): drain, then handle exits.\n"
-    '            self._receive(events, ingress.EVENTS, "events", events.maxmsg + senders)'
+    '            self._receive(events, ingress.EVENTS, "events", events.maxmsg + senders, lambda: self._core.wants_reports)'
 )
-_EXITS = "        for exited in self._processes.take_exited():\n            self._handle(exited)\n"
+_EXITS = (
+    "        if self._heard:\n"
+    "            for exited in self._processes.take_exited():\n"
+    "                self._handle(exited)\n"
+)
 
 ORDERING = (
     mutant(
@@ -84,8 +88,8 @@ ORDERING = (
         "one message is read before a death is judged",
         "R4",
         "dealer/loop.py",
-        'ingress.EVENTS, "events", events.maxmsg + senders)',
-        'ingress.EVENTS, "events", 1)',
+        'ingress.EVENTS, "events", events.maxmsg + senders, ',
+        'ingress.EVENTS, "events", 1, ',
     ),
     mutant(
         "orphans are not ended",
@@ -141,6 +145,54 @@ ORDERING = (
         "        self._receive_from_workers()\n        self._report_stall(stalled_ns)\n",
         "        self._handle(Tick())\n        self._receive_from_workers()\n",
         Edit("dealer/loop.py", "        self._clock.skip(stalled_ns)\n        self._now", "        self._now"),
+    ),
+    mutant(
+        "a death is judged though reports were left unread",
+        "R4",
+        "dealer/loop.py",
+        "        if self._heard:\n",
+        "        if self._clock:\n",
+    ),
+    mutant(
+        "a silence is judged though reports were left unread",
+        "R9",
+        "core/reactor.py",
+        "        if event.heard:\n",
+        "        if event:\n",
+    ),
+    mutant(
+        "nothing wakes the loop for what it left unread",
+        "R9",
+        "dealer/loop.py",
+        "            idle = self._idle and self._heard >= self._core.wants_reports",
+        "            idle = self._idle",
+        Edit("dealer/loop.py", "events=self._core.wants_reports)", "events=self._heard)"),
+    ),
+    mutant(
+        "reports are read whatever waits for the store",
+        "I6",
+        "core/reactor.py",
+        "        return pool.draining or pool.commits.bytes <= limits.UNSTORED_REPORTS_BYTES_MAX\n",
+        "        return pool is not None\n",
+        Edit(
+            "core/state.py",
+            "        if self.commits.bytes > limits.UNSTORED_BYTES_MAX:\n",
+            "        if self.draining:\n",
+        ),
+    ),
+    mutant(
+        "outcomes that wait for the store are not counted",
+        "I6",
+        "core/commits.py",
+        "        return outcome_bytes(entry.outcome)\n",
+        "        return 0\n",
+    ),
+    mutant(
+        "one read of outcomes is asked for, and no more",
+        "I10",
+        "core/delivery.py",
+        "        self._reading = False\n        self._send_loaded(event)\n",
+        "        self._send_loaded(event)\n",
     ),
     mutant(
         "a pause of the pool counts as time that a job ran",
