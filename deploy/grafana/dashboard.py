@@ -206,9 +206,12 @@ ROWS: dict[str, list[Panel]] = {
         ),
         Panel(
             "Memory of the dealer",
-            "Resident memory.",
+            "Resident memory, and what of jobs and outcomes in it waits to be stored.",
             "bytes",
-            (("{{instance}}", "process_resident_memory_bytes{HERE}"),),
+            (
+                ("{{instance}}", "process_resident_memory_bytes{HERE}"),
+                ("{{instance}} waits to be stored", "taskpool_unstored_bytes{HERE}"),
+            ),
         ),
         Panel(
             "Warnings and errors",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from taskpool.core.batch import outcome_bytes
 from taskpool.core.reactor import Reactor
 from taskpool.core.worker import WorkerState
 from taskpool.messages import TERMINAL, State
@@ -72,6 +73,7 @@ def _batches(reactor: Reactor) -> None:
         assert batch.acknowledged <= batch.sent <= batch.recorded <= batch.numbered
         assert batch.open >= 0
         assert len(batch.sent_sizes) == batch.sent - batch.acknowledged
+        assert batch.unsent_bytes == sum(map(outcome_bytes, batch.unsent))
         if batch.client is not None:
             assert pool.clients.get(batch.client.id) is batch.client
             assert batch.client.batch is batch

@@ -9,7 +9,8 @@ _RECORD = "        pool.commits.add(OutcomeRecorded(job.ordinal, batch.name, out
 _DRAIN = (
     "        for events in self._queues.events:\n"
     "            # R4 (docs/protocol.md, 11): drain, then handle exits.\n"
-    '            self._receive(events, ingress.EVENTS, "events", events.maxmsg + senders, lambda: self._core.wants_reports)'
+    '            self._receive(events, ingress.EVENTS, "events", events.maxmsg + senders, '
+    "lambda: self._core.wants_reports)"
 )
 _EXITS = (
     "        if self._heard:\n"
@@ -152,13 +153,6 @@ ORDERING = (
         "dealer/loop.py",
         "        if self._heard:\n",
         "        if self._clock:\n",
-    ),
-    mutant(
-        "a silence is judged though reports were left unread",
-        "R9",
-        "core/reactor.py",
-        "        if event.heard:\n",
-        "        if event:\n",
     ),
     mutant(
         "nothing wakes the loop for what it left unread",

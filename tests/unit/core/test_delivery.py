@@ -364,3 +364,55 @@ def test_a_reader_who_comes_back_in_time_finds_its_outcomes() -> None:
     world.forget()
     world.hello("b", client=2)
     assert numbers(world, client=2) == [1]
+
+
+# --- many bytes -----------------------------------------------------------------------------------
+
+
+def test_what_is_unsent_to_a_slow_reader_is_bounded_by_its_bytes() -> None:
+    world = World()
+    total = 9
+    world.batch(*[work()] * total)
+    world.forget()
+    for _ in range(total):
+        world.run(value=b"1" * VALUE_BYTES_MAX)
+        world.sent()
+    batch = world.core.pool.batches["b"]
+    assert len(batch.unsent) == 2, "as many as a window, and the others are read back"
+    told = numbers(world)
+    while told[-1] < total:
+        world.ack(told[-1])
+        told += numbers(world)
+    assert told == list(range(1, total + 1))
+
+
+def test_long_error_texts_are_bytes_too() -> None:
+    world = World()
+    world.batch(*[work()] * 3)
+    world.run(end=End.FAILED, error=JobError("E", "m" * 1000, "t" * 2000))
+    world.run(end=End.FAILED, error=JobError("E", "m" * 1000))
+    batch = world.core.pool.batches["b"]
+    assert batch.unread_bytes == 256 * 2 + 4000
+
+
+def test_outcomes_are_read_back_one_answer_at_a_time() -> None:
+    world = World(slow_store=True)
+    for client, name in ((1, "b"), (2, "c")):
+        world.batch(work(), work(), batch=name, client=client)
+        world.answer()
+        world.bye(client)
+    for _ in range(4):
+        world.run()
+        world.answer()
+    for client, batch in enumerate(("b", "c", None, None), 1):
+        world.hello(batch, client)
+    for client, after in ((3, 0), (4, 0), (4, 1)):  # the last asks again before it was answered
+        world.do_command("outcomes", "b", after, client=client)
+    answered = []
+    while world.unanswered:
+        (answer,) = world.waiting_answers
+        assert isinstance(answer, OutcomesLoaded)
+        answered.append((answer.batch, answer.reader, [outcome.no for outcome in answer.items]))
+        world.answer(1)
+    assert answered == [("b", 0, [1, 2]), ("c", 0, [1, 2]), ("b", 3, [1, 2]), ("b", 4, [2])]
+    assert [numbers(world, client) for client in (1, 2, 3, 4)] == [[1, 2], [1, 2], [1, 2], [2]]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from support.builders import EPOCH, World, work
+from support.builders import EPOCH, Work, World, work
+from taskpool import limits
 from taskpool.clock import SECOND
 from taskpool.core.effects import Topic
 from taskpool.core.entries import BatchClosed, BatchOpened, JobAccepted
+from taskpool.core.storage import DiskFull
 from taskpool.limits import LEASE_NS, REPLY_OVERDUE_NS
 from taskpool.messages import Accepted, Hello, Limits, Pong, Refused, Welcome
 
@@ -406,3 +408,77 @@ def test_a_hello_may_open_a_batch_with_a_cursor_from_another_life() -> None:
     world.submit(work())
     world.run()
     assert world.ends() == [(1, "succeeded")]
+
+
+# --- much that waits for the store ----------------------------------------------------------------
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "UNSTORED_BYTES_MAX", 2000)
+    monkeypatch.setattr(limits, "PENDING_BYTES_MAX", 2000)
+
+
+@pytest.mark.parametrize("jobs", [[work(payload=bytes(2000))], [work()] * 10])
+def test_submissions_are_left_unread_while_much_waits_for_the_store(small: None, jobs: list[Work]) -> None:
+    world = World(slow_store=True, journaled=True)
+    world.hello()
+    world.answer()
+    assert world.core.intake.wants_submissions
+    world.submit(*jobs)
+    assert not world.core.intake.wants_submissions
+    world.do(DiskFull(True, "no room"))
+    assert world.core.intake.wants_submissions, "to refuse them"
+    world.do(DiskFull(False, "room"))
+    assert not world.core.intake.wants_submissions
+    world.answer()
+    assert world.core.intake.wants_submissions
+
+
+def test_a_pool_that_drains_reads_submissions_to_refuse_them(small: None) -> None:
+    world = World(slow_store=True, journaled=True)
+    world.hello()
+    world.answer()
+    world.submit(work(payload=bytes(2000)))
+    world.signal("TERM")
+    assert world.core.intake.wants_submissions
+
+
+def test_frames_said_again_wait_for_the_store_too_and_for_a_full_disk_as_well(small: None) -> None:
+    world = World(slow_store=True, journaled=True)
+    world.hello()
+    world.answer()
+    world.submit(work(payload=bytes(2000)))
+    world.answer()
+    for _ in range(2):
+        world.submit(work(payload=bytes(2000)), first_seq=1)
+    world.do(DiskFull(True, "no room"))
+    assert not world.core.intake.wants_submissions
+    world.answer()
+    assert world.core.intake.wants_submissions
+
+
+def test_without_a_journal_the_bytes_of_pending_jobs_are_limited(small: None) -> None:
+    world = World()
+    world.hello(crash_limit=1)
+    world.submit(work(payload=bytes(1500)))
+    world.told()
+    world.submit(work(payload=bytes(501)), first_seq=2)
+    assert refusal(world) == ("full", 2, 2)
+    world.submit(work(payload=bytes(500)), first_seq=2)
+    assert [type(message) for message in world.told()] == [Accepted]
+    world.start()
+    world.die()
+    assert world.core.pool.payload_bytes == 500, "in quarantine it is not pending"
+    assert world.command("quarantine-requeue") == {"requeued": 1}
+    assert world.core.pool.payload_bytes == 2000
+
+
+def test_with_a_journal_they_wait_on_the_disk(small: None) -> None:
+    world = World(journaled=True)
+    world.hello()
+    world.told()
+    for _ in range(3):
+        world.submit(work(payload=bytes(1500)))
+        assert [type(message) for message in world.told()] == [Accepted]
+    assert world.core.pool.payload_bytes == 0

@@ -15,12 +15,23 @@ from typing import Any
 import pytest
 
 from support.builders import EPOCH, Work, World, work
-from taskpool.clock import MICROSECOND, MILLISECOND, SECOND
+from taskpool import limits
+from taskpool.clock import MICROSECOND, MILLISECOND, SECOND, Instant
 from taskpool.codec import decode_tasks, encode
 from taskpool.core.backlog import Backlog
-from taskpool.core.effects import Effect, Note, SendFrame
+from taskpool.core.effects import Effect, Kill, Note, SendFrame
 from taskpool.core.entries import OutcomeRecorded
-from taskpool.core.events import CheckedJob, ClientLost, Event, LifelineClosed, Signalled, Stalled, Submitted, TakenBack
+from taskpool.core.events import (
+    CheckedJob,
+    ClientLost,
+    Event,
+    LifelineClosed,
+    Signalled,
+    Stalled,
+    Submitted,
+    TakenBack,
+    Tick,
+)
 from taskpool.core.storage import Commit
 from taskpool.core.worker import WorkerState
 from taskpool.messages import (
@@ -346,3 +357,55 @@ def comparable(effect: Effect) -> object:
     if isinstance(effect, Note):
         return effect.topic
     return encode(effect.frame) if isinstance(effect, SendFrame) else effect
+
+
+# --- much that waits for the store ----------------------------------------------------------------
+
+
+def slow_world(*jobs: Work, workers: int = 1) -> World:
+    """These jobs were accepted, and from here on the store takes its time."""
+    world = World(workers, slow_store=True, journaled=True)
+    world.hello()
+    world.answer()
+    world.submit(*jobs)
+    world.answer()
+    return world
+
+
+def test_nothing_is_sent_while_much_waits_for_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "UNSTORED_BYTES_MAX", 3000)
+    world = slow_world(work(), work(), work())
+    world.sent()
+    world.run(value=b"1" * 2000)
+    assert world.sent() == [(1, [2])], "not much yet"
+    world.run(value=b"1" * 2000)
+    assert world.sent() == []
+    assert world.core.wants_reports
+    world.answer()
+    assert world.sent() == [(1, [3])]
+
+
+def test_reports_are_left_unread_while_very_much_waits_and_no_silence_is_judged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "UNSTORED_REPORTS_BYTES_MAX", 3000)
+    world = slow_world(work(timeout_ns=SECOND), work(), workers=2)
+    world.start(1)
+    world.start(2)
+    world.report(2, value=b"1" * 4000)
+    assert not world.core.wants_reports
+    world.now = Instant(world.now.mono + 2 * SECOND, world.now.wall)
+    assert not [effect for effect in world.core.handle(Tick(heard=False), world.now) if isinstance(effect, Kill)]
+    assert world.core.next_deadline_ns(world.now) > world.now.mono, "or the loop would spin"
+    world.answer()
+    assert world.core.wants_reports
+    assert world.killed() == [(1, "TERM")]
+
+
+def test_a_pool_that_leaves_reads_all_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "UNSTORED_REPORTS_BYTES_MAX", 3000)
+    world = slow_world(work())
+    world.run(value=b"1" * 4000)
+    assert not world.core.wants_reports
+    world.signal("TERM")
+    assert world.core.wants_reports

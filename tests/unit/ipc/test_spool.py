@@ -222,3 +222,14 @@ def test_a_file_of_another_user_is_refused(spool: Spool) -> None:
     os.chown(spool.directory / NAME, 65534, 65534)
     with pytest.raises(MessageError, match="not a regular file of this user"):
         spool.unpack(spilled)
+
+
+def test_what_is_kept_is_read_as_often_as_wanted(spool: Spool) -> None:
+    names = [spool.keep(b"x" * size) for size in (0, 1, 100_000)]
+    for _ in range(2):
+        assert [len(spool.kept(name)) for name in names] == [0, 1, 100_000]
+    for name in (*names, NAME):
+        spool.forget(name)
+    assert files(spool) == []
+    with pytest.raises(FileNotFoundError):
+        spool.kept(names[0])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from random import Random
 
 import pytest
+from msgspec import structs
 
 from support.journals import returned
 from taskpool.core.entries import (
@@ -34,7 +37,9 @@ from taskpool.core.storage import (
     OutcomesLoaded,
     StoredJob,
 )
+from taskpool.ipc.spool import Spool
 from taskpool.journal.memory import MemoryStore
+from taskpool.limits import INLINE_OUTPUT_BYTES_MAX, VALUE_BYTES_MAX
 from taskpool.messages import DEFAULT_LIMITS, JobSpec, Outcome, State
 
 FIRST = (-(2**31), 0)
@@ -210,3 +215,68 @@ def test_against_a_sorted_list(seed: int) -> None:
         expected = [ordinal for key, ordinal in ((key, key[1]) for key in keys if key > after)]
         loaded = load(store, after=after, limit=5)
         assert (ordinals(loaded), loaded.more) == (expected[:5], len(expected) > 5)
+
+
+# --- large outcomes -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Spool:
+    spool = Spool(tmp_path / "spool")
+    spool.sweep()
+    return spool
+
+
+LARGE = [b"1" * (INLINE_OUTPUT_BYTES_MAX + 1), b"2" * 1_000_000, b"3" * VALUE_BYTES_MAX]
+
+
+def large(number: int, value: bytes) -> OutcomeRecorded:
+    return OutcomeRecorded(number, "b", structs.replace(recorded(number, number).outcome, value=value))
+
+
+def with_large(shelf: Spool) -> tuple[MemoryStore, list[OutcomeRecorded]]:
+    store = MemoryStore(shelf)
+    rows = [large(number, value) for number, value in enumerate(LARGE, 1)] + [large(4, b"small")]
+    store.request(Commit(1, [*(accepted(number) for number in range(1, 5)), *rows]))
+    assert store.answers() == [Committed(1)]
+    return store, rows
+
+
+def items(store: MemoryStore) -> list[Outcome]:
+    store.request(LoadOutcomes("b", 0, 10))
+    (answer,) = store.answers()
+    assert isinstance(answer, OutcomesLoaded)
+    return answer.items
+
+
+def test_large_outcomes_lie_in_files_and_come_back_whole(shelf: Spool) -> None:
+    store, rows = with_large(shelf)
+    assert len(list(shelf.directory.iterdir())) == len(LARGE)
+    for _ in range(2):
+        assert items(store) == [row.outcome for row in rows]
+
+
+@pytest.mark.parametrize(("entry", "left"), [(Acknowledged("b", 2), 1), (BatchForgotten("b"), 0)])
+def test_their_files_go_with_them(shelf: Spool, entry: Entry, left: int) -> None:
+    store, _ = with_large(shelf)
+    store.request(Commit(2, [entry]))
+    assert len(list(shelf.directory.iterdir())) == left
+
+
+def test_without_room_for_a_file_they_stay_in_memory(tmp_path: Path) -> None:
+    store, rows = with_large(Spool(tmp_path / "nowhere"))
+    assert items(store) == [row.outcome for row in rows]
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, lambda path: path.write_bytes(b"nonsense")])
+def test_a_file_that_is_lost_is_told(shelf: Spool, harm: Callable[[Path], object]) -> None:
+    store, rows = with_large(shelf)
+    for path in shelf.directory.iterdir():
+        harm(path)
+    *lost, small = items(store)
+    assert small == rows[-1].outcome
+    for outcome in lost:
+        assert outcome.state is State.FAILED
+        assert outcome.error is not None
+        assert outcome.error.type == "ResultLost"
+        assert "succeeded" in outcome.error.message

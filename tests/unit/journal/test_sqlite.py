@@ -269,3 +269,19 @@ def test_nothing_of_the_store_stays_behind_in_the_process(path: Path) -> None:
     for epoch in range(2, 6):
         live(path, epoch=epoch)
     assert descriptors() == before
+
+
+def test_rows_of_any_size_are_stored_in_one_commit(path: Path) -> None:
+    """Large rows go alone, small ones in groups of 32, and what is left over one by one."""
+    sizes = [10, 70_000, 3_000_000, *[20] * 70, 65_536, 65_537]
+    jobs = [accepted(number, payload=bytes(size)) for number, size in enumerate(sizes, 1)]
+    outcomes = [recorded(number, value=b"1" * size) for number, size in enumerate(sizes, 1)]
+    store = open_store(path)
+    asked = Asked(store)
+    asked.commit(opened(), *jobs)
+    assert [job.record.spec.payload for job in asked.jobs()] == [entry.job.spec.payload for entry in jobs]
+    asked.commit(*outcomes)
+    found = asked.outcomes()
+    assert found == [entry.outcome for entry in outcomes]
+    assert asked.jobs() == []
+    store.close(clean=True)
