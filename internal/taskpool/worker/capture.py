@@ -92,7 +92,7 @@ def _stream(fd: int) -> TextIO:
 def _flush(stream: TextIO) -> None:
     try:
         stream.flush()
-    except Exception as error:
+    except BaseException as error:
         if isinstance(error, OSError):
             raise
 

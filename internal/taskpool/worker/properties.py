@@ -175,7 +175,8 @@ def _locale_name() -> str:
 
 
 def _path() -> tuple[object, ...] | None:
-    return tuple(sys.path) if type(sys.path) is list else None
+    path = getattr(sys, "path", None)
+    return tuple(path) if type(path) is list else None
 
 
 def _put_path_back(wanted: tuple[str, ...] | None, found: object) -> None:
@@ -186,7 +187,8 @@ def _put_path_back(wanted: tuple[str, ...] | None, found: object) -> None:
 
 
 def _argv() -> tuple[object, ...] | None:
-    return tuple(sys.argv[1:]) if type(sys.argv) is list else None  # the first is set for each job
+    argv = getattr(sys, "argv", None)
+    return tuple(argv[1:]) if type(argv) is list else None  # the first is set for each job
 
 
 def _put_argv_back(wanted: tuple[str, ...] | None, _: object) -> None:
@@ -213,19 +215,19 @@ def _put_stdin_file_back(_: object, __: object) -> None:
 
 
 def _streams() -> tuple[object, ...]:
-    return sys.stdin, sys.stdout, sys.stderr
+    return tuple(getattr(sys, name, None) for name, _ in _NAMES)
 
 
-def _put_streams_back(wanted: Any, _: object) -> None:
-    for stream in (sys.stdout, sys.stderr):
+def _put_streams_back(wanted: Any, __: object) -> None:
+    for name, _ in _NAMES[1:]:
         with suppress(BaseException):  # an object of the job's, which may hold what it has printed
-            stream.flush()
+            getattr(sys, name).flush()
     sys.stdin, sys.stdout, sys.stderr = wanted
 
 
 def _settings(name: str) -> Callable[[], tuple[object, ...] | None]:
     def look() -> tuple[object, ...] | None:
-        stream = getattr(sys, name)
+        stream: Any = getattr(sys, name, None)
         try:
             return stream.closed, stream.encoding, stream.errors, stream.line_buffering, stream.write_through
         except BaseException:  # noqa: BLE001 - detached, or an object of the job's own

@@ -270,6 +270,8 @@ def test_the_next_job_starts_where_the_worker_did(start: Start) -> None:
         "sys.stdout.reconfigure(encoding='ascii', errors='strict', line_buffering=True)",
         "sys.path.insert(0, '/elsewhere'); sys.argv.append('--more')",
         "sys.path = []; sys.argv = None",
+        "del sys.stdin, sys.stdout, sys.stderr, sys.argv, sys.path",
+        "sys.stdout = type('Odd', (), {'flush': sys.exit, '__eq__': sys.exit})()",
         "sys.setrecursionlimit(5000); sys.setswitchinterval(1); gc.disable(); gc.set_threshold(1, 2, 3)",
         "socket.setdefaulttimeout(3)",
         "multiprocessing.set_start_method('spawn')",

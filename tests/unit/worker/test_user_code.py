@@ -48,6 +48,7 @@ CHANGES = {
     "argv": "import sys; sys.argv += ['--imported']",
     "thread": "import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()",
     "niceness": "import os; os.nice(1)",
+    "odd stream": "import sys; sys.stdout = type('Odd', (), {'flush': sys.exit, 'encoding': 'odd', 'write': len})()",
     "stream": "import io, sys; sys.stdout = io.TextIOWrapper(sys.stdout.buffer, encoding='utf-16', newline='')",
 }
 
