@@ -46,8 +46,10 @@ class ProcessState:
                     os.dup2(copy, fd)
         faulthandler.cancel_dump_traceback_later()  # it would end the process in the middle of another job
         # A thread cannot be ended from outside, and would run on beside the next job.
-        if _thread._count() > self._threads:
+        threads = _thread._count()
+        if threads > self._threads:
             left = "a thread that still runs"
+        self._threads = min(self._threads, threads)  # one that a module has started may have ended
         return self._restore_directory() or left
 
     # --- imports ---

@@ -124,6 +124,23 @@ def test_an_import_that_fails_without_a_trace_costs_nothing(start: Start) -> Non
     assert value(dealer, "m:look") == before
 
 
+def test_a_thread_of_an_import_makes_no_room_for_one_of_a_call_when_it_has_ended(start: Start) -> None:
+    dealer = start()
+    (dealer.home / "m.py").write_text(
+        "import threading\n"
+        "gate = threading.Event()\n"
+        "thread = threading.Thread(target=gate.wait, daemon=True)\n"
+        "thread.start()\n"
+        "def end():\n    gate.set()\n    thread.join()\n"
+        "def leave(): threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+    )
+    value(dealer, "m:end")
+    value(dealer, "m:end")
+    value(dealer, "m:leave")
+    assert dealer.death() == 0
+    assert "a thread that still runs" in dealer.log_text()
+
+
 def test_a_process_that_an_import_starts_ends_with_the_first_job_and_its_worker(start: Start) -> None:
     dealer = start()
     text = "import subprocess\nchild = subprocess.Popen(['sleep', '1000'])\ndef f(): return child.pid"
