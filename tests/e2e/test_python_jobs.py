@@ -6,11 +6,10 @@ import json
 import os
 from collections.abc import Iterator
 from signal import SIGTERM
-from typing import Any
 
 import pytest
 
-from support.harness import FAILED, OK, QUARANTINED, USAGE, Stage, program
+from support.harness import FAILED, OK, QUARANTINED, USAGE, Stage, program, shared_memory, until
 
 SHARING = """
 import ctypes, multiprocessing, os, signal, sys, time
@@ -21,8 +20,6 @@ def crash(how):
     lock, memory = context.Lock(), shared_memory.SharedMemory(create=True, size=100)
     context.Process(target=signal.pause).start()
     exec(how)
-
-def copies(_): return sorted(name for name in os.listdir("/dev/shm") if name.startswith(("psm_", "sem.mp-")))
 """
 
 
@@ -30,22 +27,7 @@ def copies(_): return sorted(name for name in os.listdir("/dev/shm") if name.sta
 def no_shared_memory_is_left() -> Iterator[None]:
     before = shared_memory()
     yield
-    assert shared_memory() <= before
-
-
-def shared_memory() -> set[str]:
-    files = [entry for entry in os.scandir("/dev/shm") if entry.name.startswith(("psm_", "sem.mp-"))]
-    return {entry.name for entry in files if entry.stat().st_uid == os.geteuid()}
-
-
-def python(stage: Stage, code: str, *options: object, lines: list[object]) -> list[dict[str, Any]]:
-    """Outcomes of a module's function `f` in one worker of a private pool."""
-    (stage.directory / "m.py").write_text(code)
-    stdin = "".join(json.dumps([line]) + "\n" for line in lines).encode()
-    words = ("python", "--workers", 1, "--spares", 0, "--path", stage.directory, "--output", "json", *options, "m:f")
-    run = stage.private(*words, stdin=stdin)
-    run.wait()
-    return sorted(run.objects(), key=lambda job: job["seq"])
+    until(lambda: shared_memory() <= before, "shared memory as it was")
 
 
 @pytest.mark.parametrize(
@@ -63,7 +45,6 @@ def test_a_crash_leaves_no_shared_memory(stage: Stage, how: str) -> None:
     (stage.directory / "m.py").write_text(SHARING)
     words = ("python", "--workers", 1, "--path", stage.directory, "--crash-limit", 1, "m:crash")
     stage.private(*words, stdin=json.dumps([how]).encode()).ends(QUARANTINED)
-    assert shared_memory() == set()
 
 
 def test_neither_does_a_job_that_has_to_be_killed(stage: Stage) -> None:
@@ -71,7 +52,6 @@ def test_neither_does_a_job_that_has_to_be_killed(stage: Stage) -> None:
     how = "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\nwhile True: pass"
     words = ("python", "--workers", 1, "--path", stage.directory, "--timeout", "0.5s", "m:crash")
     stage.private(*words, stdin=json.dumps([how]).encode()).ends(FAILED)
-    assert shared_memory() == set()
 
 
 def test_every_worker_of_a_pool_notices_that_its_code_was_edited(stage: Stage) -> None:

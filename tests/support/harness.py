@@ -61,6 +61,16 @@ def until(condition: Callable[[], _T], what: str, seconds: float = DEADLINE_SECO
     return found
 
 
+def shared_memory() -> set[str]:
+    """Return what Python programs of this user hold in shared memory. Those that run beside the tests count, too."""
+    found = set()
+    for entry in os.scandir("/dev/shm"):
+        with suppress(FileNotFoundError):
+            if entry.name.startswith(("psm_", "sem.mp-")) and entry.stat().st_uid == os.geteuid():
+                found.add(entry.name)
+    return found
+
+
 def tell(text: str) -> None:
     """Print what is shown with a failure, and with -s: seeds, counts, and the commands that repeat what happened."""
     sys.stdout.write(f"{text}\n")

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from support.harness import shared_memory, until
 from support.worker_stage import Dealer, Start, call, command, fib
 from taskpool.kinds import kind
 from taskpool.messages import Task
@@ -365,10 +366,9 @@ def asked_later(): return [kept[-1].is_alive(), kept[-1].exitcode]
 @pytest.fixture
 def shared() -> Iterator[None]:
     """No job leaves anything in the shared memory of this machine."""
-    before = set(os.listdir("/dev/shm"))
+    before = shared_memory()
     yield
-    left = {name for name in set(os.listdir("/dev/shm")) - before if name.startswith(("psm_", "sem.mp-"))}
-    assert {name for name in left if os.stat(f"/dev/shm/{name}").st_uid == os.geteuid()} == set()
+    until(lambda: shared_memory() <= before, "shared memory as it was")
 
 
 @pytest.mark.usefixtures("shared")
