@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 from collections.abc import Iterable, Iterator, Set
@@ -178,16 +179,25 @@ class Stopped(TurnHandler):
     def __init__(self, dealer: FakeDealer) -> None:
         self._dealer = dealer
         self._ahead_ns = 0
+        self._never, self._writer = socket.socketpair()
+
+    def close(self) -> None:
+        self._never.close()
+        self._writer.close()
 
     def now(self) -> Instant:
         """This makes it the machine's clock."""
         return Instant(now() + self._ahead_ns, 0)
 
-    def writable(self) -> Iterable[Descriptor]:
+    def readable(self) -> Iterable[Descriptor]:
+        return (self,)
+
+    def fileno(self) -> int:
+        """Asked for when the wait begins, behind the look at the clock."""
         if not self._ahead_ns:
             self._ahead_ns = 3600 * SECOND
             self._dealer.start()
-        return ()
+        return self._never.fileno()
 
 
 def test_a_standstill_of_its_own_is_no_silence_of_the_dealer(dealer: FakeDealer) -> None:
@@ -198,6 +208,7 @@ def test_a_standstill_of_its_own_is_no_silence_of_the_dealer(dealer: FakeDealer)
     connection = Connection(session, transport, NoNotices(), clock)
     assert connection.run_until(lambda: session.welcome is not None, stopped, clock.now().mono + 20 * SECOND)
     connection.close()
+    stopped.close()
 
 
 def test_a_descriptor_that_is_handed_in_wakes_it_in_any_thread(dealer: FakeDealer) -> None:

@@ -111,8 +111,8 @@ def test_a_security_module_that_forbids_queues(monkeypatch: pytest.MonkeyPatch) 
 
 def test_without_files_in_memory_the_directory_is_what_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "memfd_create", refuse(errno.ENOSYS))
-    with pytest.raises(FileNotFoundError, match="/nonexistent"):
-        files.open_unnamed_somewhere("/nonexistent")
+    with pytest.raises(FileNotFoundError, match="/nonexistent/spool"):
+        files.open_unnamed_somewhere("/nonexistent/spool")
 
 
 @pytest.mark.parametrize(
