@@ -122,3 +122,19 @@ def test_signals_beside_output_that_is_not_read(stage: Stage, make: Make, number
     # What was not written was not acknowledged.
     again = stage.private("command", *options, "--resume", "--", "sh", "-c", script, ":::", *jobs).ends(FAILED)
     assert len(again.lines) >= 200_000
+
+
+@pytest.mark.parametrize("option", ["--joblog", "--results"])
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+def test_signals_beside_a_file_of_outcomes_that_is_a_pipe_and_not_read(
+    stage: Stage, tmp_path: Path, option: str, number: Signals, code: int
+) -> None:
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    options = ["--timeout", "2s", "--drain-timeout", "0.2s", "--journal", "none", "-v", option, path]
+    script = 'if [ "$0" = 3600 ]; then sleep "$0"; fi; echo "$0"'
+    run = stage.private("command", *options, "--", "sh", "-c", script, ":::", *["x" * 20_000] * 20, "3600")
+    run.says("Job 21 .*timed-out on worker")
+    assert told(run, number) in (code, -number)
+    os.close(reader)

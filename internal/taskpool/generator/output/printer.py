@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -49,12 +49,12 @@ class Printer:
     @property
     def idle(self) -> bool:
         """Whether all that is due of the outcomes taken so far is written, so that they may be acknowledged."""
-        return all(stream.idle for stream in self._streams.values())
+        return all(stream.idle for stream in self._unread())
 
     @property
     def congested(self) -> bool:
         """Whether a reader is so slow that no more outcomes should be taken."""
-        return any(stream.congested for stream in self._streams.values())
+        return any(stream.congested for stream in self._unread())
 
     @property
     def on_terminal(self) -> bool:
@@ -64,12 +64,12 @@ class Printer:
     @property
     def pending(self) -> int:
         """How many bytes wait for readers."""
-        return sum(stream.pending for stream in self._streams.values())
+        return sum(stream.pending for stream in self._unread())
 
     @property
     def waits_for(self) -> list[int]:
         """The descriptors of which one is readable when `pump` has something to do."""
-        return [fd for stream in self._streams.values() for fd in stream.waits_for]
+        return [fd for stream in self._unread() for fd in stream.waits_for]
 
     def begin(self) -> None:
         """Begin to write: the files are emptied, or gone on with. Raises ConfigurationError."""
@@ -145,6 +145,11 @@ class Printer:
         file = ResumableFile(name, append=append)
         self._files.append(file)
         return file
+
+    def _unread(self) -> Iterator[OutputStream]:
+        """Everything that may have to wait for a reader."""
+        yield from self._streams.values()
+        yield from (file.stream for file in self._files if file.stream is not None)
 
     def _put(self, pieces: Iterable[Piece]) -> None:
         for stream, content in pieces:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import deque
+from contextlib import closing, suppress
 
 from taskpool.errors import ConfigurationError, UsageError
+from taskpool.generator.output.stream import OutputClosed, OutputStream, write_out
 from taskpool.limits import OUTCOMES_IN_FLIGHT_MAX
+from taskpool.procs.writer import STUCK_NS, never_blocks
 
 # Written and not acknowledged before the run was killed: at most what was in flight, with room to spare.
 _AGAIN_LINES_MAX = 2 * OUTCOMES_IN_FLIGHT_MAX
@@ -30,6 +34,8 @@ class ResumableFile:
             self._file = open(os.open(name, how | os.O_CREAT | os.O_CLOEXEC, 0o666), mode)  # noqa: SIM115 - see close
         except OSError as error:
             raise UsageError(f"cannot write {name}: {error.strerror}") from error
+        # A pipe or a terminal, whose reader is not waited for.
+        self.stream = None if never_blocks(self._file.fileno()) else OutputStream(self._file.fileno())
 
     def begin(self, header: bytes = b"") -> None:
         """Make the file ready for lines; `header` is for one without content. Raises ConfigurationError."""
@@ -40,7 +46,7 @@ class ResumableFile:
             elif self._regular:
                 self._file.truncate(0)
             if not self._regular or self._file.tell() == 0:
-                self._file.write(header)
+                self._put(header)
         except OSError as error:
             raise ConfigurationError(f"cannot write {self.name}: {error.strerror}") from error
 
@@ -51,15 +57,30 @@ class ResumableFile:
         if line in self._again:
             self._again.discard(line)
         else:
-            self._file.write(line)
+            self._put(line)
 
     def flush(self) -> None:
-        """Hand the lines to the kernel. Raises OSError."""
-        self._file.flush()
+        """Hand the lines to the kernel, to a reader those for which it has room. Raises OSError, ConfigurationError."""
+        if self.stream is None:
+            self._file.flush()
+            return
+        try:
+            self.stream.pump()
+        except OutputClosed as error:
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)) from error
 
     def close(self) -> None:
-        """Write what waits and close the file. May be called twice. Raises OSError."""
+        """Write what waits, unless its reader is stuck, and close the file. May be called twice. Raises OSError."""
+        if self.stream is not None and not self._file.closed:
+            with suppress(OutputClosed, ConfigurationError), closing(self.stream):  # `flush` has raised it before
+                write_out(self.stream, stuck_ns=STUCK_NS)
         self._file.close()
+
+    def _put(self, data: bytes) -> None:
+        if self.stream is None:
+            self._file.write(data)
+        else:
+            self.stream.put(data)
 
     def _go_on(self) -> None:
         last = deque(self._file, _AGAIN_LINES_MAX)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import select
 from pathlib import Path
 
 import pytest
 
+from support.unread import Make, full_pipe, gone_pipe, opened, read_until, stopped_terminal, terminal
 from taskpool.errors import UsageError
 from taskpool.generator.output.resumable_file import ResumableFile
 
@@ -69,3 +71,34 @@ def test_what_is_no_file(append: bool) -> None:
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=f"cannot write {tmp_path}"):
         ResumableFile(str(tmp_path), append=False)
+
+
+@pytest.mark.parametrize("make", [os.pipe, full_pipe, terminal, stopped_terminal])
+def test_a_reader_that_does_not_read_is_not_waited_for(make: Make) -> None:
+    line = b"%099d\n" % 1
+    with opened(make) as (reader, writer):
+        file = ResumableFile(f"/dev/fd/{writer}", append=False)
+        file.begin(b"header\n")
+        for _ in range(20_000):
+            file.write(line)
+            file.flush()
+        assert file.stream is not None and file.stream.congested
+        file.write(b"end\n")
+        lines: list[bytes] = []
+        while b"end\n" not in lines:
+            file.flush()
+            lines += read_until(reader, b"\n")
+        file.close()
+        assert lines == [b"header\n", *[line] * 20_000, b"end\n"]
+
+
+def test_a_reader_that_is_gone_is_an_error() -> None:
+    with opened(gone_pipe) as (_, writer):
+        file = ResumableFile(f"/dev/fd/{writer}", append=False)
+        file.begin()
+        file.write(b"x\n")
+        assert file.stream is not None
+        with pytest.raises(BrokenPipeError):
+            while select.select(file.stream.waits_for, [], [], 20)[0] or file.stream.pending:
+                file.flush()
+        file.close()
