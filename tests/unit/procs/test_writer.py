@@ -146,6 +146,18 @@ def test_a_flush_does_not_wait_again_for_a_reader_that_is_stuck(ends: Ends) -> N
         assert not writer.flush(50 * MILLISECOND)  # a thousand waits would be 50 s
 
 
+def test_without_a_thread_lines_are_written_while_there_is_room(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("taskpool.procs.writer.start_thread", lambda run: False)
+    _, writer = ends.open(os.pipe)
+    for number in range(LINES):
+        writer.put(LINE % number)
+    assert ends.read_until(LINE % 500)[:501] == [LINE % number for number in range(501)]
+    lines: list[bytes] = []
+    while not any(b"was not read" in line for line in lines):
+        writer.put(b"x\n")
+        lines += ends.read_until(b"\n")
+
+
 # --- lines of other processes ------------------------------------------------------------------------------
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import _thread
-import errno
 import os
 import select
 import stat
@@ -87,14 +86,16 @@ class ChunkWriter:
         return self._taken - self._written
 
     def put(self, data: bytes) -> None:
-        """Write a chunk behind those that wait. Raises OSError when that cannot start."""
+        """Write a chunk behind those that wait."""
         self._taken += len(data)
         self._chunks.put(data)
         if not self._running:
+            # Without a thread it is written here. That may block, but a machine short of processes must be told so.
             self._running = True
             if not start_thread(self._run):
-                limit = "a limit on processes or memory is reached (ulimit -u, TasksMax=, --pids-limit)"
-                raise OSError(errno.ENOMEM, f"no thread to write it: {limit}")
+                self._running = False
+                self._chunks.get()
+                self._write(data)
 
     def check(self) -> None:
         """Raise the OSError with which a write has failed."""
@@ -114,19 +115,20 @@ class ChunkWriter:
         self._chunks.put(None)
 
     def _run(self) -> None:
-        while self._error is None and (data := self._chunks.get()) is not None:
-            self._error = write_all(self._fd, data)
-            if self._error is None:
-                self._written += len(data)
-            with self._lock:
-                if self._closed:
-                    break
-                if self._error is not None or self.pending <= CHUNK_BYTES_AHEAD // 2:
-                    os.eventfd_write(self._events, 1)
+        while self._error is None and not self._closed and (data := self._chunks.get()) is not None:
+            self._write(data)
         with self._lock:
             self._running = False
             if self._closed:
                 os.close(self._events)
+
+    def _write(self, data: bytes) -> None:
+        self._error = write_all(self._fd, data)
+        if self._error is None:
+            self._written += len(data)
+        with self._lock:
+            if not self._closed and (self._error is not None or self.pending <= CHUNK_BYTES_AHEAD // 2):
+                os.eventfd_write(self._events, 1)
 
 
 class OutputStream:

@@ -110,3 +110,13 @@ def test_output_that_cannot_be_read_is_told(pipe: tuple[int, int], tmp_path: Pat
     stream.put(tmp_path / "missing")
     with pytest.raises(ConfigurationError, match="missing"):
         stream.pump()
+
+
+def test_without_a_thread_it_is_written_all_the_same(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("taskpool.generator.output.stream.start_thread", lambda run: False)
+    stream = OutputStream(pipe[1])
+    stream.put(b"x\n" * 10_000)
+    write_out(stream)
+    assert os.read(pipe[0], 65_536) == b"x\n" * 10_000
+    stream.close()
+    stream.close()
