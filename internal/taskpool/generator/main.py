@@ -23,7 +23,7 @@ from taskpool.generator.output.stream import OutputClosed, OutputStream, Piece, 
 from taskpool.generator.parser import QUERIES, build_parser
 from taskpool.generator.private.state import enter_directory
 from taskpool.generator.signals import RaiseOnSignal, handled_signals
-from taskpool.generator.submit import how_to_resume, new_client_id, open_connection, resume_command, run_batch
+from taskpool.generator.submit import absolute, how_to_resume, new_client_id, open_connection, resume_command, run_batch
 from taskpool.ipc.names import check_pool_name
 from taskpool.kinds import KINDS
 from taskpool.messages import JobSpec
@@ -70,11 +70,12 @@ def submit(args: Namespace, console: Console, argv: Sequence[str]) -> ExitCode:
     if args.subcommand == "jobs" and args.schema:
         return _print_schema()
     options = submit_options(args)
-    program = os.path.realpath(sys.argv[0]) if os.sep in sys.argv[0] else sys.argv[0]
+    if os.sep in sys.argv[0]:
+        sys.argv[0] = absolute(sys.argv[0])  # the other programs are looked for beside it
     # Before anything is looked for: what is relative on the command line counts from where the batch was begun.
     if options.resume and options.pool is None and (problem := enter_directory(options.batch)) is not None:
         console.warning(f"batch {options.batch} was begun in {problem}; relative paths now count from here")
-    command = resume_command(program, argv, options.batch, len(getattr(args, "template", ())))
+    command = resume_command(sys.argv[0], argv, options.batch, len(getattr(args, "template", ())))
     source = source_of(args)  # before a dry run too, so that it finds the same faults
     if options.dry_run:
         return _print_jobs(preview(source))

@@ -102,11 +102,11 @@ def resume_command(program: str, argv: Sequence[str], batch: str, template_words
     end = len(words) - template_words if template_words else (words.index("--") if "--" in words else len(words))
     options, command = _with_absolute_paths(words[:end]), words[end:]
     if subcommand == "jobs" and options and not options[-1].startswith("-"):
-        options[-1] = _absolute(options[-1])  # FILE
+        options[-1] = absolute(options[-1])  # FILE
     added = [] if _given("--batch", options) else ["--batch", batch]
     added += [] if "--resume" in options else ["--resume"]
     if subcommand == "command" and _given("--pool", options) and not _given("--cwd", options):
-        added += ["--cwd", _absolute(".")]  # a private pool has a note of it
+        added += ["--cwd", absolute(".")]  # a private pool has a note of it
     line = " ".join(map(_quoted, [_as_typed(program), subcommand, *added, *options, *command]))
     if len(line) > _COMMAND_CHARS_MAX or "\n" in line:
         return f"the same command with {' '.join(added) or 'the same options'} behind {subcommand!r}"
@@ -133,13 +133,14 @@ def _with_absolute_paths(options: Sequence[str]) -> list[str]:
     for at, word in enumerate(found):
         name, equals, value = word.partition("=")
         if name in _PATH_OPTIONS and equals:
-            found[at] = f"{name}={_absolute(value)}"
+            found[at] = f"{name}={absolute(value)}"
         elif at and found[at - 1] in _PATH_OPTIONS:
-            found[at] = _absolute(word)
+            found[at] = absolute(word)
     return found
 
 
-def _absolute(path: str) -> str:
+def absolute(path: str) -> str:
+    """Return a path that means the same file from any directory, if it has one."""
     try:
         return path if path in _NO_PATHS else os.path.abspath(path)
     except OSError:  # the current directory is gone
@@ -174,7 +175,7 @@ def _as_typed(program: str) -> str:
     found = shutil.which(name)  # by the name alone a shell may find another installation
     if found is not None and os.path.isabs(found) and os.path.realpath(found) == os.path.realpath(program):
         return name
-    return _absolute(program) if os.sep in program else program
+    return absolute(program) if os.sep in program else program
 
 
 def _session_options(options: SubmitOptions, private: PrivateDealer | None) -> SessionOptions:

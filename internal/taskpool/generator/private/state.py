@@ -56,7 +56,7 @@ class _Note(msgspec.Struct):
 
     batch: str
     journal: str | None  # its path
-    directory: bytes | None = None  # where the batch was begun; None: it was gone, or a version before 0.3 began it
+    directory: bytes | None = None  # where the batch was begun; None: it was gone, or an earlier version began it
     environment: list[bytes] | None = None  # NAME=VALUE each, as it was there
     after_epoch: int = 0  # outputs of epochs up to this are of earlier batches with this name
     names_files: bool = True  # outcome objects were written, which name files of outputs
