@@ -39,7 +39,7 @@ PRIVATE_NOTE = "private.json"  # of a private pool; its generator holds a lock o
 JOURNAL_NAME = "journal.db"
 SPOOL_NAME = "spool"
 OUTPUT_NAME = "output"  # where workers put what jobs printed (kinds/capture.py)
-_FILES = ("pool.lock", "worker-queues", "workers", PRIVATE_NOTE)
+_FILES = ("pool.lock", "queues", "worker-queues", "workers", PRIVATE_NOTE)
 
 
 def state_directory(pool: str, env: Mapping[str, str] = os.environ, *, create: bool = True) -> Path:
