@@ -5,6 +5,7 @@ Every call the dealer makes is a step: time passes, others run meanwhile, and th
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 from sim.disk import FULL, STORE_FD, SimStore, WatchedMemoryStore
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from sim.process import Process
 
 SIGNALS_FD = 900_000
+FIRST_PIDFD = 800_000
 PREEMPTED_NS = 150_000  # between two calls the scheduler may give the processor to others
 LAYOUT = Layout(
     intake=Shape(4, 4096),
@@ -141,13 +143,14 @@ class SimPoller:
 
     def read(self, fd: int) -> None:
         assert fd not in self._queues
-        if fd not in (SIGNALS_FD, STORE_FD):
+        if fd not in (SIGNALS_FD, STORE_FD, *self._platform.pidfds):
             self._queues[fd] = self._platform.ends[fd].queue
 
     def forget(self, fd: int) -> None:
         if self._platform.dead:
             raise Killed
-        del self._queues[fd]
+        if self._platform.pidfds.pop(fd, None) is None:
+            del self._queues[fd]
 
     def write(self, fd: int, wanted: bool) -> None:
         if wanted:
@@ -174,6 +177,7 @@ class SimPoller:
 
     def _ready(self) -> set[int]:
         ready = {fd for fd, queue in self._queues.items() if queue.messages}
+        ready |= {fd for fd, process in self._platform.pidfds.items() if not process.alive}
         if self._platform.signalled:
             ready.add(SIGNALS_FD)
         if self._platform.store_ready:
@@ -197,6 +201,8 @@ class SimPlatform:
         self.world = host.world
         self.clock = AwakeClock(host.world)
         self.ends: dict[int, DealerQueueEnd] = {}
+        self.pidfds: dict[int, Process] = {}
+        self._next_pidfd = itertools.count(FIRST_PIDFD)
         self.namespace = DealerNamespace(self, host.namespace)
         self.epoch = 0
         self.dead = False
@@ -321,7 +327,12 @@ class SimPlatform:
         return self._processes
 
     def find_process(self, pid: int, queue_fd: int) -> int:
-        return -1  # generators here end with a bye, or in silence
+        found = [process for process in self.host.generators if process.pid == pid and process.alive]
+        if not found or pid % 2:  # as if of another PID namespace: its death is silence
+            return -1
+        pidfd = next(self._next_pidfd)
+        self.pidfds[pidfd] = found[0]
+        return pidfd
 
     def signals(self) -> list[str]:
         self.step()

@@ -317,7 +317,7 @@ def machine_of_the_schedule(schedule: Schedule) -> Iterator[None]:
         undo.append((where, name, getattr(where, name)))
         setattr(where, name, what)
 
-    put(reply_queues, "os", SimpleNamespace(fstat=fstat))
+    put(reply_queues, "os", SimpleNamespace(fstat=fstat, close=lambda fd: None))
     put(dealer_module, "os", SimpleNamespace(getpid=getpid))
     put(limits, "OUTCOMES_IN_FLIGHT_MAX", schedule.plan.outcomes_in_flight)
     put(limits, "UNSTORED_BYTES_MAX", schedule.plan.unstored_bytes)

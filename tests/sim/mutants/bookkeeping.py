@@ -134,4 +134,11 @@ BOOKKEEPING = (
         "chosen=self._left_by_choice(error)",
         "chosen=False",
     ),
+    mutant(
+        "the living generators are let go instead of the dead",
+        "I10",
+        "dealer/reply_queues.py",
+        "if pidfd in ready]",
+        "if pidfd not in ready]",
+    ),
 )
