@@ -260,6 +260,7 @@ def migrate(connection: sqlite3.Connection, path: Path, steps: Mapping[int, tupl
     kept = Path(f"{path}.v{found}")
     with suppress(FileNotFoundError):
         kept.unlink()  # of a migration that did not get to its end: the journal is still as it was
+    os.close(os.open(kept, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))  # SQLite goes by the umask
     # Not a copy of the file: its newest commits may still lie in the -wal.
     try:
         connection.execute("VACUUM INTO ?", (str(kept),))

@@ -60,7 +60,7 @@ def state_directory(pool: str, env: Mapping[str, str] = os.environ, *, create: b
         raise ConfigurationError(f"the state directory {str(directory)!r} is not UTF-8: set {variable} to another")
     try:
         with closing(_Walk(create=create)) as walk:
-            walk.go(base, volume=service)
+            walk.go(os.path.abspath(base), volume=service)
             walk.go("/".join((*own, pool)), named=False)
             walk.take(SPOOL_NAME, OUTPUT_NAME)
             walk.check_files(*_FILES, *(JOURNAL_NAME + end for end in _BESIDE))
@@ -178,9 +178,13 @@ class _Walk:
         """Go down `path`, from where the walk stands or from the root. `named`: a person has chosen it; `volume`: it
         may be the root of a mounted volume to which all may write, as container engines make them."""
         names = self._rest(path)
+        given = len(names)
         while names:
+            # Not where a link leads, which may be to a disk that is not mounted now.
+            create = self._create and len(names) <= given
             name = names.pop()
-            entry = self._open(name)
+            given = min(given, len(names))
+            entry = self._open(name, create=create)
             try:
                 status = os.fstat(entry)
                 if stat.S_ISLNK(status.st_mode):
@@ -244,11 +248,11 @@ class _Walk:
             self._begin()
         return [name for name in reversed(path.split("/")) if name not in ("", ".")]
 
-    def _open(self, name: str) -> int:
+    def _open(self, name: str, *, create: bool) -> int:
         try:
             return os.open(name, _ENTRY, dir_fd=self._fd)
         except FileNotFoundError:
-            if not self._create:
+            if not create:
                 raise
         try:
             os.mkdir(name, 0o700, dir_fd=self._fd)

@@ -258,6 +258,7 @@ def test_an_older_journal_is_migrated_in_one_transaction_and_kept(path: Path, mo
     store = open_store(path)
     assert len(Asked(store).jobs()) == 39
     store.close(clean=True)
+    assert os.stat(f"{path}.v1").st_mode & 0o777 == 0o600
     kept = sqlite3.connect(f"{path}.v1")
     assert kept.execute("PRAGMA user_version").fetchone() == (1,)
     assert kept.execute("SELECT count(*) FROM jobs").fetchone() == (40,)

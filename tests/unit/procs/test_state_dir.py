@@ -147,6 +147,16 @@ def test_a_link_of_this_user_to_a_larger_disk_is_followed(tmp_path: Path, name: 
     assert mode_of(tmp_path / "large") == 0o700
 
 
+@pytest.mark.parametrize("place", ["", "taskpool", "taskpool/demo"])
+def test_nothing_is_made_where_a_link_leads_to_no_directory(tmp_path: Path, place: str) -> None:
+    """To a disk that is not mounted, say."""
+    link = tmp_path / "state" / place
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(tmp_path / "disk" / "mine")
+    refused({"XDG_STATE_HOME": str(tmp_path / "state")}, "taskpool/demo: No such file or directory; set XDG_STATE_HOME")
+    assert not (tmp_path / "disk").exists()
+
+
 def test_a_link_where_others_may_write(shared: Path, home: Path) -> None:
     (shared / "taskpool").symlink_to(home)
     refused({"XDG_STATE_HOME": str(shared)}, r"shared/taskpool is a symbolic link in a directory to which others may")
