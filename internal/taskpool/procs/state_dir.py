@@ -327,7 +327,10 @@ def _others_write(status: os.stat_result) -> bool:
 
 
 def _is_own_group(gid: int) -> bool:
-    """Whether the group is this user's private one, with which many systems give directories mode 0775."""
+    """Whether the group is this user's private one, with which many systems give directories mode 0775.
+
+    LIMIT: access control lists (acl(5)) are not looked at: who they let write counts as that group.
+    """
     if gid == _ROOT_UID:
         return True
     import grp  # both may ask a directory service, and are seldom needed
