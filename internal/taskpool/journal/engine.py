@@ -92,7 +92,7 @@ class Engine:
             places = (path, file.wal_of(path))
             self._places = [(place, os.open(place, os.O_PATH | os.O_CLOEXEC)) for place in places]
             self._seal = Seal(path, file.wal_of(path))
-        except (*trouble.UNREADABLE, OSError) as error:
+        except trouble.UNREADABLE as error:
             file.close(self._connection, path)
             raise JournalError(trouble.explain(path, error)) from error
         except BaseException:
