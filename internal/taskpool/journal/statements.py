@@ -329,6 +329,10 @@ class Statements:
             rows = self._connection.execute(_JOB + "WHERE j.ordinal = ? AND j.state = ?", (ordinal, state))
         return map(self._job, map(JobRow._make, rows))
 
+    def in_use(self) -> list[bool]:
+        """Whether there must be a -wal."""
+        return [bool(value) for (value,) in self._connection.execute("SELECT value FROM meta WHERE key = 'wal'")]
+
     def last_ordinal(self) -> list[int]:
         """Of all jobs ever accepted; [] if there was none."""
         return [number for (number,) in self._connection.execute("SELECT max(ordinal) FROM jobs") if number]

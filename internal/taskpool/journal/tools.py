@@ -93,6 +93,7 @@ def export(path: Path, write: Callable[[bytes], object], lock: Path | None = Non
     quarantine. Bytes are base64. Of a damaged journal, what can be read; then JournalError."""
     with _reading(path, lock) as (connection, found):
         salvage = Salvage(connection, path, found.problems)
+        salvage.look_for_wal(found)
         for line in salvage.lines():
             write(line)
     if salvage.problems:
@@ -136,8 +137,11 @@ def backup(path: Path, target: Path, lock: Path | None = None) -> None:
         raise JournalError(f"the copy {target} could not be made: {error.strerror}") from error
     try:
         with _reading(path, lock) as (connection, found):
-            if found.problems:
-                raise JournalError(trouble.damaged(path, "; ".join(found.problems)))
+            problems = found.problems
+            if found.lacks_log(told=any(Statements(connection, 0).in_use())):
+                problems = [_missing(path)]
+            if problems:
+                raise JournalError(trouble.damaged(path, "; ".join(problems)))
             connection.execute("VACUUM INTO ?", (str(target),))
     except (*trouble.UNREADABLE, JournalError) as error:
         target.unlink()  # made here: what is left of it is no copy
@@ -193,6 +197,10 @@ def _take(fd: int, path: Path, lock: Path) -> None:
         ) from None
 
 
+def _missing(path: Path) -> str:
+    return f"{file.wal_of(path).name} is missing, and with it the newest commits"
+
+
 def _batches(connection: sqlite3.Connection) -> int:
     return sum(1 for _ in Statements(connection, 0).batches())
 
@@ -229,6 +237,12 @@ class Salvage:
         self._path = path
         self._stopped = False  # what was read last did not get to its end
         self.problems = list(problems)
+
+    def look_for_wal(self, found: Examination) -> None:
+        """`found` before SQLite opened the file."""
+        for told in self._read(self._statements.in_use):
+            if found.lacks_log(told=told):
+                self.problems.append(_missing(self._path))
 
     def lines(self) -> Iterator[bytes]:
         """See `export`."""
@@ -301,7 +315,7 @@ class Inspection:
         if meta.get("sentinel") != schema.SENTINEL:
             self._problems.append("its sentinel row is missing")
         if self._found.lacks_log(told=bool(meta.get("wal"))):
-            self._problems.append(f"{file.wal_of(self._path).name} is missing, and with it the newest commits")
+            self._problems.append(_missing(self._path))
         lines = [line for (line,) in self._rows(f"PRAGMA integrity_check({_PROBLEMS_MAX})")]
         self._problems += [f"SQLite: {line}" for line in lines if line != "ok"]
 

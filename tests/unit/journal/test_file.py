@@ -101,6 +101,10 @@ def test_a_removed_wal_is_noticed_and_the_loss_can_be_accepted(tmp_path: Path) -
         with pytest.raises(JournalError, match=r"journal\.db-wal is missing, .* --accept-loss"):
             open_store(path)
     assert "journal.db-wal is missing" in tools.check(path).text
+    with pytest.raises(JournalError, match=r"journal\.db-wal is missing"):
+        tools.export(path, bytes)
+    with pytest.raises(JournalError, match=r"journal\.db-wal is missing"):
+        tools.backup(path, tmp_path / "copy.db")
     tools.accept_loss(path)
     open_store(path).close(clean=True)
 
