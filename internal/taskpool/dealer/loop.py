@@ -130,8 +130,8 @@ class Loop:
             if self._core.pool.attempts:  # some have a time-out, and a long sleep would hide how long the pool stood
                 deadline = min(deadline, before + STEP_NS)
             self._queues.watch(intake=self._core.intake.wants_submissions, events=self._core.wants_reports)
-            idle = self._idle and self._heard >= self._core.wants_reports  # what was left unread is wanted now?
-            ready = self._poller.wait(deadline - before if idle else 0)
+            unread = self._core.wants_reports and not self._heard  # was left in its queue, and is wanted now
+            ready = self._poller.wait(deadline - before if self._idle and not unread else 0)
             late_ns = self._clock.now().mono - max(deadline, before)
             self.counters.count_turn(before - self.turn_began_mono_ns, late_ns)
             # A turn is late after too long a sleep (SIGSTOP, a frozen control group) or too long a turn before it.

@@ -158,8 +158,8 @@ ORDERING = (
         "nothing wakes the loop for what it left unread",
         "R9",
         "dealer/loop.py",
-        "            idle = self._idle and self._heard >= self._core.wants_reports",
-        "            idle = self._idle",
+        "            unread = self._core.wants_reports and not self._heard",
+        "            unread = False",
         Edit("dealer/loop.py", "events=self._core.wants_reports)", "events=self._heard)"),
     ),
     mutant(
