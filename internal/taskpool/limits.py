@@ -43,6 +43,7 @@ UNREAD_KEPT_NS = 3600 * SECOND  # without a journal: how long a finished batch w
 # Sent to one generator and not acknowledged: what it has to get again after a new hello.
 OUTCOMES_IN_FLIGHT_MAX = 512
 OUTCOMES_IN_FLIGHT_BYTES_MAX = 8 * 1024 * 1024
+OUTCOMES_UNSENT_BYTES_MAX = 1024 * 1024  # kept for a reader whose window is full; the store has them all
 
 # What waits for a commit is in memory. With more, a disk that is slower than the workers would fill it: no job is sent
 # and no submission read. Reports of jobs that run come all the same; they stay in their queue from the second limit on.

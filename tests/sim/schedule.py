@@ -320,6 +320,7 @@ def machine_of_the_schedule(schedule: Schedule) -> Iterator[None]:
     put(reply_queues, "os", SimpleNamespace(fstat=fstat, close=lambda fd: None))
     put(dealer_module, "os", SimpleNamespace(getpid=getpid))
     put(limits, "OUTCOMES_IN_FLIGHT_MAX", schedule.plan.outcomes_in_flight)
+    put(limits, "OUTCOMES_UNSENT_BYTES_MAX", schedule.plan.unstored_bytes)
     put(limits, "UNSTORED_BYTES_MAX", schedule.plan.unstored_bytes)
     put(limits, "UNSTORED_REPORTS_BYTES_MAX", schedule.plan.unstored_bytes * 3 // 2)
     try:

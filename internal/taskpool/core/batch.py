@@ -182,6 +182,10 @@ class Batch(BatchRecord, eq=False, kw_only=True):
         self.unsent.append(outcome)
         self.unsent_bytes += outcome_bytes(outcome)
 
+    def _drop_unsent(self) -> None:
+        self.unsent.clear()
+        self.unsent_bytes = 0
+
     def window(self) -> int:
         """How many more outcomes may be sent before the reader acknowledges some."""
         if self.unread_bytes >= limits.OUTCOMES_IN_FLIGHT_BYTES_MAX:
@@ -199,6 +203,9 @@ class Batch(BatchRecord, eq=False, kw_only=True):
             self.unsent_bytes -= size
             self.unread_bytes += size
             items.append(outcome)
+        if self.unsent_bytes > limits.OUTCOMES_UNSENT_BYTES_MAX:
+            self._drop_unsent()
+            self.behind = True
         return items
 
     def begin_reload(self) -> int:
@@ -259,8 +266,8 @@ class Batch(BatchRecord, eq=False, kw_only=True):
         # A new connection has a new queue: whatever lay in the old one, its reader says by the cursor what it holds.
         self.sent = self.acknowledged
         self.sent_sizes.clear()
-        self.unread_bytes = self.unsent_bytes = 0
-        self.unsent.clear()
+        self.unread_bytes = 0
+        self._drop_unsent()
         self.behind = self.sent < self.recorded
 
     def expires(self, now: Instant) -> bool:

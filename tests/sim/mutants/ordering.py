@@ -182,6 +182,13 @@ ORDERING = (
         "        return 0\n",
     ),
     mutant(
+        "outcomes dropped for a slow reader are not read back",
+        "I10",
+        "core/batch.py",
+        "            self._drop_unsent()\n            self.behind = True\n",
+        "            self._drop_unsent()\n",
+    ),
+    mutant(
         "one read of outcomes is asked for, and no more",
         "I10",
         "core/delivery.py",
