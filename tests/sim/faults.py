@@ -34,7 +34,7 @@ INLINE: dict[str, float] = {
     "commit_eio_lost": 0.02,
     "commit_disk_full": 0.05,
     "spool_full": 0.5,
-    "report_gone_from_spool": 3.0,
+    "report_gone_from_spool": 0.8,
     "dealer_dies_with_commit_under_way": 0.05,
     "dealer_dies_after_commit": 0.05,
     "dealer_dies_before_send": 0.03,
