@@ -198,30 +198,32 @@ def _keep(context: Context, fd: int, suffix: str, *, reused: bool) -> str:
     # until retention takes the outcome. The token is in the name because a lost attempt may have kept its own.
     home = os.path.dirname(os.path.abspath(context.spool))
     name = f"{context.seq}.{context.token.epoch}-{context.token.n}"
+    try:
+        kept = _name(context, home, fd, f"{name}.{suffix}", reused)
+    except FileExistsError:
+        # Epochs have begun anew here, because the lock file that counts them was removed; outputs were not.
+        kept = _name(context, home, fd, f"{name}-{os.urandom(8).hex()}.{suffix}", reused)
+    except FileNotFoundError:  # the directory was removed between two steps
+        kept = _name(context, home, fd, f"{name}.{suffix}", reused)
+    return os.path.join(home, OUTPUT_NAME, context.batch, kept)
+
+
+def _name(context: Context, home: str, fd: int, name: str, reused: bool) -> str:
     directory_fd = open_inside(home, OUTPUT_NAME, context.batch)
     try:
-        try:
-            kept = _save(fd, f"{name}.{suffix}", directory_fd, reused)
-        except FileExistsError:
-            # Epochs have begun anew here, because the lock file that counts them was removed; outputs were not.
-            kept = _save(fd, f"{name}-{os.urandom(8).hex()}.{suffix}", directory_fd, reused)
+        if reused or not _link(fd, name, directory_fd):
+            _copy(fd, name, directory_fd)
         # File first, then its name: the journal must not tell of a file that a loss of power has taken.
         os.fsync(directory_fd)
     finally:
         os.close(directory_fd)
-    return os.path.join(home, OUTPUT_NAME, context.batch, kept)
+    return name
 
 
 def epoch_of(name: str) -> int:
     """Return the epoch in which a file of kept output was made, by its name; 0 when that tells none."""
     match = _KEPT_NAME.match(name)
     return int(match[1]) if match else 0
-
-
-def _save(fd: int, name: str, directory_fd: int, reused: bool) -> str:
-    if reused or not _link(fd, name, directory_fd):
-        _copy(fd, name, directory_fd)
-    return name
 
 
 def _link(fd: int, name: str, directory_fd: int) -> bool:

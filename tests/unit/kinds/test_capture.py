@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import shutil
 import signal
 import stat
 import subprocess
@@ -284,3 +285,22 @@ def test_bytes_that_are_not_utf8_arrive_as_they_are(tmp_path: Path) -> None:
     assert output.stdout is None
     assert output.stdout_file is not None
     assert Path(output.stdout_file).read_bytes() == b"a\xfev\xfd" + place + b"\n"
+
+
+def test_output_is_kept_when_its_directory_is_removed_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.link
+    removed: list[Path] = []
+
+    def removing(source: str, name: str, *, dst_dir_fd: int) -> None:
+        if not removed:
+            removed.append(tmp_path / "output")
+            shutil.rmtree(removed[0])
+        real(source, name, dst_dir_fd=dst_dir_fd)
+
+    monkeypatch.setattr(os, "link", removing)
+    kept = sh(tmp_path, r"printf '\377'").output.stdout_file
+    assert kept is not None
+    assert removed
+    assert Path(kept).read_bytes() == b"\xff"
