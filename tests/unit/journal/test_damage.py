@@ -16,7 +16,7 @@ import pytest
 from support.journals import Asked, accepted, attempted, kill_a_writer, open_store, opened, recorded
 from taskpool.core.entries import BatchClosed
 from taskpool.errors import JournalError
-from taskpool.journal import file, tools, wal
+from taskpool.journal import file, seal, tools, wal
 from taskpool.journal.schema import PAGE_BYTES
 from taskpool.journal.seal import seal_of
 from taskpool.messages import State
@@ -173,6 +173,26 @@ def test_a_wal_that_was_cut_is_noticed(tmp_path: Path, left: int) -> None:
         log.truncate(left)
     with pytest.raises(JournalError, match=r"damaged: journal\.db-wal"):
         open_store(path, 3)
+
+
+def test_what_was_not_synced_may_be_lost_with_the_power_and_not_by_a_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (directory := tmp_path / "live").mkdir()
+    store = open_store(path := directory / "journal.db", sync="normal")
+    asked = Asked(store)
+    asked.commit(opened())
+    for n in range(1, 30):
+        asked.commit(accepted(n))
+    left = copied(path, tmp_path / "left")
+    store.close(clean=True)
+    flip(file.wal_of(left), 8 * wal.offset_of(20))
+    with pytest.raises(JournalError, match=r"journal\.db-wal is broken"):
+        open_store(left, 2)
+    monkeypatch.setattr(seal, "_boot", lambda: bytes(range(16)))
+    for epoch in (2, 3):  # nor is it missed later
+        open_store(left, epoch, sync="full").close(clean=False)
+    assert tools.check(left).problems == []
 
 
 def test_an_older_wal_is_noticed(tmp_path: Path) -> None:
