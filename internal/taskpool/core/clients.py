@@ -79,7 +79,8 @@ class Clients:
                 "total": batch.total if batch.total_stored else None,
                 "recorded": batch.recorded,
                 "acknowledged": batch.acknowledged,
-                "open": batch.open,
+                # An outcome that is not stored cannot be had yet: who waits for the batch's end would miss it.
+                "open": batch.open + batch.numbered - batch.recorded,
                 "cancelled": batch.cancelled,
             }
         self._pool.answer(command, body, ok=batch is not None)

@@ -416,3 +416,17 @@ def test_outcomes_are_read_back_one_answer_at_a_time() -> None:
         world.answer(1)
     assert answered == [("b", 0, [1, 2]), ("c", 0, [1, 2]), ("b", 3, [1, 2]), ("b", 4, [2])]
     assert [numbers(world, client) for client in (1, 2, 3, 4)] == [[1, 2], [1, 2], [1, 2], [2]]
+
+
+def test_a_batch_has_not_ended_before_its_last_outcome_is_stored() -> None:
+    world = World(slow_store=True)
+    world.batch(work(), work())
+    world.answer()
+    run_all(world, 1)
+    world.answer()
+    world.run()
+    asked = world.command("batch", "b")
+    assert (asked["recorded"], asked["open"]) == (1, 1)
+    world.answer()
+    asked = world.command("batch", "b")
+    assert (asked["recorded"], asked["open"]) == (2, 0)
