@@ -51,7 +51,7 @@ def test_a_job_that_needs_a_call_that_is_missing_says_so(stage: Stage, tmp_path:
         (["command", "--cwd", "/", "--", "pwd", ":::", ""], OK, ""),
         (["command", "--", "pwd", ":::", ""], USAGE, "the current directory is gone: cd elsewhere"),
         (["python", "--path", "/usr", "operator:neg"], OK, ""),
-        (["python", "--path", "rel", "operator:neg"], USAGE, "the current directory is gone: cd elsewhere"),
+        (["python", "--path", "rel", "operator:neg"], USAGE, "the current directory is gone, and the path 'rel'"),
         (["jobs", "rel"], USAGE, "cannot read rel"),
         (["fib", "5", "--dry-run"], OK, ""),
     ],
