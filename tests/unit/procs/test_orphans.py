@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -22,24 +22,7 @@ from taskpool.procs.orphans import Life, WorkerList, last_life
 from taskpool.procs.reap import reap
 from taskpool.procs.state_dir import identity
 
-Sleeper = Callable[..., int]
-
-
-@pytest.fixture
-def sleeper(pool: str) -> Iterator[Sleeper]:
-    """Starts processes that sleep; those that a test leaves are ended after it, before `pool` looks for them."""
-    started: list[int] = []
-
-    def sleep(mark: str | None = None) -> int:
-        env = {} if mark is None else {process_tree.MARK_VARIABLE: mark}
-        started.append(os.posix_spawn("/bin/sleep", ["sleep", "60"], env))
-        return started[-1]
-
-    yield sleep
-    for pid in started:
-        with suppress(ChildProcessError, ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+Sleeper = Callable[..., int]  # conftest.py
 
 
 def in_a_while() -> int:

@@ -5,39 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 
 import pytest
 
 from support.programs import run
-from taskpool.clock import SECOND
 from taskpool.procs import process_tree
 from taskpool.procs.reap import reap
 
-Sleeper = Callable[..., int]
-
-
-@pytest.fixture
-def sleeper(pool: str) -> Iterator[Sleeper]:
-    """Starts processes that sleep; those that a test leaves are ended after it, before `pool` looks for them."""
-    started: list[int] = []
-
-    def sleep(mark: str | None = None) -> int:
-        env = {} if mark is None else {process_tree.MARK_VARIABLE: mark}
-        started.append(os.posix_spawn("/bin/sleep", ["sleep", "60"], env))
-        return started[-1]
-
-    yield sleep
-    for pid in started:
-        with suppress(ChildProcessError, ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-
-
-def in_a_while() -> int:
-    return time.monotonic_ns() + 10 * SECOND
+Sleeper = Callable[..., int]  # conftest.py
 
 
 # --- finding ------------------------------------------------------------------------------------------
