@@ -24,7 +24,7 @@ def begun(stage: Stage, ledger: Ledger, start: Callable[[], Program]) -> Program
         run = start()
         ledger.wait("start", 1)
         run.send(SIGINT)
-        run.says("Draining|Interrupted")
+        run.says(r"\[Dealer\] Draining: ")  # from now on it sends no job
     return run.ends(INTERRUPTED)
 
 

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from signal import SIGINT, SIGPIPE, SIGTERM, Signals
 
@@ -80,12 +81,23 @@ def test_the_journal_of_a_pool_that_is_down(stage: Stage, tmp_path: Path) -> Non
     assert copy.stdout == checked.stdout, "what has gone since is in the copy"
 
 
+def is_free(lock: Path) -> bool:
+    with lock.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
 @pytest.mark.parametrize("part", ["journal.db", "journal.db-wal"])
 def test_the_journal_of_a_pool_that_was_killed_and_then_damaged(stage: Stage, part: str) -> None:
     """One bit: of the schema's text, or of the newest commits."""
     dealer = kept(stage)
     kill(dealer.pid)
     dealer.wait()
+    # A worker that it was just starting holds the lock until its exec.
+    until(partial(is_free, state(stage.pool) / "pool.lock"), "the pool's lock")
     place = state(stage.pool) / part
     data = bytearray(whole := place.read_bytes())
     at = data.find(b"DEFAULT") if part == "journal.db" else len(data) - 1000

@@ -8,7 +8,7 @@ from sim.mutants.catalogue import MUTANTS
 from sim.mutants.plan import Mutant
 from sim.mutants.runner import hunt, misplaced
 
-SAMPLE = MUTANTS[::12]
+SAMPLE = MUTANTS[6::12]
 RULES = {
     "R1",
     "R2",

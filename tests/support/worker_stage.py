@@ -226,6 +226,7 @@ class Dealer:
         self._queues.__exit__(None, None, None)
         os.close(self.capture)
         os.close(self.log)
+        self.spool.close()
 
 
 class Start:

@@ -38,6 +38,7 @@ from taskpool.core.storage import (
 from taskpool.errors import ExitCode
 from taskpool.journal.memory import MemoryStore
 from taskpool.limits import (
+    BOOT_NS_MAX,
     COMMAND_BACKSTOP_NS,
     DRAIN_TIMEOUT_NS,
     START_SILENT_NS_MAX,
@@ -471,6 +472,18 @@ def test_a_job_whose_report_may_wait_for_the_spool_is_not_timed_out() -> None:
     world.quiet()
     world.advance(2 * SECOND)
     assert world.take(Kill), "from now on it is silent again"
+
+
+def test_a_worker_that_boots_while_the_spool_is_in_trouble_has_its_time() -> None:
+    world = World(boot=False)
+    world.forget()
+    for _ in range(BOOT_NS_MAX // SECOND + 1):
+        world.do(DiskFull(True, "no space left on /spool", "spool"))
+        world.advance(1 * SECOND)
+    world.do(DiskFull(False, "1 GiB free", "spool"))
+    assert world.take(Kill) == []
+    world.advance(BOOT_NS_MAX)
+    assert world.take(Kill) == [Kill(Incarnation(1), "KILL")]
 
 
 def test_a_worker_whose_report_is_lost_is_ended_and_its_jobs_run_again() -> None:

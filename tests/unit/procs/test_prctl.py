@@ -92,6 +92,7 @@ tie = ParentTie(os.getppid())
 become_subreaper()
 child = os.posix_spawn("/bin/sleep", ["sleep", "60"], {})
 print(child, flush=True)
+sys.stdin.readline()
 tie._parent = 0  # no process has it, as if the parent had died and the kernel had said nothing
 with tie.descendants_first():
     print("alive", flush=True)
@@ -99,9 +100,9 @@ with tie.descendants_first():
     with start(code) as worker:
         assert worker.stdout
         child = os.pidfd_open(int(worker.stdout.readline()))
+        assert worker.communicate("\n", timeout=20)[0] == ""
         assert dies(child)
         os.close(child)
-        assert worker.communicate(timeout=20)[0] == ""
         assert worker.returncode == -signal.SIGKILL
 
 
