@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from taskpool.client.connection import Connection, DealerEnded, TurnHandler
 from taskpool.client.session import REFUSED_FOR_NOW
-from taskpool.clock import SECOND, AwakeClock
+from taskpool.clock import SECOND, AwakeClock, Instant
 from taskpool.errors import ExitCode, UsageError
 from taskpool.generator.input.feed import Feed
 from taskpool.generator.job_limits import HaltRule
@@ -47,6 +47,7 @@ class RunParts(NamedTuple):
     progress: ProgressBar
     console: Console
     clock: AwakeClock
+    began: Instant  # before a private dealer was started
     wakeup: Wakeup
     private: PrivateDealer | None
 
@@ -71,6 +72,7 @@ class BatchRun(TurnHandler):
         self.stopped = False  # no more jobs: a signal, --halt, or the pool refused them
         self._begun = False  # the batch is ours: the dealer has said so
         self._told_before = 0  # the last outcome that was there then
+        self._began_wall_ns = parts.began.wall
         self._concluding = False
         self._halting = False
         self._halted_in = 0  # the connection in which the dealer was told of --halt
@@ -181,7 +183,9 @@ class BatchRun(TurnHandler):
             self._printer.begin()
             self._progress.begin(now)
         for outcome in outcomes:
-            self._totals.add(outcome, earlier=outcome.no <= self._told_before)
+            # A private dealer goes on with a batch before this program can say hello.
+            is_old = outcome.no <= self._told_before and outcome.finished_wall_ns < self._began_wall_ns
+            self._totals.add(outcome, earlier=is_old)
             if outcome.state not in _UNREMARKABLE:
                 self._report_failure(outcome)
             self._printer.take(outcome)

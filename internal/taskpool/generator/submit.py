@@ -44,6 +44,7 @@ def run_batch(options: SubmitOptions, feed: Feed, console: Console, how_to_resum
     Raises TaskpoolError for what ends it early.
     """
     clock = AwakeClock(SystemClock())
+    began = clock.now()
     with ExitStack() as cleanup:
         # First: a signal that comes while the parts are made is kept, and dealt with in the first turn of the loop.
         wakeup = Wakeup(handled_signals())
@@ -63,7 +64,7 @@ def run_batch(options: SubmitOptions, feed: Feed, console: Console, how_to_resum
             cleanup.enter_context(private)
         totals = Totals()
         progress = ProgressBar(options.progress, console, totals, clock.now().mono)
-        parts = RunParts(options, feed, printer, totals, progress, console, clock, wakeup, private)
+        parts = RunParts(options, feed, printer, totals, progress, console, clock, began, wakeup, private)
         session_options = _session_options(options, private)
         cursor = 0
         # A detached run takes no outcomes, so it has none to count before.
