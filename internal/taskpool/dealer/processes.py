@@ -191,9 +191,10 @@ class WorkerProcesses:
             # A child of this process that is no worker was left by one: by which cannot be told, so all wait for it. A
             # descendant that has a parent between itself and the worker becomes such a child once that is killed.
             spare = self._clock.now().mono < self._reaped[-1].death_mono_ns + limits.TRACKER_END_NS
-            if process_tree.kill_strays(self._strays(), spare_trackers=spare):
+            strays = self._strays()
+            if process_tree.kill_strays(strays, spare_trackers=spare):
                 return []
-            self._strangers |= self._strays()
+            self._strangers |= strays  # another user's, which cannot be killed
         except OSError as error:
             # Without a descriptor to look with, it is unknown what is left. The next turn looks again.
             if error.errno not in (errno.EMFILE, errno.ENFILE):

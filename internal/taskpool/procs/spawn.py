@@ -72,7 +72,7 @@ def spawn_worker(program: list[str], env: Mapping[str, str], *, capture_fd: int,
     and error, `log_fd` as descriptor 3, a session of its own, an empty signal mask and default
     dispositions. Raises WorkerCannotBoot naming the path and the cause; its `__cause__` is the OSError.
 
-    Main thread only: a worker dies with the *thread* that spawned it (see prctl.die_with_parent).
+    Main thread only: a worker dies with the *thread* that spawned it (see prctl.ParentTie).
     """
     # Not by fork: a forked child holds the dealer's locks and queue descriptors until its exec, and its flock for ever.
     assert get_native_id() == os.getpid(), "workers are spawned from the main thread"

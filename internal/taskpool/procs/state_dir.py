@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 _ROOT_UID = 0
 _ENTRY = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _LINKS_MAX = 40  # as the kernel has it (path_resolution(7))
 _ALL_UIDS = 2**32 - 1  # of them a user namespace knows some, the first one all (user_namespaces(7))
 # What SQLite and the journal put beside it, by its name and one of these.
