@@ -85,6 +85,10 @@ class PoolInUse(TaskpoolError):
     exit_code = ExitCode.UNREACHABLE
 
 
+class GeneratorGone(TaskpoolError):
+    """A private dealer comes up and its generator has ended."""
+
+
 class WorkerCannotBoot(TaskpoolError):
     """The worker program is missing, not executable, or dies before it is ready."""
 

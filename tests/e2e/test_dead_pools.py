@@ -19,6 +19,7 @@ from support.harness import (
     program,
     programs_directory,
     queue_exists,
+    state_of,
     until,
     workers_of,
 )
@@ -29,10 +30,6 @@ SHARED = ("intake", "control", "events", "lock")
 
 def left(pool: str) -> list[str]:
     return [name for name in SHARED if queue_exists(f"/tp.{pool}.{name}")]
-
-
-def state_of(pool: str) -> Path:
-    return Path(os.environ["XDG_STATE_HOME"], "taskpool", pool)
 
 
 def kill_together(run: Program) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+from contextlib import closing
 from pathlib import Path
 from signal import SIGTERM
 
 import pytest
 
-from support.harness import ENVIRONMENT, OK, UNREACHABLE, Stage, program
+from support.harness import ENVIRONMENT, OK, UNREACHABLE, Stage, program, state_of
 from support.ledger import Ledger
+from taskpool.procs.pool_lock import PoolLock
 
 
 def test_a_second_dealer_is_told_who_holds_the_pool(stage: Stage) -> None:
@@ -57,6 +60,34 @@ def test_a_pool_of_the_same_name_in_another_ipc_namespace_is_another_pool(
     assert ledger.count("start") == 1
     first.send(SIGTERM)
     first.ends(OK)
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_private_dealer_whose_generator_has_gone_takes_no_pool(stage: Stage, held: bool) -> None:
+    words = ["sh", "-c", ': | exec "$@" 3<&0', "sh", program("tp-dealer"), "--pool", stage.pool, "--journal", "none"]
+    state_of(stage.pool).mkdir(parents=True)
+    with closing(PoolLock(state_of(stage.pool), stage.pool)) as lock:
+        if held:
+            assert lock.hold()
+        orphan = stage.start([*words, "--private", "--lifeline-fd", "3"]).ends(OK)
+    assert orphan.stderr == ""
+    assert not (state_of(stage.pool) / "spool").exists()
+
+
+def test_a_private_dealer_waits_for_one_that_is_about_to_leave(stage: Stage) -> None:
+    reader, lifeline = os.pipe()
+    state_of(stage.pool).mkdir(parents=True)
+    try:
+        with closing(PoolLock(state_of(stage.pool), stage.pool)) as lock:
+            assert lock.hold()
+            options = ["--pool", stage.pool, "--journal", "none", "--private", "--lifeline-fd", "0", "-v"]
+            dealer = stage.start([program("tp-dealer"), *options], stdin=reader)
+            dealer.says(f"pool {stage.pool} is in use")
+        dealer.says(f"Pool {stage.pool}, epoch 1, PID {dealer.pid}")
+    finally:
+        os.close(lifeline)
+        os.close(reader)
+    dealer.ends(OK)
 
 
 def test_a_generator_without_a_dealer(stage: Stage) -> None:

@@ -27,6 +27,7 @@ from support.harness import (
     dealer_of,
     kill,
     opened,
+    state_of,
     tell,
     until,
 )
@@ -64,10 +65,6 @@ def journaled(stage: Stage, *options: object) -> Program:
 def resumed(stage: Stage, run: Program) -> Program:
     """What the run says is to be typed."""
     return stage.start(shlex.split(run.says(r"To resume: (.*)$")[1]))
-
-
-def state_of(pool: str) -> Path:
-    return Path(os.environ["XDG_STATE_HOME"], "taskpool", pool)
 
 
 def check_results(stage: Stage, count: int = JOBS, state: str = "succeeded") -> None:
@@ -133,13 +130,12 @@ def test_a_killed_private_dealer_is_started_again(stage: Stage, ledger: Ledger) 
     assert not state_of(stage.pool).exists()
 
 
-@pytest.mark.slow  # the second run waits for the first one's dealer as long as a dealer may take to leave
 def test_a_second_run_of_a_batch_leaves_the_first_alone(stage: Stage, ledger: Ledger) -> None:
     with ledger.gate():
         run = private(stage, ledger, "gate")
         ledger.wait("start", WORKERS)
         again = stage.private("command", "--resume", "--", *work_of(ledger, "gate"), ":::", *names()).ends(UNREACHABLE)
-        assert f"pool {stage.pool} is in use by pid {dealer_of(run)} since " in again.stderr
+        assert f"in use by another tp-generator, whose dealer is PID {dealer_of(run)}: wait" in again.stderr
     run.ends(OK)
     check_results(stage)
     assert ledger.jobs("start") == dict.fromkeys(names(), 1)
@@ -161,6 +157,20 @@ def test_both_killed_and_resume(stage: Stage, ledger: Ledger) -> None:
     kill(run.pid)
     run.ends(-SIGKILL)
     private(stage, ledger, "sleep=0.05", "--resume").ends(OK)
+    check_results(stage)
+    check_ledger(ledger)
+
+
+def test_both_killed_while_the_dealer_is_started_again(stage: Stage, ledger: Ledger) -> None:
+    """The dealer that comes up without its generator and that of the next run are not in each other's way."""
+    run = private(stage, ledger, "sleep=0.05")
+    ledger.wait("end", 3)
+    killed = dealer_of(run)
+    kill(killed)
+    until(lambda: dealer_of(run) != killed, "another dealer")
+    kill(run.pid)
+    again = private(stage, ledger, "sleep=0.05", "--resume").ends(OK)
+    assert "in use" not in run.stderr + again.stderr
     check_results(stage)
     check_ledger(ledger)
 

@@ -31,6 +31,7 @@ from proof.sweep_stage import preload
 from proof.sweep_trace import KILL, PROGRAMS, Point, points_of, read_calls, sample
 
 REFERENCE_SECONDS = 180.0
+PROBLEM_CHARS = 4000  # a program that hangs has two stacks to tell
 
 
 def say(text: str) -> None:
@@ -153,7 +154,7 @@ class Sweep:
         say(f"errors that ended their program, by exit code: {dict(sorted(ended.items()))}; the others were survived")
         say(f"violations: {len(bad)}")
         for each in bad:
-            say(f"  {each['key']}: {each['problems'][0][:300]}")
+            say(f"  {each['key']}: {each['problems'][0][:PROBLEM_CHARS]}")
         return 1 if bad or len(mine) < len(points) else 0
 
 

@@ -70,7 +70,8 @@ class Run:
             self._scenario()
             self._judge()
         except TooLate:
-            self.result.problems.append(f"not converged in time; phase: {self._phase}")
+            where = [process.tell_where() for process in self._started if isinstance(process, Warm)]
+            self.result.problems.append(f"not converged in time; phase: {self._phase}; {' '.join(filter(None, where))}")
         finally:
             for process in self._started:
                 process.close()

@@ -6,6 +6,7 @@ has everything imported, and run the same `main` with the same arguments. The wo
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import subprocess
@@ -20,6 +21,8 @@ from typing import Protocol
 from support.harness import alive, children_of, program
 
 POLL_SECONDS = 0.004
+TELL_SIGNAL = signal.SIGUSR2  # no program of ours uses it
+TELL_SECONDS = 2.0
 
 
 class Process(Protocol):
@@ -53,6 +56,16 @@ class Warm:
             if pid:
                 self._code = os.waitstatus_to_exitcode(status)
         return self._code
+
+    def tell_where(self) -> str:
+        """Where it is, if it has not ended: the system call of each thread, and the stack of each in Python."""
+        if self.poll() is not None:
+            return ""
+        said = len(self.err.read_bytes())
+        os.kill(self.pid, TELL_SIGNAL)
+        wait_for(lambda: len(self.err.read_bytes()) > said, TELL_SECONDS)
+        calls = [read_text(f"/proc/{self.pid}/task/{tid}/syscall") for tid in [self.pid, *threads_of(self.pid)]]
+        return f"PID {self.pid}, system calls {calls}, {self.err.read_bytes()[said:].decode(errors='replace')}"
 
     def close(self) -> None:
         if self.poll() is None:
@@ -106,6 +119,14 @@ def wait_for(condition: Callable[[], object], seconds: float) -> bool:
     return True
 
 
+def read_text(path: str) -> str:
+    """What a file of /proc says; empty when its process has gone."""
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
+
+
 def threads_of(pid: int) -> list[int]:
     """Its threads, without the first."""
     try:
@@ -144,6 +165,7 @@ def _become(argv: list[str], out: Path, err: Path, env: dict[str, str]) -> int:
             opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
             os.dup2(opened, fd)
             os.close(opened)
+        faulthandler.register(TELL_SIGNAL, file=2)
         os.environ.clear()
         os.environ.update(env)
         sys.argv = [program(argv[0]), *argv[1:]]

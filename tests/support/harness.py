@@ -255,6 +255,11 @@ def children_of(pid: int) -> list[int]:
     return found
 
 
+def state_of(pool: str) -> Path:
+    """Return a pool's state directory, which may not be there."""
+    return Path(os.environ["XDG_STATE_HOME"], "taskpool", pool)
+
+
 def dealer_of(generator: Program) -> int:
     """Return the pid of a generator's private dealer, once it has one."""
     return until(

@@ -26,7 +26,7 @@ from taskpool.dealer.performer import Performer
 from taskpool.dealer.platform import Platform, Poller, Processes
 from taskpool.dealer.reply_queues import GeneratorProcesses, ReplyQueues
 from taskpool.dealer.systemd import Notifier, ServiceReporter
-from taskpool.errors import TaskpoolError, UsageError
+from taskpool.errors import ExitCode, GeneratorGone, TaskpoolError, UsageError
 from taskpool.ipc import sizing
 from taskpool.ipc.spool import Spool
 from taskpool.journal.store import Store
@@ -41,7 +41,10 @@ def run(options: DealerOptions, log: DealerLog, platform: Platform, notifier: No
     """Run a dealer until it leaves; return why. Raises TaskpoolError when it cannot start."""
     with ExitStack() as teardown:
         # Within the stack: an assembly that fails half way takes apart what it has made.
-        dealer = Dealer(options, log, platform, teardown, notifier)
+        try:
+            dealer = Dealer(options, log, platform, teardown, notifier)
+        except GeneratorGone as gone:
+            return Exit(ExitCode.OK, str(gone))
         return dealer.loop.run()
 
 
@@ -64,7 +67,7 @@ class Dealer:
         self._performer: Performer | None = None
         self._assembled = False
         layout = platform.layout(options)  # first: what does not fit this machine is refused before anything is touched
-        epoch = takeover.take_over(platform, options.pool, log, teardown)
+        epoch = takeover.take_over(platform, options, log, teardown)
         store = platform.store(options, epoch)
         # Pushed rather than called back: what the journal notes of this end depends on the error that caused it.
         teardown.push(lambda kind, error, trace: self._close(store, error))

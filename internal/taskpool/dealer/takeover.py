@@ -19,34 +19,37 @@ from contextlib import ExitStack
 from msgspec import structs
 
 from taskpool import codec
-from taskpool.clock import MILLISECOND
+from taskpool.clock import MILLISECOND, SECOND
 from taskpool.core.effects import Level
 from taskpool.core.storage import Restored
 from taskpool.dealer.input_queues import InputQueues
 from taskpool.dealer.log import DealerLog
+from taskpool.dealer.options import DealerOptions
 from taskpool.dealer.platform import Platform
-from taskpool.errors import MessageError, PoolInUse, QueueEmpty
+from taskpool.errors import GeneratorGone, MessageError, PoolInUse, QueueEmpty
 from taskpool.ipc import names
 from taskpool.ipc.queue import QueueEnd, QueueNamespace
 from taskpool.ipc.spool import Spool
 from taskpool.journal.store import Store
 from taskpool.messages import Epoch, Progress, Report
+from taskpool.procs.pool_lock import HELD_LOOK_NS
 from taskpool.procs.wait import wait_ready
 
 HELD_BRIEFLY_NS = 500 * MILLISECOND  # longer: by a dealer
-HELD_LOOK_NS = 20 * MILLISECOND
+ORPHAN_LEAVES_NS_MAX = 5 * SECOND  # by a dealer that comes up without its generator, on a machine under load
 
 
-def take_over(platform: Platform, pool: str, log: DealerLog, teardown: ExitStack) -> Epoch:
+def take_over(platform: Platform, options: DealerOptions, log: DealerLog, teardown: ExitStack) -> Epoch:
     """Own the pool and end its earlier life: steps 1 to 4. Returns the new epoch.
 
-    Raises PoolInUse when another dealer has the pool.
+    Raises PoolInUse when another dealer has the pool, GeneratorGone when this one is private and no longer wanted.
     """
+    pool = options.pool
     teardown.callback(platform.close)  # first, so that it comes last: the lock outlives everything it protects
     # Before the first queue of our own: what the dead hold counts against this user's limit on bytes.
     for dead in platform.sweep_dead_pools(pool):
         log.say(Level.INFO, f"private pool {dead}: its dealer and generator were killed; its queues are taken away")
-    epoch = platform.lock(pool)
+    epoch = _lock(platform, options, log)
     _lock_namespace(platform.namespace, pool, teardown)
     _end_earlier_life(platform, pool, epoch, log)
     return epoch
@@ -77,6 +80,31 @@ def _end_earlier_life(platform: Platform, pool: str, epoch: Epoch, log: DealerLo
     # Generators hold the old control queue and look whether it still has its name: that it has not is how they learn
     # that there is another dealer.
     platform.namespace.unlink(names.control(pool))
+
+
+def _lock(platform: Platform, options: DealerOptions, log: DealerLog) -> Epoch:
+    """Lock the pool, unless the generator of a private one has gone meanwhile.
+
+    Its next run may have started a dealer by then, which has the pool, or waits for this one to give it back.
+    """
+    deadline = time.monotonic_ns() + ORPHAN_LEAVES_NS_MAX
+    lifeline = (options.lifeline_fd,) if options.lifeline_fd >= 0 else ()
+    told = False
+    while True:
+        try:
+            epoch = platform.lock(options.pool)
+        except PoolInUse as in_use:
+            if not lifeline or time.monotonic_ns() > deadline:
+                raise
+            if not told:
+                log.say(Level.INFO, f"{in_use}; waiting for that dealer to leave")
+            told = True
+            wait_ready(lifeline, (), HELD_LOOK_NS)
+        else:
+            if not wait_ready(lifeline, (), 0):
+                return epoch
+        if wait_ready(lifeline, (), 0):
+            raise GeneratorGone("the generator of this private pool has gone")
 
 
 def _lock_namespace(namespace: QueueNamespace, pool: str, teardown: ExitStack) -> None:

@@ -34,6 +34,7 @@ _CURES = {
 }
 _SWEEP_NS_MAX = 5 * SECOND
 _SWEEP_LOOK_NS = 5 * MILLISECOND
+HELD_LOOK_NS = 20 * MILLISECOND  # how often is looked whether a lock that another process has is free
 
 
 class Holder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -52,6 +53,21 @@ def last_holder(directory: Path) -> Holder | None:
         return msgspec.json.decode((directory / LOCK_NAME).read_bytes(), type=Holder)
     except (OSError, msgspec.MsgspecError):
         return None
+
+
+def is_held(directory: Path) -> bool:
+    """Say whether a dealer has the pool just now."""
+    try:
+        fd = os.open(directory / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
+    finally:
+        os.close(fd)
+    return False
 
 
 def lock_exclusively(fd: int) -> bool:

@@ -24,7 +24,7 @@ from taskpool.ipc import names
 from taskpool.ipc.names import StaleQueues
 from taskpool.ipc.queue import QueueNamespace
 from taskpool.procs.orphans import end_orphans, last_life
-from taskpool.procs.pool_lock import PoolLock, last_holder
+from taskpool.procs.pool_lock import HELD_LOOK_NS, PoolLock, is_held, last_holder
 from taskpool.procs.signals import Wakeup, catchable
 from taskpool.procs.spawn import find_program
 from taskpool.procs.wait import wait_until
@@ -295,31 +295,17 @@ def wait_for_predecessor(state: PrivateState, wakeup: Wakeup, console: Console) 
 
     If it stays, the dealer that is started next finds the pool in use and says so.
     """
-    # Its generator was killed, so its lifeline has ended and it is about to leave.
-    holder = last_holder(state.directory)
-    if holder is None:
-        return
-    try:
-        pidfd = os.pidfd_open(holder.pid)
-    except ProcessLookupError:
-        return
-    try:
-        if _is_private_dealer(holder.pid, state.pool):
+    # Its generator was killed, for the state is ours, so its lifeline has ended and it is about to leave. One that is
+    # only coming up leaves at once (dealer/takeover.py).
+    clock = AwakeClock(SystemClock())
+    deadline = clock.now().mono + LEAVE_NS_MAX
+    told = False
+    while is_held(state.directory) and (now := clock.now().mono) < deadline:
+        if not told and (holder := last_holder(state.directory)):
             console.info(f"Waiting for the dealer of an earlier run, PID {holder.pid}, to exit")
-            clock = AwakeClock(SystemClock())
-            wait_until(clock.now().mono + LEAVE_NS_MAX, clock, (pidfd, wakeup))
-    finally:
-        os.close(pidfd)
-    raise_if_stopped(wakeup)
-
-
-def _is_private_dealer(pid: int, pool: str) -> bool:
-    """Return whether the process is a private dealer of the pool, and not another one that got the pid since."""
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return False
-    return b"--private" in words and pool.encode() in words
+            told = True
+        wait_until(min(deadline, now + HELD_LOOK_NS), clock, (wakeup,))
+        raise_if_stopped(wakeup)
 
 
 def _find() -> str:

@@ -9,22 +9,25 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import time
 from collections.abc import Set
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
-from taskpool.clock import SystemClock
-from taskpool.errors import ConfigurationError, TaskpoolError, UsageError
+from taskpool.clock import SECOND, SystemClock
+from taskpool.errors import ConfigurationError, PoolInUse, TaskpoolError, UsageError
 from taskpool.kinds.capture import epoch_of
 from taskpool.limits import POOL_NAME_PATTERN
-from taskpool.procs.pool_lock import PoolLock, lock_exclusively
+from taskpool.procs.pool_lock import HELD_LOOK_NS, PoolLock, last_holder, lock_exclusively
 from taskpool.procs.spawn import scrubbed
 from taskpool.procs.state_dir import JOURNAL_NAME, OUTPUT_NAME, PRIVATE_NOTE, remove_all_but, state_directory
+from taskpool.procs.wait import wait_ready
 
 NOTE_NAME = PRIVATE_NOTE
 _STATE_NAMES = ("pool.lock", JOURNAL_NAME)  # what a pool without our note is known by
+_KILLED_NS_MAX = 2 * SECOND  # how long a generator that was killed takes to be gone, on a machine under load
 _HASH_DIGITS = 10
 _READABLE_CHARS = 32 - 1 - _HASH_DIGITS
 _HASHED = re.compile(rf"-[0-9a-f]{{{_HASH_DIGITS}}}\Z")
@@ -80,6 +83,12 @@ def enter_directory(batch: str) -> str | None:
     return None
 
 
+def _in_use(batch: str, directory: Path) -> str:
+    holder = last_holder(directory)
+    dealer = f", whose dealer is PID {holder.pid}" if holder is not None else ""
+    return f"batch {batch!r} is in use by another tp-generator{dealer}: wait for its end, or stop it"
+
+
 def _here() -> bytes | None:
     try:
         return os.getcwdb()
@@ -100,34 +109,45 @@ class PrivateState:
         `names_files`: this run writes outcome objects, which name files of outputs.
 
         Raises UsageError when another batch or a named pool has the directory, or the batch is kept and not to be
-        resumed; ConfigurationError when it cannot be used.
+        resumed; PoolInUse when another generator has it; ConfigurationError when it cannot be used.
         """
         self.batch = batch
         self.pool = private_pool_name(batch)
         self.directory = state_directory(self.pool)
         self._path = self.directory / NOTE_NAME
+        self._alone = True  # no other generator has the batch
         self._note_fd = -1  # locked for as long as this generator lives: its pool is not swept as a dead one
         self.journal = self._journal_path(journal)
         self._variables: list[bytes] | None = None
+        self.resumed = False  # an earlier run has left its state
+        try:
+            self._take(names_files=names_files, resume=resume)
+        except TaskpoolError:
+            self.close()
+            raise
+
+    def _take(self, *, names_files: bool, resume: bool) -> None:
         note = self._read()
-        self.resumed = note is not None  # an earlier run has left its state
+        self.resumed = note is not None
         if note is None:
             self._refuse_a_named_pool()
             self._begin(names_files)
             return
         self._variables = note.environment
-        if note.batch != batch:
+        if note.batch != self.batch:
             raise UsageError(f"{self.directory} keeps the state of batch {note.batch!r}: choose another --batch")
         if not resume:
             raise UsageError(
-                f"batch {batch!r} exists already, kept in {self.directory}: add --resume to go on with it, choose "
+                f"batch {self.batch!r} exists already, kept in {self.directory}: add --resume to go on with it, choose "
                 "another --batch, or remove that directory to forget it"
             )
         # With another journal the batch would begin anew beside the one that is kept.
         if note.journal != (None if self.journal is None else str(self.journal)):
             raise UsageError(
-                f"--resume: batch {batch!r} was begun with the journal {note.journal or 'none'}: give that one"
+                f"--resume: batch {self.batch!r} was begun with the journal {note.journal or 'none'}: give that one"
             )
+        if not self._alone:
+            raise PoolInUse(_in_use(self.batch, self.directory))
         self._note = note
         if names_files and not note.names_files:
             self._note = msgspec.structs.replace(note, names_files=True)
@@ -219,7 +239,6 @@ class PrivateState:
                 fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
             except FileNotFoundError:
                 return None
-            # Not locked where another generator goes on with the batch: its dealer will refuse ours, and say so.
             self._lock(fd)
             if os.fstat(fd).st_nlink:
                 self._note_fd = fd
@@ -228,10 +247,12 @@ class PrivateState:
                 state_directory(self.pool)  # a sweep of dead pools has just removed it
         return os.pread(self._note_fd, os.fstat(self._note_fd).st_size, 0)
 
-    @staticmethod
-    def _lock(fd: int) -> None:
+    def _lock(self, fd: int) -> None:
+        deadline = time.monotonic_ns() + _KILLED_NS_MAX
         with suppress(OSError):  # the file system has no locks: the dealer, which cannot do without, says so
-            lock_exclusively(fd)
+            while not (alone := lock_exclusively(fd)) and time.monotonic_ns() < deadline:
+                wait_ready((), (), HELD_LOOK_NS)
+            self._alone = alone
 
     def _rewrite(self) -> None:
         # In place, for the lock is on this file; and padded, so that a kill amid it leaves the one or the other.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from taskpool.errors import ConfigurationError, UsageError
+from taskpool.errors import ConfigurationError, PoolInUse, UsageError
 from taskpool.generator.private.state import NOTE_NAME, PrivateState, private_pool_name
 from taskpool.ipc.names import check_pool_name
 from taskpool.procs.pool_lock import PoolLock
@@ -23,7 +23,14 @@ def test_whose_the_state_is(pool: str, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     private_state = PrivateState(pool, None, resume=True)
     assert not private_state.resumed
-    assert PrivateState(pool, None, resume=True).resumed
+    with pytest.raises(PoolInUse, match=f"batch '{pool}' is in use by another tp-generator: wait for its end"):
+        PrivateState(pool, None, resume=True)
+    PoolLock(private_state.directory, pool).begin_after(1, 0)  # as a dealer does
+    with pytest.raises(PoolInUse, match=rf"another tp-generator, whose dealer is PID {os.getpid()}: wait"):
+        PrivateState(pool, None, resume=True)
+    private_state.close()
+    with closing(PrivateState(pool, None, resume=True)) as again:
+        assert again.resumed
     with pytest.raises(UsageError, match=f"batch '{pool}' exists already, kept in .*: add --resume"):
         PrivateState(pool, None, resume=False)
     with pytest.raises(UsageError, match="was begun with the journal"):
@@ -88,7 +95,7 @@ def test_outputs_that_were_told_stay_when_the_batch_is_run_again(pool: str, home
     with closing(PoolLock(third.directory, pool)) as lock:
         assert lock.acquire(0) == 10, "no attempt has a token of an earlier batch"
     keep_output(third, "1.10-1.out")
-    del third
+    third.close()
     resumed = PrivateState(pool, None, resume=True)
     keep_output(resumed, "2.11-1.out")
     resumed.remove({keep_output(resumed, "3.11-2.out")})
@@ -115,7 +122,6 @@ def test_outputs_that_a_journal_elsewhere_names_stay(pool: str, home: Path, tmp_
 
 
 def test_whether_any_run_has_named_files(pool: str, home: Path) -> None:
-    assert not PrivateState(pool, None, resume=False, names_files=False).names_files
-    assert not PrivateState(pool, None, resume=True, names_files=False).names_files
-    assert PrivateState(pool, None, resume=True, names_files=True).names_files
-    assert PrivateState(pool, None, resume=True, names_files=False).names_files
+    for resume, says, names in ((False, False, False), (True, False, False), (True, True, True), (True, False, True)):
+        with closing(PrivateState(pool, None, resume=resume, names_files=says)) as state:
+            assert state.names_files == names
