@@ -106,8 +106,8 @@ def test_the_journal_of_a_pool_that_was_killed_and_then_damaged(stage: Stage, pa
     named = "pages are not what was written" if part == "journal.db" else "journal.db-wal is broken"
     checked = journal(stage, "check").ends(ENVIRONMENT)
     assert named in checked.stdout + checked.stderr
-    for asked in (journal(stage, "export"), stage.start([program("tp-dealer"), "--pool", stage.pool])):
-        asked.ends(ENVIRONMENT)
+    for words in (["journal", "export", "--pool", stage.pool], ["--pool", stage.pool]):
+        asked = stage.start([program("tp-dealer"), *words]).ends(ENVIRONMENT)
         assert named in asked.stderr
         assert "Traceback" not in asked.stderr
     assert place.read_bytes() == data, "what is damaged is left as it is"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -47,15 +48,20 @@ def _is_fit(path: str) -> bool:
     return usual and os.access(path, os.R_OK) and os.path.getsize(path) <= FILE_BYTES_MAX
 
 
+def ready(run: Program) -> set[int]:
+    return set(map(int, re.findall(r"Worker PID (\d+) is ready", run.stderr)))
+
+
 @contextmanager
 def killer(run: Program, seed: int) -> Iterator[list[int]]:
-    """Kill a random worker of the run every 50 ms; yields the list of the killed."""
+    """Kill a random worker of the run every 50 ms, but none that still starts, as a pool in which most workers die
+    before they are ready gives up; yields the list of the killed."""
     stop, victims, choice = threading.Event(), list[int](), random.Random(seed)
     dealer = dealer_of(run)
 
     def work() -> None:
         while not stop.wait(KILL_PERIOD_SECONDS) and run.popen.poll() is None and len(victims) < KILLS_MAX:
-            if workers := workers_of(dealer):
+            if workers := ready(run) & set(workers_of(dealer)):
                 victim = choice.choice(sorted(workers))
                 if kill(victim):
                     victims.append(victim)
@@ -78,14 +84,14 @@ def test_hashes_of_real_files_while_workers_are_killed(stage: Stage) -> None:
     seed = int.from_bytes(os.urandom(4))
     tell(f"random.Random({seed}) chooses whom to kill")
     run = stage.private(
-        "command", "--workers", 4, "--spares", 2, "--crash-limit", "unlimited", "--", "sha256sum", "{}",
+        "command", "-v", "--workers", 4, "--spares", 2, "--crash-limit", "unlimited", "--", "sha256sum", "{}",
         stdin=subprocess.PIPE,
     )  # fmt: skip
     assert run.popen.stdin is not None
     with killer(run, seed) as victims, run.popen.stdin as pipe:
         pipe.write("\n".join(files[:-1]).encode())
         pipe.flush()
-        until(lambda: len(victims) >= KILLS_MIN, f"{KILLS_MIN} workers killed")
+        until(lambda: len(victims) >= KILLS_MIN, f"{KILLS_MIN} workers killed", 240)
         pipe.write(f"\n{files[-1]}".encode())
         pipe.close()
         run.ends(OK, 280)

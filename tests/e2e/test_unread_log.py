@@ -74,8 +74,10 @@ def test_a_dealer_is_told_to_leave_beside_such_a_log(stage: Stage, make: Make) -
 # --- a generator, its private dealer and their workers: one standard error for all --------------------------
 
 
-@pytest.mark.parametrize("fmt", ["text", "json"])
-@pytest.mark.parametrize("make", [full_pipe, stopped_terminal, stream_socket, *BROKEN])
+FORMATS = [(full_pipe, "json"), *((make, "text") for make in (full_pipe, stopped_terminal, stream_socket, *BROKEN))]
+
+
+@pytest.mark.parametrize(("make", "fmt"), FORMATS)
 def test_time_outs_beside_such_a_log(stage: Stage, tmp_path: Path, make: Make, fmt: str) -> None:
     results = tmp_path / "results"
     with opened(make) as (_, writer):
@@ -105,8 +107,12 @@ def told(run: Program, number: Signals) -> int:
 SIGNALS = [(SIGINT, INTERRUPTED), (SIGTERM, TERMINATED), (SIGQUIT, TERMINATED)]
 
 
-@pytest.mark.parametrize(("number", "code"), SIGNALS)
-@pytest.mark.parametrize("make", [full_pipe, stopped_terminal, stream_socket])
+def pairs(pipe: Make) -> list[tuple[Make, Signals, int]]:
+    """Each signal beside a pipe, and the first beside the other kinds."""
+    return [(pipe, *each) for each in SIGNALS] + [(make, *SIGNALS[0]) for make in (stopped_terminal, stream_socket)]
+
+
+@pytest.mark.parametrize(("make", "number", "code"), pairs(full_pipe))
 def test_signals_beside_a_log_that_is_not_read(
     stage: Stage, ledger: Ledger, make: Make, number: Signals, code: int
 ) -> None:
@@ -117,8 +123,7 @@ def test_signals_beside_a_log_that_is_not_read(
         assert told(run, number) in (code, -number)  # the last one may come when it hears no signals any more
 
 
-@pytest.mark.parametrize(("number", "code"), SIGNALS)
-@pytest.mark.parametrize("make", [os.pipe, stopped_terminal, stream_socket])
+@pytest.mark.parametrize(("make", "number", "code"), pairs(os.pipe))
 def test_signals_beside_output_that_is_not_read(stage: Stage, make: Make, number: Signals, code: int) -> None:
     """Output waits for its reader; what does not wait is the log, the time-outs, and the end when it is told to."""
     jobs = ["200000"] * 3 + ["3600"]

@@ -32,6 +32,7 @@ _CURES = {
     ),
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), ": make room"),
 }
+_HIDDEN = "; it cannot be seen here: a tp-dealer journal command may have the pool, or a dealer of another container"
 _SWEEP_NS_MAX = 5 * SECOND
 _SWEEP_LOOK_NS = 5 * MILLISECOND
 HELD_LOOK_NS = 20 * MILLISECOND  # how often is looked whether a lock that another process has is free
@@ -181,8 +182,12 @@ class PoolLock:
             holder = None
         if holder is None:  # it has the lock and has not written its epoch yet
             return f"pool {self._pool} is in use by another dealer"
-        host = "" if holder.host == os.uname().nodename else f" on {holder.host}"
-        return f"pool {self._pool} is in use by pid {holder.pid}{host} since {holder.started} (epoch {holder.epoch})"
+        here = holder.host == os.uname().nodename
+        host = "" if here else f" on {holder.host}"
+        # What works on the journal takes the lock too, and does not write its name over the last dealer's.
+        hidden = "" if not here or os.path.exists(f"/proc/{holder.pid}") else _HIDDEN
+        since = f"since {holder.started} (epoch {holder.epoch}){hidden}"
+        return f"pool {self._pool} is in use by pid {holder.pid}{host} {since}"
 
     def _begin_epoch(self, started_wall_ns: int) -> Epoch:
         before = self._read()

@@ -81,6 +81,16 @@ def test_a_holder_on_another_host_is_named(lock: PoolLock, tmp_path: Path) -> No
         PoolLock(tmp_path, "demo").acquire(STARTED)
 
 
+def test_a_holder_that_is_not_the_dealer_in_the_file(lock: PoolLock, tmp_path: Path) -> None:
+    lock.acquire(STARTED)
+    path = tmp_path / "pool.lock"
+    ended = os.posix_spawn("/bin/true", ["true"], {})
+    os.waitpid(ended, 0)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"pid": ended}))
+    with pytest.raises(PoolInUse, match=rf"by pid {ended} since .*it cannot be seen here: a tp-dealer journal command"):
+        PoolLock(tmp_path, "demo").acquire(STARTED)
+
+
 def test_a_holder_that_has_not_written_yet(lock: PoolLock, tmp_path: Path) -> None:
     lock.acquire(STARTED)
     os.truncate(tmp_path / "pool.lock", 0)
