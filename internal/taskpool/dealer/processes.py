@@ -2,6 +2,9 @@
 
 A worker has exited when its process is reaped *and* none of its descendants is alive: until then its jobs must not run
 anywhere else. All reaping of the dealer is here.  # R10 (docs/protocol.md, 11)
+
+A traced process is its tracer's to reap first, and a tracer may be stopped, or be a debugger at whose prompt a person
+thinks. One that was killed and runs no instruction any more has exited, whatever its tracer does.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ from taskpool.procs.files import open_unnamed_somewhere
 from taskpool.procs.orphans import WorkerList
 from taskpool.procs.spawn import scrubbed, spawn_worker
 
+TRACER_NS = 1 * SECOND  # so long a tracer (strace, gdb) has to let go of a worker that was killed
 EXIT_WAIT_NS_MAX = 5 * SECOND  # for SIGKILL to take effect everywhere; a process with much memory takes its time
 
 
@@ -55,6 +59,7 @@ class WorkerProcess:
         self.queue = queue
         self.capture_fd = capture_fd
         self.pid = 0
+        self.killed_mono_ns: int | None = None  # when it was sent SIGKILL
         self.exit: reap.ChildExit | None = None  # once it is reaped
         self.death_mono_ns = 0  # when its death was first seen; recovery is measured from here
 
@@ -84,6 +89,7 @@ class WorkerProcesses:
         self._processes: dict[Incarnation, WorkerProcess] = {}
         self._by_pid: dict[int, WorkerProcess] = {}
         self._reaped: list[WorkerProcess] = []  # their descendants may be alive
+        self._held: set[int] = set()  # children that will run no more and are not reaped: a tracer has them
         # What the program that execed this one had started; to PID 1 others may come.
         self._strangers = set(process_tree.children_of())
 
@@ -158,6 +164,8 @@ class WorkerProcesses:
         if process is None or process.exit is not None:
             return
         number = signal.Signals[f"SIG{name}"]
+        if number is signal.SIGKILL and process.killed_mono_ns is None:
+            process.killed_mono_ns = self._clock.now().mono
         with suppress(ProcessLookupError, PermissionError):  # the group is empty, or all of it another user's
             # The worker leads a session, so it cannot leave its group (setpgid(2)).
             (os.kill if number is signal.SIGKILL else os.killpg)(process.pid, number)
@@ -176,9 +184,26 @@ class WorkerProcesses:
                 reap.kill_group(pid)
             ended = reap.reap(pid)
             self._strangers.discard(pid)
+            self._held.discard(pid)
             if process is not None:
                 process.reaped(ended, death_mono_ns)
                 self._reaped.append(process)
+        self._give_up_held()
+
+    def _give_up_held(self) -> None:
+        """Count the workers as exited that were killed and whose tracer does not let go of them."""
+        now_ns = self._clock.now().mono
+        killed = [each for each in self._by_pid.values() if each.killed_mono_ns is not None]
+        for process in killed:
+            pid, killed_ns = process.pid, process.killed_mono_ns or 0
+            if now_ns < killed_ns + TRACER_NS or not procfs.runs_no_more(pid):
+                continue
+            reap.kill_group(pid)
+            del self._by_pid[pid]
+            self._held.add(pid)
+            use = use_of(pid)
+            process.reaped(reap.ChildExit(pid, None, signal.SIGKILL, use.cpu_ns, use.resident_bytes), now_ns)
+            self._reaped.append(process)
 
     def take_exited(self) -> list[Exited]:
         """Return the reaped workers, once none of their descendants is alive; those are killed.
@@ -193,6 +218,10 @@ class WorkerProcesses:
             spare = self._clock.now().mono < self._reaped[-1].death_mono_ns + limits.TRACKER_END_NS
             strays = self._strays()
             if process_tree.kill_strays(strays, spare_trackers=spare):
+                # Looked past from the next look on: it finds what those of them that are dead have handed over.
+                self._held |= set() if spare else set(filter(procfs.runs_no_more, strays))
+                return []
+            if process_tree.kill_below(self._held):
                 return []
             self._strangers |= strays  # another user's, which cannot be killed
         except OSError as error:
@@ -205,7 +234,8 @@ class WorkerProcesses:
 
     def _strays(self) -> set[int]:
         """Children of this process that were left by a worker."""
-        return {pid for pid in process_tree.children_of() if pid not in self._by_pid} - self._strangers
+        left = {pid for pid in process_tree.children_of() if pid not in self._by_pid}
+        return left - self._strangers - self._held
 
     def _has_tracker(self) -> bool:
         try:

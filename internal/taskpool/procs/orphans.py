@@ -197,7 +197,7 @@ def _check_ended(pool: str, alive: set[int]) -> None:
     if alive:
         raise ConfigurationError(
             f"processes of an earlier life of pool {pool} do not die: {', '.join(map(str, sorted(alive)))}; "
-            "a kill -9 waits for their disk or network I/O: end that, then start again"
+            "a kill -9 waits for their disk or network I/O, or for a tracer (strace, gdb): end that, then start again"
         )
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from taskpool import limits
 from taskpool.procs import procfs
@@ -110,6 +110,29 @@ def kill_strays(strays: Iterable[int], *, spare_trackers: bool = False) -> int:
     for a death: the dealer's loop must not stand still. LIMIT: as for kill_descendants.
     """
     return sum((spare_trackers and is_resource_tracker(pid)) or _kill_child(pid) for pid in strays)
+
+
+def kill_below(held: Iterable[int]) -> int:
+    """Kill what descends from dead children that their tracer does not let go of; return how many have to die yet.
+
+    In the stop at its exit a process has not handed over its children. Those cannot be reaped, so none of their pids
+    can have been given to another process.
+    """
+    held = list(held)
+    found = set(_below(held))
+    for pid in found:
+        _kill_child(pid)
+    alive = sum(not procfs.runs_no_more(pid) for pid in found)
+    # Asked once more: one that has died since it was listed has left its own children to one of the others.
+    return alive or len(set(_below(held)) - found)
+
+
+def _below(held: Iterable[int]) -> Iterator[int]:
+    for parent in held:
+        for pid in children_of(parent):
+            yield pid
+            if procfs.runs_no_more(pid):
+                yield from _below([pid])
 
 
 def is_resource_tracker(pid: int) -> bool:

@@ -81,6 +81,21 @@ def all_pids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
+def runs_no_more(pid: int) -> bool:
+    """Say of a process that was sent SIGKILL whether it will never run an instruction again.
+
+    Each thread is dead or in the stop of a tracer. SIGKILL ends every such stop but the one at the exit, which a tracer
+    may ask for (PTRACE_EVENT_EXIT, ptrace(2)): who is in one is past its last instruction. Not so one in disk sleep,
+    whose write is under way.
+    """
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    stats = (read(pid, f"task/{thread}/stat") for thread in threads)
+    return all(stat.rpartition(b")")[2].split()[0] in (b"t", b"Z", b"X") for stat in stats if stat)
+
+
 def oom_score_of(pid: int) -> int:
     """Return the adjustment of a process's place in the OOM killer's order, which its children inherit; 0 when gone."""
     return int(read(pid, "oom_score_adj") or b"0")

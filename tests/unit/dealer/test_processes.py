@@ -9,10 +9,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from signal import SIGKILL
 from typing import Any
 
 import pytest
 
+from support.harness import alive, children_of, until
+from support.tracer import traced
 from taskpool.clock import SECOND, Instant, SystemClock
 from taskpool.core.events import Exited, Spawned, SpawnFailed
 from taskpool.core.metric import families as metrics_of
@@ -73,6 +76,36 @@ def test_without_descriptors_no_worker_starts_and_none_is_taken_for_exited(proce
     assert isinstance(exited, Exited)
     assert exited.incarnation == ONE
     assert processes.empty
+
+
+@pytest.mark.parametrize("at_exit", [True, False])
+def test_a_tracer_that_does_nothing_keeps_no_dead_worker_alive(
+    processes: WorkerProcesses, program: Path, at_exit: bool
+) -> None:
+    program.write_text("#!/bin/sh\nsleep 60 & wait\n")
+    started = processes.spawn(ONE)
+    assert isinstance(started, Spawned)
+    below = until(lambda: children_of(started.pid), "what the worker starts")
+    with traced(started.pid, at_exit=at_exit):
+        processes.kill(ONE, "KILL")
+        exited: list[Exited] = []
+
+        def exits() -> bool:
+            processes.reap()
+            exited.extend(processes.take_exited())
+            return bool(exited)
+
+        until(exits, "the exit of the worker")
+        assert [(each.incarnation, each.signal) for each in exited] == [(ONE, SIGKILL)]
+        until(lambda: not any(map(alive, below)), "the end of its group")
+        assert processes.empty
+        assert started.pid in children_of(os.getpid()), "its tracer has it still"
+
+    def is_reaped() -> bool:
+        processes.reap()
+        return started.pid not in children_of(os.getpid())
+
+    until(is_reaped, "the end of the zombie")
 
 
 # --- what they use ---------------------------------------------------------------------------------------

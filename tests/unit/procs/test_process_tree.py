@@ -119,6 +119,28 @@ print(process_tree.kill_descendants())
     assert run(SUBREAPER + program).splitlines() == ["0", "True []", "0"]
 
 
+def test_what_descends_from_a_process_that_its_tracer_keeps_is_ended() -> None:
+    """As a worker's command, and all that this has started, in groups and sessions of their own."""
+    program = """
+from support.harness import alive, arguments_of, children_of, until
+from support.tracer import traced
+family = "(setsid sh -c 'sleep 60 & sleep 60' & sleep 60) & sleep 60"
+pid = subprocess.Popen([sys.executable, "-c", "import os, sys; from taskpool.procs import prctl; "
+    "prctl.become_subreaper(); os.system(sys.argv[1])", family], start_new_session=True).pid
+def below(pid):
+    return [found for child in children_of(pid) for found in (child, *below(child))]
+until(lambda: sum(arguments_of(each) == ["sleep", "60"] for each in below(pid)) == 4, "the family")
+family = below(pid)
+with traced(pid, at_exit=True):
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not process_tree.kill_below([pid]), "the family's end")
+    print(any(map(alive, family)), reap.peek())
+reap.reap(pid)
+print(process_tree.kill_descendants() >= 0)
+"""
+    assert run(SUBREAPER + program).splitlines() == ["False None", "True"]
+
+
 def test_a_process_that_keeps_forking_is_ended() -> None:
     program = """
 subprocess.run(["/bin/sh", "-c", "(while :; do /bin/true; /bin/true & done) &"], stdout=subprocess.DEVNULL)
