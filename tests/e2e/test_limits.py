@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import resource
 from pathlib import Path
+from signal import SIGTERM
 
 import pytest
 
@@ -110,3 +112,24 @@ def test_the_namespace_of_a_killed_generator_is_empty_too(stage: Stage, tmp_path
     killed = ["sh", "-c", KILL_WHEN_STARTED, "sh", "KILL", str(ledger.path), *run]
     ended, left = in_namespace(stage, tmp_path / "mqueue", killed)
     assert (ended, left) == (128 + 9, [])
+
+
+def test_a_worker_in_which_nothing_can_be_started_is_replaced(stage: Stage, ledger: Ledger) -> None:
+    """Its limit of descriptors is lowered from outside: the other worker's is not, nor is that of a new one."""
+    dealer = stage.dealer("--workers", 2, "--spares", 0, ready=2)
+    lowered, other = workers_of(dealer.pid)
+    resource.prlimit(lowered, resource.RLIMIT_NOFILE, (3, 3))
+    names = map(str, range(1, 7))
+    with ledger.gate():
+        jobs = ["--retries", 0, "--output", "json", "--", *ledger.command("gate"), ":::", *names]
+        run = stage.generator("command", "--pool", stage.pool, *jobs)
+        ledger.wait("start", 2)
+        assert lowered not in workers_of(dealer.pid)
+        assert other in workers_of(dealer.pid)
+    records = run.ends(OK).objects()
+    assert {(record["state"], record["attempts"], record["crashes"]) for record in records} == {("succeeded", 1, 0)}
+    assert len(records) == 6
+    assert "RLIMIT_NOFILE of this worker was lowered to 3: another worker takes over" in dealer.stderr
+    ledger.check_no_overlap()
+    dealer.send(SIGTERM)
+    dealer.ends(OK)

@@ -19,6 +19,7 @@ INLINE: dict[str, float] = {
     "worker_dies_before_started": 0.2,
     "worker_dies_after_started": 0.2,
     "worker_leaves_with_frame": 0.2,
+    "worker_gives_job_back": 0.2,
     "worker_dies_after_report": 0.2,
     "worker_exits_after_report": 0.2,
     "worker_stopped_with_frame": 0.1,

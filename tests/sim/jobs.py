@@ -58,7 +58,7 @@ class Facts:
         self.failed = 0
         self.timed_out = 0  # reported so, or killed past the time-out
         self.guilty = 0  # its worker died while it was started and alone in its frame, not by our will
-        self.head_deaths = 0  # its worker died with its frame sent and not started
+        self.head_deaths = 0  # its worker died with its frame sent and not started, or gave it back
         self.doubtful = 0  # of them: with its worker, which another job may have harmed
         self.fresh = False  # whether the last such death was in a process that had run nothing else
         self.head_signalled = 0  # of them: by a signal that its owner expects

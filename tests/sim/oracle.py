@@ -308,6 +308,9 @@ class Oracle:
             facts.timed_out += report.end is End.TIMED_OUT
             if report.end is End.CRASHED:
                 self._count_crash(job, report.signal, fresh=True)  # it had a process of its own
+            if report.end is End.LOST:
+                facts.head_deaths += 1
+                facts.fresh = True
         self._frames[worker.mark] = [frame for frame in frames if frame.left]
 
     def _count_crash(self, job: Planned, signal: int | None, *, fresh: bool) -> None:

@@ -148,6 +148,10 @@ class WorkerProcess(Process):
         if faults.fires("worker_dies_after_started"):
             yield from self._die(11)
         for n, (job, task) in enumerate(zip(jobs, tasks, strict=True), frame.first_n):
+            if not KINDS[task.kind].in_process and faults.fires("worker_gives_job_back"):  # it can start no program
+                self.held.append(Report(n, End.LOST, error=JobError("WorkerUnfit")))
+                self.spent = True
+                return
             act = self._begin(job, n, task)
             if self.held and (act.run_ns > LONG_NS or task.timeout_ns or act.what == "hang"):
                 yield from self._tell(events)

@@ -32,7 +32,8 @@ from taskpool.core.state import PoolState
 from taskpool.core.worker import StopReason, Worker
 from taskpool.messages import NO_OUTPUT, End, JobError, Outcome, Report, State, Usage
 
-REPORTABLE = frozenset({End.SUCCEEDED, End.FAILED, End.CRASHED, End.TIMED_OUT})  # what a worker can say
+# What a worker can say. LOST: it could not begin the job, and another can.
+REPORTABLE = frozenset({End.SUCCEEDED, End.FAILED, End.CRASHED, End.TIMED_OUT, End.LOST})
 SIGNAL_HINTS = {"SIGKILL": " Perhaps out of memory, or killed by hand."}
 # Why the dealer stopped a worker that had done nothing wrong: then no job of it is to blame.
 _NOT_AT_FAULT = frozenset({StopReason.UNWANTED, StopReason.PROTOCOL, StopReason.CANCELLED})
@@ -63,6 +64,10 @@ class Completion:
         attempt.frame.hear(now)
         self._end_attempt(attempt, now)
         job = attempt.job
+        if report.end is not End.LOST:
+            job.run_by_worker()
+        elif job.lose_at_head():
+            report = structs.replace(report, end=End.CRASHED)
         if report.end is End.CRASHED:
             job.clear_of_death()
         if report.end is End.SUCCEEDED:
@@ -110,6 +115,7 @@ class Completion:
         if not frame.started:
             by_itself = first and worker.stop_reason is None and exit.status != 0  # 0: it chose to run no more jobs
             return End.CRASHED if by_itself and job.lose_at_head() else End.LOST
+        job.run_by_worker()
         # Which of its jobs was at fault cannot be told. Sent one by one, the job at fault crashes alone.
         if frame.shared or worker.stop_reason is StopReason.SILENT:
             job.keep_alone()

@@ -117,7 +117,7 @@ class Job:
         self.counts = counts if counts is not None else JobCounts()
         self.state = state
         self.took_worker = False  # its last crash was a worker's death, not what a worker reported
-        self.lost_at_head = 0  # deaths of workers in a row that had it at the head and not started
+        self.lost_at_head = 0  # workers in a row that had it at the head, and died or gave it back before it ran
         self.alone = False  # its frame went silent or died: it shares no frame again
         self.cancelled = False
         self.attempt_n = 0  # the number of the attempt under way
@@ -205,15 +205,16 @@ class Job:
         self.attempt_n = 0
         self.counts.take_back_try()
 
-    def start(self) -> None:
-        """A worker began it after all: no death before counts against it any more."""
+    def run_by_worker(self) -> None:
+        """A worker ran it after all, however it ended: no loss before counts against it any more."""
         self.lost_at_head = 0
 
     def lose_at_head(self) -> bool:
-        """A worker died with it at the head and not started; whether that was once too often to be chance.
+        """A worker died with it at the head and not started, or could not begin it; whether that was once too often to
+        be chance.
 
-        One such death is no job's fault. But when worker after worker dies with the same job in hand, it is the job
-        (its frame alone may end a worker), and the run of deaths counts as one crash.
+        One such loss is no job's fault. But when worker after worker goes with the same job in hand, it is the job
+        (its frame alone may end a worker), and the run of losses counts as one crash.
         """
         self.lost_at_head += 1
         if self.lost_at_head < limits.LOST_HEAD_MAX:

@@ -143,7 +143,7 @@ class Reactor:
             attempt = self.pool.attempts.get(report.n)
             if attempt is None or attempt.worker is not worker:
                 self._stale(worker, report.n)
-            # LOST and CANCELLED are for the dealer to decide, and an attempt that was not started cannot have ended.
+            # CANCELLED is for the dealer to decide, and an attempt that was not started cannot have ended.
             elif report.end not in REPORTABLE or not attempt.frame.started:
                 self._protocol_error(worker, f"report {report.end.value} of attempt {report.n}")
             else:
@@ -157,9 +157,7 @@ class Reactor:
         if not worker.start(first_n, now):
             self._stale(worker, first_n)
             return
-        jobs = list(worker.frames[0].jobs.values())
-        jobs[0].start()
-        if any(job.cancelled for job in jobs):
+        if any(job.cancelled for job in worker.frames[0].jobs.values()):
             self.supervisor.stop(worker, StopReason.CANCELLED)  # the wish came too late to take the frame back
 
     def _stale(self, worker: Worker, n: int) -> None:

@@ -14,12 +14,12 @@ from __future__ import annotations
 from typing import Any
 
 from taskpool.errors import UsageError
-from taskpool.kinds.base import Context, JobTimedOut, Kind, Result
+from taskpool.kinds.base import Context, JobTimedOut, Kind, Result, WorkerUnfit
 from taskpool.kinds.command import COMMAND
 from taskpool.kinds.fib import FIB
 from taskpool.kinds.python import PYTHON
 
-__all__ = ["KINDS", "Context", "JobTimedOut", "Kind", "Result", "kind"]
+__all__ = ["KINDS", "Context", "JobTimedOut", "Kind", "Result", "WorkerUnfit", "kind"]
 
 # The order is that of --help and of errors that list the kinds.
 KINDS: dict[str, Kind[Any, Any]] = {kind.name: kind for kind in (FIB, COMMAND, PYTHON)}

@@ -13,7 +13,7 @@ Rules of this folder:
 1. A payload is checked twice: when it is made, for the person who wrote the job, and by `check` in the dealer, because
    what comes off a queue may have been written by any process of the same user.
 2. `run` answers with a Result for everything that a job can do wrong. It raises only JobTimedOut, MessageError for a
-   damaged payload, and OSError when the machine under it fails.
+   damaged payload, OSError when the machine under it fails, and WorkerUnfit when another worker has to run the job.
 3. Imports that only some calls need stay inside functions: each respawn of a worker waits for this folder to load.
 """
 
@@ -54,8 +54,17 @@ class JobTimedOut(BaseException):
     """
 
 
+class WorkerUnfit(Exception):
+    """This process can start no program any more, and another one can: the job has not begun."""
+
+
 def nothing() -> None:
     """Do nothing."""
+
+
+def none_lowered(*_limits: int) -> str | None:
+    """Say that no limit was lowered."""
+    return None
 
 
 class Context(NamedTuple):
@@ -70,6 +79,7 @@ class Context(NamedTuple):
     started_ns: int  # monotonic, when the attempt began
     timeout_ns: int = 0  # 0: none
     keep: Callable[[], None] = nothing  # what has been changed about the process until now is to stay for later jobs
+    lowered: Callable[..., str | None] = none_lowered  # names one of these RLIMIT_* that the worker had higher
 
     @property
     def deadline_ns(self) -> int | None:

@@ -136,15 +136,18 @@ class Command(Kind[CommandJob, Payload]):
     # In the worker
 
     def run(self, payload: bytes, context: Context) -> Result:
-        """Run the program, end what it leaves behind, and report. Raises OSError when the machine under it fails."""
+        """Run the program, end what it leaves behind, and report.
+
+        Raises OSError when the machine under it fails, WorkerUnfit when only another worker can start it.
+        """
         program = _program(self.decode(payload), context)
         context = await_spool(context)
         until_ns = _patience_ns(context)
         clock = AwakeClock(SystemClock())
 
         try:
-            with when_possible(lambda: Streams(context.spool, clock), until_ns, clock) as streams:
-                pid = when_possible(lambda: start(program, streams), until_ns, clock)
+            with when_possible(lambda: Streams(context.spool, clock), until_ns, clock, context.lowered) as streams:
+                pid = when_possible(lambda: start(program, streams), until_ns, clock, context.lowered)
                 return _see_through(pid, context, streams)
         except CannotStart as error:
             return Result(End.FAILED, exit_status=error.exit_status, error=JobError("CannotStart", str(error)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from typing import NamedTuple, TypeVar
 from taskpool import limits
 from taskpool.clock import MILLISECOND, AwakeClock
 from taskpool.errors import call_refused, is_lacking
+from taskpool.kinds.base import WorkerUnfit
 from taskpool.kinds.capture import Streams
 from taskpool.procs.process_tree import children_of
 from taskpool.procs.reap import ChildExit, reap
@@ -38,6 +40,13 @@ _SHORTAGES = {
     errno.EMFILE: "too many open files in the worker: raise RLIMIT_NOFILE (ulimit -n)",
     errno.ENFILE: "too many open files on this machine: raise fs.file-max",
     errno.ENOSPC: "no memory left for its standard input: raise vm.overcommit_ratio, or run fewer workers",
+}
+
+# What of that a limit of this process alone can bring about.
+_OWN_LIMITS = {
+    errno.EAGAIN: (resource.RLIMIT_NPROC,),
+    errno.ENOMEM: (resource.RLIMIT_AS, resource.RLIMIT_DATA),
+    errno.EMFILE: (resource.RLIMIT_NOFILE,),
 }
 
 
@@ -65,11 +74,14 @@ class Ended(NamedTuple):
     child: ChildExit
 
 
-def when_possible(attempt: Callable[[], _T], until_ns: int, clock: AwakeClock) -> _T:
+def when_possible(
+    attempt: Callable[[], _T], until_ns: int, clock: AwakeClock, lowered: Callable[..., str | None]
+) -> _T:
     """Repeat `attempt` until the machine has the processes, memory and files for it; return what it returns.
 
     Without this one worker would fail the whole backlog within seconds while others hold what it lacks.
-    Raises CannotStart when `until_ns`, by the clock, has come first, OSError for what waiting does not cure.
+    Raises CannotStart when `until_ns`, by the clock, has come first, OSError for what waiting does not cure,
+    WorkerUnfit when this worker alone lacks it: by a limit that is lower than at its start, which `lowered` tells.
     """
     pause_ns = limits.SHORTAGE_PAUSE_NS_MIN
     while True:
@@ -80,6 +92,8 @@ def when_possible(attempt: Callable[[], _T], until_ns: int, clock: AwakeClock) -
             now_ns = clock.now().mono
             if reason is None:
                 raise
+            if limit := lowered(*_OWN_LIMITS.get(error.errno or 0, ())):
+                raise WorkerUnfit(f"{error.strerror}: {limit}") from None
             if now_ns >= until_ns:
                 raise CannotStart(f"waited in vain to start it: {reason}", EXIT_CANNOT_RUN) from None
         wait_until(min(now_ns + pause_ns, until_ns), clock, ())  # no descriptor tells when the machine has room again

@@ -15,7 +15,7 @@ import sys
 from typing import Any, NamedTuple
 
 from taskpool.procs.process_tree import has_children
-from taskpool.worker.properties import PROPERTIES, Cannot, Property
+from taskpool.worker.properties import LIMITS, PROPERTIES, Cannot, Property
 
 _OUTPUTS = (1, 2)
 _LOOKS = tuple(each.look for each in PROPERTIES)
@@ -30,6 +30,7 @@ class ProcessState:
         # A descriptor, not a path: the directory may be renamed, and O_PATH needs no permission to read it.
         self._directory_fd = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._outputs = [(fd, os.dup(fd)) for fd in _OUTPUTS]
+        self._limits = {number: resource.getrlimit(number)[0] for number in LIMITS}
         # A job that keeps more than half of the descriptors open leaves the next ones too few.
         self._files_max = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
         self._threads = _thread._count()
@@ -51,6 +52,16 @@ class ProcessState:
             left = "a thread that still runs"
         self._threads = min(self._threads, threads)  # one that a module has started may have ended
         return self._restore_directory() or left
+
+    def lowered(self, *numbers: int) -> str | None:
+        """Name one of these resource limits that is lower than at construction: prlimit(1) may have been used on this
+        process. None: none is."""
+        for number in numbers:
+            # Compared as the kernel does, for which RLIM_INFINITY, -1 here, is the highest.
+            before, now = (limit % 2**64 for limit in (self._limits[number], resource.getrlimit(number)[0]))
+            if now < before:
+                return f"{LIMITS[number]} of this worker was lowered to {now}"
+        return None
 
     # --- imports ---
 

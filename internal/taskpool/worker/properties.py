@@ -23,7 +23,7 @@ from taskpool.procs import prctl
 from taskpool.procs.signals import catchable
 
 # Those that make programs, files and memory fail. The others matter to few, and each costs a system call.
-_LIMITS = {
+LIMITS = {
     getattr(resource, f"RLIMIT_{name}"): f"RLIMIT_{name}"
     for name in ("AS", "CORE", "CPU", "DATA", "FSIZE", "MEMLOCK", "MSGQUEUE", "NOFILE", "NPROC", "STACK")
 }
@@ -56,17 +56,17 @@ class Property(NamedTuple):
 
 
 def _limits() -> list[tuple[int, int]]:
-    return list(map(resource.getrlimit, _LIMITS))
+    return list(map(resource.getrlimit, LIMITS))
 
 
 def _put_limits_back(wanted: list[tuple[int, int]], found: list[tuple[int, int]]) -> None:
     lowered = None
-    for which, before, now in zip(_LIMITS, wanted, found, strict=True):
+    for which, before, now in zip(LIMITS, wanted, found, strict=True):
         try:
             if now != before:
                 resource.setrlimit(which, before)
         except (ValueError, OSError):  # only root may raise a hard limit again
-            lowered = _LIMITS[which]
+            lowered = LIMITS[which]
     if lowered is not None:
         raise Cannot(f"a hard limit that is lower now, {lowered}")
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from taskpool import limits
 from taskpool.clock import SystemClock, seconds
 from taskpool.errors import TaskpoolError
-from taskpool.kinds import KINDS, Context, JobTimedOut, Kind, Result
+from taskpool.kinds import KINDS, Context, JobTimedOut, Kind, Result, WorkerUnfit
 from taskpool.kinds.capture import lost
 from taskpool.messages import End, Frame, JobError, Output, Report, Task, Token, Usage
 from taskpool.procs.prctl import ParentTie
@@ -73,7 +73,8 @@ class Runner:
         began, cpu_ns = self._clock.now(), time.process_time_ns()
         token = Token(frame.epoch, n)
         identity = (frame.batch, task.seq, task.try_, frame.slot, token)
-        context = Context(*identity, self._spool, began.mono, task.timeout_ns, self._process_state.keep)
+        state = self._process_state
+        context = Context(*identity, self._spool, began.mono, task.timeout_ns, state.keep, state.lowered)
         result = self._result(kind, task.payload, context)
         if os.getpid() != self._pid:
             # The job has forked, and this is the child that returned from it: there must be no second worker that
@@ -101,6 +102,11 @@ class Runner:
             result = self._run_inside(kind, payload, context) if kind.in_process else self._wait(kind, payload, context)
         except JobTimedOut:
             return self._timed_out(context)
+        except WorkerUnfit as error:
+            self.must_exit = True
+            job = f"{context.batch}/{context.seq}"
+            self._log.warning(f"Job {job} cannot be started here: {error}: another worker takes over")
+            return Result(End.LOST, error=JobError("WorkerUnfit", str(error)))
         except (OSError, TaskpoolError) as error:
             # The machine under the job fails, or its payload is damaged: what a job's own code raises, its kind tells.
             return Result(End.FAILED, error=JobError(type(error).__name__, str(error)))

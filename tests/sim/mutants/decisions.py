@@ -36,6 +36,13 @@ DECISIONS = (
         "worker.stop_reason is None",
     ),
     mutant(
+        "a job that its worker gave back is blamed for it",
+        "I4",
+        COMPLETION,
+        "        elif job.lose_at_head():\n",
+        "        elif job.lose_at_head() or True:\n",
+    ),
+    mutant(
         "a crash is counted for company",
         "I4",
         COMPLETION,

@@ -10,19 +10,51 @@ from support.builders import Work, World, work
 from taskpool.clock import MILLISECOND, SECOND
 from taskpool.core.effects import Topic
 from taskpool.core.entries import AttemptMade, JobCounts, JobReturned
-from taskpool.limits import COMMAND_BACKSTOP_NS, TERM_GRACE_NS
+from taskpool.limits import COMMAND_BACKSTOP_NS, LOST_HEAD_MAX, TERM_GRACE_NS
 from taskpool.messages import End, JobError, State
 
 HOUR_NS = 3600 * SECOND
 
 
-def tries(world: World, end: End, most: int = 10, **fields: int) -> int:
+def tries(world: World, end: End, most: int = 10, **fields: Any) -> int:
     """How often worker 1 gets the job until it has its outcome, when every try ends like this."""
     for count in range(1, most + 1):
         world.run(end=end, **fields)
         if world.core.pool.pending == 0:
             return count
     return most
+
+
+# --- jobs that a worker gives back ----------------------------------------------------------------
+
+
+def test_a_job_that_its_worker_cannot_begin_is_sent_again_and_not_counted() -> None:
+    world = World()
+    world.batch(work("command"))
+    world.run(end=End.LOST)
+    world.die(status=0)
+    world.run(2)
+    (outcome,) = world.outcomes()
+    assert (outcome.state, outcome.attempts, outcome.crashes) == (State.SUCCEEDED, 1, 0)
+
+
+def test_but_not_for_ever() -> None:
+    """No worker can begin it, whatever they say why: five in a row count as one crash."""
+    world = World()
+    world.batch(work("command", crash_limit=2))
+    assert tries(world, End.LOST, most=50, error=JobError("WorkerUnfit")) == 2 * LOST_HEAD_MAX
+    (outcome,) = world.outcomes()
+    assert (outcome.state, outcome.crashes, outcome.error) == (State.QUARANTINED, 2, JobError("WorkerUnfit"))
+
+
+def test_a_run_in_between_ends_the_row() -> None:
+    world = World()
+    world.batch(work("command", crash_limit=1, retries=1))
+    for end in (End.LOST, End.FAILED, End.LOST):
+        for _ in range(1 if end is End.FAILED else LOST_HEAD_MAX - 1):
+            world.run(end=end)
+    world.run()
+    assert world.ends() == [(1, State.SUCCEEDED)]
 
 
 # --- retries --------------------------------------------------------------------------------------

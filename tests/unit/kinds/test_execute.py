@@ -19,7 +19,7 @@ import pytest
 from support.attempts import context, run, sh
 from taskpool import limits
 from taskpool.clock import MILLISECOND
-from taskpool.kinds.base import Result
+from taskpool.kinds.base import Result, WorkerUnfit
 from taskpool.kinds.command import COMMAND
 from taskpool.messages import End, Output
 
@@ -183,6 +183,27 @@ def test_it_does_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     status, text = not_started(run(tmp_path, "true"))
     assert status == 126
     assert re.fullmatch("waited in vain to start it: .*: raise .*", text)
+
+
+@pytest.mark.parametrize("call", ["posix_spawn", "pipe2"])
+@pytest.mark.parametrize("number", LACKING)
+def test_nor_for_what_this_worker_alone_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int
+) -> None:
+    monkeypatch.setattr(limits, "SHORTAGE_NS_MAX", 2 * MILLISECOND)
+    fail(monkeypatch, call, number, times=1_000_000)
+    own = {errno.EMFILE: "RLIMIT_NOFILE", errno.EAGAIN: "RLIMIT_NPROC", errno.ENOMEM: "RLIMIT_AS"}.get(number)
+
+    def lowered(*limits: int) -> str | None:
+        return f"{own} is 3" if own is not None and getattr(resource, own) in limits else None
+
+    there = context(tmp_path)._replace(lowered=lowered)
+    payload = COMMAND.parse({"argv": ["/bin/true"]}, "line 1")
+    if own is None:  # no limit of a process brings it about
+        assert COMMAND.run(payload, there).end is End.FAILED
+    else:
+        with pytest.raises(WorkerUnfit, match=f"{os.strerror(number)}: {own} is 3"):
+            COMMAND.run(payload, there)
 
 
 def test_nor_past_its_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

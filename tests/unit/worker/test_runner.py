@@ -18,7 +18,7 @@ import pytest
 from taskpool import codec, limits
 from taskpool.clock import SECOND
 from taskpool.errors import MessageError
-from taskpool.kinds import KINDS, Context, JobTimedOut, Result
+from taskpool.kinds import KINDS, Context, JobTimedOut, Result, WorkerUnfit
 from taskpool.messages import NO_OUTPUT, End, Frame, JobError, Output, Progress, Report, Task
 from taskpool.procs import procfs
 from taskpool.procs.prctl import ParentTie
@@ -249,6 +249,28 @@ def test_a_limit_that_cannot_be_raised_again_ends_the_process(stage: Stage, monk
     finally:
         real(resource.RLIMIT_CORE, before)
     assert report.end is End.SUCCEEDED
+    assert stage.runner.must_exit
+
+
+def test_a_program_that_only_another_worker_can_start_is_given_back(stage: Stage) -> None:
+    """One of the limits of this process was lowered from outside, as prlimit(1) does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    said: list[str | None] = []
+
+    def job(context: Context) -> Result:
+        said.append(context.lowered(resource.RLIMIT_NPROC, resource.RLIMIT_NOFILE))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft - 1, hard))
+        said.append(context.lowered(resource.RLIMIT_NPROC))
+        said.append(context.lowered(resource.RLIMIT_NPROC, resource.RLIMIT_NOFILE))
+        raise WorkerUnfit("no descriptor left")
+
+    stage.runs_user_code = stage.in_process = False
+    try:
+        report = stage.attempt(job)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert said == [None, None, f"RLIMIT_NOFILE of this worker was lowered to {soft - 1}"]
+    assert (report.end, report.error) == (End.LOST, JobError("WorkerUnfit", "no descriptor left"))
     assert stage.runner.must_exit
 
 
