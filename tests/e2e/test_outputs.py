@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from collections import Counter
 from pathlib import Path
-from signal import SIGTERM
+from signal import SIGKILL, SIGTERM
 
 import pytest
 
@@ -21,8 +21,11 @@ from support.harness import (
     TERMINATED,
     USAGE,
     Stage,
+    alive,
+    dealer_of,
     kill,
     program,
+    state_of,
     until,
     workers_of,
 )
@@ -220,6 +223,59 @@ def test_a_batch_that_goes_on_keeps_what_its_earlier_run_has_told(stage: Stage, 
     assert Path(record["stdout_file"]).read_text() == 100000 * "a"
     if form == "json":
         assert Path(second.objects()[0]["stdout_file"]).read_text() == 100000 * "b"
+
+
+def bytes_kept(stage: Stage) -> list[int]:
+    """The sizes of the files that hold output, those that hold none left out."""
+    files = [path for path in (state_of(stage.pool) / "output").rglob("*") if path.is_file()]
+    return [size for path in files if (size := path.stat().st_size)]
+
+
+def large_until(ledger: Ledger) -> list[str]:
+    """Each job prints its letter a hundred thousand times; the last one then waits at the gate."""
+    script = f'{LARGE}; if [ "$1" = z ]; then flock -s "$2" true; fi'
+    return ["--", "sh", "-c", script, "sh", "{}", str(ledger.directory / "gate"), ":::", *"abcdefghijz"]
+
+
+def test_what_a_private_batch_has_printed_leaves_the_disk(stage: Stage, ledger: Ledger) -> None:
+    """And after a kill it is not missed: at least the last of these outcomes was not acknowledged, and comes again."""
+    with ledger.gate():
+        first = stage.private("command", "--workers", 2, *large_until(ledger))
+        until(lambda: len(first.stdout) == 10 * 100_000, "all outputs but the last")
+        until(lambda: not bytes_kept(stage), "an empty disk, amid the batch")
+        dealer = dealer_of(first)
+        first.send(SIGKILL)
+        first.wait()
+        until(lambda: not alive(dealer), "the end of the dealer")
+    second = stage.private("command", "--workers", 2, "--resume", *large_until(ledger)).ends(OK)
+    assert Counter(first.stdout) == dict.fromkeys("abcdefghij", 100_000)
+    assert Counter(second.stdout) == {"z": 100_000}
+    assert not state_of(stage.pool).exists()
+
+
+def test_what_was_not_printed_stays_on_the_disk(stage: Stage, ledger: Ledger) -> None:
+    with ledger.gate():
+        first = stage.private("command", "--workers", 2, *large_until(ledger), stdout=subprocess.PIPE)
+        until(lambda: len(bytes_kept(stage)) == 10, "outputs that a reader does not take")
+        dealer = dealer_of(first)
+        first.send(SIGKILL)
+        first.wait()
+        until(lambda: not alive(dealer), "the end of the dealer")
+        assert len(bytes_kept(stage)) == 10
+    second = stage.private("command", "--workers", 2, "--resume", *large_until(ledger)).ends(OK)
+    assert Counter(second.stdout) == dict.fromkeys("abcdefghijz", 100_000)
+
+
+@pytest.mark.parametrize("what", ["objects", "results", "journal"])
+def test_what_something_names_that_stays_is_kept(stage: Stage, ledger: Ledger, tmp_path: Path, what: str) -> None:
+    options: dict[str, list[object]] = {
+        "objects": ["--output", "json"],
+        "results": ["--results", tmp_path / "results"],
+        "journal": ["--journal", tmp_path / "journal.db"],
+    }
+    run = stage.private("command", "--workers", 2, *options[what], *large_until(ledger)).ends(OK)
+    assert run.stdout
+    assert bytes_kept(stage) == [100_000] * 11
 
 
 # --- a spool in trouble ----------------------------------------------------------------------------

@@ -213,6 +213,9 @@ class BatchRun(TurnHandler):
             # its status. One that was told to leave gets all, because it waits for them.
             keep_back = self._private is not None and not self._dealer_told_to_leave and not self._concluding
             self.session.deliveries.store(self.session.deliveries.delivered - keep_back)
+            printed = self._printer.take_printed_files()
+            if self._private is not None:
+                self._private.state.empty(printed)
 
     def _submit(self, ready: Set[int]) -> None:
         if self._feed.waits_for in ready:

@@ -45,6 +45,7 @@ class Printer:
         self._joblog = None if log is None else JobLog(log)
         # Files of jobs' output that an outcome object written here names: they must stay when the pool's state goes.
         self.referenced_files: set[Path] = set()
+        self._files_due: list[Path] = []  # those whose content was queued
 
     @property
     def idle(self) -> bool:
@@ -109,6 +110,11 @@ class Printer:
             if name is not None:
                 self.referenced_files.add(Path(name))
 
+    def take_printed_files(self) -> list[Path]:
+        """Return, once, the files whose content was queued. When this object is idle, all of it is written."""
+        printed, self._files_due = self._files_due, []
+        return printed
+
     def announce(self, batch: str) -> None:
         """Queue the batch's id as a line of standard output."""
         self._streams[OUT].put(batch.encode() + b"\n")
@@ -154,6 +160,8 @@ class Printer:
     def _put(self, pieces: Iterable[Piece]) -> None:
         for stream, content in pieces:
             self._streams[stream].put(content)
+            if isinstance(content, Path):
+                self._files_due.append(content)
 
     def _unwritable(self, error: OSError) -> ConfigurationError:
         names = ", ".join(file.name for file in self._files)

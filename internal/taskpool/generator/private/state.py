@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from contextlib import suppress
 from pathlib import Path
 
@@ -173,19 +173,42 @@ class PrivateState:
             os.close(self._note_fd)
             self._note_fd = -1
 
+    def empty(self, printed: Iterable[Path]) -> None:
+        """Free the disk of files of jobs' output that were printed, unless something that stays names them.
+
+        Their names stay: whether the dealer has stored the acknowledgement is not known here, so after a kill an
+        outcome may come again, and what is printed of it then is what its file holds: nothing.
+        """
+        if self.names_files or not self._own_journal:
+            return
+        for path in printed:
+            if path.parent != self.directory / OUTPUT_NAME / self.batch:  # it comes from a message
+                continue
+            with suppress(OSError):  # then it goes with the directory
+                fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+                try:
+                    os.ftruncate(fd, 0)
+                finally:
+                    os.close(fd)
+
+    @property
+    def _own_journal(self) -> bool:
+        """Whether the journal goes with the directory. One that the user named lies elsewhere, and stays: other batches
+        may be in it, and it names outputs."""
+        return self.journal is None or self.journal.parent == self.directory
+
     def remove(self, keep: Set[Path]) -> int:
         """Remove the directory, except for some files of jobs' output; return how many those are.
 
         Outputs of earlier batches with this name stay too: what was written of them names these files.
         """
-        # A journal that the user named lies elsewhere, and stays: other batches may be in it, and it names outputs.
-        own_journal = self.journal is None or self.journal.parent == self.directory
+        keep = {path for path in keep if path.exists() and path.stat().st_size}  # not those that `empty` has emptied
 
         def stays(path: Path) -> bool:
             if path in keep:
                 return True
             epoch = epoch_of(path.name) if path.parent.parent == self.directory / OUTPUT_NAME else 0
-            return epoch > 0 and (epoch <= self._note.after_epoch or not own_journal)
+            return epoch > 0 and (epoch <= self._note.after_epoch or not self._own_journal)
 
         remove_all_but(self.directory / OUTPUT_NAME, stays)  # by itself: it may be a link to a larger disk
         remove_all_but(self.directory, stays)

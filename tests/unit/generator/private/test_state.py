@@ -125,3 +125,19 @@ def test_whether_any_run_has_named_files(pool: str, home: Path) -> None:
     for resume, says, names in ((False, False, False), (True, False, False), (True, True, True), (True, False, True)):
         with closing(PrivateState(pool, None, resume=resume, names_files=says)) as state:
             assert state.names_files == names
+
+
+def test_what_was_printed_is_emptied_and_not_kept(pool: str, home: Path, tmp_path: Path) -> None:
+    state = PrivateState(pool, None, resume=False, names_files=False)
+    printed, waiting = keep_output(state, "1.1-1.out"), keep_output(state, "2.1-2.out")
+    elsewhere, link = tmp_path / "elsewhere", state.directory / "output" / pool / "3.1-3.out"
+    elsewhere.write_text("not a job's")
+    link.symlink_to(elsewhere)
+    state.empty([printed, elsewhere, link, state.directory / "output" / pool / "4.1-4.out"])
+    assert (printed.read_text(), waiting.read_text(), elsewhere.read_text()) == ("", "2.1-2.out", "not a job's")
+    state.close()
+    with closing(PrivateState(pool, None, resume=True, names_files=True)) as again:
+        again.empty([waiting])
+        assert waiting.read_text() == "2.1-2.out", "an object may name it"
+        assert again.remove({printed, waiting}) == 1
+    assert names_in(home) == {"2.1-2.out", "elsewhere"}
