@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import re
 import socket
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from signal import SIGTERM
 
 from support.harness import ENVIRONMENT, OK, QUARANTINED, Stage, until
 from support.pages import free_port, get, scrape, value
 
 UNBOUNDED = {"pid", "worker", "incarnation", "batch", "job", "seq", "client", "label"}  # no labels of a metric
+PROBE_SECONDS = 10.0  # it takes milliseconds, but on a busy machine
 FREE_TEXT = {"version", "le", "pool"}
 
 
@@ -99,3 +103,31 @@ def answers(port: int) -> bool:
         return get(port, "/metrics")[0] == 200
     except OSError:
         return False
+
+
+def test_a_probe_is_answered_beside_three_hundred_slow_clients(stage: Stage) -> None:
+    """Half of them have sent half a request, the others have asked for a page that they do not read."""
+    port = free_port()
+    dealer = stage.dealer("--workers", 1, "--metrics", f"127.0.0.1:{port}")
+    with ExitStack() as clients:
+        slow = [clients.enter_context(asking(port)) for _ in range(300)]
+        # Where the server does not take them all, some connect never: those are as good.
+        for number, client in enumerate(slow):
+            with suppress(OSError):
+                client.send(b"GET /metrics HTTP/1.1\r\nHost: x\r\n" + b"\r\n" * (number % 2))
+        for path in ("/-/healthy", "/-/ready"):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=PROBE_SECONDS) as answer:
+                assert answer.status == 200
+        stage.generator("fib", "--pool", stage.pool, "20-24").ends(OK)
+        dealer.send(SIGTERM)
+        dealer.ends(OK)
+
+
+@contextmanager
+def asking(port: int) -> Iterator[socket.socket]:
+    """A connection under way, which takes as little of an answer as there may be."""
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        client.setblocking(False)
+        client.connect_ex(("127.0.0.1", port))
+        yield client

@@ -30,7 +30,7 @@ from taskpool.procs.spawn import find_worker
 from taskpool.procs.state_dir import JOURNAL_NAME, SPOOL_NAME, check_journal, identity, state_directory
 
 ORPHANS_NS_MAX = 20 * SECOND  # for SIGKILL to take effect on all of them
-DESCRIPTORS_BASE = 128  # what a dealer needs beside those for its workers; clients of the pages have 33 of them
+DESCRIPTORS_BASE = 192  # what a dealer needs beside those for its workers; clients of the pages have 97 of them
 # A worker takes two, and one more while it starts; a replacement may start before the old one's are closed.
 DESCRIPTORS_PER_WORKER = 4
 # What keeps a pool from being scaled further, for the error of `scale`.

@@ -6,4 +6,5 @@ exporter          every declared metric, for Prometheus
 app               which page answers what, as a WSGI application
 auth              who may read the pages: `--metrics-auth-file`
 server            cheroot on a socket, with deadlines for whole requests
+heads             those whose request has not come whole, without a thread
 """

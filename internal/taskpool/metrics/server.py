@@ -1,16 +1,18 @@
 """The HTTP server: cheroot, with a deadline for everything that a client can delay.
 
-Eight threads serve one request a connection. A client that stalls holds one of them until its time is up, so a request
-that comes while S clients stall waits for about S / 8 * REQUEST_SECONDS_MAX. The dealer's loop never waits for any.
+Eight threads serve one request a connection. A client gets one when its request is there (`heads`), and holds it while
+it does not read its answer, so a request that comes while S clients do not read waits for about S / 8 *
+ANSWER_SECONDS_MAX. A probe waits for none of them: it needs no thread. The dealer's loop never waits for any.
 
 What is here beside settings is what cheroot lacks (docs/adr/0009): a deadline for a whole request rather than for each
-of its bytes, and TLS handshakes on the thread that serves the client rather than on the one that accepts.
+of its bytes, no thread for a request that has not come, and no TLS handshake on the thread that accepts.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 import ssl
 import threading
@@ -28,18 +30,22 @@ from cheroot.server import HTTPConnection
 from cheroot.ssl.builtin import BuiltinSSLAdapter
 
 from taskpool.errors import ConfigurationError
+from taskpool.metrics import heads
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
 
 THREADS = 8
-REQUESTS_WAITING_MAX = 24  # for a thread; with THREADS it is how many descriptors clients can take
-ACCEPTS_WAITING_MAX = 64  # in the kernel, for both
-REQUEST_BYTES_MAX = 16 * 1024
+# For a thread; then clients are disconnected. With THREADS, HEADS_MAX and one that is being accepted it is how many
+# descriptors clients can take.
+REQUESTS_WAITING_MAX = 56
+ACCEPTS_WAITING_MAX = 64  # in the kernel, for an instant
 BODY_BYTES_MAX = 1024  # no page has a use for one
-REQUEST_SECONDS_MAX = 2  # from when a thread takes a client until its request is complete; so long for TLS, too
 ANSWER_SECONDS_MAX = 2  # how long a client may take to read
-WAIT_SECONDS_MAX = 5  # how long accepting may pause because all threads are taken; then a client is disconnected
+# Answered by a few words, which fit the kernel's buffer: that waits neither for a page nor for the client.
+_PROBE = re.compile(
+    rb"(?:GET|HEAD) /-/(?:healthy|ready)[ ?](?!.*\r\n(?:content-length|transfer-encoding):)", re.I | re.S
+)
 POLL_SECONDS = 0.2  # how often cheroot looks whether it is to stop
 CLOSE_SECONDS_MAX = 5
 ERROR_LOG_SECONDS = 60.0  # clients can provoke errors as often as they like: one line in this time
@@ -102,16 +108,16 @@ class _Cheroot(wsgi.Server):
             max=THREADS,
             server_name="taskpool",
             request_queue_size=ACCEPTS_WAITING_MAX,
-            timeout=REQUEST_SECONDS_MAX,
+            timeout=heads.REQUEST_SECONDS_MAX,
             # In effect never: at this deadline cheroot would end the TLS of a connection whose page is being written,
             # and the rest of the page would go out unencrypted.
             shutdown_timeout=3600,
             accepted_queue_size=REQUESTS_WAITING_MAX,
-            accepted_queue_timeout=WAIT_SECONDS_MAX,
+            accepted_queue_timeout=0,
         )
         self.ConnectionClass = _Connection
         self.keep_alive_conn_limit = 0  # one request a connection: an idle one would hold a descriptor
-        self.max_request_header_size = REQUEST_BYTES_MAX
+        self.max_request_header_size = heads.HEAD_BYTES_MAX
         self.max_request_body_size = BODY_BYTES_MAX
         self.expiration_interval = POLL_SECONDS
         self._listener = listener
@@ -122,12 +128,39 @@ class _Cheroot(wsgi.Server):
         self.socket = self._listener
         return self._listener
 
+    def prepare(self) -> None:
+        super().prepare()
+        self._heads = heads.HeadReader(self._serve, self._serve_late)
+
+    def stop(self) -> None:
+        """Stop. Who has not sent a request by now is disconnected."""
+        self._heads.close()
+        super().stop()
+
     def process_conn(self, conn: HTTPConnection) -> None:
-        """Queue a connection for a thread, or close it. cheroot itself would leave it to the garbage collector."""
+        """Wait for the request of a new connection, on another thread than this one, which accepts."""
+        assert isinstance(conn, _Connection)
+        self._heads.add(conn)
+
+    def _serve(self, conn: heads.Waiting) -> None:
+        """Answer a probe, queue others for a thread. What finds no room is closed here, cheroot would not do it."""
+        assert isinstance(conn, _Connection)
         try:
-            self.requests.put(conn)
+            if not _PROBE.match(conn.head.data):
+                self.requests.put(conn)
+                return
+            conn.communicate()
         except Full:
-            conn.close()
+            pass
+        except OSError as error:
+            self.error_log(f"a client has left before its answer: {error}")
+        heads.disconnect(conn)
+
+    def _serve_late(self, conn: heads.Waiting) -> None:
+        """Let a thread tell a client that its time is up."""
+        assert isinstance(conn, _Connection)
+        conn.end_input()
+        self._serve(conn)
 
     def error_log(self, msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:
         """Log an error of a page. What clients do wrong is logged for debugging only."""
@@ -144,17 +177,24 @@ class _Connection(HTTPConnection):
     """A client's connection, until it has its answer or its time is up."""
 
     def __init__(self, server: _Cheroot, sock: socket.socket, makefile: object = None) -> None:
-        super().__init__(server, sock, _file_with_deadline)
+        self.head = heads.Head(sock)
+        self._input = _Input(sock, heads.REQUEST_SECONDS_MAX, self.head)
+        super().__init__(server, sock, self._file)
 
     def communicate(self) -> bool:
-        if not self.server.ready:  # it waited for a thread until the server was closed
+        # It waited for a thread until the server was closed, or it has stalled amid its handshake.
+        if not self.server.ready or not self.head.greeted:
             return False
-        if isinstance(self.socket, ssl.SSLSocket):
-            try:
-                self.socket.do_handshake()
-            except OSError:  # ssl.SSLError is one: the client does not speak TLS, is gone, or stalls
-                return False
         return bool(super().communicate())  # type: ignore[no-untyped-call]
+
+    def end_input(self) -> None:
+        """Read no more of the request than is here."""
+        self._input.end()
+
+    def _file(self, client: socket.socket, mode: str, size: int) -> object:
+        if "r" in mode:
+            return StreamReader(self._input, mode, size)
+        return _AnswerFile(_DeadlineSocket(client, ANSWER_SECONDS_MAX), mode, size)
 
 
 class _DeadlineSocket:
@@ -179,6 +219,10 @@ class _DeadlineSocket:
         self._set_timeout()
         return self._client.send(data)
 
+    def end(self) -> None:
+        """Let each further call meet its deadline."""
+        self._until = 0.0
+
     def _set_timeout(self) -> None:
         """Limit the next call to the time that is left. Raises TimeoutError when none is."""
         now = time.monotonic()
@@ -187,6 +231,17 @@ class _DeadlineSocket:
         if now >= self._until:
             raise TimeoutError("timed out")  # cheroot compares the text
         self._client.settimeout(self._until - now)
+
+
+class _Input(_DeadlineSocket):
+    """A request as it is read: its head, which is here already, and what comes behind."""
+
+    def __init__(self, client: socket.socket, seconds: float, head: heads.Head) -> None:
+        super().__init__(client, seconds)
+        self._head = head
+
+    def recv_into(self, buffer: memoryview) -> int:
+        return self._head.take(buffer) or super().recv_into(buffer)
 
 
 class _AnswerFile(StreamWriter):
@@ -202,14 +257,8 @@ class _AnswerFile(StreamWriter):
             pass
 
 
-def _file_with_deadline(client: socket.socket, mode: str, size: int) -> object:
-    if "r" in mode:
-        return StreamReader(_DeadlineSocket(client, REQUEST_SECONDS_MAX), mode, size)
-    return _AnswerFile(_DeadlineSocket(client, ANSWER_SECONDS_MAX), mode, size)
-
-
 class _Tls(BuiltinSSLAdapter):
-    """TLS whose handshake is left to the thread that serves the client.
+    """TLS whose handshake is left to the thread that reads heads.
 
     cheroot makes it on the thread that accepts, so that one client amid a handshake would keep out all others.
     """

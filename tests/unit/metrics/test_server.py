@@ -18,6 +18,7 @@ import pytest
 from cheroot.ssl.builtin import BuiltinSSLAdapter
 
 from taskpool.errors import ConfigurationError
+from taskpool.metrics import heads
 from taskpool.metrics import server as serving
 from taskpool.metrics.server import Server, tls_adapter
 
@@ -89,7 +90,7 @@ def complete(path: str = "/") -> bytes:
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clients have less time, so that the tests take less."""
-    monkeypatch.setattr(serving, "REQUEST_SECONDS_MAX", 0.3)
+    monkeypatch.setattr(heads, "REQUEST_SECONDS_MAX", 0.3)
     monkeypatch.setattr(serving, "ANSWER_SECONDS_MAX", 0.3)
 
 
@@ -107,12 +108,59 @@ def test_a_connection_is_for_one_request() -> None:
         assert said.count(b"HTTP/1.1 200") == 1
 
 
-def test_as_many_are_served_at_once_as_there_are_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving, "REQUEST_SECONDS_MAX", 10 * DEADLINE_SECONDS)  # the stalled stay for all of the test
+@pytest.fixture
+def stalling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stalled stay for all of the test."""
+    monkeypatch.setattr(heads, "REQUEST_SECONDS_MAX", 10 * DEADLINE_SECONDS)
+
+
+@pytest.mark.usefixtures("stalling")
+def test_any_number_of_stalled_clients_cost_others_nothing() -> None:
     with served(Book()) as server, ExitStack() as clients:
-        for _ in range(serving.THREADS - 1):
+        for _ in range(5 * serving.THREADS):
             clients.enter_context(connected(server, HALF_A_REQUEST))
         assert get(server)[0] == 200
+
+
+@pytest.mark.usefixtures("stalling")
+def test_of_too_many_stalled_clients_the_oldest_is_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heads, "HEADS_MAX", 3)
+    with served(Book()) as server, ExitStack() as clients:
+        stalled = [clients.enter_context(connected(server, HALF_A_REQUEST)) for _ in range(5)]
+        assert [heard(client) for client in stalled[:2]] == [b"", b""]
+        for client in stalled[2:]:
+            client.sendall(b"ept: x\r\n\r\n")
+            assert heard(client).startswith(b"HTTP/1.1 200 OK")
+
+
+@pytest.mark.parametrize("path", ["/-/healthy", "/-/ready?why"])
+@pytest.mark.usefixtures("stalling")
+def test_a_probe_waits_for_no_thread(path: str) -> None:
+    """All threads are taken, and all places in front of them."""
+    making, go_on = threading.Semaphore(0), threading.Event()
+
+    def slowly() -> None:
+        making.release()
+        assert go_on.wait(DEADLINE_SECONDS)
+
+    def pages(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        return Book(lambda: None if environ["PATH_INFO"].startswith("/-/") else slowly())(environ, start_response)
+
+    server = Server(("127.0.0.1", 0), pages)
+    try:
+        with ExitStack() as clients:
+            for number in range(serving.THREADS + serving.REQUESTS_WAITING_MAX + 10):
+                clients.enter_context(connected(server, complete("/metrics")))
+                if number < serving.THREADS:
+                    assert making.acquire(timeout=DEADLINE_SECONDS)
+            stalls = f"GET {path} HTTP/1.1\r\nContent-Length: 9\r\n\r\n".encode()
+            clients.enter_context(connected(server, stalls))  # it would keep the next ones waiting for its body
+            assert get(server, path) == (200, f"GET {path if '?' in path else path + '?'}\n".encode())
+            assert get(server, path, "HEAD") == (200, b"")
+            go_on.set()
+    finally:
+        go_on.set()
+        server.close()
 
 
 @pytest.mark.usefixtures("hasty")
@@ -164,7 +212,7 @@ def test_a_client_that_does_not_read_its_answer_is_let_go() -> None:
 
 
 @pytest.mark.usefixtures("hasty")
-def test_when_there_is_no_room_clients_wait_until_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_has_not_asked_keeps_no_one_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving, "THREADS", 1)
     monkeypatch.setattr(serving, "REQUESTS_WAITING_MAX", 1)
     with served(Book()) as server, ExitStack() as clients:
@@ -173,10 +221,9 @@ def test_when_there_is_no_room_clients_wait_until_there_is(monkeypatch: pytest.M
         assert get(server)[0] == 200
 
 
-def test_when_there_is_no_room_for_long_clients_are_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_when_there_is_no_room_clients_are_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving, "THREADS", 1)
     monkeypatch.setattr(serving, "REQUESTS_WAITING_MAX", 1)
-    monkeypatch.setattr(serving, "WAIT_SECONDS_MAX", 0.1)
     making, go_on = threading.Event(), threading.Event()
 
     def slowly() -> None:
@@ -302,12 +349,16 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_tls_and_clients_that_stall_in_the_middle_of_it(pair: tuple[Path, Path]) -> None:
     trusting = ssl.create_default_context(cafile=str(pair[0]))
     with served(Book(), tls_adapter(*pair)) as server, ExitStack() as clients:
-        for _ in range(10):
-            clients.enter_context(connected(server, b"\x16\x03\x01"))
+        stalled = [clients.enter_context(connected(server, b"\x16\x03\x01")) for _ in range(10)]
         assert get(server, "/a", tls=trusting) == (200, b"GET /a?\n")
         assert server.url.startswith("https://127.0.0.1:")
         with connected(server, complete()) as plain:
             assert b"HTTP" not in heard(plain), "nothing is said in the clear"
+        assert [heard(client) for client in stalled] == 10 * [b""]
+        with connected(server) as slow, trusting.wrap_socket(slow, server_hostname="127.0.0.1") as secret:
+            secret.sendall(HALF_A_REQUEST)
+            secret.sendall(b"ept: x\r\n\r\n")
+            assert heard(secret).startswith(b"HTTP/1.1 200 OK")
 
 
 @pytest.mark.needs_tool("openssl")
