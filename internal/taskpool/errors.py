@@ -139,6 +139,10 @@ class QueueLimit(QueueError, ConfigurationError):
     """A kernel limit forbids the queue: names the limit, its value, the need and the cure."""
 
 
+class QueueRoomTaken(QueueLimit):
+    """There is no room for the queue now: other queues have what the limit allows. It would fit if they went."""
+
+
 def is_lacking(error: Exception) -> bool:
     """Say whether an error means that a system call does not exist here, or is not permitted."""
     return getattr(error, "errno", None) in _LACKING

@@ -23,8 +23,13 @@ SPARES_MAX = 64
 # Queues are sized for this many workers at least, so that `scale` never remakes one. With stock limits the layout for
 # 64 workers takes under half of RLIMIT_MSGQUEUE.
 WORKER_QUEUES_MIN = 64
-# Generators connected at once. Each has a queue charged to the same byte limit as the workers' queues.
+# Names for reply queues, and so generators that are just connecting: a queue loses its name with its hello. A pool's
+# layout leaves bytes for as many.
 REPLY_SLOTS_MAX = 32
+# Generators connected at once: 64 workers and so many reply queues fit the stock RLIMIT_MSGQUEUE, in one pool a user.
+CONNECTIONS_MAX = 128
+CONNECTIONS_MIN = 32  # ... where the dealer can have no descriptors for more
+CONNECTIONS_TO_ASK_MIN = 8  # ... of them for those without a batch: runs of a paused pool must not keep `resume` out
 
 # --- jobs in memory; what is beyond waits in the store (docs/adr/0008) --------------------------------
 
@@ -167,3 +172,4 @@ assert PING_NS < REPLY_OVERDUE_NS < LEASE_NS < RETURN_WELCOME_NS
 # The largest report (value, both outputs, error texts) and the largest job still fit one spilled message.
 assert INLINE_OUTPUT_BYTES_MAX * 2 + VALUE_BYTES_MAX + ERROR_TEXT_BYTES_MAX * 3 < SPILL_BYTES_MAX
 assert PAYLOAD_BYTES_MAX < SPILL_BYTES_MAX
+assert CONNECTIONS_TO_ASK_MIN < CONNECTIONS_MIN <= CONNECTIONS_MAX

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from taskpool.errors import ExitCode, QueueExists, QueueForeign, QueueInterrupted, QueueLimit
+from taskpool.errors import ExitCode, QueueExists, QueueForeign, QueueGone, QueueInterrupted, QueueLimit
 from taskpool.ipc import names
 from taskpool.ipc.mqueue import KernelNamespace, kernel_limits
 from taskpool.ipc.queue import QueueNamespace
@@ -79,6 +79,26 @@ except QueueLimit as error:
     )
     for word in ("11200 bytes", "RLIMIT_MSGQUEUE, which is 1000", "ulimit -q 12200", "LimitMSGQUEUE=", "msgqueue="):
         assert word in text
+
+
+def test_bytes_that_others_hold_are_told_from_too_few(pool: str) -> None:
+    kinds = run_python(
+        """
+shape = Shape(10, 1024)
+for limit in (shape.bytes - 1, shape.bytes):
+    resource.setrlimit(resource.RLIMIT_MSGQUEUE, (limit, resource.getrlimit(resource.RLIMIT_MSGQUEUE)[1]))
+    other = None
+    try:
+        other = KernelNamespace().create(f"/tp.{sys.argv[1]}.intake", shape)
+        KernelNamespace().create(f"/tp.{sys.argv[1]}.control", shape)
+    except QueueLimit as error:
+        print(type(error).__name__)
+    if other is not None:
+        other.unlink()
+""",
+        pool,
+    )
+    assert kinds.split() == ["QueueLimit", "QueueRoomTaken"]
 
 
 @pytest.mark.parametrize("call", ["create(sys.argv[1], Shape(1, 1))", "open(sys.argv[2], send=True, receive=True)"])
@@ -304,6 +324,29 @@ time.sleep(60)
         finally:
             holder.kill()
     lock.hold_notification_lock()
+
+
+def test_a_queue_is_held_until_the_sigkill_of_its_maker(kernel: QueueNamespace, name: str) -> None:
+    script = """
+import sys, time
+from taskpool.ipc.sizing import Shape
+from taskpool.ipc.mqueue import KernelNamespace
+KernelNamespace().create(sys.argv[1], Shape(2, 64)).hold()
+print("held", flush=True)
+time.sleep(60)
+"""
+    command = [sys.executable, "-c", script, name]
+    with subprocess.Popen(command, env=python_env(), stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        try:
+            assert holder.stdout.readline() == b"held\n"
+            other = kernel.open(name, send=True, receive=False)
+            assert other.held()
+            with pytest.raises(QueueGone):
+                kernel.open(name, send=True, receive=True).hold()
+        finally:
+            holder.kill()
+    assert not other.held()
 
 
 def test_queue_and_messages_survive_the_sigkill_of_their_maker(kernel: QueueNamespace, name: str) -> None:

@@ -235,6 +235,22 @@ def test_the_lock_of_a_queue_without_a_name_is_no_lock(namespace: QueueNamespace
         lock.hold_notification_lock()
 
 
+# --- holding --------------------------------------------------------------------------------------
+
+
+def test_a_queue_is_held_for_the_others_until_its_holder_closes_it(namespace: QueueNamespace, queue: QueueEnd) -> None:
+    other = namespace.open(queue.name, send=True, receive=False)
+    assert not other.held()
+    queue.hold()
+    queue.unlink()
+    assert other.held()
+    assert not queue.held(), "it asks for others"
+    third = namespace.create(queue.name, SHAPE)
+    assert not third.held(), "another queue of that name"
+    queue.close()
+    assert not other.held()
+
+
 # --- closing --------------------------------------------------------------------------------------
 
 
@@ -253,6 +269,8 @@ USES: dict[str, Callable[[QueueEnd], object]] = {
     "depth": lambda queue: queue.depth(),
     "linked": lambda queue: queue.linked(),
     "unlink": lambda queue: queue.unlink(),
+    "hold": lambda queue: queue.hold(),
+    "held": lambda queue: queue.held(),
     "hold_notification_lock": lambda queue: queue.hold_notification_lock(),
 }
 

@@ -105,6 +105,7 @@ SEEN = (
     "outcomes_read_back",
     "backlog_trimmed",
     "submission_refused_as_full",
+    "no_connection_left",
     "host_killed_by_job",
     "attempt_lost_by_power",
     "dealer_died_anywhere",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -217,7 +218,9 @@ class Generator(Process):
         self._transport.submit(encode(Submit(self.client, self.batch.name, seq, [changed])))
 
     def at_end(self) -> None:
-        """Leave its queues as they are: what remains of a killed generator is for others to deal with."""
+        """Leave its queues as they are, but for what the kernel closes: what remains is for others to deal with."""
+        if self._transport.reply is not None:
+            self._transport.reply.close()
 
 
 class Commander(Process):
@@ -248,5 +251,7 @@ class Commander(Process):
                 self._transport.reply.watch(self)
             yield max(1000, min(connection.next_deadline() - now, 50 * MILLISECOND))
         self.session.leave()
+        with suppress(TaskpoolError):
+            connection.send(world.now_ns)
         connection.close()
         return 0

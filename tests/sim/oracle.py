@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from sim.worker import WorkerProcess
 
 LINE_MESSAGES_MAX = 1000  # what may wait for one generator
+DEAD_CONNECTED_NS_MAX = 10 * SECOND  # two looks at its queue, and a third for the one that it may have taken
 
 
 class SentFrame:
@@ -195,7 +196,9 @@ class Oracle:
         elif isinstance(message, Welcome):
             self._welcomed(message)
         elif isinstance(message, Refused):
-            self._world.faults.seen["submission_refused_as_full"] += message.reason == "full"
+            hello = message.first_seq == 0
+            self._world.faults.seen["submission_refused_as_full"] += message.reason == "full" and not hello
+            self._world.faults.seen["no_connection_left"] += message.reason == "full" and hello
         self._world.note("told a generator {} bytes", len(data))
         if self._world.trace is not None:
             self._world.say(f"    {str(message)[:300]}")
@@ -423,6 +426,23 @@ class Oracle:
         for line in platform.reply_lines():
             if len(line.waiting) > LINE_MESSAGES_MAX:
                 self._world.fail("I6", f"{len(line.waiting)} messages wait for one generator")
+        self._look_at_connections(platform)
+
+    def _look_at_connections(self, platform: SimPlatform) -> None:
+        """The dead hold no place and no queue, be it that they died as they said hello."""
+        clients, asking = platform.core.pool.clients, platform.core.clients._asking.values()
+        for generator in self._host.generators:
+            if generator.alive or generator.client not in clients:
+                platform.dead_clients.pop(generator.client, None)
+            else:
+                # By the dealer's clock: no look at its queue is missed while it stands still.
+                now_ns = platform.clock.now().mono
+                seen_ns = platform.dead_clients.setdefault(generator.client, now_ns)
+                if now_ns - seen_ns > DEAD_CONNECTED_NS_MAX:
+                    self._world.fail("I6", f"generator {generator.pid} is dead and still connected")
+        known = clients.keys() | {client for messages in asking for client, _ in messages}
+        if not platform.reply_clients() <= known:
+            self._world.fail("I6", f"queues of generators that are not connected: {platform.reply_clients() - known}")
 
     def _look_at_what_waits(self, platform: SimPlatform) -> None:
         """What the store has not taken is bounded, and not counted by the dealer's own count."""

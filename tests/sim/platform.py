@@ -6,6 +6,7 @@ Every call the dealer makes is a step: time passes, others run meanwhile, and th
 from __future__ import annotations
 
 import itertools
+from collections.abc import Set
 from typing import TYPE_CHECKING
 
 from sim.disk import FULL, STORE_FD, SimStore, WatchedMemoryStore
@@ -213,6 +214,7 @@ class SimPlatform:
         self.woke_ns = host.world.now_ns
         self.late_successes: set[Planned] = set()  # of an earlier life, read by this one
         self.reply_queues: ReplyQueues | None = None
+        self.dead_clients: dict[int, int] = {}  # when they were first found dead and connected
         self._write_ahead_until_ns = 0
         self._signals: list[str] = []
         self._durable = durable
@@ -275,6 +277,9 @@ class SimPlatform:
     def room(self, options: DealerOptions, layout: Layout) -> Room:
         return Room(limits.WORKERS_MAX, "")
 
+    def connections(self, options: DealerOptions) -> int:
+        return limits.CONNECTIONS_MAX
+
     def sweep_dead_pools(self, pool: str) -> list[str]:
         return []  # the host has one pool
 
@@ -328,7 +333,7 @@ class SimPlatform:
 
     def find_process(self, pid: int, queue_fd: int) -> int:
         found = [process for process in self.host.generators if process.pid == pid and process.alive]
-        if not found or pid % 2:  # as if of another PID namespace: its death is silence
+        if not found or pid % 2:  # as if of another PID namespace
             return -1
         pidfd = next(self._next_pidfd)
         self.pidfds[pidfd] = found[0]
@@ -384,6 +389,9 @@ class SimPlatform:
 
     def events_waiting(self) -> list[bytes]:
         return [data for box in self.ends.values() if box.role == "events" for data in box.queue.messages]
+
+    def reply_clients(self) -> Set[int]:
+        return self.reply_queues._queues.keys() if self.reply_queues is not None else set()
 
     def reply_lines(self) -> list[ReplyQueue]:
         return list(self.reply_queues._queues.values()) if self.reply_queues is not None else []

@@ -20,6 +20,7 @@ class Process:
         self.pid = pid
         self.what = what
         self.alive = True
+        self.died_ns = 0
         self.doomed = False  # a SIGKILL is on its way
         self.stopped = False
         self.awake_since_ns = world.now_ns  # started, or continued
@@ -129,6 +130,7 @@ class Process:
         if self.received is not None:
             self.world.faults.seen["message_lost_in_hand_over"] += 1
         self.alive = False
+        self.died_ns = self.world.now_ns
         self.status, self.signal = status, signal
         if self._life is not None and not self._running:
             self._life.close()

@@ -74,6 +74,7 @@ class Plan:
         self.calls_mean = int(150 * 40 ** rng.random())
         self.kills_anywhere = self.durable and rng.random() < 0.4
         self.unstored_bytes = rng.choice((2_000, 10_000, limits.UNSTORED_BYTES_MAX))
+        self.connections = limits.CONNECTIONS_TO_ASK_MIN + rng.choice((1, 1, 2, 100))
 
     def draw_batches(self, host: SimHost) -> list[Batch]:
         batches = []
@@ -229,7 +230,8 @@ class Schedule:
         assert dealer._performer is not None
         platform.reply_queues = dealer._performer._reply_queues
         core.pool.backlog._jobs_max = plan.backlog_jobs
-        core.pool.config = structs.replace(core.pool.config, pending_max=plan.pending_max)
+        config = structs.replace(core.pool.config, pending_max=plan.pending_max, connections_max=plan.connections)
+        core.pool.config = config
         handle, trim = core.handle, core.pool.backlog.trim
         handled = 0
 

@@ -214,15 +214,17 @@ class Trouble:
         return message if isinstance(message, bytes) else encode(message)
 
     def _stranger(self) -> None:
-        """Another generator that wants somebody's batch."""
+        """Another generator that wants somebody's batch, or only asks; then it is silent."""
         batch = self._world.rng.choice(self._batches)
+        name = batch.name if self._world.chance(0.7) else None
         slot = self._world.between(20, 29)
         client = self._host.new_pid()
-        self._host.oracle.batch_of[client] = batch.name
+        if name is not None:
+            self._host.oracle.batch_of[client] = name
         try:
             control = self._host.namespace.open(names.control(POOL), send=True, receive=False)
-            self._host.namespace.create(names.reply(POOL, slot), LAYOUT.reply)
-            control.send(encode(Hello(client, slot, client, batch.name, batch.limits)))
+            self._host.namespace.create(names.reply(POOL, slot), LAYOUT.reply).hold()
+            control.send(encode(Hello(client, slot, client, name, batch.limits)))
         except (QueueExists, QueueMissing, QueueFull):
             self._host.namespace.unlink(names.reply(POOL, slot))
 

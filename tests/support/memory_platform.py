@@ -202,6 +202,9 @@ class MemoryPlatform:
     def room(self, options: DealerOptions, layout: Layout) -> Room:
         return Room(WORKERS_MAX, "")
 
+    def connections(self, options: DealerOptions) -> int:
+        return 128
+
     def sweep_dead_pools(self, pool: str) -> list[str]:
         return []
 

@@ -3,6 +3,7 @@
 Read `connection` first: its `run_until` is the one loop that receives, sends and waits. Around it:
 
     session       the connection as a state machine: hello and welcome, liveness, commands; pure
+    turn          what a connection waits for because others have it; pure
     submissions   jobs on their way in, a go-back-N window; pure
     deliveries    outcomes on their way out, in order and acknowledged; pure
     transport     the queues and the spool under a session

@@ -14,9 +14,9 @@ from typing import Protocol
 
 from taskpool import limits
 from taskpool.client.session import Session
-from taskpool.client.transport import Transport
+from taskpool.client.transport import ReplySlotsTaken, Transport
 from taskpool.clock import MILLISECOND, AwakeClock
-from taskpool.errors import DealerUnreachable, MessageError, QueueMissing
+from taskpool.errors import DealerUnreachable, MessageError, QueueMissing, QueueRoomTaken
 from taskpool.log import Fact
 from taskpool.messages import Outcome
 from taskpool.procs.wait import Descriptor, wait_ready
@@ -215,12 +215,13 @@ class Connection:
             if isinstance(message, MessageError):
                 self._notices.warning(f"a message of the dealer is unusable: {message}")
                 continue
-            generation, blocked_before = self.session.generation, self.session.resume_blocked
+            generation, hindrance = self.session.generation, self.session.turn.error
             outcomes += self.session.receive(message, now)
-            if self.session.resume_blocked and not blocked_before:
-                self._notices.info(f"Waiting: {self.session.resume_blocked}")
             if self.session.generation != generation:
                 self._open_queues(now)
+            elif self.session.turn.error is not hindrance:
+                self._say_that_it_waits()
+                self._transport.drop_reply()  # its bytes may be what another one waits for
             if self.session.connecting and self._connected:
                 break  # `send` is about to drop these queues; what is in them is sent again after the next welcome
         return outcomes
@@ -250,12 +251,29 @@ class Connection:
         if now < self.session.hello_due:
             return
         reply_before = self._transport.reply
-        if not self._transport.connect():
-            self.session.dealer_missing(now)
+        if not self._connect(now):
             return
         if self._transport.reply is not reply_before and self._transport.reply is not None:
             self._notices.detail(f"Queue created: {self._transport.reply.name}", {"queue": self._transport.reply.name})
         self._transport.send_hello(self.session.hello(self._transport.slot, now))
+
+    def _connect(self, now: int) -> bool:
+        """Return whether a hello can be said. Raises QueueForeign, and QueueLimit when it is no use to wait."""
+        try:
+            if self._transport.connect():
+                return True
+            self.session.dealer_missing(now)
+        except (ReplySlotsTaken, QueueRoomTaken) as error:
+            if isinstance(error, QueueRoomTaken) and not self.session.options.wait_for_room:
+                raise
+            self.session.no_reply_queue(error, now)
+            self._say_that_it_waits()
+        return False
+
+    def _say_that_it_waits(self) -> None:
+        if self.session.turn.news:
+            self._notices.info(self.session.turn.news)
+            self.session.turn.news = ""
 
     def _open_queues(self, now: int) -> None:
         """Open what the welcome names."""

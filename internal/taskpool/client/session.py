@@ -19,6 +19,7 @@ from msgspec import Struct
 from taskpool import limits
 from taskpool.client.deliveries import Deliveries
 from taskpool.client.submissions import Submissions
+from taskpool.client.turn import Turn
 from taskpool.clock import MILLISECOND
 from taskpool.codec import encode
 from taskpool.durations import human
@@ -43,9 +44,6 @@ from taskpool.messages import (
 
 HELLO_DELAY_NS_MIN = 2 * MILLISECOND  # a private dealer is there in some tens of milliseconds
 HELLO_DELAY_NS_MAX = 250 * MILLISECOND
-HOLDER_RETRY_NS = 1_000 * MILLISECOND
-# The dealer takes a holder that is silent for REPLY_OVERDUE_NS for dead; twice that leaves room for a loaded machine.
-HOLDER_NS_MAX = 2 * limits.REPLY_OVERDUE_NS
 GAPS_MAX = 8  # hellos because of missing outcomes, without one outcome in between
 
 REFUSED_FOR_NOW = frozenset({"full", "draining"})  # reasons that may not hold for another run
@@ -76,7 +74,7 @@ class SessionOptions(Struct, frozen=True, kw_only=True):
 
 
 class PoolRefuses(TaskpoolError):
-    """The pool takes nothing now: it is full, or about to end."""
+    """The pool takes nothing now: it is full, of jobs or of generators, or about to end."""
 
     exit_code = ExitCode.REFUSED
 
@@ -99,13 +97,12 @@ class Session:
         self.hello_due = now
         self._hello_delay = HELLO_DELAY_NS_MIN
         self._connecting_since = now
-        self._deadline = now + options.timeouts.connect_ns
+        self.turn = Turn(options.timeouts.reconnect_ns, now + options.timeouts.connect_ns)
         self._heard_at = now
         self._ping_due = now
         self._ping_wanted = False
         self.welcome: Welcome | None = None  # the latest
         self.generation = 0  # welcomes that began a new connection, not repeated ones
-        self.resume_blocked = ""  # why the batch to be resumed cannot be had yet: another client holds it
 
         self.submissions = Submissions(options.client, options.batch or "", now)
         self.deliveries = Deliveries(options.cursor)
@@ -136,10 +133,15 @@ class Session:
 
     def dealer_missing(self, now: int) -> None:
         """Delay the next hello: the dealer's queue is not there (yet), or has lost its name."""
+        self.turn.error = None
         self.hello_due = now + self._hello_delay
         # Doubling, since nothing announces a queue that appears: close looks find a private dealer that is just
         # starting, wide ones cost an idle machine nothing.
         self._hello_delay = min(self._hello_delay * 2, HELLO_DELAY_NS_MAX)
+
+    def no_reply_queue(self, error: TaskpoolError, now: int) -> None:
+        """Delay the next hello: others hold what a reply queue takes, which is its name or its bytes."""
+        self.hello_due = self.turn.await_room(type(error), "it can have a reply queue", str(error), now)
 
     def next_control(self) -> bytes | None:
         """Return the next message for the control queue; None when there is none."""
@@ -201,24 +203,23 @@ class Session:
         self.connecting = True
         self.hello_due = self._connecting_since = now
         self._hello_delay = HELLO_DELAY_NS_MIN
-        self._deadline = now + self.options.timeouts.reconnect_ns
+        self.turn = Turn(self.options.timeouts.reconnect_ns, now + self.options.timeouts.reconnect_ns)
 
     # --- time -------------------------------------------------------------------------------------
 
     def next_deadline(self) -> int:
         """Return when `tick` has something to do, at the latest."""
         if self.connecting:
-            return min(self.hello_due, self._deadline)
+            return min(self.hello_due, self.turn.deadline)
         due = min(self._ping_due, self._heard_at + limits.REPLY_OVERDUE_NS)
         return min(due, self.submissions.next_deadline() or due)
 
     def tick(self, now: int) -> None:
-        """Check what is overdue. Raises DealerUnreachable after the time-out, UsageError when the batch stays held."""
+        """Check what is overdue. Raises DealerUnreachable after the time-out; or UsageError when another client holds
+        the batch, PoolRefuses or QueueRoomTaken when others leave no room."""
         if self.connecting:
-            if now >= self._deadline:
-                if self.resume_blocked:
-                    raise UsageError(f"pool {self.pool!r} refuses: {self.resume_blocked}")
-                raise DealerUnreachable(self._unanswered(now))
+            if now >= self.turn.deadline:
+                raise self.turn.error or DealerUnreachable(self._unanswered(now))
             return
         if now >= self._ping_due:
             self._ping_due = now + limits.PING_NS
@@ -328,6 +329,9 @@ class Session:
         if refused.batch is not None and refused.batch != self.batch:
             return
         match refused.reason:
+            case "full" if self.options.wait_for_room and self.connecting and not refused.first_seq:
+                text = self._refusal(refused)
+                self.hello_due = self.turn.await_room(PoolRefuses, "another generator leaves", text, now)
             case "full" if self.options.wait_for_room:
                 self.submissions.pause(now)
             case "gap":
@@ -342,21 +346,17 @@ class Session:
     def _on_final_refusal(self, refused: Refused, now: int) -> None:
         resume = self.options.resume
         if self.connecting and resume and refused.reason == "conflict":
-            self._wait_for_holder(refused, now)
+            self.hello_due = self.turn.await_holder(self._refusal(refused), refused.text, now)
             return
         if resume and not self.connecting and refused.reason in ("conflict", "closed"):
             raise UsageError(self._changed_input(refused))
         if self.connecting:
             kind = PoolRefuses if refused.reason in REFUSED_FOR_NOW else UsageError
-            raise kind(f"pool {self.pool!r} refuses: {refused.text}")
+            raise kind(self._refusal(refused))
         self.submissions.refuse(refused, for_now=refused.reason in REFUSED_FOR_NOW)
 
-    def _wait_for_holder(self, refused: Refused, now: int) -> None:
-        """Say hello until the dealer takes the generator that was killed, and holds the batch, for dead."""
-        if not self.resume_blocked:
-            self._deadline = now + HOLDER_NS_MAX
-        self.resume_blocked = refused.text
-        self.hello_due = now + HOLDER_RETRY_NS
+    def _refusal(self, refused: Refused) -> str:
+        return f"pool {self.pool!r} refuses: {refused.text}"
 
     def _changed_input(self, refused: Refused) -> str:
         total = self.welcome.total if self.welcome is not None else None

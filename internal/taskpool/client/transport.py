@@ -14,6 +14,7 @@ from taskpool import limits
 from taskpool.codec import decode
 from taskpool.errors import (
     ConfigurationError,
+    DealerUnreachable,
     MessageError,
     QueueEmpty,
     QueueExists,
@@ -28,8 +29,8 @@ from taskpool.ipc.spool import Spool
 from taskpool.messages import Message
 
 
-class ReplySlotsTaken(ConfigurationError):
-    """Every reply queue name of the pool is in use."""
+class ReplySlotsTaken(DealerUnreachable):
+    """Every reply queue name of the pool is in use: its dealer does not get to the hellos of those that have them."""
 
 
 class QueueSender:
@@ -80,7 +81,7 @@ class Transport:
     def connect(self) -> bool:
         """Open the dealer's control queue and create a reply queue; return whether a dealer may be there.
 
-        Raises QueueForeign, QueueLimit, and ReplySlotsTaken.
+        Raises ReplySlotsTaken, QueueRoomTaken while there is no room for it, QueueForeign, QueueLimit.
         """
         # What is sent into a queue without a name is not read: the dealer that had it has gone, or made a new one.
         if self.control is not None and not self.control.queue.linked():
@@ -92,8 +93,9 @@ class Transport:
                 return False
         # A dealer opens the reply queue by its name, so one that lost its name at an earlier welcome is of no use.
         if self.reply is None or not self.reply.linked():
-            self._close_reply()
+            self.drop_reply()
             self.slot, self.reply = self._create_reply()
+            self.reply.hold()  # before the hello: the dealer takes a queue that is not held for a dead process's
         return True
 
     def send_hello(self, hello: bytes) -> None:
@@ -154,10 +156,17 @@ class Transport:
         """Return whether one of the dealer's queues has lost its name: it is not read any more."""
         return any(sender is not None and not sender.queue.linked() for sender in (self.control, self.intake))
 
+    def drop_reply(self) -> None:
+        """Give the reply queue up; `connect` creates another."""
+        if self.reply is not None:
+            self.reply.unlink()
+            self.reply.close()
+            self.reply = None
+
     def close(self) -> None:
         """Close all queues and unlink the reply queue; `connect` starts anew. May be called twice."""
         self._close_control()
-        self._close_reply()
+        self.drop_reply()
         if self.intake is not None:
             self.intake.queue.close()
             self.intake = None
@@ -174,17 +183,11 @@ class Transport:
             except QueueExists:
                 continue
         raise ReplySlotsTaken(
-            f"all {limits.REPLY_SLOTS_MAX} reply queues of pool {self._pool!r} are taken: as many generators are just "
-            f"connecting, or died doing so. Try again, or remove /dev/mqueue/tp.{self._pool}.reply.*"
+            f"all {limits.REPLY_SLOTS_MAX} names for reply queues of pool {self._pool!r} are taken: as many generators "
+            "wait for its dealer to answer"
         )
 
     def _close_control(self) -> None:
         if self.control is not None:
             self.control.queue.close()
             self.control = None
-
-    def _close_reply(self) -> None:
-        if self.reply is not None:
-            self.reply.unlink()
-            self.reply.close()
-            self.reply = None

@@ -101,8 +101,18 @@ class Clients:
         # A batch that is there is served even now: its outcomes would otherwise wait for the next dealer.
         elif batch is None and hello.batch is not None and pool.draining:
             self._turn_away(hello, "draining", DRAINING)
+        elif not self._has_place(hello):
+            text = f"all {pool.config.connections_max} connections are taken"
+            if hello.batch is not None:
+                text += f"; {limits.CONNECTIONS_TO_ASK_MIN} of them are kept for commands and questions"
+            self._turn_away(hello, "full", text)
         else:
             self._welcome(self._take_in(hello, now), hello, batch)
+
+    def _has_place(self, hello: Hello) -> bool:
+        clients, most = self._pool.clients, self._pool.config.connections_max
+        kept_free = limits.CONNECTIONS_TO_ASK_MIN if hello.batch is not None else 0
+        return hello.client in clients or len(clients) < most - kept_free
 
     def _turn_away(self, hello: Hello, reason: str, text: str) -> None:
         """Refuse the hello; disconnect the generator if it is connected."""
@@ -169,14 +179,22 @@ class Clients:
 
     def bye(self, id: int) -> None:
         """Disconnect the generator; what it has not acknowledged waits for the next one that asks."""
+        asked = self._forget_question(id)
         client = self._pool.clients.pop(id, None)
         if client is None:
+            if asked:
+                self._pool.emit(Release(id))
             return
         batch = client.batch
         if batch is not None:
             batch.detach()
             self._delivery.forget_if_done(batch)
         self._pool.emit(Release(id))
+
+    def _forget_question(self, id: int) -> bool:
+        """Let no generator in, when the store answers, that has gone meanwhile; return whether one waited for that."""
+        waiting = [asking for asking in self._asking.values() if asking.pop((id, Hello), None) is not None]
+        return bool(waiting)
 
     def lapse(self, now: Instant) -> None:
         """Let go of generators that have been silent for too long, and of what only they could want."""

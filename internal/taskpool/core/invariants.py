@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from taskpool import limits
 from taskpool.core.batch import outcome_bytes
 from taskpool.core.reactor import Reactor
 from taskpool.core.worker import WorkerState
@@ -68,6 +69,9 @@ def _workers(reactor: Reactor) -> None:
 
 def _batches(reactor: Reactor) -> None:
     pool = reactor.pool
+    assert len(pool.clients) <= pool.config.connections_max, "more generators than connections"
+    holders = sum(client.batch is not None for client in pool.clients.values())
+    assert holders <= pool.config.connections_max - limits.CONNECTIONS_TO_ASK_MIN, "no connection is kept for questions"
     for batch in pool.batches.values():
         assert batch.accepted <= batch.received
         assert batch.acknowledged <= batch.sent <= batch.recorded <= batch.numbered

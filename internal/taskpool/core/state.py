@@ -27,6 +27,7 @@ class PoolConfig(Struct, frozen=True):
     spares: int = 1
     workers_max: int = limits.WORKERS_MAX  # what it can be scaled to ...
     workers_limit: str = ""  # ... and what on this machine keeps it there
+    connections_max: int = limits.CONNECTIONS_MAX
     private: bool = False  # serves one batch and ends with it
     journaled: bool = False  # what is accepted survives the dealer
     verbose: bool = False  # notes for every job

@@ -173,6 +173,7 @@ def _config(
         # Queues are sized once, at the start: `scale` gets no further than they, and the descriptors, allow.
         workers_max=room.workers,
         workers_limit=room.limit,
+        connections_max=platform.connections(options),
         private=options.private,
         journaled=durable,
         verbose=options.verbosity > 0,

@@ -8,7 +8,7 @@ from contextlib import closing
 
 from taskpool import limits
 from taskpool.client.connection import Connection, NoNotices
-from taskpool.client.session import ConnectTimeouts, Session, SessionOptions
+from taskpool.client.session import ConnectTimeouts, PoolRefuses, Session, SessionOptions
 from taskpool.client.transport import ReplySlotsTaken, Transport
 from taskpool.clock import SECOND, AwakeClock, SystemClock
 from taskpool.errors import DealerUnreachable, ExitCode
@@ -28,7 +28,7 @@ def ask(pool: str, namespace: QueueNamespace | None = None) -> ExitCode:
     # The loop below gives up at ANSWER_NS_MAX; the session must not give up before it with a text of its own.
     patience = ConnectTimeouts(2 * ANSWER_NS_MAX, 2 * ANSWER_NS_MAX)
     client = int.from_bytes(os.urandom(7), "big")
-    options = SessionOptions(pool=pool, client=client, pid=os.getpid(), timeouts=patience)
+    options = SessionOptions(pool=pool, client=client, pid=os.getpid(), timeouts=patience, wait_for_room=False)
     session = Session(options, start)
     # Without the spool: a check may run where the pool's directories are not mounted.
     transport = Transport(namespace or KernelNamespace(), pool, REPLY, opens_spool_and_intake=False)
@@ -39,7 +39,11 @@ def ask(pool: str, namespace: QueueNamespace | None = None) -> ExitCode:
                 raise DealerUnreachable(f"no dealer for pool {pool} in this IPC namespace")
         except ReplySlotsTaken:
             raise DealerUnreachable(f"all {limits.REPLY_SLOTS_MAX} reply queues of pool {pool} are taken") from None
-        connection.run_until(lambda: session.welcome is not None, deadline=start + ANSWER_NS_MAX)
+        try:
+            connection.run_until(lambda: session.welcome is not None, deadline=start + ANSWER_NS_MAX)
+        except PoolRefuses as answer:  # a dealer with all its connections taken is at work, not ill
+            sys.stderr.write(f"tp-dealer: {answer}\n")
+            return ExitCode.OK
         connection.leave()
     if session.welcome is None:
         raise DealerUnreachable(f"the dealer of pool {pool} does not answer within {ANSWER_NS_MAX // SECOND} s")

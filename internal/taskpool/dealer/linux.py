@@ -30,9 +30,11 @@ from taskpool.procs.spawn import find_worker
 from taskpool.procs.state_dir import JOURNAL_NAME, SPOOL_NAME, check_journal, identity, state_directory
 
 ORPHANS_NS_MAX = 20 * SECOND  # for SIGKILL to take effect on all of them
-DESCRIPTORS_BASE = 192  # what a dealer needs beside those for its workers; clients of the pages have 97 of them
+# What a dealer needs beside those for its workers: clients of the pages have 97 of them, CONNECTIONS_MIN generators 64.
+DESCRIPTORS_BASE = 192
 # A worker takes two, and one more while it starts; a replacement may start before the old one's are closed.
 DESCRIPTORS_PER_WORKER = 4
+DESCRIPTORS_PER_CONNECTION = 2  # the reply queue, and the process at its other end
 # What keeps a pool from being scaled further, for the error of `scale`.
 _MOST = f"no pool has more than {limits.WORKERS_MAX} workers"
 WATCHED = (
@@ -107,6 +109,12 @@ class LinuxPlatform:
         workers, limit = min(by_descriptors, room(layout, kernel_limits()))
         workers = min(workers - options.spares, limits.WORKERS_MAX)  # spares take as much as workers do
         return Room(max(workers, options.workers), limit if workers < limits.WORKERS_MAX else _MOST)
+
+    def connections(self, options: DealerOptions) -> int:
+        # What all workers that `scale` may ask for leave: they come first.
+        left = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _descriptors(limits.WORKERS_MAX + options.spares)
+        most = limits.CONNECTIONS_MIN + left // DESCRIPTORS_PER_CONNECTION
+        return max(limits.CONNECTIONS_MIN, min(most, limits.CONNECTIONS_MAX))
 
     def sweep_dead_pools(self, pool: str) -> list[str]:
         return dead_pools.sweep(self.namespace, state_directory(pool), ipc_namespace())
@@ -214,12 +222,14 @@ def _arguments(options: DealerOptions) -> list[str]:
 
 
 def _allow_descriptors(options: DealerOptions) -> None:
-    """Raise RLIMIT_NOFILE for the workers there are, and if possible for as many as `scale` may ask for.
+    """Raise RLIMIT_NOFILE for the workers there are, and if possible for as many as `scale` may ask for and for as many
+    generators as can be connected.
 
     Raises ConfigurationError when it is too low for the workers and cannot be raised.
     """
-    need = DESCRIPTORS_BASE + DESCRIPTORS_PER_WORKER * (options.workers + options.spares)
-    most = DESCRIPTORS_BASE + DESCRIPTORS_PER_WORKER * (limits.WORKERS_MAX + options.spares)
+    need = _descriptors(options.workers + options.spares)
+    most = _descriptors(limits.WORKERS_MAX + options.spares)
+    most += DESCRIPTORS_PER_CONNECTION * (limits.CONNECTIONS_MAX - limits.CONNECTIONS_MIN)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft >= most:
         return
@@ -229,3 +239,8 @@ def _allow_descriptors(options: DealerOptions) -> None:
             f"Ask for fewer workers, or raise it: ulimit -n {need}, LimitNOFILE={need}, --ulimit nofile={need}"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+
+
+def _descriptors(workers: int) -> int:
+    """Return how many a dealer with so many worker processes needs."""
+    return DESCRIPTORS_BASE + DESCRIPTORS_PER_WORKER * workers

@@ -33,7 +33,6 @@ from taskpool.journal.store import Store
 from taskpool.messages import Hello, Incarnation, Ready
 from taskpool.procs.wait import STEP_NS
 
-REPLY_SWEEP_NS = 5 * SECOND  # a sweep opens 32 names, so it is not for every second
 TICKS_PER_TURN_MAX = 16
 LAG_BUCKETS_NS = tuple(int(n * MILLISECOND) for n in (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000))
 
@@ -113,7 +112,7 @@ class Loop:
         self._idle = True  # the last turn left nothing to handle, so that the next one may be waited for
         self._heard = True  # the last look at the workers' queues read all there was
         self._now = self._clock.now()
-        self._checked_ns = self._swept_ns = self._now.mono
+        self._checked_ns = self._now.mono
         self.turn_began_mono_ns = self._now.mono  # read by the health probe, on another thread
         self.counters = LoopCounters()
 
@@ -210,14 +209,27 @@ class Loop:
     def _verify_sender(self, event: Event) -> bool:
         """Check what the core cannot: the queue that a hello offers, and the process that claims to be a worker."""
         if isinstance(event, Hello):
-            if not self._reply_queues.open(event):
-                return False
-            self._generators.watch(event.client, event.pid, self._reply_queues.fileno(event.client))
-            return True
+            return self._verify_generator(event)
         if isinstance(event, Ready) and event.epoch == self._core.pool.config.epoch:
             self._count_boot(event)
             return self._processes.confirm(event.incarnation, event.pid)
         return True
+
+    def _verify_generator(self, hello: Hello) -> bool:
+        before = self._reply_queues.end_of(hello.client)
+        if not self._reply_queues.open(hello):
+            return False
+        end = self._reply_queues.end_of(hello.client)
+        # Said twice: it may have let go of that queue meanwhile, to make another, and is not dead for it.
+        if end is None or end is before:
+            return True
+        clients = self._reply_queues.clients
+        # In this order: a death between the two is one that the watch sees.
+        if self._generators.watch(hello.client, hello.pid, end.fileno(), clients) or end.held():
+            return True
+        self._reply_queues.close(hello.client)  # it died with its hello under way
+        self._handle(ClientLost(hello.client))
+        return False
 
     def _count_boot(self, ready: Ready) -> None:
         worker = self._core.supervisor.workers.get(Incarnation(ready.incarnation))
@@ -277,9 +289,9 @@ class Loop:
         self._checked_ns = self._now.mono
         self._queues.recreate_unlinked(keep_old_events=not self._processes.empty)
         self._generators.keep(self._reply_queues.clients)
+        for client in self._reply_queues.take_abandoned(self._generators.clients):
+            self._handle(ClientLost(client))
         self._store.check()
         if self._performer.look_for_room():
             self._idle = False
-        if self._now.mono - self._swept_ns >= REPLY_SWEEP_NS:
-            self._swept_ns = self._now.mono
-            self._reply_queues.sweep(self._now)
+        self._reply_queues.sweep(self._now)

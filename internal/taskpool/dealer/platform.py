@@ -79,6 +79,9 @@ class Platform(Protocol):
     def room(self, options: DealerOptions, layout: Layout) -> Room:
         """Return how many workers the pool can be scaled to here, at least those it starts with."""
 
+    def connections(self, options: DealerOptions) -> int:
+        """Return how many generators can be connected at once, `limits.CONNECTIONS_MIN` to `CONNECTIONS_MAX`."""
+
     def sweep_dead_pools(self, pool: str) -> list[str]:
         """Take away what killed private pools other than this one have left; return their names."""
 

@@ -24,7 +24,7 @@ from taskpool.ipc.queue import QueueEnd, QueueNamespace
 from taskpool.ipc.spool import Spool
 from taskpool.messages import Answer, Hello, Outcome, Outcomes
 
-UNCLAIMED_NS = 30 * SECOND  # a name that no hello claimed for so long was left by a generator that died before it
+UNCLAIMED_NS = 30 * SECOND  # a generator that stands still for so long after it made its queue has to make another
 ERROR_ANSWER_CHARS_MAX = 250  # the smallest layout's reply queue takes 512 bytes
 
 
@@ -71,6 +71,7 @@ class ReplyQueues:
         self._counters = counters or QueueCounters()
         self._queues: dict[int, ReplyQueue] = {}
         self._lost: list[int] = []
+        self._unheld: dict[int, ReplyQueue] = {}
         self._unclaimed: dict[int, tuple[int, int]] = {}  # slot -> (inode, first seen)
 
     def open(self, hello: Hello) -> bool:
@@ -92,9 +93,21 @@ class ReplyQueues:
         """The clients that have a queue."""
         return self._queues.keys()
 
-    def fileno(self, client: int) -> int:
-        """Return the descriptor of a client's queue."""
-        return self._queues[client].end.fileno()
+    def end_of(self, client: int) -> QueueEnd | None:
+        """Return the dealer's end of a client's queue."""
+        queue = self._queues.get(client)
+        return queue.end if queue is not None else None
+
+    def take_abandoned(self, watched: Container[int]) -> list[int]:
+        """Return the clients whose queue was held by no process at this call and the one before; not those `watched`.
+
+        Once alone says nothing: a generator that says hello again lets go of its queue first.
+        """
+        before, self._unheld = (
+            self._unheld,
+            {client: queue for client, queue in self._queues.items() if client not in watched and not queue.end.held()},
+        )
+        return [client for client, queue in self._unheld.items() if before.get(client) is queue]
 
     def send(self, client: int, message: object, *, whole: bool = False) -> None:
         """Send a message, or keep it until there is room.
@@ -179,7 +192,8 @@ class ReplyQueues:
             inode = os.fstat(end.fileno()).st_ino
             known = self._unclaimed.get(slot)
             first = known[1] if known is not None and known[0] == inode else now.mono
-            if now.mono - first >= UNCLAIMED_NS:
+            # Held by none at the second look: at the first one, its generator may have been about to hold it.
+            if now.mono - first >= UNCLAIMED_NS or (known is not None and known[0] == inode and not end.held()):
                 end.unlink()
             else:
                 seen[slot] = (inode, first)
@@ -215,8 +229,8 @@ class ReplyQueues:
 class GeneratorProcesses:
     """The processes at the other ends: when one dies, its queue and its batch are free at once.
 
-    Of a process that cannot be told to be the one that said hello, as one in another PID namespace, only the silence is
-    noticed, when its lease ends.
+    Of a process that cannot be told to be the one that said hello, as one in another PID namespace, only that its queue
+    is abandoned is noticed, within seconds.
     """
 
     def __init__(self, poller: Poller, find: Callable[[int, int], int]) -> None:
@@ -225,13 +239,20 @@ class GeneratorProcesses:
         self._find = find
         self._pidfds: dict[int, int] = {}  # by client
 
-    def watch(self, client: int, pid: int, queue_fd: int) -> None:
-        """Watch the process that said hello. A later hello takes the place of an earlier one."""
+    @property
+    def clients(self) -> Container[int]:
+        """The clients whose process is watched."""
+        return self._pidfds.keys()
+
+    def watch(self, client: int, pid: int, queue_fd: int, connected: Container[int]) -> bool:
+        """Watch the process that said hello; return whether it can be. A later hello takes the place of an earlier one;
+        of all others those connected are kept."""
         self._forget(client)
-        # Twice as many as can be connected: those that have left are forgotten once a second only.
-        if len(self._pidfds) < 2 * limits.REPLY_SLOTS_MAX and (pidfd := self._find(pid, queue_fd)) >= 0:
+        self.keep(connected)  # so that those who come and go take no descriptors without end
+        if (pidfd := self._find(pid, queue_fd)) >= 0:
             self._pidfds[client] = pidfd
             self._poller.read(pidfd)
+        return client in self._pidfds
 
     def take_dead(self, ready: Set[int]) -> list[int]:
         """Return the clients whose process has died, given the descriptors that are ready."""

@@ -95,7 +95,7 @@ def _add_common(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--dealer-timeout",
         metavar="TIME",
-        help="how long to wait for a dealer (5s, a private one 20s, to come back 60s)",
+        help="how long to wait for a dealer (5s, a private one 20s, to come back 60s) and for one's turn (60s)",
     )
     parser.add_argument("--log-format", choices=("text", "json"), default="text", help="of what goes to standard error")
     # Exclusive rather than the last one wins: in a script, two of them are a mistake.

@@ -24,6 +24,7 @@ class _Queue:
         self.messages: deque[bytes] = deque()
         self.linked = True
         self._holder: MemoryQueueEnd | None = None
+        self.reader: MemoryQueueEnd | None = None  # the end that shows itself to the others
 
     def lose_name(self) -> None:
         """Go on without a name: ends that are open work as before."""
@@ -36,9 +37,11 @@ class _Queue:
         self._holder = end
 
     def release(self, end: MemoryQueueEnd) -> None:
-        """Take back the registration of `end`, if it has one."""
+        """Take back what `end` holds."""
         if self._holder is end:
             self._holder = None
+        if self.reader is end:
+            self.reader = None
 
 
 class MemoryNamespace:
@@ -121,6 +124,12 @@ class MemoryQueueEnd:
         # The name may belong to a successor by now, which must keep it.
         if self.linked():
             self._namespace.unlink(self.name)
+
+    def hold(self) -> None:
+        self._queue.reader = self
+
+    def held(self) -> bool:
+        return self._queue.reader not in (None, self)
 
     def hold_notification_lock(self) -> None:
         self._queue.hold(self)

@@ -8,10 +8,12 @@ descriptor; and an exception raised by a signal handler during a wait is lost, s
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import resource
 import signal
 import stat
+import struct
 
 import posix_ipc
 
@@ -27,6 +29,7 @@ from taskpool.errors import (
     QueueInterrupted,
     QueueLimit,
     QueueMissing,
+    QueueRoomTaken,
     call_refused,
     is_lacking,
 )
@@ -35,6 +38,8 @@ from taskpool.ipc.sizing import KernelLimits, Shape, byte_limit_cure, sysctl_cur
 _SYSCTLS = "/proc/sys/fs/mqueue"
 _MODE = 0o600  # who may write to a queue may have the pool's user run any program
 _UNLIMITED = 2**63 - 1
+_FLOCK = struct.Struct("hhqqi")  # struct flock, see fcntl(2): type, whence, start, length, pid
+_WHOLE_QUEUE = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 # The texts of posix_ipc's errors that come without an errno.
 _ERRNO_OF_TEXT = {
     "Insufficient space for a new queue": errno.ENOSPC,
@@ -167,6 +172,22 @@ class KernelQueueEnd:
         if self.linked():
             KernelNamespace().unlink(self.name)
 
+    def hold(self) -> None:
+        # A lock of the open file description, which the kernel frees when its last descriptor closes. Unlike one of
+        # flock(2) it can be looked at without being taken.
+        try:
+            fcntl.fcntl(self.fileno(), fcntl.F_OFD_SETLK, _WHOLE_QUEUE)
+        except (OSError, ValueError) as error:
+            raise self._gone(error) from None
+
+    def held(self) -> bool:
+        try:
+            found = fcntl.fcntl(self.fileno(), fcntl.F_OFD_GETLK, _WHOLE_QUEUE)
+        except (OSError, ValueError) as error:
+            raise self._gone(error) from None
+        kind: int = _FLOCK.unpack(found)[0]
+        return kind != fcntl.F_UNLCK
+
     def hold_notification_lock(self) -> None:
         # SIGURG: its default action is to be ignored (signal(7)), should a message come after all.
         try:
@@ -262,14 +283,15 @@ def _not_created(name: str, shape: Shape, error: Exception) -> QueueError:
     code = _errno(error)
     if code == errno.ENOSPC:
         queues_max = _sysctl("queues_max")
-        return QueueLimit(
+        return QueueRoomTaken(
             f"queue {name}: this IPC namespace holds its fs.mqueue.queues_max of {queues_max} queues already. "
             f"Stop a pool, or raise it: {sysctl_cure('queues_max', 2 * queues_max)}"
         )
     # The kernel itself says EMFILE for an exceeded RLIMIT_MSGQUEUE (mqueue_get_inode in ipc/mqueue.c).
     if code == errno.EMFILE and _descriptor_is_free():
         bytes_max = _bytes_max()
-        return QueueLimit(
+        kind = QueueRoomTaken if shape.bytes <= bytes_max else QueueLimit
+        return kind(
             f"queue {name} needs {shape.bytes} bytes of RLIMIT_MSGQUEUE, which is {bytes_max} for all queues of "
             f"{_user(os.getuid())} on this host. Stop a pool, or raise it: {byte_limit_cure(bytes_max + shape.bytes)}"
         )

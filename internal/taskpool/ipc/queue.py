@@ -66,6 +66,16 @@ class QueueEnd(Protocol):
     def unlink(self) -> None:
         """Take the name away, if it still names this queue. Both ends go on working."""
 
+    def hold(self) -> None:
+        """Hold the queue until this end is closed or this process dies, even by SIGKILL, for others to see by `held`.
+
+        Unlike a pid in a message it means the same in every PID namespace, and cannot outlive its process. One end at a
+        time, open both ways.
+        """
+
+    def held(self) -> bool:
+        """Say whether another end of the queue holds it."""
+
     def hold_notification_lock(self) -> None:
         """Make this process the holder of the queue until it closes any of its ends of it or dies, even by SIGKILL.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sim.mutants.plan import mutant
+from sim.mutants.plan import Edit, mutant
 
 BACKLOG, BATCH, DELIVERY = "core/backlog.py", "core/batch.py", "core/delivery.py"
 INTAKE, REACTOR = "core/intake.py", "core/reactor.py"
@@ -140,5 +140,34 @@ BOOKKEEPING = (
         "dealer/reply_queues.py",
         "if pidfd in ready]",
         "if pidfd not in ready]",
+    ),
+    mutant(
+        "more generators are let in than there are connections",
+        "I5",
+        "core/clients.py",
+        "        elif not self._has_place(hello):\n",
+        "        elif hello.client < 0:\n",
+    ),
+    mutant(
+        "a generator that was turned away keeps its queue",
+        "I6",
+        "core/clients.py",
+        "        else:\n            self._pool.emit(Release(hello.client))\n",
+        "",
+    ),
+    mutant(
+        "the hello of a dead generator counts",
+        "I6",
+        "dealer/loop.py",
+        "end.fileno(), clients) or end.held():\n",
+        "end.fileno(), clients) or end:\n",
+        Edit("dealer/reply_queues.py", "if client not in watched and", "if client < 0 and"),
+    ),
+    mutant(
+        "a generator without a connection does not ask again",
+        "I10",
+        "client/turn.py",
+        "        return now + RETRY_NS\n",
+        "        self.deadline = 2**63\n        return 2**63\n",
     ),
 )

@@ -19,14 +19,14 @@ from support.client_sessions import (
 )
 from taskpool import limits
 from taskpool.client.session import (
-    HOLDER_NS_MAX,
     ConnectTimeouts,
     JobsLost,
     PoolRefuses,
 )
+from taskpool.client.turn import HOLDER_NS_MAX, RETRY_NS
 from taskpool.clock import SECOND
 from taskpool.codec import decode
-from taskpool.errors import DealerUnreachable, ExitCode, UsageError
+from taskpool.errors import DealerUnreachable, ExitCode, QueueRoomTaken, UsageError
 from taskpool.messages import (
     Accepted,
     Ack,
@@ -144,11 +144,75 @@ def test_changed_input_is_told(total: int | None, first: int, reason: str, compl
 def test_a_batch_in_other_hands_is_waited_for_a_while() -> None:
     talk = session(resume=True)
     talk.receive(refused(0, "conflict"), 0)
-    assert talk.connecting and talk.resume_blocked == "because"
+    assert talk.connecting and talk.turn.news == "Waiting: because"
     assert 0 < talk.hello_due < limits.REPLY_OVERDUE_NS
     talk.tick(limits.REPLY_OVERDUE_NS)
     with pytest.raises(UsageError, match="because"):
         talk.tick(HOLDER_NS_MAX)
+
+
+# --- waiting for a place ----------------------------------------------------------------------------
+
+PATIENCE = limits.RETURN_WELCOME_NS
+NO_ROOM = QueueRoomTaken("no room")
+
+
+def test_a_hello_to_a_pool_without_a_place_is_said_again_and_told_once() -> None:
+    talk = session()
+    for now in (0, RETRY_NS):
+        talk.receive(refused(0, "full"), now)
+        assert talk.connecting and talk.hello_due == now + RETRY_NS
+    assert talk.turn.news == (
+        "Waiting up to 1m00s (--dealer-timeout) until another generator leaves: pool 'demo' refuses: because"
+    )
+    talk.tick(PATIENCE - 1)
+    with pytest.raises(PoolRefuses, match=r"because\. So it was for 1m00s; --dealer-timeout waits longer"):
+        talk.tick(PATIENCE)
+
+
+def test_what_alternates_is_not_waited_for_without_end() -> None:
+    talk = session(timeouts=ConnectTimeouts(SECOND, 2 * SECOND))
+    for now in range(0, 2 * SECOND, RETRY_NS):
+        talk.receive(refused(0, "full"), now)
+        talk.no_reply_queue(NO_ROOM, now + 1)
+        talk.tick(now + 1)
+    with pytest.raises(QueueRoomTaken, match=r"no room\. So it was for 2"):
+        talk.tick(2 * SECOND + 1)
+
+
+def test_a_place_found_and_lost_again_is_waited_for_anew() -> None:
+    talk = session()
+    talk.receive(refused(0, "full"), 0)
+    talk.turn.news = ""
+    talk.receive(welcome(), PATIENCE - 1)
+    assert not talk.connecting
+    talk.reconnect(2 * PATIENCE)
+    talk.no_reply_queue(NO_ROOM, 2 * PATIENCE)
+    assert "no room" in talk.turn.news
+    talk.tick(3 * PATIENCE - 1)
+
+
+def test_a_dealer_that_goes_while_others_have_its_places_is_missing() -> None:
+    talk = session()
+    talk.receive(refused(0, "full"), 0)
+    talk.dealer_missing(1)
+    with pytest.raises(DealerUnreachable, match="no dealer answers"):
+        talk.tick(PATIENCE)
+
+
+def test_who_does_not_wait_for_room_does_not_wait_for_a_place() -> None:
+    with pytest.raises(PoolRefuses, match="because"):
+        session(wait_for_room=False).receive(refused(0, "full"), 0)
+
+
+def test_a_late_refusal_of_jobs_is_none_of_the_hello() -> None:
+    talk = connected(jobs=1)
+    talk.reconnect(1)
+    talk.receive(refused(1, "full"), 1)
+    assert talk.turn.error is None
+
+
+# --- a dealer that has lost its memory --------------------------------------------------------------
 
 
 def test_outcomes_lost_with_a_journal_are_noticed() -> None:

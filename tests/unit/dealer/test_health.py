@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,12 @@ import pytest
 from support.fake_dealer import FakeDealer
 from taskpool import limits
 from taskpool.clock import MILLISECOND
+from taskpool.codec import encode
 from taskpool.dealer import health
 from taskpool.errors import DealerUnreachable, ExitCode, QueueMissing
 from taskpool.ipc import names
 from taskpool.ipc.sizing import Shape
-from taskpool.messages import Bye, Hello
+from taskpool.messages import Bye, Hello, Refused
 
 
 @pytest.fixture
@@ -67,6 +69,21 @@ def test_a_dealer_that_does_not_answer(dealer: FakeDealer, monkeypatch: pytest.M
     with pytest.raises(DealerUnreachable, match=f"the dealer of pool {dealer.pool} does not answer within"):
         health.ask(dealer.pool)
     assert 200 * MILLISECOND <= time.monotonic_ns() - start < 10_000 * MILLISECOND
+    assert leaves_no_queue(dealer)
+
+
+def test_a_dealer_with_all_its_connections_taken_is_well(
+    dealer: FakeDealer, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(hello: Hello) -> None:
+        reply = dealer.namespace.open(names.reply(dealer.pool, hello.slot), send=True, receive=False)
+        with closing(reply):
+            reply.send(encode(Refused(hello.client, None, 0, 0, "full", "all 128 connections are taken")))
+
+    monkeypatch.setattr(dealer, "hello", refuse)
+    dealer.start()
+    assert health.ask(dealer.pool) == ExitCode.OK
+    assert "all 128 connections are taken" in capfd.readouterr().err
     assert leaves_no_queue(dealer)
 
 

@@ -32,7 +32,7 @@ def submit_jobs(platform: MemoryPlatform) -> Iterator[None]:
     """Every worker is ready, and gets one job."""
     platform.report_ready()
     yield
-    platform.namespace.create(names.reply(POOL, 0), LAYOUT.reply)
+    platform.namespace.create(names.reply(POOL, 0), LAYOUT.reply).hold()
     platform.send(names.control(POOL), Hello(7, 0, 5, "b"))
     yield
     job = JobSpec("fib", FIB.parse({"n": 1}, ""))

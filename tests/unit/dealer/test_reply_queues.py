@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from taskpool import limits
+from taskpool.clock import SECOND, Instant
 from taskpool.codec import decode
 from taskpool.dealer.reply_queues import GeneratorProcesses, ReplyQueues
-from taskpool.errors import QueueEmpty, SpoolFull
+from taskpool.errors import QueueEmpty, QueueMissing, SpoolFull
 from taskpool.ipc import names
-from taskpool.ipc.memory import MemoryNamespace, MemoryQueueEnd
+from taskpool.ipc.memory import MemoryNamespace
+from taskpool.ipc.mqueue import KernelNamespace
+from taskpool.ipc.queue import QueueEnd, QueueNamespace
 from taskpool.ipc.sizing import Shape
 from taskpool.ipc.spool import Spool
 from taskpool.messages import Answer, Hello, Message, Outcome, Outcomes, Pong, State
@@ -31,19 +35,34 @@ def outcome(no: int, value_bytes: int = 0) -> Outcome:
 class Stage:
     """The dealer's reply queues, and the generators at their other ends."""
 
-    def __init__(self, directory: Path) -> None:
-        self.namespace = MemoryNamespace()
+    def __init__(self, directory: Path, namespace: QueueNamespace | None = None, pool: str = POOL) -> None:
+        self.namespace = namespace or MemoryNamespace()
+        self.pool = pool
         self.spool = Spool(directory / "spool")
         self.spool.sweep()
         self.warnings: list[str] = []
-        self.reply_queues = ReplyQueues(self.namespace, POOL, self.spool, lambda fd, wanted: None, self.warnings.append)
+        self.reply_queues = ReplyQueues(self.namespace, pool, self.spool, lambda fd, wanted: None, self.warnings.append)
 
-    def open(self, client: int = CLIENT, slot: int = 0) -> MemoryQueueEnd:
-        end = self.namespace.create(names.reply(POOL, slot), SHAPE)
+    def made(self, slot: int) -> QueueEnd:
+        return self.namespace.create(names.reply(self.pool, slot), SHAPE)
+
+    def left_after(self, second: int) -> list[int]:
+        """Sweep at this time; return the slots whose names are left."""
+        self.reply_queues.sweep(Instant(second * SECOND, 0))
+        left = []
+        for slot in range(limits.REPLY_SLOTS_MAX):
+            with suppress(QueueMissing):
+                self.namespace.open(names.reply(self.pool, slot), send=True, receive=False).close()
+                left.append(slot)
+        return left
+
+    def open(self, client: int = CLIENT, slot: int = 0) -> QueueEnd:
+        end = self.made(slot)
+        end.hold()
         assert self.reply_queues.open(Hello(client, slot, 1))
         return end
 
-    def read(self, end: MemoryQueueEnd) -> list[Message]:
+    def read(self, end: QueueEnd) -> list[Message]:
         """Whatever lies in the queue, as a generator reads it."""
         messages = []
         while True:
@@ -188,6 +207,53 @@ def test_outcomes_wait_as_long_as_the_core_lets_them(stage: Stage) -> None:
     assert not stage.reply_queues._queues[CLIENT].replies
 
 
+# --- generators that died as they connected, over the kernel's queues ------------------------------------
+
+
+@pytest.fixture
+def real(tmp_path: Path, pool: str) -> Stage:
+    return Stage(tmp_path, KernelNamespace(), pool)
+
+
+def test_a_queue_that_is_held_no_more_is_abandoned_at_the_second_look(real: Stage) -> None:
+    first = real.open()
+    assert real.reply_queues.take_abandoned(()) == []
+    first.close()
+    assert real.reply_queues.take_abandoned(()) == []
+    second = real.open()  # it was about to say hello again
+    assert real.reply_queues.take_abandoned(()) == []
+    second.close()
+    assert [real.reply_queues.take_abandoned(()) for _ in range(2)] == [[], [CLIENT]]
+    assert real.reply_queues.take_abandoned({CLIENT}) == [], "its death would have been seen"
+    real.reply_queues.close(CLIENT)
+
+
+def test_a_name_that_no_process_holds_goes_at_the_second_look(real: Stage) -> None:
+    held, dead = real.made(3), real.made(5)
+    held.hold()
+    dead.hold()
+    dead.close()
+    assert real.left_after(1) == [3, 5]
+    assert real.left_after(2) == [3]
+    assert real.left_after(30) == [3]
+    assert real.left_after(31) == [], "its generator stands still"
+    held.close()
+
+
+def test_a_generator_that_is_about_to_hold_its_queue_keeps_it(real: Stage) -> None:
+    first = real.made(3)
+    assert real.left_after(1) == [3]
+    first.hold()
+    assert real.left_after(2) == [3]
+    assert real.left_after(3) == [3]
+    first.unlink()
+    second = real.made(3)  # the next one's, under the same name
+    assert real.left_after(4) == [3]
+    for end in (first, second):
+        end.unlink()
+        end.close()
+
+
 # --- the processes at the other ends -------------------------------------------------------------------
 
 
@@ -215,7 +281,7 @@ class Processes:
 def test_the_dead_are_told_once_and_their_descriptors_closed() -> None:
     processes = Processes()
     for client in (1, 2, 3):
-        processes.generators.watch(client, client, 9)
+        processes.generators.watch(client, client, 9, {1, 2, 3})
     first, second, _ = processes.opened
     assert processes.generators.take_dead({first, second, 10_000}) == [1, 2]
     assert processes.generators.take_dead({first, second}) == []
@@ -228,12 +294,12 @@ def test_the_dead_are_told_once_and_their_descriptors_closed() -> None:
 
 def test_a_process_that_cannot_be_told_is_not_watched_and_a_hello_said_again_is_once() -> None:
     processes = Processes()
-    processes.generators.watch(1, 0, 9)
+    assert not processes.generators.watch(1, 0, 9, {1})
     assert processes.watched == set()
-    processes.generators.watch(2, 5, 9)
-    processes.generators.watch(2, 5, 9)
+    assert processes.generators.watch(2, 5, 9, {1, 2})
+    assert processes.generators.watch(2, 5, 9, {1, 2})
     assert processes.watched == {processes.opened[-1]}
-    processes.generators.watch(3, 5, 9)
+    processes.generators.watch(3, 5, 9, {1, 2, 3})
     processes.generators.keep({3})
     assert processes.watched == {processes.opened[-1]}
     processes.generators.close()
@@ -242,6 +308,6 @@ def test_a_process_that_cannot_be_told_is_not_watched_and_a_hello_said_again_is_
 def test_those_that_come_and_go_within_a_second_take_no_descriptors_without_end() -> None:
     processes = Processes()
     for client in range(1000):
-        processes.generators.watch(client, 1, 9)
-    assert len(processes.watched) <= 2 * limits.REPLY_SLOTS_MAX
+        processes.generators.watch(client, 1, 9, {client - 1, client})
+        assert len(processes.watched) <= 2
     processes.generators.close()

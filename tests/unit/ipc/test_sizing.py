@@ -29,6 +29,13 @@ def test_stock_limits_give_the_stock_layout() -> None:
     assert choose(1, STOCK) == choose(64, STOCK) == PLAIN
 
 
+def test_64_workers_and_all_generators_that_can_be_connected_fit_the_stock_limits() -> None:
+    workers, generators = limits.WORKER_QUEUES_MIN, limits.CONNECTIONS_MAX
+    more = (generators - limits.REPLY_SLOTS_MAX) * PLAIN.reply.bytes
+    assert PLAIN.need(workers) + more <= STOCK.bytes_max
+    assert workers + generators + 4 <= STOCK.queues_max
+
+
 def test_sizes_do_not_change_as_a_pool_scales_within_the_budgeted_workers() -> None:
     assert len({choose(workers, STOCK) for workers in range(limits.WORKER_QUEUES_MIN + 1)}) == 1
 
