@@ -10,6 +10,7 @@ from signal import Signals
 
 from taskpool import limits
 from taskpool.clock import MILLISECOND, SECOND, AwakeClock, SystemClock
+from taskpool.codec import encode
 from taskpool.dealer import dead_pools
 from taskpool.dealer.options import DealerOptions
 from taskpool.dealer.processes import LaunchSpec, WorkerProcesses
@@ -20,14 +21,14 @@ from taskpool.ipc.sizing import Layout, Room, Shape, choose, room
 from taskpool.ipc.spool import Spool
 from taskpool.journal.memory import MemoryStore
 from taskpool.journal.store import Store
-from taskpool.messages import Epoch
+from taskpool.messages import Epoch, Welcome
 from taskpool.procs import prctl, procfs
 from taskpool.procs.control_group import ControlGroup
 from taskpool.procs.orphans import WorkerList, end_orphans, last_life
 from taskpool.procs.pool_lock import PoolLock
 from taskpool.procs.signals import Wakeup
 from taskpool.procs.spawn import find_worker
-from taskpool.procs.state_dir import JOURNAL_NAME, SPOOL_NAME, check_journal, identity, state_directory
+from taskpool.procs.state_dir import JOURNAL_NAME, SPOOL_NAME, check_journal, check_length, identity, state_directory
 
 ORPHANS_NS_MAX = 20 * SECOND  # for SIGKILL to take effect on all of them
 # What a dealer needs beside those for its workers: clients of the pages have 97 of them, CONNECTIONS_MIN generators 64.
@@ -99,7 +100,9 @@ class LinuxPlatform:
         prctl.require_for_dealer()
         find_worker(options.worker_exec)  # only looked for: a program that is missing is told before the pool is locked
         _allow_descriptors(options)
-        return choose(options.workers + options.spares, kernel_limits())
+        layout = choose(options.workers + options.spares, kernel_limits())
+        _check_welcome(state_directory(options.pool, create=False), layout)
+        return layout
 
     def room(self, options: DealerOptions, layout: Layout) -> Room:
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -209,6 +212,19 @@ class LinuxPlatform:
         if self._lock is not None:
             self._lock.close()
         self._wakeup.close()
+
+
+def _check_welcome(directory: Path, layout: Layout) -> None:
+    """Refuse a state directory whose spool has too long a path for a Welcome, which cannot go through the spool that it
+    names. Raises ConfigurationError."""
+    most = 2**63 - 1
+    largest = Welcome(most, most, 2**32 - 1, str(directory / SPOOL_NAME), most, most, most)
+    missing = len(encode(largest)) - layout.reply.msgsize
+    check_length(
+        directory,
+        len(os.fsencode(directory)) - missing,
+        f"the first answer to a generator, in a queue of messages of {layout.reply.msgsize} bytes,",
+    )
 
 
 def _arguments(options: DealerOptions) -> list[str]:

@@ -31,6 +31,9 @@ WAL_PAGES_MAX = 1000  # then the WAL is copied into the database; less than the 
 WAL_BYTES_MAX = WAL_PAGES_MAX * PAGE_BYTES  # what a burst made larger is cut back to this
 _CACHE_KIB = 16 * 1024
 _FULL_LEVEL = 2  # of PRAGMA synchronous
+# Of a path that SQLite opens: its MAX_PATHNAME, less what it keeps for its own endings (os_unix.c, pager.c).
+_PATH_BYTES_MAX = 512 - 8
+_MAKING = ".new"
 _LOCK_AT, _LOCK_BYTES = 2**30, 512  # SQLite's locks: https://www.sqlite.org/fileformat2.html#the_lock_byte_page
 
 
@@ -41,7 +44,7 @@ def wal_of(path: Path) -> Path:
 
 def create(path: Path, created_wall_ns: int) -> None:
     """Makes an empty journal. Raises JournalError when it cannot, or when a -wal shows that one was here."""
-    making = Path(f"{path}.new")  # left by a dealer that was killed here; nothing was ever accepted into it
+    making = Path(f"{path}{_MAKING}")  # left by a dealer that was killed here; nothing was ever accepted into it
     try:
         _check_nothing_was_here(path)
         # A kill between the making and the link leaves these; nothing of them was ever in use.
@@ -62,7 +65,19 @@ def create(path: Path, created_wall_ns: int) -> None:
         raise JournalError(f"the journal {path} cannot be made: {trouble.cause(error)}") from error
 
 
+def check_length(path: Path) -> None:
+    """Refuse a path that SQLite does not open, of which it says no more than that it cannot. Raises JournalError."""
+    # It follows links first.
+    size, most = len(os.fsencode(os.path.realpath(path))), _PATH_BYTES_MAX - len(_MAKING)
+    if size > most:
+        raise JournalError(
+            f"the path of the journal {path} has {size} bytes, and SQLite takes {most}: set XDG_STATE_HOME (a "
+            "service: STATE_DIRECTORY) to a shorter path, or name a file with --journal"
+        )
+
+
 def _check_nothing_was_here(path: Path) -> None:
+    check_length(path)
     if not path.parent.is_dir():
         raise JournalError(f"the journal {path} cannot be made: the directory {path.parent} is missing: create it")
     if wal_of(path).exists():
@@ -287,6 +302,7 @@ def _sealed(path: Path, *, synced: bool | None = None) -> Iterator[seal.Seal]:
 
 def _check_file(path: Path) -> None:
     """What the database's first bytes tell. Whatever else a newer version has changed, this it has not."""
+    check_length(path)
     try:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _ROOT_UID = 0
 _ENTRY = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _LINKS_MAX = 40  # as the kernel has it (path_resolution(7))
+_PATH_BYTES_MAX = 4095  # PATH_MAX without the null byte (path_resolution(7))
+_INSIDE_BYTES_MAX = 256  # of the longest path in a pool's directory: that of a kept output (kinds/capture.py)
 _ALL_UIDS = 2**32 - 1  # of them a user namespace knows some, the first one all (user_namespaces(7))
 # What SQLite and the journal put beside it, by its name and one of these.
 _BESIDE = ("", "-wal", "-shm", "-journal", ".ballast", ".seal", ".new", ".new-wal", ".new-journal", ".new.seal")
@@ -50,16 +52,16 @@ def state_directory(pool: str, env: Mapping[str, str] = os.environ, *, create: b
     """
     from pathlib import Path
 
-    service = bool(env.get("STATE_DIRECTORY"))
-    variable = "STATE_DIRECTORY" if service else "XDG_STATE_HOME"  # the one whose change helps
+    variable = chosen_by(env)
     base, own = _base(env)
     directory = Path(base, *own, pool)
     if not is_text(str(directory)):
         # Its path goes into messages (Welcome names the spool), and those carry UTF-8 only.
         raise ConfigurationError(f"the state directory {str(directory)!r} is not UTF-8: set {variable} to another")
+    check_length(directory, _PATH_BYTES_MAX - _INSIDE_BYTES_MAX, "a path of Linux, with what is in it,", env)
     try:
         with closing(_Walk(create=create)) as walk:
-            walk.go(os.path.abspath(base), volume=service)
+            walk.go(os.path.abspath(base), volume=variable == "STATE_DIRECTORY")
             walk.go("/".join((*own, pool)), named=False)
             walk.take(SPOOL_NAME, OUTPUT_NAME)
             walk.check_files(*_FILES, *(JOURNAL_NAME + end for end in _BESIDE))
@@ -75,6 +77,21 @@ def state_directory(pool: str, env: Mapping[str, str] = os.environ, *, create: b
             "that can be written"
         ) from error
     return directory
+
+
+def chosen_by(env: Mapping[str, str] = os.environ) -> str:
+    """Return the variable whose change moves the state directory."""
+    return "STATE_DIRECTORY" if env.get("STATE_DIRECTORY") else "XDG_STATE_HOME"
+
+
+def check_length(directory: Path, most: int, of_what: str, env: Mapping[str, str] = os.environ) -> None:
+    """Refuse a state directory whose path has more bytes than `of_what` allows. Raises ConfigurationError."""
+    size = len(os.fsencode(directory))
+    if size > most:
+        raise ConfigurationError(
+            f"the path of the state directory {directory} has {size} bytes, and {of_what} allows {most}: set "
+            f"{chosen_by(env)} to a shorter path"
+        )
 
 
 def check_journal(path: Path) -> None:

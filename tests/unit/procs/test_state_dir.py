@@ -56,6 +56,12 @@ def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
         state_directory("demo", {"STATE_DIRECTORY": f"{tmp_path}/taskpool", "XDG_STATE_HOME": str(tmp_path)})
 
 
+def test_a_path_that_is_too_long(tmp_path: Path) -> None:
+    for variable in ("XDG_STATE_HOME", "STATE_DIRECTORY"):
+        with pytest.raises(ConfigurationError, match=f"allows 3839: set {variable} to a shorter path"):
+            state_directory("demo", {variable: f"{tmp_path}" + "/d" * 2000}, create=False)
+
+
 def test_a_directory_that_no_message_can_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="is not UTF-8: set XDG_STATE_HOME to another"):
         state_directory("demo", {"XDG_STATE_HOME": f"{tmp_path}/\udcff"})
