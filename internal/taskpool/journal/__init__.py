@@ -11,6 +11,7 @@ encoding     records as bytes with a checksum
 schema       the tables and their version
 wal          SQLite's write-ahead log, read without SQLite
 seal         what the files must hold, so that damage is noticed
+indexes      whether each index has all rows, and how one is built anew
 file         how the file is made, opened, checked and closed
 trouble      what is wrong with a journal, in words that help
 retention    what is let go of, and when

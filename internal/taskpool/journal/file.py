@@ -22,7 +22,7 @@ from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from taskpool.errors import JournalError
-from taskpool.journal import seal, trouble
+from taskpool.journal import indexes, seal, trouble
 from taskpool.journal.schema import APPLICATION_ID, MIGRATIONS, PAGE_BYTES, SENTINEL, TABLES, VERSION
 
 _MAGIC = b"SQLite format 3\0"
@@ -125,6 +125,8 @@ def connect(path: Path, synchronous: str) -> sqlite3.Connection:
         try:
             _set_up(connection, synchronous)
             _check_content(connection, path, found)
+            if lines := indexes.incomplete(connection):
+                raise JournalError(trouble.damaged(path, "; ".join(lines)))
             migrate(connection, path, MIGRATIONS)
         except BaseException:
             close(connection, path, had_wal=had_wal)
@@ -181,7 +183,8 @@ def end_life(connection: sqlite3.Connection, path: Path, *, clean: bool) -> None
 
 
 def accept_loss(path: Path) -> None:
-    """Says of a journal whose -wal is gone that it goes on without: the commits in it are lost."""
+    """Says of a journal whose -wal is gone that it goes on without: the commits in it are lost. What an index lacks is
+    not: it is built anew."""
     _check_file(path)
     _check_writable(path)
     # What the seal knows would not go on: the next start makes another.
@@ -190,6 +193,7 @@ def accept_loss(path: Path) -> None:
     with closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as connection:
         _set_up(connection, "FULL")
         connection.execute("UPDATE meta SET value = 0 WHERE key = 'wal'")
+        indexes.rebuild(connection)
 
 
 def close(connection: sqlite3.Connection, path: Path, *, had_wal: bool = True) -> None:

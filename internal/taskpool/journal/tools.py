@@ -10,7 +10,7 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +22,7 @@ from taskpool.clock import rfc3339
 from taskpool.core.entries import BatchRecord
 from taskpool.core.storage import StoredJob
 from taskpool.errors import JournalError
-from taskpool.journal import file, schema, trouble
+from taskpool.journal import file, indexes, schema, trouble
 from taskpool.journal.ballast import Ballast
 from taskpool.journal.encoding import CORRUPT_KIND
 from taskpool.journal.retention import Retention
@@ -168,6 +168,8 @@ def _reading(path: Path, lock: Path | None) -> Iterator[tuple[sqlite3.Connection
             # SQLite's own words for it are of less use.
             raise JournalError(trouble.damaged(path, "; ".join(found.problems))) if found.problems else error from error
         try:
+            with suppress(sqlite3.Error):  # of what cannot be read it is told by those who read it
+                found.problems.extend(indexes.incomplete(connection, whole=True))
             yield connection, found
         finally:
             file.stop_reading(connection, path, had_wal=had_wal)
