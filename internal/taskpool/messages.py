@@ -3,7 +3,7 @@
 Rules of this file:
 1. A message is an immutable, array-like msgspec Struct with an integer tag; tags are never used twice.
 2. Every field has its range here, so that the decoder refuses what the rest of the code need not check.
-3. A changed field means a new `codec.PROTOCOL_VERSION`.
+3. A changed field means a new `codec.PROTOCOL_VERSION`; what `codec` reads of any version is never changed.
 4. Times on the wire are wall-clock nanoseconds, durations nanoseconds.
 """
 

@@ -10,7 +10,7 @@ from sim.host import POOL, SimHost
 from sim.platform import LAYOUT
 from sim.queues import SimQueueEnd
 from taskpool.clock import MILLISECOND, SECOND
-from taskpool.codec import encode
+from taskpool.codec import PROTOCOL_VERSION, encode
 from taskpool.errors import MessageTooLong, QueueExists, QueueFull, QueueMissing
 from taskpool.ipc import names
 from taskpool.messages import (
@@ -22,6 +22,7 @@ from taskpool.messages import (
     Frame,
     Hello,
     JobSpec,
+    Message,
     Ping,
     Progress,
     Ready,
@@ -203,6 +204,9 @@ class Trouble:
                 Frame(epoch, 1, 1, 0, batch.name, b"\x90"),  # type: ignore[arg-type]
                 Ready(1, epoch, pid + 50, "1", []),
                 Ready(10**6, epoch, 1, "1", []),
+                _of_a_later_version(Ready(1, epoch, pid + 50, "1", [])),
+                _of_a_later_version(Ready(10**6, epoch, 1, "1", [])),
+                _of_a_later_version(Hello(7, 31, 7)),
                 Progress(incarnation, epoch + 7, [Report(n, End.SUCCEEDED)], 0),
                 Progress(incarnation, epoch + 7, [], n),
                 Progress(incarnation, epoch + 7, [Report(n, End.SUCCEEDED)], n),
@@ -273,3 +277,7 @@ class Trouble:
         """In calm times nothing stays paused, or scaled away."""
         if self.may_be_paused:
             self._command("resume")
+
+
+def _of_a_later_version(message: Message) -> bytes:
+    return bytes([PROTOCOL_VERSION + 1]) + encode(message)[1:]

@@ -6,6 +6,7 @@ Read `connection` first: its `run_until` is the one loop that receives, sends an
     turn          what a connection waits for because others have it; pure
     submissions   jobs on their way in, a go-back-N window; pure
     deliveries    outcomes on their way out, in order and acknowledged; pure
+    unreachable   why it cannot go on with its dealer, in words
     transport     the queues and the spool under a session
     queries       questions that change nothing: where a batch stands, what its outcomes are
 

@@ -16,6 +16,7 @@ from taskpool import limits
 from taskpool.client.session import Session
 from taskpool.client.transport import ReplySlotsTaken, Transport
 from taskpool.clock import MILLISECOND, AwakeClock
+from taskpool.codec import OtherVersion
 from taskpool.errors import DealerUnreachable, MessageError, QueueMissing, QueueRoomTaken
 from taskpool.log import Fact
 from taskpool.messages import Outcome
@@ -212,6 +213,8 @@ class Connection:
         """Read what waits in the reply queue, up to a bound; return the new outcomes in their order."""
         outcomes: list[Outcome] = []
         for message in self._transport.messages(MESSAGES_PER_TURN_MAX):
+            if isinstance(message, OtherVersion):
+                self.session.check_version(message)
             if isinstance(message, MessageError):
                 self._notices.warning(f"a message of the dealer is unusable: {message}")
                 continue

@@ -17,11 +17,12 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from taskpool import limits
+from taskpool.client import unreachable
 from taskpool.client.deliveries import Deliveries
 from taskpool.client.submissions import Submissions
 from taskpool.client.turn import Turn
 from taskpool.clock import MILLISECOND
-from taskpool.codec import encode
+from taskpool.codec import OtherVersion, VersionRefused, encode
 from taskpool.durations import human
 from taskpool.errors import DealerUnreachable, ExitCode, TaskpoolError, UsageError
 from taskpool.messages import (
@@ -95,6 +96,7 @@ class Session:
 
         self.connecting = True
         self.hello_due = now
+        self._said_hello = False  # there was a queue to say it in
         self._hello_delay = HELLO_DELAY_NS_MIN
         self._connecting_since = now
         self.turn = Turn(options.timeouts.reconnect_ns, now + options.timeouts.connect_ns)
@@ -119,6 +121,7 @@ class Session:
     def hello(self, slot: int, now: int) -> bytes:
         """Return the hello that names the reply queue in `slot`. It is sent again until a dealer answers."""
         self.hello_due = now + limits.RESEND_NS
+        self._said_hello = True
         options = self.options
         return encode(
             Hello(
@@ -232,18 +235,12 @@ class Session:
 
     def _unanswered(self, now: int) -> str:
         waited = human(now - self._connecting_since)
-        if self.welcome is None and self.options.private:
+        if self.welcome is not None:
+            accepted, received = self.submissions.accepted, self.deliveries.cursor
+            return unreachable.lost(self.pool, self.welcome.pid, waited, accepted, received)
+        if self.options.private:
             return f"the private dealer did not answer within {waited}; --dealer-timeout waits longer"
-        if self.welcome is None:
-            return (
-                f"no dealer answers for pool {self.pool!r} within {waited}. Start one with `tp-dealer --pool "
-                f"{self.pool}`, or leave --pool out for a private one. Queues belong to an IPC namespace: a dealer in "
-                "another container is only seen when both share one. --dealer-timeout waits longer"
-            )
-        return (
-            f"the dealer of pool {self.pool!r}, PID {self.welcome.pid}, was lost and none came back within {waited}; "
-            f"{self.submissions.accepted} jobs were accepted and {self.deliveries.cursor} outcomes received"
-        )
+        return unreachable.no_answer(self.pool, waited, said_hello=self._said_hello)
 
     # --- what comes in ----------------------------------------------------------------------------
 
@@ -276,6 +273,13 @@ class Session:
         # What may be another job's outcome is not delivered before the job was compared (docs/protocol.md, 6.7).
         comparing = self.submissions.comparing
         return self.deliveries.take_due(self.submissions.accepted if comparing else self.submissions.submitted)
+
+    def check_version(self, message: OtherVersion) -> None:
+        """Raise DealerUnreachable when a message of another version is a dealer's answer to a hello of this client."""
+        head = message.head
+        if not isinstance(head, VersionRefused) or head.client != self.client:
+            return
+        raise DealerUnreachable(unreachable.other_version(self.pool, message.version, head))
 
     def _on_welcome(self, welcome: Welcome, now: int) -> None:
         previous = self.welcome

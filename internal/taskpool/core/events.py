@@ -42,6 +42,17 @@ class Spawned(Struct, frozen=True):
     pid: int
 
 
+class ReadyUnreadable(Struct, frozen=True):
+    """A worker is up that speaks another version of the protocol, so that nothing else it says can be read."""
+
+    incarnation: Incarnation
+    epoch: int
+    pid: int
+    version: str  # of its program
+    protocol: int  # the version that it speaks,
+    ours: int  # and that of this dealer
+
+
 class SpawnFailed(Struct, frozen=True):
     incarnation: Incarnation
     text: str
@@ -118,6 +129,7 @@ Event = (
     | Bye
     | Command
     | Ready
+    | ReadyUnreadable
     | Progress
     | Spawned
     | SpawnFailed

@@ -9,6 +9,7 @@ from __future__ import annotations
 from taskpool import limits
 from taskpool.clock import NEVER, SECOND, Instant
 from taskpool.core.effects import Exit, Kill, Level, Spawn, TakeBack, Topic
+from taskpool.core.events import ReadyUnreadable
 from taskpool.core.job import Job
 from taskpool.core.respawn import Respawn
 from taskpool.core.state import PoolState
@@ -39,15 +40,12 @@ class Supervisor:
 
     def ready(self, message: Ready, now: Instant) -> None:
         """Mark the worker ready, unless it cannot load a kind of this pool."""
-        worker = self.workers.get(Incarnation(message.incarnation))
-        if worker is None or message.epoch != self._pool.config.epoch:
-            self._pool.counters.stale_reports += 1
-            return
-        # Said twice, or by a worker that is stopping already.
-        if worker.state is not WorkerState.STARTING:
+        worker = self._starting(message)
+        if worker is None:
             return
         if missing := set(self._pool.config.kinds).difference(message.kinds):
-            self._refuse(worker, message, missing, now)
+            lacks = f"does not know the kind {', '.join(sorted(missing))}: it is of version {message.version}"
+            self._refuse(worker, f"{lacks}, this dealer of version {self._pool.config.version}", now)
             return
         self._compare_versions(worker, message)
         if not self.respawn.ever_ready:
@@ -58,14 +56,26 @@ class Supervisor:
         worker.take(WorkerEvent.READY)
         self._pool.note(Level.DEBUG, Topic.WORKER_READY, pid=worker.pid, incarnation=worker.incarnation)
 
-    def _refuse(self, worker: Worker, message: Ready, missing: set[str], now: Instant) -> None:
-        """As if it had exited because it cannot load them: its jobs would all fail."""
+    def ready_unreadable(self, message: ReadyUnreadable, now: Instant) -> None:
+        """Give up a worker that speaks another version of the protocol: it can be sent no job and tell of none."""
+        worker = self._starting(message)
+        if worker is not None:
+            theirs = f"speaks protocol version {message.protocol} and is of version {message.version}"
+            ours = f"this dealer speaks {message.ours} and is of version {self._pool.config.version}"
+            self._refuse(worker, f"{theirs}, {ours}", now)
+
+    def _starting(self, message: Ready | ReadyUnreadable) -> Worker | None:
+        """The worker that says it is up; None when it said so before, is stopping already or is none of this life."""
+        worker = self.workers.get(Incarnation(message.incarnation))
+        if worker is None or message.epoch != self._pool.config.epoch:
+            self._pool.counters.stale_reports += 1
+            return None
+        return worker if worker.state is WorkerState.STARTING else None
+
+    def _refuse(self, worker: Worker, why: str, now: Instant) -> None:
+        """As if it had exited because it cannot load a kind: its jobs would all fail."""
         self.stop(worker, StopReason.UNWANTED)
-        text = (
-            f"worker PID {worker.pid} does not know the kind {', '.join(sorted(missing))}: it is of version "
-            f"{message.version}, this dealer of version {self._pool.config.version}; see --worker-exec"
-        )
-        self.boot_death(now, int(ExitCode.UNREACHABLE), text)
+        self.boot_death(now, int(ExitCode.UNREACHABLE), f"worker PID {worker.pid} {why}; see --worker-exec")
 
     def _compare_versions(self, worker: Worker, message: Ready) -> None:
         """Tell once that another program is at work: one given by --worker-exec, or upgraded under a running dealer."""

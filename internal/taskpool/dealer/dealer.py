@@ -102,7 +102,11 @@ class Dealer:
         self._teardown.callback(generators.close)
         performer = self._performer = Performer(store, processes, reply_queues, spool, self._log)
         ingress = Ingress(
-            spool, self.core.pool.counters, lambda refused: reply_queues.send(refused.client, refused), warn
+            spool,
+            self.core.pool.counters,
+            lambda refused: reply_queues.send(refused.client, refused),
+            reply_queues.turn_away,
+            warn,
         )
         return LoopParts(
             self.core, clock, poller, queues, ingress, processes, reply_queues, generators, store, performer

@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 
-from taskpool import limits
-from taskpool.codec import decode
+from taskpool import __version__, limits
+from taskpool.codec import PROTOCOL_VERSION, HelloHead, OtherVersion, ReadyHead, decode
 from taskpool.core.counters import Counters
 from taskpool.core.entries import Traits
-from taskpool.core.events import CheckedJob, Event, ReportLost, Submitted
+from taskpool.core.events import CheckedJob, Event, ReadyUnreadable, ReportLost, Submitted
 from taskpool.errors import MessageError
 from taskpool.ipc.spool import Spool
 from taskpool.kinds import KINDS
@@ -39,6 +39,8 @@ INTAKE = (Submit, Close)
 CONTROL = (Hello, Ack, Ping, Bye, Command)
 EVENTS = (Ready, Progress)
 
+_TOLD_MAX = 64  # senders of another version that are remembered, so that each is logged once
+
 # The traits of jobs without affinity, which most are: shared, because a batch may have millions of jobs.
 _PLAIN: dict[str, Traits] = {name: Traits(kind.in_process, "") for name, kind in KINDS.items()}
 
@@ -47,13 +49,21 @@ class Ingress:
     """Parse and check what the pool's queues bring."""
 
     def __init__(
-        self, spool: Spool, counters: Counters, refuse: Callable[[Refused], None], warn: Callable[[str], None]
+        self,
+        spool: Spool,
+        counters: Counters,
+        refuse: Callable[[Refused], None],
+        turn_away: Callable[[HelloHead], None],
+        warn: Callable[[str], None],
     ):
-        """`refuse` answers the generator; `warn` logs, and limits its own rate: any process can send garbage."""
+        """`refuse` answers the generator, `turn_away` one whose hello is of another version of the protocol; `warn`
+        logs, and limits its own rate: any process can send garbage."""
         self._spool = spool
         self._counters = counters
         self._refuse = refuse
+        self._turn_away = turn_away
         self._warn = warn
+        self._told: set[tuple[int, int]] = set()  # (pid, version) of generators that were turned away
 
     def parse(self, data: bytes, expected: tuple[type, ...], queue: str) -> Event | None:
         """Return the event in a message; None when it is malformed or not for this queue."""
@@ -61,6 +71,8 @@ class Ingress:
         try:
             message = decode(data)
             message = self._spool.unpack(message)
+        except OtherVersion as error:
+            return self._take_other_version(error, expected, queue)
         except MessageError as error:
             self._drop_malformed(queue, str(error))
             if isinstance(message, Spilled) and message.sender and expected is EVENTS:
@@ -72,6 +84,28 @@ class Ingress:
         if isinstance(message, Submit):
             return self._check_jobs(message)
         return message  # type: ignore[return-value]  # every other expected message is an event as it is
+
+    def _take_other_version(self, error: OtherVersion, expected: tuple[type, ...], queue: str) -> Event | None:
+        """Answer a hello of another version, and tell the core of a worker that nothing more can be read of."""
+        head = error.head
+        if isinstance(head, ReadyHead) and expected is EVENTS:
+            return ReadyUnreadable(
+                Incarnation(head.incarnation), head.epoch, head.pid, head.version, error.version, PROTOCOL_VERSION
+            )
+        if not isinstance(head, HelloHead) or expected is not CONTROL:
+            self._drop_malformed(queue, str(error))
+            return None
+        self._counters.refusals["malformed"] += 1
+        self._turn_away(head)
+        if (head.pid, error.version) not in self._told:
+            if len(self._told) >= _TOLD_MAX:
+                self._told.clear()
+            self._told.add((head.pid, error.version))  # it says hello again and again, until it gives up
+            self._warn(
+                f"generator PID {head.pid} speaks protocol version {error.version}, and this dealer version "
+                f"{PROTOCOL_VERSION} (taskpool {__version__}): it was turned away. Upgrade the older of the two"
+            )
+        return None
 
     def _check_jobs(self, submit: Submit) -> Submitted | None:
         """Check every payload as its kind does, and take from it what the core needs to know.

@@ -16,7 +16,16 @@ from typing import NamedTuple
 from taskpool import limits
 from taskpool.clock import MILLISECOND, SECOND, STANDSTILL_NS_MIN, AwakeClock
 from taskpool.core.effects import Exit
-from taskpool.core.events import ClientLost, Event, LifelineClosed, Reconfigured, Signalled, Stalled, Tick
+from taskpool.core.events import (
+    ClientLost,
+    Event,
+    LifelineClosed,
+    ReadyUnreadable,
+    Reconfigured,
+    Signalled,
+    Stalled,
+    Tick,
+)
 from taskpool.core.metric import Histogram, MetricSet, counter, gauge, histogram
 from taskpool.core.reactor import Reactor
 from taskpool.core.storage import Restored
@@ -212,6 +221,8 @@ class Loop:
             return self._verify_generator(event)
         if isinstance(event, Ready) and event.epoch == self._core.pool.config.epoch:
             self._count_boot(event)
+            return self._processes.confirm(event.incarnation, event.pid)
+        if isinstance(event, ReadyUnreadable) and event.epoch == self._core.pool.config.epoch:
             return self._processes.confirm(event.incarnation, event.pid)
         return True
 

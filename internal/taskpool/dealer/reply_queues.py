@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Container, Iterator, Set
-from contextlib import suppress
+from contextlib import closing, suppress
 
 import msgspec
 
-from taskpool import limits
+from taskpool import __version__, limits
 from taskpool.clock import SECOND, Instant
-from taskpool.codec import encode
+from taskpool.codec import HelloHead, VersionRefused, encode
 from taskpool.dealer.input_queues import QueueCounters
 from taskpool.dealer.platform import Poller
 from taskpool.errors import MessageError, MessageTooLong, QueueError, QueueFull, QueueMissing, SpoolFull
@@ -87,6 +87,16 @@ class ReplyQueues:
         self.close(hello.client)
         self._queues[hello.client] = ReplyQueue(end, hello.pid)
         return True
+
+    def turn_away(self, head: HelloHead) -> None:
+        """Tell a generator whose hello is of another version which one this dealer speaks. The queue stays its own: the
+        generator ends, and takes it away."""
+        try:
+            end = self._namespace.open(names.reply(self._pool, head.slot), send=True, receive=False)
+        except QueueError:
+            return
+        with closing(end), suppress(QueueError):  # it says hello again when it has not heard this
+            end.send(encode(VersionRefused(head.client, os.getpid(), __version__)))
 
     @property
     def clients(self) -> Container[int]:

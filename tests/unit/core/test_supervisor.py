@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import structs
 
 from support.builders import EPOCH, World, work
 from taskpool.clock import MILLISECOND, SECOND
 from taskpool.core.effects import Topic
-from taskpool.core.events import Reconfigured, Signalled, Spawned, SpawnFailed, TakenBack
+from taskpool.core.events import ReadyUnreadable, Reconfigured, Signalled, Spawned, SpawnFailed, TakenBack
 from taskpool.errors import ExitCode
 from taskpool.limits import (
     BOOT_DEATHS_MAX,
@@ -90,6 +91,24 @@ def test_a_worker_that_lacks_a_kind_gets_no_work_and_ends_a_pool_that_never_had_
     [note] = world.noted(Topic.OUT_OF_SERVICE)
     assert note["text"] == (
         "worker PID 101 does not know the kind command: it is of version 0.9, this dealer of version 1; "
+        "see --worker-exec"
+    )
+
+
+def test_a_worker_that_cannot_be_understood_ends_a_pool_that_never_had_another() -> None:
+    world = World(boot=False)
+    world.batch(work())
+    stale = ReadyUnreadable(Incarnation(1), EPOCH + 1, 101, "0.9", 3, 2)
+    world.do(stale)
+    assert world.workers[1].told_to == []
+    world.do(structs.replace(stale, epoch=EPOCH))
+    world.do(structs.replace(stale, epoch=EPOCH))
+    assert world.workers[1].told_to == ["KILL"]
+    assert world.sent() == []
+    assert world.exits() == [ExitCode.ENVIRONMENT]
+    [note] = world.noted(Topic.OUT_OF_SERVICE)
+    assert note["text"] == (
+        "worker PID 101 speaks protocol version 3 and is of version 0.9, this dealer speaks 2 and is of version 1; "
         "see --worker-exec"
     )
 

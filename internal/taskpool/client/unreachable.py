@@ -1,0 +1,39 @@
+"""Why a client cannot go on with its dealer, in words that name the cure."""
+
+from __future__ import annotations
+
+from taskpool import __version__
+from taskpool.codec import PROTOCOL_VERSION, VersionRefused
+
+
+def no_answer(pool: str, waited: str, *, said_hello: bool) -> str:
+    """Return the text for a dealer that never answered. `said_hello`: there was a queue to say hello in."""
+    text = f"no dealer answers for pool {pool!r} within {waited}"
+    if said_hello:
+        return (
+            f"{text}, and its queues are there: it is stopped, or does not understand protocol version "
+            f"{PROTOCOL_VERSION} (taskpool {__version__}), as its log tells. --dealer-timeout waits longer"
+        )
+    return (
+        f"{text}. Start one with `tp-dealer --pool {pool}`, or leave --pool out for a private one. Queues belong to an "
+        "IPC namespace: a dealer in another container is only seen when both share one. --dealer-timeout waits longer"
+    )
+
+
+def lost(pool: str, pid: int, waited: str, accepted: int, received: int) -> str:
+    """Return the text for a dealer that went away and did not come back; counted are jobs and outcomes."""
+    return (
+        f"the dealer of pool {pool!r}, PID {pid}, was lost and none came back within {waited}; {accepted} jobs were "
+        f"accepted and {received} outcomes received"
+    )
+
+
+def other_version(pool: str, version: int, refusal: VersionRefused) -> str:
+    """Return the text for a dealer that speaks another version of the protocol."""
+    older = version < PROTOCOL_VERSION
+    return (
+        f"the dealer of pool {pool!r}, PID {refusal.pid}, speaks protocol version {version} (taskpool "
+        f"{refusal.version}), and this program version {PROTOCOL_VERSION} (taskpool {__version__}): "
+        f"{'upgrade that dealer and start it again' if older else 'upgrade this program'}, or use the programs of one "
+        "version"
+    )
