@@ -85,6 +85,10 @@ class JobsLost(DealerUnreachable):
     one, or kept them no longer."""
 
 
+class OlderJournal(JobsLost):
+    """The dealer came back with a journal that has the batch as it was before, as a backup has."""
+
+
 class Session:
     """One connection, for one batch or (without one) for commands and queries only."""
 
@@ -316,12 +320,10 @@ class Session:
                 )
         elif welcome.accepted < self.submissions.accepted or welcome.last_no < self.deliveries.cursor:
             # A dealer with the journal knows at least what it has told us: accepted and told come after the commit.
-            finished = self.deliveries.cursor
-            gone = max(0, self.submissions.accepted - finished)
-            raise JobsLost(
-                f"the dealer of pool {self.pool!r} was replaced (epoch {previous.epoch}, then {welcome.epoch}) by one "
-                f"without its journal: {gone} accepted jobs without an outcome are gone, {finished} had finished"
-            )
+            ours = unreachable.Standing(self.submissions.accepted, self.deliveries.cursor)
+            theirs = unreachable.Standing(welcome.accepted, welcome.last_no)
+            kind = OlderJournal if any(theirs) else JobsLost
+            raise kind(unreachable.replaced(self.pool, (previous.epoch, welcome.epoch), ours, theirs))
 
     def _on_accepted(self, accepted: Accepted, now: int) -> None:
         self._heard_at = now

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from taskpool import __version__
 from taskpool.codec import PROTOCOL_VERSION, VersionRefused
 
@@ -25,6 +27,30 @@ def lost(pool: str, pid: int, waited: str, accepted: int, received: int) -> str:
     return (
         f"the dealer of pool {pool!r}, PID {pid}, was lost and none came back within {waited}; {accepted} jobs were "
         f"accepted and {received} outcomes received"
+    )
+
+
+class Standing(NamedTuple):
+    """Where a batch stands, as a client or its dealer knows it."""
+
+    accepted: int  # jobs
+    outcomes: int
+
+
+def replaced(pool: str, epochs: tuple[int, int], ours: Standing, theirs: Standing) -> str:
+    """Return the text for a dealer that came back, in the second epoch, and knows less of the batch than before."""
+    text = f"the dealer of pool {pool!r} was replaced (epoch {epochs[0]}, then {epochs[1]}) by one"
+    if not any(theirs):
+        gone = max(0, ours.accepted - ours.outcomes)
+        return (
+            f"{text} without its journal, or with one from before this batch: {gone} accepted jobs without an outcome "
+            f"are gone, {ours.outcomes} had finished"
+        )
+    return (
+        f"{text} with an older journal: it has {min(theirs.accepted, ours.accepted)} of the {ours.accepted} jobs that "
+        f"were accepted and {min(theirs.outcomes, ours.outcomes)} of the {ours.outcomes} outcomes that were received. "
+        "What it has goes on there; --resume submits again what it lacks. Jobs whose outcomes it lacks run again, and "
+        "are told again"
     )
 
 

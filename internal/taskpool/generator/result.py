@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from taskpool.client.session import JobsLost
+from taskpool.client.session import JobsLost, OlderJournal
 from taskpool.errors import DealerUnreachable, ExitCode, TaskpoolError, UsageError
 from taskpool.generator.output.formats import signal_name
 from taskpool.generator.output.stream import OutputClosed
@@ -117,6 +117,8 @@ class BatchResult:
                 self._private.omit_resume_command()
         elif isinstance(error, DealerUnreachable) and not isinstance(error, JobsLost) and self._session.welcome:
             self._console.notice(f"Pool {self._session.pool!r} needs a dealer first. {self._how_to_resume}")
+        elif isinstance(error, OlderJournal):
+            self._console.notice(self._how_to_resume)
 
     def _report_missing(self, private: PrivateDealer) -> set[ExitCode]:
         """Say why the private dealer ended before its batch did; return the exit codes that this adds."""

@@ -21,6 +21,7 @@ from taskpool import limits
 from taskpool.client.session import (
     ConnectTimeouts,
     JobsLost,
+    OlderJournal,
     PoolRefuses,
 )
 from taskpool.client.turn import HOLDER_NS_MAX, RETRY_NS
@@ -220,8 +221,17 @@ def test_outcomes_lost_with_a_journal_are_noticed() -> None:
     talk.receive(Accepted(ME, "b", 3), 0)
     talk.receive(Outcomes(ME, "b", [outcome(1), outcome(2)]), 0)
     talk.reconnect(0)
-    with pytest.raises(JobsLost):
+    said = "an older journal: it has 3 of the 3 jobs that were accepted and 1 of the 2 outcomes that were received"
+    with pytest.raises(OlderJournal, match=said):
         talk.receive(welcome(epoch=2, accepted=3, last_no=1), 0)
+
+
+def test_jobs_that_an_older_journal_has_are_not_told_to_be_gone() -> None:
+    talk = connected(jobs=3)
+    talk.receive(Accepted(ME, "b", 3), 0)
+    talk.reconnect(0)
+    with pytest.raises(OlderJournal, match="it has 2 of the 3 jobs that were accepted and 0 of the 0 outcomes"):
+        talk.receive(welcome(epoch=2, accepted=2), 0)
 
 
 def test_a_session_that_collects_tells_no_outcome() -> None:
