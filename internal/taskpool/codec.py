@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
+from taskpool import limits
 from taskpool.errors import MessageError
-from taskpool.messages import U32, U63, Message, ReplySlot, Task
+from taskpool.messages import U32, U63, Message, ReplySlot, Report, Task
 
 PROTOCOL_VERSION = 2  # the first byte of every message: a program of another version is told, not misunderstood
 
@@ -51,7 +52,9 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Message)
 _heads = msgspec.msgpack.Decoder(HelloHead | ReadyHead | VersionRefused)
 _tasks = msgspec.msgpack.Decoder(list[Task])
+_reports = msgspec.msgpack.Decoder(Annotated[list[Report], msgspec.Meta(max_length=limits.FRAME_JOBS_MAX)])
 _PREFIX = bytes([PROTOCOL_VERSION])
+_ARRAY_32 = b"\xdd"  # an array of MessagePack, with 4 bytes for its length
 
 
 class OtherVersion(MessageError):
@@ -98,5 +101,19 @@ def decode_tasks(raw: msgspec.Raw) -> list[Task]:
     """Return the tasks in a Frame's body. Raises MessageError."""
     try:
         return _tasks.decode(raw)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise MessageError(str(error) or type(error).__name__) from None
+
+
+def encode_report(report: Report) -> bytes:
+    """Encode a part of a Progress, before it is known which others go with it."""
+    return _encoder.encode(report)
+
+
+def decode_reports(count: int, data: bytes) -> list[Report]:
+    """Return the reports in the bytes of `encode_report`, so many behind one another. Raises MessageError."""
+    # R8 (docs/protocol.md, 11)
+    try:
+        return _reports.decode(_ARRAY_32 + count.to_bytes(4, "big") + data)  # type: ignore[no-any-return]
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise MessageError(str(error) or type(error).__name__) from None

@@ -63,7 +63,7 @@ INLINE_OUTPUT_BYTES_MAX = 64 * 1024  # captured output above this stays in a fil
 # One message that did not fit its queue: what a receiver reads into memory in one piece.
 SPILL_BYTES_MAX = 16 * 1024 * 1024
 SUBMIT_JOBS_MAX = 512  # jobs in one submission frame
-FRAME_JOBS_MAX = 64  # jobs in one frame to a worker: so many run again, one by one, when it dies
+FRAME_JOBS_MAX = 64  # jobs in one frame to a worker: so many may have to be sent again, one by one, when it dies
 # Frames a worker holds, the one it works on included: the second keeps it busy while the first is reported.
 FRAMES_IN_FLIGHT_MAX = 2
 ERROR_TEXT_BYTES_MAX = 16 * 1024
@@ -84,6 +84,8 @@ FRAME_TINY_JOB_NS_MAX = 1 * MILLISECOND  # below this running mean, jobs share a
 FRAME_SHORT_JOB_NS_MAX = 10 * MILLISECOND  # below this, a worker holds a second frame
 FRAME_TARGET_NS = 2 * MILLISECOND
 REPORT_HELD_NS_MAX = 20 * MILLISECOND  # a report waits at most this long for the next ones of its frame
+# Reports that wait so are in memory that the dealer can read: as much as a message to it has in the largest layout.
+HELD_REPORTS_BYTES_MAX = 8 * 1024
 # A frame of several jobs that reports nothing for this long is killed, as a time-out of one of them could not be told;
 # its jobs are sent again one by one.
 FRAME_SILENT_NS_MAX = 1 * SECOND

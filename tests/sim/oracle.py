@@ -92,9 +92,7 @@ class Oracle:
             if job.live:
                 self._world.fail("I7", f"job {job.number} is sent (attempt {n}) while an earlier attempt lives")
             if job in platform.late_successes:
-                self._world.fail(
-                    "I7", f"job {job.number} is sent (attempt {n}) though an earlier life's result was read"
-                )
+                self._world.fail("I7", f"job {job.number} is sent (attempt {n}) though a dead worker's result was read")
             if job in unread:
                 self._world.fail("I7", f"job {job.number} is sent (attempt {n}) while its result is in the queue")
             if platform.writes_ahead and (frame.epoch, n) not in self._host.disk.journal_model.attempts:
@@ -259,6 +257,15 @@ class Oracle:
             if kept.state is State.RUNNING and kept.attempt == attempt:
                 platform.late_successes.add(job)
 
+    def held_reports_read(self, platform: SimPlatform, worker: WorkerProcess) -> None:
+        """The dealer reads what a worker held when it died: such a job has ended, and is not executed again."""
+        for report in worker.in_memory:
+            attempt = platform.core.pool.attempts.get(report.n)
+            # The queue may have told it already, or may have lost that it was started.
+            if attempt is not None and attempt.frame.started and report.end is End.SUCCEEDED:
+                platform.late_successes.add(self._begun[worker.mark[0], report.n])
+                self._world.faults.seen["held_report_used"] += 1
+
     def frame_taken_back(self, data: bytes, mark: tuple[int, int]) -> None:
         try:
             frame = self._host.spool.peek(codec.decode(data))
@@ -354,6 +361,8 @@ class Oracle:
         job = self._host.job(row.batch, outcome.seq)
         facts, limits_ = job.facts, self.limits_of(job)
         job.facts = Facts()
+        if self._host.dealer is not None:
+            self._host.dealer.late_successes.discard(job)  # from here on its record says that it has ended
         self._world.note("job {} has its outcome, number {}", job.number, outcome.no)
         self._world.say(f"    {outcome.state} after {outcome.attempts} attempts, {outcome.crashes} crashes")
         seen = self._world.faults.seen

@@ -144,4 +144,6 @@ class SimProcesses:
                 continue
         child.end.close()
         self._world.note("worker {} is reaped", process.mark[1])
-        return Exited(Incarnation(process.mark[1]), process.status, process.signal, child.seen_ns)
+        self._platform.host.oracle.held_reports_read(self._platform, process)
+        held = tuple(process.in_memory)
+        return Exited(Incarnation(process.mark[1]), process.status, process.signal, child.seen_ns, held=held)

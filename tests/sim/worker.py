@@ -17,6 +17,7 @@ from taskpool.errors import MessageError, QueueMissing
 from taskpool.ipc import names
 from taskpool.kinds import KINDS
 from taskpool.messages import End, Frame, JobError, Progress, Ready, Report, Spilled, Task, Usage
+from taskpool.worker.loop import PROGRESS_OVERHEAD_BYTES
 
 if TYPE_CHECKING:
     from sim.host import SimHost
@@ -60,6 +61,7 @@ class WorkerProcess(Process):
         self.terminated = False
         self.spent = False
         self.held: list[Report] = []
+        self.in_memory: list[Report] = []  # what its dealer finds of it behind its death
         self.saying: tuple[list[Report], int] = ([], 0)  # on its way into the queue
         self.began_ns = 0
         self.timeout_ns = 0
@@ -156,8 +158,11 @@ class WorkerProcess(Process):
             if self.held and (act.run_ns > LONG_NS or task.timeout_ns or act.what == "hang"):
                 yield from self._tell(events)
             report = yield from self._execute(act, job, n, task)
-            self.held.append(report)
             self._note_end(job, report)
+            # Not past a time-out: whether it was the job's would be told by its worker's death alone.
+            if not task.timeout_ns and faults.fires("worker_dies_before_it_holds"):
+                yield from self._die(11)
+            yield from self._hold(report, events)
             if self.spent:
                 return
         if faults.fires("worker_dies_after_report") or faults.fires("worker_exits_after_report"):
@@ -238,6 +243,17 @@ class WorkerProcess(Process):
 
     # --- words ---
 
+    def _hold(self, report: Report, events: SimQueueEnd) -> Steps:
+        room = events.msgsize - PROGRESS_OVERHEAD_BYTES
+        size = len(codec.encode_report(report))
+        if sum(len(codec.encode_report(each)) for each in self.held) + size > room:
+            yield from self._tell(events)
+        self.held.append(report)
+        if size > room:
+            yield from self._tell(events)
+        else:
+            self.in_memory.append(report)
+
     def _tell(self, events: SimQueueEnd, started: int = 0) -> Steps:
         reports, self.held = self.held, []
         if not reports and not started:
@@ -251,6 +267,9 @@ class WorkerProcess(Process):
         arrives = self.saying == (reports, started)
         yield from events.block_sending(self, data)
         self._said()
+        if self.world.faults.fires("worker_dies_before_it_forgets"):
+            yield from self._die(11)
+        self.in_memory.clear()
         if arrives and self.world.faults.fires("worker_says_it_twice"):
             again = codec.encode(Progress(self.mark[1], self.mark[0], reports, 0))
             yield from events.block_sending(self, self.host.spool.pack(again, events.msgsize))
@@ -309,6 +328,10 @@ class WorkerProcess(Process):
     def at_end(self) -> None:
         if self.job is not None:
             self.job.live.remove(self)
+        if self.in_memory and self.world.faults.fires("held_reports_damaged"):
+            self.in_memory.clear()
+        for report in self.in_memory:
+            self.host.oracle.reported(self, report)
         self.host.oracle.worker_died(self)
         for each in self.descendants:
             if each.alive:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -59,6 +59,17 @@ class Ledger:
             yield
         finally:
             os.close(descriptor)
+
+    def check_no_start_behind_an_end(self, jobs: Container[str]) -> None:
+        """Fail when one of these jobs was executed again though it had come to its end."""
+        ended: set[str] = set()
+        again = []
+        for word, job, *_ in self.lines():
+            if word == "end":
+                ended.add(job)
+            elif word == "start" and job in ended and job in jobs:
+                again.append(job)
+        assert not again, f"jobs that had ended and were executed again: {again}"
 
     def check_no_overlap(self) -> None:
         overlaps = [line for line in self.lines() if line[0] == "overlap"]

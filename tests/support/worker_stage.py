@@ -13,7 +13,7 @@ from typing import Self
 
 from support.source_tree import ROOT
 from taskpool import codec
-from taskpool.ipc import names
+from taskpool.ipc import held_reports, names
 from taskpool.ipc.mqueue import KernelNamespace
 from taskpool.ipc.queue import QueueEnd
 from taskpool.ipc.sizing import Shape
@@ -153,6 +153,7 @@ class Dealer:
         self._queues = queues(pool, events)
         self.events, self.requests = self._queues.__enter__()
         self.capture = os.open(home, os.O_TMPFILE | os.O_RDWR | os.O_APPEND)
+        self.reports = held_reports.allocate()
         self.log = os.open(home / "log", os.O_CREAT | os.O_RDWR | os.O_APPEND) if log is None else os.dup(log)
         self.mark = worker_mark(pool, "home", EPOCH, INCARNATION)
         self.pid = self._spawn(pool, options)
@@ -161,7 +162,9 @@ class Dealer:
 
     def _spawn(self, pool: str, options: tuple[str, ...]) -> int:
         command = command_line(pool, os.getpid(), str(self.spool.directory), *options)
-        return spawn_worker(command, environment(pool), capture_fd=self.capture, log_fd=self.log)
+        return spawn_worker(
+            command, environment(pool), capture_fd=self.capture, log_fd=self.log, reports_fd=self.reports
+        )
 
     def send(self, *tasks: Task, epoch: int = EPOCH, count: int | None = None) -> int:
         """One frame; returns its first number."""
@@ -209,6 +212,10 @@ class Dealer:
             self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         return self.status
 
+    def found(self) -> list[tuple[int, bytes | None]]:
+        """What the worker holds and has not sent: numbers and values."""
+        return [(report.n, report.value) for report in held_reports.read(self.reports)]
+
     def kill(self, number: signal.Signals) -> None:
         assert self.status is None
         os.kill(self.pid, number)
@@ -225,6 +232,7 @@ class Dealer:
             self.death()
         self._queues.__exit__(None, None, None)
         os.close(self.capture)
+        os.close(self.reports)
         os.close(self.log)
         self.spool.close()
 

@@ -17,6 +17,7 @@ from taskpool.messages import (
     Ping,
     Progress,
     Ready,
+    Report,
 )
 
 
@@ -59,7 +60,7 @@ class SpawnFailed(Struct, frozen=True):
 
 
 class Exited(Struct, frozen=True):
-    """A worker is gone, its reports were drained and none of its descendants is alive."""
+    """A worker is gone, what it had sent was drained and none of its descendants is alive."""
 
     incarnation: Incarnation
     status: int | None
@@ -68,6 +69,7 @@ class Exited(Struct, frozen=True):
     cpu_ns: int = 0
     max_rss_bytes: int = 0
     stderr_tail: str | None = None
+    held: tuple[Report, ...] = ()  # what it had not sent yet, or had sent and not forgotten yet
 
 
 class TakenBack(Struct, frozen=True):

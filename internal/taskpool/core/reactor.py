@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from heapq import heappop
 from typing import Any
 
@@ -51,7 +51,7 @@ from taskpool.core.storage import (
 from taskpool.core.supervisor import Supervisor
 from taskpool.core.worker import StopReason, Worker, WorkerState
 from taskpool.errors import ExitCode
-from taskpool.messages import Ack, Bye, Close, Command, Hello, Ping, Progress, Ready, State
+from taskpool.messages import Ack, Bye, Close, Command, Hello, Ping, Progress, Ready, Report, State
 
 
 class Reactor:
@@ -141,7 +141,14 @@ class Reactor:
         if worker is None or message.epoch != self.pool.config.epoch:
             self.pool.counters.stale_reports += len(message.reports) or 1
             return
-        for report in message.reports:
+        self._take_reports(worker, message.reports, now)
+        if not worker.frames and message.reports:
+            self.supervisor.done(worker)
+        if message.started:  # behind the reports: a worker sends those of a frame before it begins the next one
+            self._on_started(worker, message.started, now)
+
+    def _take_reports(self, worker: Worker, reports: Sequence[Report], now: Instant) -> None:
+        for report in reports:
             attempt = self.pool.attempts.get(report.n)
             if attempt is None or attempt.worker is not worker:
                 self._stale(worker, report.n)
@@ -150,10 +157,6 @@ class Reactor:
                 self._protocol_error(worker, f"report {report.end.value} of attempt {report.n}")
             else:
                 self.completion.reported(attempt, report, now)
-        if not worker.frames and message.reports:
-            self.supervisor.done(worker)
-        if message.started:  # behind the reports: a worker sends those of a frame before it begins the next one
-            self._on_started(worker, message.started, now)
 
     def _on_started(self, worker: Worker, first_n: int, now: Instant) -> None:
         if not worker.start(first_n, now):
@@ -190,9 +193,11 @@ class Reactor:
         self.supervisor.boot_death(now, None, event.text)
 
     def _on_exited(self, event: Exited, now: Instant) -> None:
-        """Count the exit, end what the worker held, free its slot; in this order, since the slot is part of what is
-        told of its attempts."""
+        """Take what the worker had not sent, count the exit, end its attempts, free its slot; in this order, since the
+        slot is part of what is told of its attempts."""
         worker = self.supervisor.workers[event.incarnation]
+        # R4 (docs/protocol.md, 11): these jobs had ended before the one that its worker died of.
+        self._take_reports(worker, event.held, now)
         worker.died_in_time(event.seen_mono_ns)
         signal = self.completion.signal_name(event.signal)
         booting = worker.state is WorkerState.STARTING or worker.stop_reason is StopReason.BOOT

@@ -13,7 +13,7 @@ import errno
 import os
 import signal
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
 from taskpool import limits
@@ -23,7 +23,7 @@ from taskpool.core.events import Exited, Spawned, SpawnFailed
 from taskpool.core.metric import computed
 from taskpool.core.supervisor import Supervisor
 from taskpool.errors import ConfigurationError, MessageError, QueueEmpty, QueueError, WorkerCannotBoot
-from taskpool.ipc import names
+from taskpool.ipc import held_reports, names
 from taskpool.ipc.names import StaleQueues
 from taskpool.ipc.queue import QueueEnd, QueueNamespace
 from taskpool.ipc.sizing import Shape
@@ -54,10 +54,11 @@ class LaunchSpec(NamedTuple):
 class WorkerProcess:
     """One worker process, until it has exited."""
 
-    def __init__(self, incarnation: Incarnation, queue: QueueEnd, capture_fd: int) -> None:
+    def __init__(self, incarnation: Incarnation, queue: QueueEnd, capture_fd: int, reports_fd: int) -> None:
         self.incarnation = incarnation
         self.queue = queue
         self.capture_fd = capture_fd
+        self.reports_fd = reports_fd
         self.pid = 0
         self.killed_mono_ns: int | None = None  # when it was sent SIGKILL
         self.exit: reap.ChildExit | None = None  # once it is reaped
@@ -107,6 +108,7 @@ class WorkerProcesses:
                 self._environment(incarnation),
                 capture_fd=process.capture_fd,
                 log_fd=self._spec.log_fd,
+                reports_fd=process.reports_fd,
             )
         except WorkerCannotBoot as error:
             self._discard(process)
@@ -119,13 +121,15 @@ class WorkerProcesses:
     def _prepare(self, incarnation: Incarnation) -> WorkerProcess:
         spec = self._spec
         self._stale_queues.note(incarnation)
-        queue = self._namespace.create(names.worker(spec.pool, spec.epoch, incarnation), spec.shape)
-        try:
-            return WorkerProcess(incarnation, queue, open_unnamed_somewhere(spec.spool))
-        except OSError:  # the queue would be charged to the user for as long as this dealer lives
-            queue.unlink()
-            queue.close()
-            raise
+        with ExitStack() as made:  # a queue that stayed would be charged to the user for as long as this dealer lives
+            queue = self._namespace.create(names.worker(spec.pool, spec.epoch, incarnation), spec.shape)
+            made.callback(queue.close)
+            made.callback(queue.unlink)
+            capture_fd = open_unnamed_somewhere(spec.spool)
+            made.callback(os.close, capture_fd)
+            process = WorkerProcess(incarnation, queue, capture_fd, held_reports.allocate())
+            made.pop_all()
+        return process
 
     def _command_line(self, incarnation: Incarnation) -> list[str]:
         spec = self._spec
@@ -265,7 +269,7 @@ class WorkerProcesses:
     def _exited(self, process: WorkerProcess) -> Exited:
         ended = process.exit
         assert ended is not None
-        stderr_tail = _stderr_tail(process.capture_fd)
+        stderr_tail, held = _stderr_tail(process.capture_fd), held_reports.read(process.reports_fd)
         self._worker_list.remove(process.pid)
         self._discard(process)
         return Exited(
@@ -276,6 +280,7 @@ class WorkerProcesses:
             ended.cpu_ns,
             ended.max_rss_bytes,
             stderr_tail,
+            held,
         )
 
     def _discard(self, process: WorkerProcess) -> None:
@@ -284,6 +289,7 @@ class WorkerProcesses:
         self._empty(process.queue)
         process.queue.close()
         os.close(process.capture_fd)
+        os.close(process.reports_fd)
 
     def _empty(self, queue: QueueEnd) -> None:
         """Take out the frames that the worker will not read, and with each its spool file, if it has one."""

@@ -8,4 +8,5 @@ Read `queue` first: what a queue guarantees. docs/protocol.md, 3 and 4, is the r
 - names: what the queues of a pool are called, and the names that a killed dealer left
 - sizing: how large the queues may be under the kernel's limits
 - spool: files for messages larger than their queue
+- held_reports: what a worker has not sent yet, in memory that its dealer reads when it dies
 """

@@ -16,6 +16,7 @@ from taskpool.procs import procfs, signals
 
 WORKER = "tp-worker"
 LOG_FD = 3  # the descriptor on which a worker finds the dealer's standard error, for its log lines
+REPORTS_FD = 4  # ... and the memory for the reports it holds, see ipc/held_reports.py
 _BOOTLOADER_PREFIX = "_PYI_"  # PyInstaller's bootloader sets _PYI_ARCHIVE_FILE and more
 _LIBRARIES = "LD_LIBRARY_PATH"
 _LIBRARIES_SAVED = "LD_LIBRARY_PATH_ORIG"  # the user's own value; absent when there was none
@@ -65,12 +66,15 @@ def find_worker(option: str | None = None) -> list[str]:
     return [os.path.abspath(option)]
 
 
-def spawn_worker(program: list[str], env: Mapping[str, str], *, capture_fd: int, log_fd: int) -> int:
+def spawn_worker(
+    program: list[str], env: Mapping[str, str], *, capture_fd: int, log_fd: int, reports_fd: int | None = None
+) -> int:
     """Start a worker and return its pid.
 
     `program` is its whole command line. It gets /dev/null as standard input, `capture_fd` as standard output
-    and error, `log_fd` as descriptor 3, a session of its own, an empty signal mask and default
-    dispositions. Raises WorkerCannotBoot naming the path and the cause; its `__cause__` is the OSError.
+    and error, `log_fd` as descriptor 3, `reports_fd`, if there is one, as descriptor 4, a session of its own, an
+    empty signal mask and default dispositions. Raises WorkerCannotBoot naming the path and the cause; its `__cause__`
+    is the OSError.
 
     Main thread only: a worker dies with the *thread* that spawned it (see prctl.ParentTie).
     """
@@ -78,12 +82,13 @@ def spawn_worker(program: list[str], env: Mapping[str, str], *, capture_fd: int,
     assert get_native_id() == os.getpid(), "workers are spawned from the main thread"
     path = program[0]
     try:
-        with _out_of_the_way(capture_fd) as capture:
-            # In this order: each move overwrites its target, and only `capture` is out of the way of all targets.
+        with _out_of_the_way(*(fd for fd in (capture_fd, reports_fd) if fd is not None)) as (capture, *reports):
+            # In this order: each move overwrites its target, and only copies are out of the way of all targets.
             moves = [
                 (os.POSIX_SPAWN_DUP2, log_fd, LOG_FD),
                 (os.POSIX_SPAWN_DUP2, capture, 1),
                 (os.POSIX_SPAWN_DUP2, capture, 2),
+                *((os.POSIX_SPAWN_DUP2, fd, REPORTS_FD) for fd in reports),
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
             ]
             # A session of its own keeps a terminal's Ctrl-C from it, and is a trace that what it starts carries
@@ -96,16 +101,18 @@ def spawn_worker(program: list[str], env: Mapping[str, str], *, capture_fd: int,
 
 
 @contextmanager
-def _out_of_the_way(fd: int) -> Iterator[int]:
-    """Give a copy above the descriptors 0..3 that the child's are moved to.
+def _out_of_the_way(*fds: int) -> Iterator[list[int]]:
+    """Give copies above the descriptors 0..4 that the child's are moved to.
 
     A descriptor that is one of those would be overwritten before it is moved. The one moved first needs no copy.
     """
-    copy = fcntl(fd, F_DUPFD_CLOEXEC, LOG_FD + 1)
+    copies: list[int] = []
     try:
-        yield copy
+        copies.extend(fcntl(fd, F_DUPFD_CLOEXEC, REPORTS_FD + 1) for fd in fds)  # one by one: the last may fail
+        yield copies
     finally:
-        os.close(copy)
+        for copy in copies:
+            os.close(copy)
 
 
 def scrubbed(env: Mapping[str, str]) -> dict[str, str]:

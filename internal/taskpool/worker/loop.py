@@ -6,7 +6,7 @@ Rules of this file:
 2. All reports of a frame go out before the next frame's `started`, at the latest in the same message: what the
    dealer sees started must be the only thing that runs.
 3. A report may be held to share a message with others, but not while a job runs that may take long, and not by an idle
-   worker.
+   worker. What is held lies where the dealer finds it when the next job ends this process (docs/adr/0019).
 4. What is no frame of this epoch is dropped: any process of this user may write to the queue.
 """
 
@@ -14,11 +14,16 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
+from mmap import mmap
 from typing import NamedTuple
+
+from msgspec import Raw
 
 import taskpool
 from taskpool import codec, limits
 from taskpool.errors import MessageError, QueueEmpty, QueueInterrupted, SpoolFull
+from taskpool.ipc.held_reports import HeldReports
 from taskpool.ipc.queue import QueueEnd
 from taskpool.ipc.spool import Spool
 from taskpool.kinds import KINDS
@@ -27,6 +32,8 @@ from taskpool.procs.wait import wait_ready
 from taskpool.worker.log import Log
 from taskpool.worker.runner import Runner
 
+# What a Progress takes beside its reports, at most: the version, two heads of arrays, the tag and three numbers.
+PROGRESS_OVERHEAD_BYTES = 1 + 1 + 3 + 1 + 3 * 9
 _LOST_TEXT_BYTES_MAX = 500  # such a report must fit the smallest events queue, for it cannot be spilled
 
 
@@ -37,20 +44,26 @@ class Identity(NamedTuple):
     incarnation: int
 
 
+class Channel(NamedTuple):
+    """What a worker and its dealer tell each other through."""
+
+    requests: QueueEnd
+    events: QueueEnd
+    memory: mmap  # see held_reports
+
+
 class Loop:
     """Serves one dealer, until the runner says that this process must not run another job."""
 
-    def __init__(
-        self, me: Identity, requests: QueueEnd, events: QueueEnd, spool: Spool, runner: Runner, log: Log
-    ) -> None:
+    def __init__(self, me: Identity, channel: Channel, spool: Spool, runner: Runner, log: Log) -> None:
         self._me = me
-        self._requests = requests
-        self._events = events
+        self._requests = channel.requests
+        self._events = channel.events
         self._spool = spool
         self._runner = runner
         self._log = log
         # Reports of the frame in hand that are not sent yet. A message costs more than a tiny job.
-        self._held: list[Report] = []
+        self._held = HeldReports(channel.memory, channel.events.msgsize - PROGRESS_OVERHEAD_BYTES)
         self._held_since_ns = 0
 
     def send_ready(self) -> None:
@@ -114,43 +127,44 @@ class Loop:
             self._hold(Report(frame.first_n, End.FAILED, error=JobError("MessageError", str(error))))
             return
         for n, task in enumerate(tasks, frame.first_n):
-            if self._held and (self._held_too_long() or _may_take_long(task)):
+            if self._held.encoded and (self._held_too_long() or _may_take_long(task)):
                 self._send_progress()
             self._hold(self._runner.run(frame, n, task))
             if self._runner.must_exit:
                 return
 
     def _hold(self, report: Report) -> None:
-        if not self._held:
+        """Keep a report until the next message. One that none has room for beside others goes out at once."""
+        data = codec.encode_report(report)
+        if not self._held.fits(data):
+            self._send_progress()
+        if not self._held.fits(data):
+            self._send_large(report)
+            return
+        if not self._held.encoded:
             self._held_since_ns = time.monotonic_ns()
-        self._held.append(report)
+        self._held.add(data)
 
     def _held_too_long(self) -> bool:
         return time.monotonic_ns() - self._held_since_ns > limits.REPORT_HELD_NS_MAX
 
     def _send_progress(self, started: int = 0) -> None:
         """Send the held reports and `started`; send nothing when there is neither."""
-        reports, self._held = self._held, []
+        reports = self._held.encoded
         if reports or started:
-            self._send_reports(reports, started)
+            self._send(self._progress(reports, started))
+        if reports:
+            self._held.clear()  # behind the send: what is in both places when this process dies is counted once
 
-    def _send_reports(self, reports: list[Report], started: int) -> None:
-        data = codec.encode(Progress(self._me.incarnation, self._me.epoch, reports, started))
-        if len(data) > self._events.msgsize and len(reports) > 1:
-            # Two messages cost less than a file, and half of the reports may well fit. `started` goes with the second
-            # half: rule 2.
-            middle = len(reports) // 2
-            self._send_reports(reports[:middle], 0)
-            self._send_reports(reports[middle:], started)
-            return
+    def _send_large(self, report: Report) -> None:
         try:
-            self._send(data)
+            self._send(self._progress([report]))
         except MessageError as error:
-            if len(reports) != 1:
-                raise
             # More than any message takes: this job fails, and the worker goes on.
-            lost = Progress(self._me.incarnation, self._me.epoch, [_without_result(reports[0], error)], started)
-            self._send(codec.encode(lost))
+            self._send(self._progress([_without_result(report, error)]))
+
+    def _progress(self, reports: Sequence[Report | Raw], started: int = 0) -> bytes:
+        return codec.encode(Progress(self._me.incarnation, self._me.epoch, reports, started))  # type: ignore[arg-type]
 
     def _send(self, data: bytes) -> None:
         message = self._pack(data)

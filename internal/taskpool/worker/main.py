@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn, cast
 
 from taskpool import __version__
 from taskpool.errors import ConfigurationError, ExitCode, TaskpoolError, UsageError, system_refused
-from taskpool.ipc import names
+from taskpool.ipc import held_reports, names
 from taskpool.ipc.mqueue import KernelNamespace
 from taskpool.ipc.spool import Spool
 from taskpool.log import Format
 from taskpool.procs import prctl, procfs, signals, spawn
-from taskpool.procs.spawn import LOG_FD
+from taskpool.procs.spawn import LOG_FD, REPORTS_FD
 from taskpool.worker import helpers
 
 if TYPE_CHECKING:
@@ -114,7 +114,8 @@ def start(options: Options) -> Loop:
 
     Raises TaskpoolError or OSError. Does not return when the dealer is dead already.
     """
-    log_fd = _log_fd()  # first of all: the next file that is opened could get its number
+    # First of all: the next file that is opened could get their numbers.
+    log_fd, memory = _log_fd(), held_reports.attach(REPORTS_FD)
     _keep_from_children()
     signals.ensure_low_fds()
     signals.reset_inherited()
@@ -128,7 +129,7 @@ def start(options: Options) -> Loop:
 
     from taskpool.worker.capture import Capture
     from taskpool.worker.log import Log
-    from taskpool.worker.loop import Identity, Loop
+    from taskpool.worker.loop import Channel, Identity, Loop
     from taskpool.worker.runner import Runner
     from taskpool.worker.timeout import TimeoutSignal
 
@@ -147,7 +148,7 @@ def start(options: Options) -> Loop:
     me = Identity(options.epoch, options.incarnation)
     # A str does for a path, and pathlib would add 8 ms to each start.
     spool = Spool(cast("Path", options.spool), options.incarnation)
-    loop = Loop(me, requests, events, spool, runner, log)
+    loop = Loop(me, Channel(requests, events, memory), spool, runner, log)
     loop.send_ready()
     return loop
 

@@ -12,6 +12,8 @@ _DRAIN = (
     '            self._receive(events, ingress.EVENTS, "events", events.maxmsg + senders, '
     "lambda: self._core.wants_reports)"
 )
+_HELD = "        self._take_reports(worker, event.held, now)\n"
+_ENDED = "        self.completion.worker_exited(worker, event, now)\n"
 _EXITS = (
     "        if self._heard:\n"
     "            for exited in self._processes.take_exited():\n"
@@ -77,6 +79,21 @@ ORDERING = (
         "dealer/loop.py",
         _EXITS,
         "        self._processes.reap()\n" + _EXITS,
+    ),
+    mutant(
+        "what a dead worker held is not looked at",
+        "I7",
+        "core/reactor.py",
+        _HELD,
+        "",
+    ),
+    mutant(
+        "what a dead worker held is taken behind its death",
+        "R4",
+        "core/reactor.py",
+        _HELD,
+        "",
+        Edit("core/reactor.py", _ENDED, _ENDED + _HELD),
     ),
     mutant(
         "the wake-up is emptied after looking who died",

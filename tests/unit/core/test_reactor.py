@@ -192,7 +192,9 @@ class Walk:
     def die(self) -> None:
         worker = self.some(lambda number: True)
         if worker is not None:
-            self.world.die(worker, **self.random.choice(({"signal": 11}, {"signal": 9}, {"status": 1})))
+            ended = self.random.randrange(len(self.world.workers[worker].todo) + 1)
+            held = tuple(Report(n, End.SUCCEEDED) for n, _ in list(self.world.workers[worker].todo)[:ended])
+            self.world.die(worker, **self.random.choice(({"signal": 11}, {"signal": 9}, {"status": 1})), held=held)
 
     def obey(self) -> None:
         worker = self.some(lambda number: bool(self.world.workers[number].told_to))

@@ -208,6 +208,53 @@ def test_what_was_reported_before_the_frame_died_counts() -> None:
     assert world.sent()[0] == (2, [3])
 
 
+def held(world: World, *numbers: int, end: End = End.SUCCEEDED) -> tuple[Report, ...]:
+    """Reports that worker 1 has not sent, of these jobs of the frame it began."""
+    todo = list(world.workers[1].todo)
+    return tuple(Report(todo[number][0], end, value=b"1") for number in numbers)
+
+
+def test_what_ended_before_the_frame_died_counts_though_it_was_not_sent() -> None:
+    world = known(*[work()] * 7)
+    assert world.sent()[0] == (1, [2, 3, 4, 5])
+    world.start()
+    world.die(held=held(world, 0, 1))
+    assert world.ends() == [(2, State.SUCCEEDED), (3, State.SUCCEEDED)]
+    assert world.sent()[0] == (2, [4])
+    assert world.core.pool.counters.stale_reports == 0
+
+
+def test_what_was_sent_and_held_as_well_counts_once() -> None:
+    world = known(*[work()] * 7)
+    world.start()
+    reports = held(world, 0, 1)
+    world.do(Progress(1, EPOCH, list(reports[:1])))
+    world.die(held=reports)
+    assert world.ends() == [(2, State.SUCCEEDED), (3, State.SUCCEEDED)]
+
+
+def test_a_frame_that_had_ended_is_not_the_one_its_worker_died_of() -> None:
+    """Its reports waited to share a message with the start of the next frame, which was never begun."""
+    world = known(*[work(crash_limit=1)] * 7)
+    assert world.sent() == [(1, [2, 3, 4, 5]), (1, [6, 7])]
+    world.start()
+    world.die(held=held(world, 0, 1, 2, 3))
+    assert world.ends() == [(seq, State.SUCCEEDED) for seq in (2, 3, 4, 5)]
+    assert world.sent()[0] == (2, [6]), "one death with this job at the head, which was not begun"
+    world.run(2)
+    (outcome,) = world.outcomes()
+    assert (outcome.state, outcome.attempts, outcome.crashes) == (State.SUCCEEDED, 1, 0)
+
+
+@pytest.mark.parametrize("end", [End.LOST, End.CANCELLED])
+def test_what_a_worker_cannot_say_is_not_believed_of_a_dead_one(end: End) -> None:
+    world = known(*[work()] * 7)
+    world.start()
+    world.die(held=held(world, 0, end=end))
+    assert world.ends() == []
+    assert world.sent()[-1] == (2, [2])
+
+
 # --- lost before it began -------------------------------------------------------------------------
 
 

@@ -73,18 +73,22 @@ def test_standard_descriptors_and_environment(script: Script, capture: int, log:
     assert text_of(log) == "log\n"
 
 
-@pytest.mark.parametrize(("capture_at", "log_at"), [(3, 2), (2, 3), (1, 2), (0, 1), (3, 0)])
+@pytest.mark.parametrize(
+    ("capture_at", "log_at", "reports_at"), [(3, 2, 4), (2, 3, 1), (1, 2, 3), (0, 1, 2), (3, 0, 5), (4, 2, 3)]
+)
 def test_low_descriptors_do_not_overwrite_each_other(
-    script: Script, tmp_path: Path, capture_at: int, log_at: int
+    script: Script, tmp_path: Path, capture_at: int, log_at: int, reports_at: int
 ) -> None:
-    """A dealer's log is descriptor 2, and its capture file may be any."""
-    path = script("#!/bin/sh\necho captured; echo logged >&3\n")
+    """A dealer's log is descriptor 2, and its other files may be any."""
+    path = script("#!/bin/sh\necho captured; echo logged >&3; echo held >&4\n")
     program = f"""
 import os, sys
 from taskpool.procs import reap, spawn
 os.dup2(os.open("capture", os.O_RDWR | os.O_CREAT), {capture_at})
 os.dup2(os.open("log", os.O_RDWR | os.O_CREAT), {log_at})
-pid = spawn.spawn_worker([{str(path)!r}], {{}}, capture_fd={capture_at}, log_fd={log_at})
+os.dup2(os.open("reports", os.O_RDWR | os.O_CREAT), {reports_at})
+fds = dict(capture_fd={capture_at}, log_fd={log_at}, reports_fd={reports_at})
+pid = spawn.spawn_worker([{str(path)!r}], {{}}, **fds)
 sys.exit(reap.reap(pid).status)
 """
     env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
@@ -92,7 +96,8 @@ sys.exit(reap.reap(pid).status)
         "/bin/sh", ["sh", "-c", 'cd "$0" && exec "$@"', str(tmp_path), sys.executable, "-c", program], env
     )
     assert reap.reap(pid).status == 0
-    assert ((tmp_path / "capture").read_text(), (tmp_path / "log").read_text()) == ("captured\n", "logged\n")
+    written = [(tmp_path / name).read_text() for name in ("capture", "log", "reports")]
+    assert written == ["captured\n", "logged\n", "held\n"]
 
 
 def signals_in(pid: int, name: str) -> set[int]:

@@ -16,12 +16,15 @@ import pytest
 
 import taskpool
 from support.harness import until
-from support.worker_stage import BATCH, EPOCH, PATIENCE_SECONDS, Start, call, command, fib
+from support.worker_stage import BATCH, EPOCH, EVENTS, PATIENCE_SECONDS, Start, call, command, fib
 from taskpool import codec
 from taskpool.clock import MILLISECOND
+from taskpool.errors import QueueEmpty
 from taskpool.ipc.sizing import Shape
 from taskpool.kinds import KINDS
+from taskpool.limits import FRAME_JOBS_MAX
 from taskpool.messages import End, Frame, Progress, Report, Task
+from taskpool.worker.loop import PROGRESS_OVERHEAD_BYTES
 
 
 @pytest.fixture
@@ -63,6 +66,42 @@ def test_reports_of_tiny_jobs_travel_together(start: Start) -> None:
     assert [report.n for report in reports] == list(range(n, n + 32))
     assert messages < 32
     assert list(dealer.spool.directory.iterdir()) == [], "split rather than spilled"
+
+
+def test_what_ended_before_a_job_that_ends_the_worker_is_found(start: Start) -> None:
+    dealer = start()
+    n = dealer.send(fib(5), fib(6, seq=2), call(dealer, "vanish", seq=3), fib(7, seq=4))
+    dealer.hear_started(n)
+    assert dealer.death() == 7
+    assert dealer.found() == [(n, b"5"), (n + 1, b"8")]
+    with pytest.raises(QueueEmpty):
+        dealer.events.receive()
+
+
+def test_what_was_sent_is_not_found_as_well(start: Start) -> None:
+    dealer = start()
+    n = dealer.send(fib(5), fib(6, seq=2))
+    dealer.hear_started(n)
+    assert [report.n for report in dealer.hear_progress().reports] == [n, n + 1]
+    until(lambda: not dealer.found(), "a worker that lets go of what it has sent")
+
+
+def test_a_report_that_no_message_takes_is_sent_before_the_next_job_begins(start: Start) -> None:
+    dealer = start()
+    n = dealer.send(fib(5), call(dealer, "large", EVENTS.msgsize, seq=2), call(dealer, "vanish", seq=3))
+    dealer.hear_started(n)
+    assert [report.n for report in dealer.hear_progress().reports] == [n]
+    assert [report.n for report in dealer.hear_progress().reports] == [n + 1]
+    assert dealer.death() == 7
+    assert dealer.found() == []
+
+
+def test_what_is_held_fits_its_message_whatever_the_numbers() -> None:
+    most = 2**63 - 1
+    report = Report(most, End.SUCCEEDED)
+    message = Progress(most, most, [report] * FRAME_JOBS_MAX, started=most)
+    taken = len(codec.encode(message)) - FRAME_JOBS_MAX * len(codec.encode_report(report))
+    assert taken <= PROGRESS_OVERHEAD_BYTES
 
 
 def test_the_next_start_rides_with_the_last_reports(start: Start) -> None:
