@@ -6,6 +6,7 @@ is promised of what was taken holds; whatever else it raises is a finding.
 
 from __future__ import annotations
 
+import os
 import struct
 import tempfile
 import zlib
@@ -22,11 +23,12 @@ from taskpool.durations import human, parse_duration
 from taskpool.errors import MessageError, UsageError
 from taskpool.generator.input.jobs_file import parse_job
 from taskpool.generator.job_limits import KEYS, parse_limits
+from taskpool.ipc import held_reports
 from taskpool.ipc.spool import Spool
 from taskpool.journal import encoding
 from taskpool.kinds import KINDS
 from taskpool.messages import DEFAULT_LIMITS, Frame, JobSpec, Limits, Spilled
-from unit.test_codec import ONE_OF_EACH, OUTCOME, TASKS
+from unit.test_codec import ONE_OF_EACH, OUTCOME, REPORT, TASKS
 
 
 class Target(NamedTuple):
@@ -58,6 +60,17 @@ def tasks(data: bytes) -> None:
         codec.decode_tasks(msgspec.Raw(data))
     except MessageError:
         return
+
+
+def held(data: bytes) -> None:
+    """held_reports.read, of memory that a dead worker's job has overwritten: reports, or none."""
+    fd = os.memfd_create("tp-fuzz")
+    try:
+        os.write(fd, data)
+        for report in held_reports.read(fd):
+            codec.encode_report(report)
+    finally:
+        os.close(fd)
 
 
 def spilled(data: bytes) -> None:
@@ -212,6 +225,7 @@ _JOBS: tuple[dict[str, object], ...] = (
 )
 _LINES = tuple(msgspec.json.encode(job) for job in _JOBS)
 _MESSAGES = tuple(codec.encode(each) for each in ONE_OF_EACH)
+_REPORT = codec.encode_report(REPORT)
 
 
 def _payloads(kind: str) -> tuple[bytes, ...]:
@@ -227,6 +241,7 @@ _CONFIG = (
 TARGETS: dict[str, Target] = {
     "message": Target(message, _MESSAGES),
     "tasks": Target(tasks, (msgspec.msgpack.encode(TASKS),)),
+    "held": Target(held, (struct.pack("@Q", 2 << 32 | 2 * len(_REPORT)) + 2 * _REPORT,)),
     "spilled": Target(spilled, tuple(each + each for each in _MESSAGES[-2:])),
     **{f"payload-{kind}": Target(payload(kind), _payloads(kind)) for kind in KINDS},
     "job-line": Target(job_line, _LINES),
