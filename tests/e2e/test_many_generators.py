@@ -31,7 +31,7 @@ from support.ledger import Ledger
 
 BYTES = 400_000  # more than half of what the smallest layout needs
 NAMES = 32  # docs/protocol.md, 3
-FEW_DESCRIPTORS = ("sh", "-c", 'ulimit -n 198 && exec "$@"', "sh")
+FEW_DESCRIPTORS = ("sh", "-c", 'ulimit -n 230 && exec "$@"', "sh")
 SOONER_THAN_A_LEASE = 20  # seconds; a lease is 30, and what is waited for takes one or two
 
 pytestmark = pytest.mark.timeout(180)  # up to ten programs a test, and each wait has a deadline of its own

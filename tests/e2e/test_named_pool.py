@@ -93,10 +93,10 @@ def test_scale(stage: Stage, ledger: Ledger) -> None:
 
 def test_scale_goes_as_far_as_there_are_descriptors(stage: Stage, ledger: Ledger) -> None:
     """What cannot be started is not wanted, so that the dead are still replaced."""
-    few = ("sh", "-c", 'ulimit -n 230 && exec "$@"', "sh")
+    few = ("sh", "-c", 'ulimit -n 294 && exec "$@"', "sh")
     dealer = stage.dealer("--workers", 1, "--spares", 0, under=few)
     answer = stage.ask("scale", "+200")
-    assert answer == {"workers_wanted": 17, "limit": "there is no room for 201: RLIMIT_NOFILE is 230 descriptors"}
+    assert answer == {"workers_wanted": 17, "limit": "there is no room for 201: RLIMIT_NOFILE is 294 descriptors"}
     dealer.says(r"Workers wanted: 17; there is no room for 201")
     until(lambda: stage.ask("status")["workers"] == {"spare": 17}, "17 workers that are ready")
     with ledger.gate():

@@ -33,7 +33,7 @@ from taskpool.procs.state_dir import JOURNAL_NAME, SPOOL_NAME, check_journal, ch
 ORPHANS_NS_MAX = 20 * SECOND  # for SIGKILL to take effect on all of them
 # What a dealer needs beside those for its workers: clients of the pages have 97 of them, CONNECTIONS_MIN generators 64.
 DESCRIPTORS_BASE = 192
-# A worker takes three (queue, pidfd, held reports); a replacement may start before the old one's are closed.
+# A worker takes three (queue, capture file, held reports); a replacement may start before the old one's are closed.
 DESCRIPTORS_PER_WORKER = 6
 DESCRIPTORS_PER_CONNECTION = 2  # the reply queue, and the process at its other end
 # What keeps a pool from being scaled further, for the error of `scale`.
