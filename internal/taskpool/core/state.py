@@ -81,6 +81,11 @@ class PoolState:
         return next(iter(self.full.values()), "")
 
     @property
+    def spool_full(self) -> bool:
+        """Whether what a worker has to say may wait for room, because it is too long for its queue."""
+        return "spool" in self.full
+
+    @property
     def congested(self) -> bool:
         """Outcomes live in memory until they are stored, and without a journal until they are read: make no more of
         them while the store or a reader lags far behind."""

@@ -231,7 +231,8 @@ class Supervisor:
             if worker.kill_at_ns <= now.mono:
                 worker.kill_is_sent()
                 self._pool.emit(Kill(worker.incarnation, "KILL"))
-            elif worker.deadline_ns <= now.mono:
+            # A deadline may fall between two looks at a full spool: it is pushed on by the next one, and judged then.
+            elif worker.deadline_ns <= now.mono and not self._pool.spool_full:
                 self._past_deadline(worker, now)
             elif self._could_block(worker) and worker.frames[0].is_long(now):
                 self.take_back(worker)
@@ -245,7 +246,7 @@ class Supervisor:
         """Return when `overdue` or `reconcile` has something to do, on the monotonic clock."""
         deadlines = [NEVER]
         for worker in self.workers.values():
-            deadlines += (worker.deadline_ns, worker.kill_at_ns)
+            deadlines += (NEVER if self._pool.spool_full else worker.deadline_ns, worker.kill_at_ns)
             if self._could_block(worker):
                 deadlines.append(worker.frames[0].heard_mono_ns + limits.FRAME_TAKE_BACK_NS)
         if self._actual() < self.wanted + self._pool.config.spares:

@@ -474,6 +474,22 @@ def test_a_job_whose_report_may_wait_for_the_spool_is_not_timed_out() -> None:
     assert world.take(Kill), "from now on it is silent again"
 
 
+def test_no_deadline_is_judged_between_two_looks_at_a_full_spool() -> None:
+    world = World(journaled=True)
+    world.batch(work("command", timeout_ns=1 * SECOND))
+    world.start()
+    world.advance(1 * SECOND + TERM_GRACE_NS + COMMAND_BACKSTOP_NS - SECOND // 2)
+    world.do(DiskFull(True, "no space left on /spool", "spool"))
+    world.forget()
+    world.advance(SECOND * 9 // 10)
+    world.quiet()
+    world.do(DiskFull(False, "1 GiB free", "spool"))
+    world.advance(SECOND * 4 // 10)
+    assert world.take(Kill) == []
+    world.advance(SECOND // 5)
+    assert world.take(Kill), "what was left of its time is over"
+
+
 def test_a_worker_that_boots_while_the_spool_is_in_trouble_has_its_time() -> None:
     world = World(boot=False)
     world.forget()
