@@ -8,7 +8,7 @@ from sim.mutants.catalogue import MUTANTS
 from sim.mutants.plan import Mutant
 from sim.mutants.runner import hunt, misplaced
 
-SAMPLE = MUTANTS[6::12]
+SAMPLE = MUTANTS[5::12]
 RULES = {
     "R1",
     "R2",
@@ -23,6 +23,7 @@ RULES = {
     "I1",
     "I2",
     "I4",
+    "I5",
     "I6",
     "I7",
     "I10",
