@@ -10,6 +10,8 @@ import sqlite3
 from contextlib import suppress
 from typing import NamedTuple
 
+from taskpool.journal import trouble
+
 
 class _Index(NamedTuple):
     """An index, and the rows that it is of."""
@@ -43,7 +45,7 @@ def incomplete(connection: sqlite3.Connection, *, whole: bool = False) -> list[s
     """Return which indexes have more or fewer entries than there are rows, each a line for a person.
 
     The rows of jobs, finished ones among them, are only counted for an index whose entries are not as many as the
-    batches say; with `whole` always. Raises sqlite3.Error.
+    batches say; with `whole` always. Raises what is in `trouble.UNREADABLE`.
     """
     looked_at = [*_BATCHES]
     for index, differs in ((_LIVE, _LIVE_DIFFERS), (_BY_SEQ, _BY_SEQ_DIFFERS)):
@@ -62,7 +64,7 @@ def rebuild(connection: sqlite3.Connection) -> None:
     """Build the indexes anew if one is incomplete. Of a database that cannot be read so far, none. Raises
     sqlite3.Error."""
     lines: list[str] = []
-    with suppress(sqlite3.Error):
+    with suppress(*trouble.UNREADABLE):
         lines = incomplete(connection, whole=True)
     if lines:
         connection.execute("REINDEX")

@@ -168,7 +168,7 @@ def _reading(path: Path, lock: Path | None) -> Iterator[tuple[sqlite3.Connection
             # SQLite's own words for it are of less use.
             raise JournalError(trouble.damaged(path, "; ".join(found.problems))) if found.problems else error from error
         try:
-            with suppress(sqlite3.Error):  # of what cannot be read it is told by those who read it
+            with suppress(*trouble.UNREADABLE):  # of what cannot be read it is told by those who read it
                 found.problems.extend(indexes.incomplete(connection, whole=True))
             yield connection, found
         finally:
