@@ -6,12 +6,12 @@ A commit of attempts alone survives its process and not a loss of power.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sim.journal_model import JournalModel
 from sim.world import World
-from taskpool.core.entries import AttemptMade, Entry, OutcomeRecorded
+from taskpool.core.entries import AttemptMade, Entry
 from taskpool.core.storage import (
     BatchFound,
     Commit,
@@ -32,6 +32,7 @@ from taskpool.core.storage import (
 from taskpool.journal.memory import MemoryStore
 
 if TYPE_CHECKING:
+    from sim.oracle import Oracle
     from sim.platform import SimPlatform
 
 STORE_FD = 900_001
@@ -41,9 +42,9 @@ FULL = "the disk is full (simulated)"
 class Disk:
     """Outlives dealers, and reboots."""
 
-    def __init__(self, world: World, on_outcome: Callable[[OutcomeRecorded], None]) -> None:
+    def __init__(self, world: World, oracle: Oracle) -> None:
         self.world = world
-        self.journal_model = JournalModel(world, on_outcome)
+        self.journal_model = JournalModel(world, oracle)
         self.epoch = 0
         self.clean = True
         self._unsynced: list[tuple[int, Sequence[Entry]]] = []
@@ -87,12 +88,17 @@ class SimStore:
     def ready(self) -> bool:
         return bool(self._answers)
 
+    @property
+    def busy(self) -> bool:
+        return bool(self._requests)
+
     # --- requests ---
 
     def restore(self) -> Restored | None:
         self._platform.step()
         disk = self._disk
         unclean, disk.clean = not disk.clean, False
+        self._platform.host.oracle.attempts.unclean = unclean
         restored = disk.journal_model.restored(unclean_exit=unclean)
         if restored is not None and unclean:
             self._platform.write_ahead_from(self._world.now_ns)
@@ -239,7 +245,7 @@ class WatchedMemoryStore(MemoryStore):
         self._platform = platform
         self._disk = disk
         self._epoch = epoch
-        self.ready = False
+        self.ready = self.busy = False
 
     def request(self, request: StoreRequest) -> None:
         if isinstance(request, Commit):

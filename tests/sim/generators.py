@@ -35,6 +35,7 @@ class SimTransport(Transport):
     def __init__(self, host: SimHost, pool: str) -> None:
         super().__init__(host.namespace, pool, LAYOUT.reply)
         self._host = host
+        self._spool = host.spool  # from the start: a fault may take the welcome, and leave what comes behind it
         self.said_something_else = False  # a changed job: the dealer's refusal is not the session's business
 
     def on_welcome(self, spool: Path) -> None:
@@ -127,6 +128,10 @@ class Generator(Process):
                 self._store(outcomes)
                 self._submit(now)
                 connection.send(now)
+                if self._closes and world.faults.fires("generator_calls_behind_close"):
+                    yield world.between(10_000, 400_000)
+                    session.reconnect(world.now_ns)
+                    continue
             except JobsLost as error:
                 world.fail("I1", str(error))
             except TaskpoolError as error:
@@ -143,11 +148,18 @@ class Generator(Process):
         self.batch.done = not session.submissions.abandoned
         return 0 if self.batch.done else 7
 
+    @property
+    def _closes(self) -> bool:
+        """It has said that no job comes any more, and has no answer yet."""
+        submissions = self.session.submissions
+        return submissions._close_sent and not submissions.closed and not self.session.connecting
+
     def lose_touch(self) -> None:
         """Its reply queue goes with what is in it, and it has to call again."""
         reply = self._transport.reply
         if isinstance(reply, SimQueueEnd) and reply._open_queue is not None:
-            reply._open_queue.messages.clear()
+            while reply._open_queue.messages:
+                self._host.spool.discard(reply._open_queue.messages.popleft())  # received, and forgotten
         self.session.reconnect(self.world.now_ns)
 
     def serves(self, batch: str) -> bool:
@@ -211,11 +223,16 @@ class Generator(Process):
         return intake is not None and not intake.blocked and not self._transport.said_something_else
 
     def _say_something_else(self) -> None:
-        """A job that was accepted, under the same number, and not the same."""
-        seq = self.world.between(1, self.session.submissions.accepted)
-        changed = self.batch.jobs[seq - 1].changed()
+        """A frame that was accepted, with one job that is not the same. A job of it that is new, and must not get in
+        with such company, is another one too."""
+        accepted = self.session.submissions.accepted
+        seq = self.world.between(1, accepted)
+        first = self.world.between(max(1, seq - 2), seq)
+        specs = [job.changed() if job.seq == seq else job.spec for job in self.batch.jobs[first - 1 : accepted]]
+        if self._host.durable:  # where no dealer forgets a batch that is done
+            specs.append(self.batch.jobs[accepted % len(self.batch.jobs)].changed())
         self._transport.said_something_else = True
-        self._transport.submit(encode(Submit(self.client, self.batch.name, seq, [changed])))
+        self._transport.submit(encode(Submit(self.client, self.batch.name, first, specs)))
 
     def at_end(self) -> None:
         """Leave its queues as they are, but for what the kernel closes: what remains is for others to deal with."""

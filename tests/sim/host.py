@@ -32,7 +32,7 @@ class SimHost:
         self.namespace = SimNamespace(world)
         self.spool = SimSpool()
         self.oracle = Oracle(self)
-        self.disk = Disk(world, self.oracle.recorded)
+        self.disk = Disk(world, self.oracle)
         self.jobs: dict[tuple[str, int], Planned] = {}
         self.workers: list[WorkerProcess] = []  # alive, of whatever epoch
         self.descendants: list[Descendant] = []
@@ -40,12 +40,17 @@ class SimHost:
         self.commanders: list[Process] = []  # alive
         self.dealer: SimPlatform | None = None
         self.pauses: list[tuple[int, int]] = []  # when all of the pool stood still: since, until
+        self.cancel: Callable[[Planned], None] = lambda job: None  # by a person
         self._pid = 1000
 
     def job(self, batch: str, seq: int) -> Planned:
         if (batch, seq) not in self.jobs:
             self.world.fail("I1", f"job {batch}/{seq} is known to nobody but the dealer")
         return self.jobs[batch, seq]
+
+    def jobs_of(self, batch: str, seq: int) -> list[Planned]:
+        """One, or all of a batch."""
+        return [job for (name, each), job in self.jobs.items() if name == batch and seq in (0, each)]
 
     def new_pid(self) -> int:
         self._pid += 1

@@ -85,6 +85,10 @@ class Planned:
         self.executions = 0
         self.live: list[object] = []  # processes that execute it now
         self.facts = Facts()
+        self.affinity = KINDS[script.kind].affinity(self.spec.payload)
+        self.head_epoch = 0  # of the last worker that died with it unstarted at the head, or gave it back
+        self.unstarted = 0  # such losses in this epoch, since a worker last ran it
+        self.given_up = 0  # the epoch of the dealer that said it had cancelled it
         self.requeue_asked = False
         self.cancel_asked = False
 
@@ -130,10 +134,10 @@ def draw_script(rng: Random, style: Style) -> Script:
     kind = rng.choice(style.kinds)
     run_ns = int(20_000 * 10 ** (rng.random() * (1.5 if style.tiny else 4.7)))
     ok = Act("ok", run_ns, forks=not style.tiny and rng.random() < 0.1)
-    if rng.random() < (0.9 if style.bulky else 0.1):
+    timeout_ns = 2 * SECOND if style.timeouts and rng.random() < 0.4 else 0
+    if rng.random() < (0.9 if style.bulky else 0.5 if timeout_ns else 0.1):
         ok = ok._replace(what="big")
     acts = [ok]
-    timeout_ns = 2 * SECOND if style.timeouts and rng.random() < 0.4 else 0
     if rng.random() < style.trouble:
         acts = _trouble(rng, ok, timeout_ns)
     own = None
@@ -154,9 +158,14 @@ def draw_script(rng: Random, style: Style) -> Script:
 def _trouble(rng: Random, ok: Act, timeout_ns: int) -> list[Act]:
     kinds = ["fail", "crash", "crash", "exit", "die_at_once"]
     if timeout_ns:
-        kinds += ["hang", "hang", "hang"]
+        kinds += ["hang", "hang", "hang", "late", "late", "late"]
     what = rng.choice(kinds)
     bad = Act(what, ok.run_ns, rng.choice((SEGV, 6)) if what == "crash" else 1, ok.forks, deaf=rng.random() < 0.5)
+    if what == "late":  # dies just before its time-out, and what it has started may take its time to die
+        late_ns = timeout_ns - rng.randint(0, 150) * MILLISECOND
+        bad = bad._replace(what="crash", run_ns=late_ns, number=SEGV, forks=True)
+    if what == "die_at_once" and rng.random() < 0.5:  # not in a row
+        return [*[bad] * rng.randint(1, 4), bad._replace(what=rng.choice(("fail", "crash"))), *[bad] * 4, ok]
     return [bad] * rng.choice((1, 1, 2, 3)) + ([ok] if rng.random() < 0.6 else [])
 
 

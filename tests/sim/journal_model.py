@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from msgspec import structs
 
@@ -26,6 +28,9 @@ from taskpool.core.entries import (
 from taskpool.core.storage import InFlight, Restored, StoredJob
 from taskpool.messages import Outcome, State
 
+if TYPE_CHECKING:
+    from sim.oracle import Oracle
+
 
 class Kept:
     """A job's row."""
@@ -35,6 +40,7 @@ class Kept:
         self.state = State.QUEUED  # or RUNNING, or a terminal one
         self.attempt = (0, 0)  # (epoch, n)
         self.dropped = False
+        self.not_before_ns = 0  # its back-off
 
     @property
     def name(self) -> str:
@@ -47,9 +53,10 @@ class Kept:
 class JournalModel:
     """All that is durable."""
 
-    def __init__(self, world: World, on_outcome: Callable[[OutcomeRecorded], None]) -> None:
+    def __init__(self, world: World, oracle: Oracle) -> None:
         self._world = world
-        self._on_outcome = on_outcome
+        self._oracle = oracle
+        self.notes: Counter[str] = Counter()  # by batch: how often it was said to be in use
         self.jobs: dict[int, Kept] = {}
         self.batches: dict[str, BatchRecord] = {}
         self.outcomes: dict[str, list[Outcome]] = {}
@@ -75,6 +82,7 @@ class JournalModel:
     def apply(self, epoch: int, rows: Sequence[Entry]) -> None:
         for row in rows:
             self._handlers[type(row)](row, epoch)  # type: ignore[operator]
+        self._oracle.rows_written(rows)
 
     def _opened(self, row: BatchOpened, epoch: int) -> None:
         if row.batch in self.batches:
@@ -116,6 +124,7 @@ class JournalModel:
         kept = self.jobs[row.ordinal]
         if kept.state is not State.QUEUED:
             self._world.fail("I7", f"attempt {row.n} of job {kept.name}, which is {kept.state}")
+        self._oracle.attempts.begun(kept, epoch, row.n)
         kept.state = State.RUNNING
         kept.attempt = (epoch, row.n)
         self.attempts.add(kept.attempt)
@@ -125,9 +134,13 @@ class JournalModel:
         kept = self.jobs[row.ordinal]
         requeued = kept.state is State.QUARANTINED and row.counts.run == kept.job.counts.run + 1 and not kept.dropped
         if requeued:
+            if row.counts != JobCounts(run=row.counts.run):
+                self._world.fail("I4", f"job {kept.name} begins a new run with {row.counts}")
             self.batches[kept.job.record.batch].open += 1
         elif kept.state is not State.RUNNING or row.counts.run != kept.job.counts.run:
             self._world.fail("I2", f"job {kept.name} comes back and is {kept.state}")
+        else:
+            self._oracle.attempts.returned(kept, row.counts, epoch)
         kept.state = State.QUEUED
         kept.job = StoredJob(kept.job.record, row.counts)
 
@@ -141,17 +154,19 @@ class JournalModel:
             self._world.fail("I2", f"{where} has an outcome ({kept.state}, run {kept.job.counts.run}) and gets another")
         if outcome.no != batch.recorded + 1 or kept.job.record.seq != outcome.seq:
             self._world.fail("I2", f"{where}: outcome number {outcome.no} after {batch.recorded}")
+        self._oracle.attempts.recorded(kept, outcome, epoch)
         kept.state = outcome.state
         batch.recorded = outcome.no
         batch.open -= 1
         self.outcomes[row.batch].append(outcome)
-        self._on_outcome(row)
+        self._oracle.recorded(row)
 
     def _acknowledged(self, row: Acknowledged, epoch: int) -> None:
         batch = self.batches[row.batch]
         if row.upto > batch.recorded:
             self._world.fail("I1", f"{row.upto} outcomes of {row.batch} acknowledged, {batch.recorded} recorded")
         batch.acknowledged = max(batch.acknowledged, row.upto)
+        self.notes[row.batch] += 1
 
     def forget_attempts(self, epoch: int, rows: Sequence[Entry]) -> None:
         """Power was lost before these were synced."""

@@ -9,6 +9,7 @@ broken:
     I5   the dealer itself never fails
     I6   what waits in memory is bounded
     I7   no two executions of a job at a time, and none after its result
+    I9   what a person wanted and was told is so: paused, given up, scaled
     I10  in a calm everything ends, and nobody is ended without need
     I11  a dealer that leaves leaves nothing behind
     R1 to R9, as in docs/protocol.md; order: first come, first served; fence: what is stale is dropped
@@ -16,25 +17,33 @@ broken:
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from sim.attempts import Attempts, Mark, SentFrame
+from sim.dispatch import Dispatch
 from sim.jobs import Facts, Planned, allowed
 from taskpool import codec, limits
 from taskpool.clock import SECOND
-from taskpool.core.entries import OutcomeRecorded
+from taskpool.core.effects import Exit
+from taskpool.core.entries import Entry, JobAccepted, OutcomeRecorded
 from taskpool.core.worker import WorkerState
-from taskpool.errors import MessageError
+from taskpool.errors import ExitCode, MessageError
+from taskpool.kinds import KINDS
 from taskpool.messages import (
     TERMINAL,
     Accepted,
     End,
     Frame,
-    Incarnation,
     Limits,
+    Message,
     Outcomes,
     Progress,
+    Ready,
     Refused,
     Report,
+    Spilled,
     State,
     Welcome,
 )
@@ -44,18 +53,10 @@ if TYPE_CHECKING:
     from sim.platform import SimPlatform
     from sim.worker import WorkerProcess
 
+MESSAGE_BYTES_MAX = 1000  # of a message of a worker, besides the results in it
+LOOKS = 3  # one turn in so many is looked at closely
 LINE_MESSAGES_MAX = 1000  # what may wait for one generator
 DEAD_CONNECTED_NS_MAX = 10 * SECOND  # two looks at its queue, and a third for the one that it may have taken
-
-
-class SentFrame:
-    """A frame that a worker was sent, with its attempts that have no report in the queue."""
-
-    def __init__(self, first_n: int, left: dict[int, Planned]) -> None:
-        self.first_n = first_n
-        self.left = left
-        self.shared = len(left) > 1
-        self.started = False
 
 
 class Oracle:
@@ -68,11 +69,16 @@ class Oracle:
         self.batch_of: dict[int, str] = {}  # by client
         self.told_accepted: dict[str, int] = {}
         self._told_no: dict[int, int] = {}  # by client: the last outcome told, or that it said it has
-        self._frames: dict[tuple[int, int], list[SentFrame]] = {}  # by worker
+        self.attempts = Attempts(host)
+        self._dispatch = Dispatch(host)
+        self._frames: dict[Mark, list[SentFrame]] = {}  # by worker: those with something left to report
+        self._held: dict[Mark, list[SentFrame]] = {}  # by worker: as its dealer knows
+        self._rows: Counter[str] = Counter()  # written in the present life
         self._dead_by_themselves: dict[tuple[int, int], WorkerProcess] = {}
         self._begun: dict[tuple[int, int], Planned] = {}  # by (epoch, n)
         self._read: set[tuple[int, int]] = set()  # reports the dealers have read
-        self._longest = 0  # message ever read, in bytes
+        self._looks = 0
+        self._longest = 0  # bytes of results in one message
         self._unread_ns = 0  # when the dealer last left reports unread
 
     def limits_of(self, job: Planned) -> Limits:
@@ -84,34 +90,38 @@ class Oracle:
         frame = self._host.spool.peek(codec.decode(data))
         if not isinstance(frame, Frame):
             return
+        stored = (frame.epoch, frame.first_n) in self._host.disk.journal_model.attempts  # so decided on earlier
+        if not stored:
+            self._dispatch.check_may_be_sent(platform, frame)
         tasks = codec.decode_tasks(frame.tasks)
         left = {}
         unread = self._unread_reports(platform)
         for n, task in enumerate(tasks, frame.first_n):
             job = left[n] = self._host.job(frame.batch, task.seq)
-            if job.live:
-                self._world.fail("I7", f"job {job.number} is sent (attempt {n}) while an earlier attempt lives")
-            if job in platform.late_successes:
-                self._world.fail("I7", f"job {job.number} is sent (attempt {n}) though a dead worker's result was read")
-            if job in unread:
-                self._world.fail("I7", f"job {job.number} is sent (attempt {n}) while its result is in the queue")
-            if platform.writes_ahead and (frame.epoch, n) not in self._host.disk.journal_model.attempts:
-                self._world.fail("R2", f"a dealer that writes ahead sends attempt {n} before it is stored")
+            self._dispatch.check_not_again(platform, job, n, unread)
         self._world.note("frame {} of {} jobs sent to worker {}", frame.first_n, len(left), mark[1])
         self._world.say(f"    jobs {[job.number for job in left.values()]}")
         for job in left.values():
-            self._check_turn(job)
-        self._check_not_taken_back(platform, mark[1], frame.first_n)
+            self._dispatch.check_turn(job, 0 if stored else self.told_accepted.get(job.batch, 0))
+        if len(left) > 1:
+            self._dispatch.check_company(list(left.values()))
+        self._dispatch.check_not_taken_back(platform, mark[1], frame.first_n)
         if any(job.facts.unclean_ends >= limits.UNCLEAN_EXITS_ALONE_MIN for job in left.values()):
-            self._sent_alone(platform, frame.first_n)
+            self._dispatch.check_alone(platform, frame.first_n)
         seen = self._world.faults.seen
         frames = self._frames.setdefault(mark, [])
         seen["frame_of_several_jobs"] += len(left) > 1
         seen["second_frame_in_flight"] += bool(frames)
+        if frames:
+            self._dispatch.check_behind(frames, list(left.values()))
+        sent = SentFrame(mark, frame.first_n, left, platform.clock.now().mono)
+        self.attempts.sent(sent)
         dead = self._dead_by_themselves.get(mark)
         if not frames and dead is not None:
-            self._count_head_death(left[frame.first_n], dead)  # nobody knew yet that it is dead
-        frames.append(SentFrame(frame.first_n, left))
+            self.attempts.died(dead, [sent])
+            self._count_head_death(left[frame.first_n], dead, frame.first_n)  # its death was not known yet
+        frames.append(sent)
+        self._held.setdefault(mark, []).append(sent)
 
     def frame_without_room(self, data: bytes) -> None:
         """Its jobs had their turn; meanwhile others, whose frames need no file, may be sent."""
@@ -119,39 +129,6 @@ class Oracle:
         if isinstance(message, Frame):
             for task in codec.decode_tasks(message.tasks):
                 self._host.job(message.batch, task.seq).sent = True
-
-    def _check_turn(self, job: Planned) -> None:
-        """Of equals, who came first goes first. Those that were sent before may wait for a worker of their own."""
-        first, job.sent = not job.sent, True
-        if not first or job.spec.kind == "python":  # who wants a worker that loaded its code, or none, is no equal
-            return
-        mine = self.limits_of(job)
-        for seq in range(1, job.seq):
-            other = self._host.job(job.batch, seq)
-            if other.sent or other.cancel_asked or other.spec.kind != job.spec.kind:
-                continue
-            kept = self._host.disk.journal_model.by_seq.get((job.batch, seq))
-            theirs = self.limits_of(other)
-            equal = (theirs.priority, theirs.timeout_ns) == (mine.priority, mine.timeout_ns)
-            never_dealt = kept is not None and kept.state is State.QUEUED and kept.attempt == (0, 0)
-            if equal and never_dealt:
-                self._world.fail("order", f"job {job.seq} of {job.batch} is sent before job {seq}")
-
-    def _check_not_taken_back(self, platform: SimPlatform, incarnation: int, first_n: int) -> None:
-        worker = platform.core.supervisor.workers.get(Incarnation(incarnation))
-        frame = worker.find(first_n) if worker is not None else None
-        if frame is not None and frame.taking_back:
-            self._world.fail("I10", f"frame {first_n} was asked back, and is sent after all")
-
-    def _sent_alone(self, platform: SimPlatform, n: int) -> None:
-        """A job that dealer after dealer went down with has the pool to itself."""
-        attempts = platform.core.pool.attempts
-        if (
-            n in attempts
-            and attempts[n].job.counts.unclean_exits >= limits.UNCLEAN_EXITS_ALONE_MIN
-            and len(attempts) > 1
-        ):
-            self._world.fail("I4", f"attempt {n} of a job that may end the host runs in company")
 
     def _unread_reports(self, platform: SimPlatform) -> set[Planned]:
         """Jobs of which a report lies in an events queue, and counts."""
@@ -171,13 +148,16 @@ class Oracle:
         return found
 
     def _progress(self, data: bytes) -> Progress | None:
-        try:
-            message = self._host.spool.peek(codec.decode(data))
-        except MessageError:
-            return None
+        message = self._message(data)
         return message if isinstance(message, Progress) else None
 
-    def told(self, data: bytes) -> None:
+    def _message(self, data: bytes) -> Message | None:
+        try:
+            return self._host.spool.peek(codec.decode(data))
+        except MessageError:
+            return None
+
+    def told(self, platform: SimPlatform, data: bytes) -> None:
         """The dealer tells a generator something."""
         message = self._host.spool.peek(codec.decode(data))
         batches = self._host.disk.journal_model.batches
@@ -190,21 +170,24 @@ class Oracle:
                 self._world.fail("R1", f"the end of {message.batch} is told and not stored")
             self.told_accepted[message.batch] = max(message.upto, self.told_accepted.get(message.batch, 0))
         elif isinstance(message, Outcomes):
-            self._outcomes_told(message)
+            self._outcomes_told(platform, message)
         elif isinstance(message, Welcome):
             self._welcomed(message)
         elif isinstance(message, Refused):
             hello = message.first_seq == 0
             self._world.faults.seen["submission_refused_as_full"] += message.reason == "full" and not hello
             self._world.faults.seen["no_connection_left"] += message.reason == "full" and hello
+        if message is not None:
+            platform.clients.told(message)
         self._world.note("told a generator {} bytes", len(data))
         if self._world.trace is not None:
             self._world.say(f"    {str(message)[:300]}")
 
-    def _outcomes_told(self, message: Outcomes) -> None:
+    def _outcomes_told(self, platform: SimPlatform, message: Outcomes) -> None:
         stored = self._host.disk.journal_model.outcomes.get(message.batch, [])
         for outcome in message.items:
             self._check_no_gap(message.client, message.batch, outcome.no)
+            platform.clients.check_window(message.client, message.batch, outcome.no)
             if outcome.no > len(stored):
                 self._world.fail("R3", f"outcome {outcome.no} of {message.batch} is told before it is stored")
             if stored[outcome.no - 1] != outcome:
@@ -226,6 +209,7 @@ class Oracle:
             return
         assert self._host.dealer is not None
         self._told_no[message.client] = self._host.dealer.core.pool.batches[name].acknowledged
+        self._host.dealer.clients.begin(message.client, self._told_no[message.client])
         batch = self._host.disk.journal_model.batches.get(name)
         known = batch.accepted if batch is not None else 0
         if message.accepted > known:
@@ -243,9 +227,13 @@ class Oracle:
     # --- what the dealer reads ---
 
     def events_read(self, platform: SimPlatform, data: bytes) -> None:
-        progress = self._progress(data)
+        message = self._message(data)
+        if isinstance(message, Ready):
+            self._ready_read(platform, message)
+        progress = message if isinstance(message, Progress) else None
         if progress is not None:
-            self._longest = max(self._longest, len(codec.encode(progress)))
+            self._longest = max(self._longest, sum(len(report.value or b"") for report in progress.reports))
+            self.attempts.read(platform, progress)
         for report in progress.reports if progress is not None else ():
             assert progress is not None
             attempt = (progress.epoch, report.n)
@@ -257,14 +245,40 @@ class Oracle:
             if kept.state is State.RUNNING and kept.attempt == attempt:
                 platform.late_successes.add(job)
 
+    def _ready_read(self, platform: SimPlatform, ready: Ready) -> None:
+        for worker in platform.workers():
+            if worker.mark == (ready.epoch, ready.incarnation) and worker.pid == ready.pid:
+                platform.supervision.ready(worker)
+
     def held_reports_read(self, platform: SimPlatform, worker: WorkerProcess) -> None:
         """The dealer reads what a worker held when it died: such a job has ended, and is not executed again."""
+        self.attempts.held_read(platform, worker)
         for report in worker.in_memory:
             attempt = platform.core.pool.attempts.get(report.n)
             # The queue may have told it already, or may have lost that it was started.
             if attempt is not None and attempt.frame.started and report.end is End.SUCCEEDED:
                 platform.late_successes.add(self._begun[worker.mark[0], report.n])
                 self._world.faults.seen["held_report_used"] += 1
+
+    def said(self, platform: SimPlatform, data: bytes, expected: tuple[type, ...]) -> None:
+        """The dealer reads what a generator says."""
+        message = self._message(data)
+        if message is not None and isinstance(message, expected):
+            platform.clients.read(message)
+
+    def spool_swept(self, platform: SimPlatform) -> None:
+        """A dealer that starts empties the spool: by then it has read what its workers had still to say."""
+        for data in platform.events_waiting():
+            message = self._decoded(data)
+            if isinstance(message, Spilled) and message.name in self._host.spool.files:
+                self._world.fail("I7", "the spool is swept before the reports in it are read")
+
+    @staticmethod
+    def _decoded(data: bytes) -> Message | None:
+        try:
+            return codec.decode(data)
+        except MessageError:
+            return None
 
     def frame_taken_back(self, data: bytes, mark: tuple[int, int]) -> None:
         try:
@@ -273,6 +287,10 @@ class Oracle:
             return
         frames = self._frames.get(mark)
         if isinstance(frame, Frame) and frames:
+            for each in frames:
+                if each.first_n == frame.first_n:
+                    self.attempts.taken_back(each)
+                    each.unread.clear()
             self._frames[mark] = [each for each in frames if each.first_n != frame.first_n]
             self._world.faults.seen["frame_taken_back"] += 1
 
@@ -282,8 +300,14 @@ class Oracle:
         if job.live:
             self._world.fail("I7", f"job {job.number} is executed twice at the same time")
         self._begun[worker.mark[0], n] = job
-        worker.ran.append(job)
         kept = self._host.disk.journal_model.by_seq.get((job.batch, job.seq))
+        for other in worker.ran:
+            if other.affinity and other.affinity != job.affinity:
+                self._world.fail("I4", f"job {job.number} runs where the code of {other.affinity} is loaded")
+        crashed = kept is not None and kept.attempt == (worker.mark[0], n) and kept.job.counts.crashes
+        if crashed and worker.ran and KINDS[job.spec.kind].in_process:
+            self._world.fail("I4", f"job {job.number} has crashed, and runs where others ran")
+        worker.ran.append(job)
         if kept is None:
             self._world.fail("I1", f"job {job.number} runs before it is stored")
         elif kept.state in TERMINAL and not job.requeue_asked:
@@ -334,21 +358,38 @@ class Oracle:
             self._dead_by_themselves[worker.mark] = worker
         if not frames:
             return
+        self.attempts.died(worker, frames)
         head = frames[0]
         received = len(frames) - (worker.requests.depth() if worker.requests is not None else 0)
         n, job = next(iter(head.left.items()))
+        if head.started and head.shared:
+            return
         if head.started and not head.shared:
-            timeout_ns = self.limits_of(job).timeout_ns
-            if timeout_ns and worker.job is job and self._host.ran_ns(worker.began_ns) >= timeout_ns:
-                job.facts.timed_out += 1
+            timed_out = self._is_past_timeout(worker, head, job)
+            job.facts.timed_out += timed_out
+            self.attempts.blame(worker.mark[0], n, guilty=not worker.killed_by_us, timed_out=timed_out)
             if not worker.killed_by_us:
                 fresh = received == 1 and all(ran is job for ran in worker.ran)
                 self._count_crash(job, worker.signal, fresh=fresh)
                 job.facts.doubtful += 1
         elif not head.started and not worker.killed_by_us and worker.status != 0 and n == head.first_n:
-            self._count_head_death(job, worker)
+            self._count_head_death(job, worker, n)
 
-    def _count_head_death(self, job: Planned, worker: WorkerProcess) -> None:
+    def _is_past_timeout(self, worker: WorkerProcess, head: SentFrame, job: Planned) -> bool:
+        """By its worker, or by a dealer that wanted its end: that counts from the start which it read, and the worker
+        may have stood still before it began."""
+        timeout_ns = self.limits_of(job).timeout_ns
+        if not timeout_ns:
+            return False
+        if worker.job is job and self._host.ran_ns(worker.began_ns) >= timeout_ns:
+            return True
+        dealer = self._host.dealer
+        if dealer is None or not worker.end_asked or not head.start_read:
+            return False
+        return dealer.clock.now().mono - head.heard_mono_ns >= timeout_ns
+
+    def _count_head_death(self, job: Planned, worker: WorkerProcess, n: int) -> None:
+        self.attempts.count_loss(worker.mark[0], n)
         facts = job.facts
         facts.head_deaths += 1
         facts.head_signalled += worker.signal in self.limits_of(job).retry_signal
@@ -384,6 +425,33 @@ class Oracle:
         if outcome.value is not None and int(outcome.value) != job.number:
             self._world.fail("I2", f"job {job.number} is recorded with the value of another")
 
+    def frames_of(self, mark: Mark) -> list[SentFrame]:
+        """Those of which the worker has something to report."""
+        return self._frames.get(mark, [])
+
+    def held_by(self, mark: Mark) -> list[SentFrame]:
+        """Those that its dealer knows in the worker's hands: the head, and the one behind it."""
+        frames = self._held.get(mark, [])
+        while frames and not frames[0].unread:
+            done = frames.pop(0)
+            if frames:
+                frames[0].heard_mono_ns = max(frames[0].heard_mono_ns, done.heard_mono_ns)
+        return frames
+
+    def out_of_service(self) -> None:
+        if self._host.dealer is not None:
+            self._host.dealer.supervision.out_of_service()
+
+    def rows_written(self, rows: Sequence[Entry]) -> None:
+        for row in rows:
+            if isinstance(row, OutcomeRecorded):
+                self._rows[row.outcome.state] += 1
+            elif isinstance(row, JobAccepted):
+                self._rows["accepted"] += 1
+
+    def life_begins(self) -> None:
+        self._rows.clear()
+
     def called_silent(self, pid: int) -> None:
         """The dealer stops a worker for its silence."""
         for worker in self._host.workers:
@@ -418,24 +486,37 @@ class Oracle:
         pool = platform.core.pool
         self._world.faults.seen["job_delayed"] += bool(pool.delayed)
         self._look_at_what_waits(platform)
-        for job in pool.jobs.values():
+        self._looks += 1
+        if self._looks % LOOKS == 0:
+            self._look_at_jobs(platform)
+            self._look_at_frames(platform)
+        self._look_at_connections(platform)
+        platform.supervision.look(platform.workers())
+        if platform.clients.owed:
+            platform.clients.check_owed()
+        if platform.reply_files:
+            self._look_at_files(platform)
+        for line in platform.reply_lines():
+            if len(line.waiting) > LINE_MESSAGES_MAX:
+                self._world.fail("I6", f"{len(line.waiting)} messages wait for one generator")
+
+    def _look_at_jobs(self, platform: SimPlatform) -> None:
+        for job in platform.core.pool.jobs.values():
             planned = self._host.job(job.batch.name, job.seq)
             # Requeued, it may die in its new run before the outcome of the one before is stored.
-            if job.lost_at_head > planned.facts.head_deaths and not planned.requeue_asked:
+            if job.lost_at_head > planned.unstarted and not planned.requeue_asked:
                 self._world.fail("I4", f"{job.lost_at_head} deaths are held against job {job.seq} that it never met")
+
+    def _look_at_frames(self, platform: SimPlatform) -> None:
         for worker in platform.core.supervisor.workers.values():
             frames = worker.frames
             if len(frames) < 2 or not frames[0].started or worker.state is WorkerState.STOPPING:
                 continue
             # By the dealer's clock, which leaves out its standstills; it may stand amid a turn too.
             waits_ns = platform.clock.now().mono - frames[0].heard_mono_ns
-            waits_ns = min(waits_ns, self._world.now_ns - max(platform.woke_ns, self._unread_ns))
-            if waits_ns > SECOND + limits.FRAME_TAKE_BACK_NS and platform.frames_waiting(worker.incarnation):
+            waits_ns -= self._world.now_ns - max(platform.woke_ns, self._unread_ns)
+            if waits_ns > 5 * SECOND + limits.FRAME_TAKE_BACK_NS and platform.frames_waiting(worker.incarnation):
                 self._world.fail("I10", f"a frame waits behind a job that has run for {waits_ns / 1e9:.1f} s")
-        for line in platform.reply_lines():
-            if len(line.waiting) > LINE_MESSAGES_MAX:
-                self._world.fail("I6", f"{len(line.waiting)} messages wait for one generator")
-        self._look_at_connections(platform)
 
     def _look_at_connections(self, platform: SimPlatform) -> None:
         """The dead hold no place and no queue, be it that they died as they said hello."""
@@ -453,17 +534,26 @@ class Oracle:
         if not platform.reply_clients() <= known:
             self._world.fail("I6", f"queues of generators that are not connected: {platform.reply_clients() - known}")
 
+    def _look_at_files(self, platform: SimPlatform) -> None:
+        """What lies in the spool for a generator goes with its connection."""
+        lines = platform.reply_lines()
+        for name in sorted(platform.reply_files):
+            if name not in self._host.spool.files:
+                platform.reply_files.discard(name)
+            elif not any(name.encode() in data for line in lines for data in (*line.waiting, *line.sent)):
+                self._world.fail("I6", f"the spool file {name} stays, though the connection that it was for is over")
+
     def _look_at_what_waits(self, platform: SimPlatform) -> None:
         """What the store has not taken is bounded, and not counted by the dealer's own count."""
         core = platform.core
         self._world.faults.seen["submissions_left_unread"] += not core.intake.wants_submissions
         if not core.wants_reports:
             self._world.faults.seen["reports_left_unread"] += 1
-            self._unread_ns = self._world.now_ns
+            self._unread_ns = platform.supervision.unread_ns = self._world.now_ns
         waiting = sum(
             len(row.outcome.value or b"") for row in core.pool.commits._entries if isinstance(row, OutcomeRecorded)
         )
-        if waiting > limits.UNSTORED_REPORTS_BYTES_MAX + self._longest and not core.pool.draining:
+        if waiting > limits.UNSTORED_REPORTS_BYTES_MAX + self._longest + MESSAGE_BYTES_MAX and not core.pool.draining:
             self._world.fail("I6", f"{waiting} bytes of results wait for the store")
 
     def final(self) -> None:
@@ -480,10 +570,43 @@ class Oracle:
             if not {(seq, 1) for seq in range(1, batch.accepted + 1)} <= runs:
                 self._world.fail("I1", f"a job of {name} has no outcome of its first run")
 
-    def left_in_order(self) -> None:
+    def left_in_order(self, platform: SimPlatform, exit: Exit) -> None:
         """A dealer left because it wanted to: nothing of it may stay (I11)."""
         for process in (*self._host.workers, *self._host.descendants):
             self._world.fail("I11", f"process {process.pid}, a {process.what}, outlives a dealer that left")
         ours = [name for name in self._host.namespace.names() if ".reply." not in name]
         if ours:
             self._world.fail("I11", f"queues stay behind: {ours}")
+        if exit.code is ExitCode.OK and not platform.draining:
+            self._check_leave(platform)
+        if platform.core.pool.commits.idle:
+            self._check_counts(platform)
+            self._check_memory(platform)
+
+    def _check_leave(self, platform: SimPlatform) -> None:
+        """A private pool left by itself: its reader has just said that it has everything, and that is stored."""
+        for name, batch in self._host.disk.journal_model.batches.items():
+            if batch.recorded and name not in platform.clients.confirmed:
+                self._world.fail("I11", f"a private pool leaves before its reader has confirmed batch {name}")
+            if batch.acknowledged < batch.recorded:
+                self._world.fail("I11", f"a private pool leaves with outcomes of {name} that are not acknowledged")
+
+    def _check_counts(self, platform: SimPlatform) -> None:
+        """What it counted is what was written in its life."""
+        counters = platform.core.pool.counters
+        told: Counter[str] = Counter(accepted=sum(counters.jobs_accepted.values()))
+        for (_, state), count in counters.jobs_finished.items():
+            told[state] += count
+        if +told != +self._rows:
+            self._world.fail("I9", f"a dealer that left has counted {dict(told)}, and written {dict(self._rows)}")
+
+    def _check_memory(self, platform: SimPlatform) -> None:
+        """It holds no batch in memory that has nothing left to do."""
+        pool, journal_model = platform.core.pool, self._host.disk.journal_model
+        parked = {kept.job.record.batch for kept in journal_model.jobs.values() if kept.state is State.QUARANTINED}
+        for name, batch in pool.batches.items():
+            kept = journal_model.batches.get(name)
+            if kept is None or kept.total is None or kept.open or batch.client is not None or name in parked:
+                continue
+            if self._host.durable or kept.acknowledged >= kept.recorded:
+                self._world.fail("I6", f"batch {name}, finished and held by none, stays in memory")

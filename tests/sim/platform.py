@@ -6,29 +6,37 @@ Every call the dealer makes is a step: time passes, others run meanwhile, and th
 from __future__ import annotations
 
 import itertools
-from collections.abc import Set
+from collections.abc import Container, Set
 from typing import TYPE_CHECKING
 
+from sim.connections import Connections
 from sim.disk import FULL, STORE_FD, SimStore, WatchedMemoryStore
 from sim.processes import SimProcesses
 from sim.queues import SimNamespace, SimQueue, SimQueueEnd
 from sim.spool import SimSpool
+from sim.supervision import Supervision
 from taskpool import limits
 from taskpool.clock import MILLISECOND, AwakeClock
+from taskpool.codec import decode
+from taskpool.core.events import Event, LifelineClosed, Reconfigured, Signalled, SpawnFailed
 from taskpool.core.reactor import Reactor
+from taskpool.core.storage import DiskFull
+from taskpool.dealer.ingress import CONTROL, INTAKE
 from taskpool.dealer.options import DealerOptions
+from taskpool.dealer.performer import Performer
 from taskpool.dealer.reply_queues import ReplyQueue, ReplyQueues
 from taskpool.errors import QueueEmpty, SpoolFull
 from taskpool.ipc.memory import _Queue
 from taskpool.ipc.sizing import Layout, Room, Shape
 from taskpool.ipc.spool import Spool
 from taskpool.journal.store import Store
-from taskpool.messages import Epoch
+from taskpool.messages import Command, Epoch, Frame
 
 if TYPE_CHECKING:
     from sim.host import SimHost
     from sim.jobs import Planned
     from sim.process import Process
+    from sim.worker import WorkerProcess
 
 SIGNALS_FD = 900_000
 FIRST_PIDFD = 800_000
@@ -102,7 +110,7 @@ class DealerQueueEnd(SimQueueEnd):
             platform.host.oracle.frame_sent(platform, data, self.mark)
             platform.frame_sent(self.mark)
         elif self.role == "reply":
-            platform.host.oracle.told(data)
+            platform.host.oracle.told(platform, data)
             platform.perhaps_dies("dealer_dies_after_told")
 
     def receive(self) -> bytes:
@@ -116,6 +124,8 @@ class DealerQueueEnd(SimQueueEnd):
             platform.host.oracle.events_read(platform, data)
         elif self.role == "worker":
             platform.host.oracle.frame_taken_back(data, self.mark)
+        elif self.role in _SAID:
+            platform.host.oracle.said(platform, data, _SAID[self.role])
         return data
 
     def unlink(self) -> None:
@@ -125,6 +135,9 @@ class DealerQueueEnd(SimQueueEnd):
     def close(self) -> None:
         self._platform.ends.pop(self._fileno, None)
         super().close()
+
+
+_SAID: dict[str, tuple[type, ...]] = {"control": CONTROL, "intake": INTAKE}
 
 
 def _role(name: str) -> tuple[str, tuple[int, int]]:
@@ -165,16 +178,26 @@ class SimPoller:
         if timeout_ns > 0 and platform.core.wants_reports and platform.overlooks_a_death():
             world.fail("R9", "the dealer goes to sleep over a death, and nothing will wake it")
         until = world.now_ns + max(0, timeout_ns)
-        while True:
-            ready = self._ready()
-            if ready:
-                break
+        while not self._is_ready():
             if platform.doomed or not world.step_until(until):
                 break
         world.pass_to(world.now_ns + world.between(1_000, 80_000))  # until the scheduler lets us run
         platform.step()
         platform.woke_ns = world.now_ns
         return self._ready()
+
+    def _is_ready(self) -> bool:
+        """Whether anything is: asked after all that happens, so without a list of what."""
+        platform = self._platform
+        if platform.signalled or platform.store_ready:
+            return True
+        for queue in self._queues.values():
+            if queue.messages:
+                return True
+        for process in platform.pidfds.values():
+            if not process.alive:
+                return True
+        return any(len(queue.messages) < queue.shape.maxmsg for queue in self._writes.values())
 
     def _ready(self) -> set[int]:
         ready = {fd for fd, queue in self._queues.items() if queue.messages}
@@ -197,7 +220,7 @@ class SimPlatform:
 
     core: Reactor  # as soon as there is one
 
-    def __init__(self, host: SimHost, *, durable: bool, lives_for: int) -> None:
+    def __init__(self, host: SimHost, *, durable: bool, lives_for: int, workers: int, spares: int) -> None:
         self.host = host
         self.world = host.world
         self.clock = AwakeClock(host.world)
@@ -215,10 +238,17 @@ class SimPlatform:
         self.late_successes: set[Planned] = set()  # of an earlier life, read by this one
         self.reply_queues: ReplyQueues | None = None
         self.dead_clients: dict[int, int] = {}  # when they were first found dead and connected
+        self.performer: Performer | None = None
+        self.supervision = Supervision(host, self, workers, spares)
+        self.clients = Connections(host, self)
+        self.draining = self.paused = False  # as it was told
+        self.full: set[str] = set()  # places that it was told have no room
+        self.reply_files: set[str] = set()  # what it has put into the spool for generators
         self._write_ahead_until_ns = 0
         self._signals: list[str] = []
         self._durable = durable
         self._lives_for = lives_for  # calls
+        self._random = host.world.rng.random
         self._store: SimStore | WatchedMemoryStore | None = None
         self._processes: SimProcesses | None = None
 
@@ -235,9 +265,9 @@ class SimPlatform:
             self.doomed = True
         if self.doomed:
             self.die()
-        chance = world.rng.random()
+        chance = self._random()
         now_ns = world.now_ns + 1_000 + int(chance * 3_000)
-        if self.host.paused_until_ns > world.now_ns:
+        if self.host.pauses and self.host.paused_until_ns > world.now_ns:
             now_ns += self.host.paused_until_ns - world.now_ns + PREEMPTED_NS
         if chance > 0.99 or self.stall_ns:
             stalled_ns, self.stall_ns = self.stall_ns, 0
@@ -288,6 +318,7 @@ class SimPlatform:
         self.host.disk.epoch += 1
         self.epoch = self.host.disk.epoch
         self.host.dealer = self
+        self.host.oracle.life_begins()
         self.world.note("a dealer starts epoch {}", self.epoch)
         self.perhaps_dies("dealer_dies_in_recovery")
         return Epoch(self.epoch)
@@ -404,6 +435,45 @@ class SimPlatform:
                     worker.kill(9, 30_000)
         self.perhaps_dies("dealer_dies_after_send")
 
+    @property
+    def leaves(self) -> bool:
+        return self.performer is not None and self.performer.exit is not None
+
+    def connected(self) -> Container[int]:
+        return self.reply_queues.clients if self.reply_queues is not None else ()
+
+    def waits_for(self, client: int) -> bool:
+        """Whether a generator is gone, or has not read what it was told."""
+        line = self.reply_queues._queues.get(client) if self.reply_queues is not None else None
+        return line is None or bool(line.waiting)
+
+    def workers(self) -> list[WorkerProcess]:
+        return self._processes.workers if self._processes is not None else []
+
+    @property
+    def store_busy(self) -> bool:
+        return self._store is not None and self._store.busy
+
+    def was_told(self, event: Event) -> None:
+        """What the core hears of, as far as it must act on it from then on."""
+        match event:
+            case DiskFull(full, _, where):
+                (self.full.add if full else self.full.discard)(where)
+                if where == "spool":
+                    self.supervision.spool_full_ns = self.clock.now().mono
+            case Signalled("TERM" | "INT" | "QUIT") | LifelineClosed() | Command(verb="drain"):
+                self.draining = True
+            case SpawnFailed():
+                self.supervision.boot_failed()
+            case Signalled("TTIN" | "TTOU" as name):
+                self.supervision.scaled(1 if name == "TTIN" else -1)
+            case Reconfigured(workers):
+                self.supervision.scaled(workers - self.supervision.wanted)
+            case Command(verb="scale", number=number):
+                self.supervision.scaled(number)
+            case Command(verb="pause" | "resume" as verb):
+                self.paused = verb == "pause"
+
     def turn_ends(self) -> None:
         self.step()
         self.host.oracle.look_at(self)
@@ -429,6 +499,7 @@ class DealerSpool(SimSpool):
 
     def sweep(self) -> None:
         self._platform.step()
+        self._platform.host.oracle.spool_swept(self._platform)
         super().sweep()
 
     def pack(self, data: bytes, msgsize: int) -> bytes:
@@ -437,7 +508,10 @@ class DealerSpool(SimSpool):
             if not self.has_room(len(data)):
                 self._platform.host.oracle.frame_without_room(data)
                 raise SpoolFull(FULL)
-        return self._shared.pack(data, msgsize)
+        packed = self._shared.pack(data, msgsize)
+        if packed is not data and not isinstance(decode(data), Frame):
+            self._platform.reply_files.add(self._shared.newest)
+        return packed
 
     def trouble(self) -> str:
         return "" if self.has_room(1) else FULL
@@ -445,5 +519,5 @@ class DealerSpool(SimSpool):
     def has_room(self, size: int) -> bool:
         world, shared = self._platform.world, self._shared
         if world.now_ns >= shared.full_until_ns and world.faults.fires("spool_full"):
-            shared.full_until_ns = world.now_ns + world.faults.amount(10**8, 10**10)
+            shared.full_until_ns = world.now_ns + world.faults.amount(10**8, 2 * 10**10)
         return world.now_ns >= shared.full_until_ns

@@ -41,15 +41,18 @@ class SimProcesses:
         self._children: dict[int, Child] = {}
         self._dead: list[Child] = []
         self.zombies: list[Process] = []  # dead and not waited for
+        self._closing = False
 
     def spawn(self, incarnation: Incarnation) -> Spawned | SpawnFailed:
         platform = self._platform
         platform.step()
+        platform.supervision.spawns()
         if self._world.faults.fires("spawn_fails"):
             return SpawnFailed(incarnation, "no more processes (simulated)")
         end = platform.namespace.create(names.worker(self._pool, platform.epoch, incarnation), self._shape)
         platform.perhaps_dies("dealer_dies_at_spawn")
         process = platform.host.start_worker(self._pool, platform.epoch, incarnation)
+        process.spawned_mono_ns = platform.clock.now().mono
         platform.perhaps_dies("dealer_dies_at_spawn")
         self._children[incarnation] = Child(process, end)
         return Spawned(incarnation, process.pid)
@@ -68,12 +71,19 @@ class SimProcesses:
     def kill(self, incarnation: Incarnation, name: str) -> None:
         self._platform.step()
         child = self._children.get(incarnation)
-        if child is None or child in self._dead:
+        if child is None:
+            return
+        child.process.end_asked = True
+        if child in self._dead:
             return
         self._world.note("the dealer signals worker {} (TERM: {})", incarnation, name == "TERM")
         if name == "TERM":
+            self._platform.supervision.terms(child.process)
+            child.process.term_ns = self._world.now_ns
             child.process.terminate()
             return
+        if child.process.alive and not self._closing:
+            self._platform.supervision.kills(child.process)
         child.process.killed_by_us = True
         self._platform.host.kill_soon(child.process)
         self._kill_group(child)
@@ -98,8 +108,8 @@ class SimProcesses:
             family = [each for each in self._platform.host.descendants if each.mark == child.process.mark]
             if family:
                 for each in family:
-                    slow = self._world.faults.fires("death_of_descendant_slow")
-                    each.kill(9, 300_000_000 if slow else 200_000)
+                    slow = each.lingers or self._world.faults.fires("death_of_descendant_slow")
+                    each.kill(9, self._world.faults.amount(10**8, 5 * 10**9) if slow else 200_000)
                 continue
             self._dead.remove(child)
             exits.append(self._exited(child))
@@ -112,10 +122,16 @@ class SimProcesses:
         return bool(self.zombies) or any(child.process.mark not in marks for child in self._dead)
 
     @property
+    def workers(self) -> list[WorkerProcess]:
+        """Those whose end the dealer was not told of."""
+        return [child.process for child in self._children.values()]
+
+    @property
     def empty(self) -> bool:
         return not self._children
 
     def close(self) -> None:
+        self._closing = True
         self._platform.step()
         for child in list(self._children.values()):
             if child not in self._dead:
@@ -143,6 +159,7 @@ class SimProcesses:
             except MessageError:
                 continue
         child.end.close()
+        self._platform.supervision.exited(process)
         self._world.note("worker {} is reaped", process.mark[1])
         self._platform.host.oracle.held_reports_read(self._platform, process)
         held = tuple(process.in_memory)

@@ -24,16 +24,19 @@ from taskpool import limits
 from taskpool.clock import MILLISECOND, SECOND, Instant
 from taskpool.core import invariants
 from taskpool.core.effects import Effect, Exit, Note, Topic
-from taskpool.core.events import Event
-from taskpool.core.storage import Restored
+from taskpool.core.events import Event, LifelineClosed, Reconfigured, Signalled, SpawnFailed
+from taskpool.core.storage import DiskFull, Restored
 from taskpool.dealer import dealer as dealer_module
 from taskpool.dealer import reply_queues
 from taskpool.dealer.options import DealerOptions
 from taskpool.errors import ExitCode, TaskpoolError
+from taskpool.messages import Command
 
 CALM_NS_MAX = 900 * SECOND  # in calm times everything is over within this
 LIVES_MAX = 300  # no schedule needs as many dealers
 LOOK_NS = 50 * MILLISECOND
+HELD_NOTED_NS = 2 * SECOND
+_TOLD = frozenset({Command, DiskFull, LifelineClosed, Reconfigured, Signalled, SpawnFailed})
 
 
 class Result(NamedTuple):
@@ -57,7 +60,7 @@ class Plan:
         rng = self.rng = Random(f"plan {seed}")
         mode = rng.random()
         self.private = mode < 0.06
-        self.durable = mode >= 0.15
+        self.durable = mode >= 0.15 or mode < 0.02
         self.workers = rng.choice((1, 1, 2, 2, 3))
         self.spares = rng.choice((0, 1, 1))
         self.batches = 1 if self.private else rng.choice((1, 1, 1, 2))
@@ -68,11 +71,13 @@ class Plan:
         alone = self.durable and self.batches == 1  # what others leave unread fills the pool for good
         self.pending_max = pending_max if alone else 200_000
         self.outcomes_in_flight = rng.choice((1, 2, 4, 512, 512))
-        self.invariants_every = rng.choice((2, 7, 20))
+        self.invariants_every = rng.choice((4, 10, 25))
         self.chaos_ns = int(0.2 * SECOND * 30 ** rng.random())
         self.mean_ns = self.chaos_ns // rng.choice((2, 5, 10, 20))
         self.calls_mean = int(150 * 40 ** rng.random())
         self.kills_anywhere = self.durable and rng.random() < 0.4
+        self.unread_bytes = rng.choice((2_000, limits.OUTCOMES_UNREAD_BYTES_MAX))
+        self.pending_bytes = rng.choice((8_000, limits.PENDING_BYTES_MAX))
         self.unstored_bytes = rng.choice((2_000, 10_000, limits.UNSTORED_BYTES_MAX))
         self.connections = limits.CONNECTIONS_TO_ASK_MIN + rng.choice((1, 1, 2, 100))
 
@@ -104,6 +109,8 @@ class Watcher:
         if note.topic is Topic.CLIENT_LAPSED:
             self._world.faults.seen["lease_lapsed"] += 1
             self._oracle.lapsed(note.fields["pid"])
+        if note.topic is Topic.OUT_OF_SERVICE:
+            self._oracle.out_of_service()
         if note.topic is Topic.WORKER_STOPPED and note.fields["reason"] == "silent":
             self._oracle.called_silent(note.fields["pid"])
         if self._world.trace is not None:
@@ -167,7 +174,9 @@ class Schedule:
             world.fail("I10", f"{LIVES_MAX} dealers were not enough")
         plan = self.plan
         calls = int(world.rng.expovariate(1.0) * plan.calls_mean) if plan.kills_anywhere else 10**9
-        platform = SimPlatform(self.host, durable=plan.durable, lives_for=calls)
+        platform = SimPlatform(
+            self.host, durable=plan.durable, lives_for=calls, workers=plan.workers, spares=plan.spares
+        )
         exit = None
         try:
             exit = self._live(platform)
@@ -186,7 +195,7 @@ class Schedule:
         self.host.dealer = None
         if exit is not None:
             self.faults.seen["pool_left_in_order"] += 1
-            self.host.oracle.left_in_order()
+            self.host.oracle.left_in_order(platform, exit)
             platform.left()
             self._left(exit)
         if not self._over:
@@ -199,7 +208,10 @@ class Schedule:
         if not plan.durable and exit.code is not ExitCode.OK:
             self._over = self._gave_up = True  # no worker can be started: what was accepted is lost with the pool
         else:
-            self._over = plan.private or (self._ending and self._is_complete())
+            kept = plan.durable or not plan.private
+            # Of a batch without a job there is nothing to tell: its dealer leaves at each welcome.
+            complete = self._is_complete() or (plan.private and self._is_empty())
+            self._over = not kept or ((self._ending or plan.private) and complete)
 
     def _live(self, platform: SimPlatform) -> Exit:
         """Until the dealer leaves because it wants to. As `dealer.run`, with an eye on the core."""
@@ -228,6 +240,7 @@ class Schedule:
         core, plan, world = dealer.core, self.plan, self.world
         platform.core = core
         assert dealer._performer is not None
+        platform.performer = dealer._performer
         platform.reply_queues = dealer._performer._reply_queues
         core.pool.backlog._jobs_max = plan.backlog_jobs
         config = structs.replace(core.pool.config, pending_max=plan.pending_max, connections_max=plan.connections)
@@ -242,6 +255,8 @@ class Schedule:
                 under_way = {(each.epoch, each.n) for each in event.in_flight}
                 used = sum((epoch, report.n) in under_way for epoch, report in event.late)
                 self.faults.seen["late_report_used"] += used
+            if type(event) in _TOLD:
+                platform.was_told(event)
             effects = handle(event, now)
             world.note(type(event).__name__, len(effects))
             if handled % plan.invariants_every == 0:
@@ -291,6 +306,10 @@ class Schedule:
             return False
         return all(batch.done for batch in self.batches) and not any(batch.open for batch in journal_model.values())
 
+    def _is_empty(self) -> bool:
+        batches = self.host.disk.journal_model.batches
+        return bool(batches) and all(batch.total == 0 for batch in batches.values())
+
     def _not_over(self) -> None:
         waiting = [batch.name for batch in self.batches if not batch.done]
         jobs = {
@@ -323,6 +342,9 @@ def machine_of_the_schedule(schedule: Schedule) -> Iterator[None]:
     put(dealer_module, "os", SimpleNamespace(getpid=getpid))
     put(limits, "OUTCOMES_IN_FLIGHT_MAX", schedule.plan.outcomes_in_flight)
     put(limits, "OUTCOMES_UNSENT_BYTES_MAX", schedule.plan.unstored_bytes)
+    put(limits, "OUTCOMES_UNREAD_BYTES_MAX", schedule.plan.unread_bytes)
+    put(limits, "PENDING_BYTES_MAX", schedule.plan.pending_bytes)
+    put(limits, "HELD_NOTED_NS", HELD_NOTED_NS)
     put(limits, "UNSTORED_BYTES_MAX", schedule.plan.unstored_bytes)
     put(limits, "UNSTORED_REPORTS_BYTES_MAX", schedule.plan.unstored_bytes * 3 // 2)
     try:

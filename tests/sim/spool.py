@@ -20,6 +20,7 @@ class SimSpool(Spool):
         super().__init__(DIRECTORY)
         self.files: dict[str, bytes] = {}
         self._count = 0
+        self.newest = ""  # file
         self.full_until_ns = 0
 
     def sweep(self) -> None:
@@ -30,7 +31,7 @@ class SimSpool(Spool):
             return data
         assert len(data) <= limits.SPILL_BYTES_MAX
         self._count += 1
-        name = f"{self._count:032x}"
+        self.newest = name = f"{self._count:032x}"
         self.files[name] = data
         return encode(Spilled(name=name, size=len(data), digest=_sha256(data)))
 

@@ -8,7 +8,7 @@ from sim.mutants.catalogue import MUTANTS
 from sim.mutants.plan import Mutant
 from sim.mutants.runner import hunt, misplaced
 
-SAMPLE = MUTANTS[5::12]
+SAMPLE = MUTANTS[6::16]
 RULES = {
     "R1",
     "R2",
@@ -26,6 +26,7 @@ RULES = {
     "I5",
     "I6",
     "I7",
+    "I9",
     "I10",
     "I11",
     "order",

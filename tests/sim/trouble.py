@@ -33,6 +33,7 @@ from taskpool.messages import (
 )
 
 if TYPE_CHECKING:
+    from sim.jobs import Planned
     from sim.worker import WorkerProcess
 
 HOUR_NS = 3600 * SECOND
@@ -76,6 +77,7 @@ class Trouble:
             "signal_for_more_workers": lambda: self._signal(self._world.rng.choice(("TTIN", "TTOU", "USR1", "HUP"))),
         }
         self.may_be_paused = False
+        host.cancel = self._cancel_while_it_runs
 
     def start(self) -> None:
         self._world.at(self._world.now_ns + self._gap_ns(), self._strike)
@@ -164,6 +166,8 @@ class Trouble:
             end = self._host.namespace.open(rng.choice(QUEUES), send=True, receive=False)
         except QueueMissing:
             return
+        for worker in self._host.workers:
+            worker.distrusted = worker.distrusted or worker.mark[1] == 1  # some garbage is said in its name
         for _ in range(self._world.between(1, 4)):
             self._throw(end)
 
@@ -254,7 +258,17 @@ class Trouble:
         batch = self._any_generator()
         for job in batch.jobs:
             job.cancel_asked = True
-        self._command("cancel", batch.name)
+        self._command(self._world.rng.choice(("cancel", "cancel-waiting")), batch.name)
+
+    def _cancel_while_it_runs(self, job: Planned) -> None:
+        """A person is quick: the job, or what waits of its batch, which may be its own next try."""
+        if self._world.chance(0.5):
+            job.cancel_asked = True
+            self._command("cancel", job.batch, job.seq)
+            return
+        for each in self._host.jobs_of(job.batch, 0):
+            each.cancel_asked = True
+        self._command("cancel-waiting", job.batch)
 
     def _cancel_job(self) -> None:
         job = self._world.rng.choice(self._any_generator().jobs)

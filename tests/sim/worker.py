@@ -16,6 +16,7 @@ from taskpool.clock import MILLISECOND, SECOND
 from taskpool.errors import MessageError, QueueMissing
 from taskpool.ipc import names
 from taskpool.kinds import KINDS
+from taskpool.limits import TERM_GRACE_NS
 from taskpool.messages import End, Frame, JobError, Progress, Ready, Report, Spilled, Task, Usage
 from taskpool.worker.loop import PROGRESS_OVERHEAD_BYTES
 
@@ -33,6 +34,7 @@ class Descendant(Process):
 
     def __init__(self, world: World, pid: int, mark: tuple[int, int], job: Planned, *, in_group: bool) -> None:
         super().__init__(world, pid, "descendant")
+        self.lingers = False  # takes its time to die
         self.mark = mark
         self.job = job
         self.in_group = in_group
@@ -59,6 +61,12 @@ class WorkerProcess(Process):
         self.stubborn = False  # no death signal reaches it
         self.killed_by_us = False  # by its dealer, or with it
         self.terminated = False
+        self.end_asked = False  # the dealer has sent it a signal
+        self.term_ns = 0  # when TERM came
+        self.distrusted = False  # it, or another in its name, broke the protocol
+        self.waits_for_room = False  # with a message that is too long for its queue
+        self.ready_read = False  # its dealer knows that it is up
+        self.spawned_mono_ns = 0  # by its dealer's clock
         self.spent = False
         self.held: list[Report] = []
         self.in_memory: list[Report] = []  # what its dealer finds of it behind its death
@@ -103,7 +111,7 @@ class WorkerProcess(Process):
         faults = self.world.faults
         yield self.world.between(200_000, 2 * MILLISECOND)
         if faults.fires("worker_boots_slowly"):
-            yield faults.amount(MILLISECOND, 30 * SECOND)
+            yield faults.amount(MILLISECOND, 120 * SECOND)
         if faults.fires("worker_dies_at_boot"):
             self.end(signal=11)
             yield None
@@ -146,28 +154,37 @@ class WorkerProcess(Process):
         if faults.fires("worker_leaves_with_frame"):  # its code is older than the files it came from
             self.spent = True
             return
+        if not self.host.durable and faults.fires("worker_reports_before_it_starts"):
+            yield from self._report_too_early(events, frame.first_n)
         yield from self._tell(events, started=frame.first_n)
+        if faults.fires("worker_stopped_amid_frame"):
+            self.stop(faults.amount(MILLISECOND, 30 * SECOND))
+            yield 1_000
         if faults.fires("worker_dies_after_started"):
             yield from self._die(11)
         for n, (job, task) in enumerate(zip(jobs, tasks, strict=True), frame.first_n):
-            if not KINDS[task.kind].in_process and faults.fires("worker_gives_job_back"):  # it can start no program
-                self.held.append(Report(n, End.LOST, error=JobError("WorkerUnfit")))
-                self.spent = True
-                return
-            act = self._begin(job, n, task)
-            if self.held and (act.run_ns > LONG_NS or task.timeout_ns or act.what == "hang"):
-                yield from self._tell(events)
-            report = yield from self._execute(act, job, n, task)
-            self._note_end(job, report)
-            # Not past a time-out: whether it was the job's would be told by its worker's death alone.
-            if not task.timeout_ns and faults.fires("worker_dies_before_it_holds"):
-                yield from self._die(11)
-            yield from self._hold(report, events)
+            yield from self._serve_job(job, n, task, events)
             if self.spent:
                 return
         if faults.fires("worker_dies_after_report") or faults.fires("worker_exits_after_report"):
             yield from self._tell(events)
             yield from self._die(11)
+
+    def _serve_job(self, job: Planned, n: int, task: Task, events: SimQueueEnd) -> Steps:
+        faults = self.world.faults
+        if not KINDS[task.kind].in_process and faults.fires("worker_gives_job_back"):  # it can start no program
+            self.held.append(Report(n, End.LOST, error=JobError("WorkerUnfit")))
+            self.spent = True
+            return
+        act = self._begin(job, n, task)
+        if self.held and (act.run_ns > LONG_NS or task.timeout_ns or act.what == "hang"):
+            yield from self._tell(events)
+        report = yield from self._execute(act, job, n, task)
+        self._note_end(job, report)
+        # Not past a time-out: whether it was the job's would be told by its worker's death alone.
+        if not task.timeout_ns and faults.fires("worker_dies_before_it_holds"):
+            yield from self._die(11)
+        yield from self._hold(report, events)
 
     def _begin_uncounted(self, job: Planned) -> None:
         """It dies of the frame alone: such a death is an execution of the script, and not of the job."""
@@ -183,6 +200,8 @@ class WorkerProcess(Process):
             pause_ns = self.world.faults.amount(10 * MILLISECOND, 40 * SECOND)
             in_ns = self.world.between(0, min(act.run_ns, task.timeout_ns))
             self.world.at(self.world.now_ns + in_ns, lambda: self.host.pause_pool(pause_ns))
+        if act.what in ("fail", "crash", "exit") and self.world.faults.fires("cancelled_amid_attempt"):
+            self.host.cancel(job)
         job.live.append(self)
         self.job, self.began_ns, self.terminated = job, self.world.now_ns, False
         self.world.note("worker {} runs job {} as attempt {}", self.pid, job.number, n)
@@ -193,6 +212,7 @@ class WorkerProcess(Process):
         self.timeout_ns = task.timeout_ns
         if act.forks:
             self.descendants.append(self.host.start_descendant(self.mark, job))
+            self.descendants[-1].lingers = act.what == "crash" and act.run_ns > SECOND
         if act.what == "end_host":
             self.host.end_dealer("host_killed_by_job")
             yield None  # its death comes with the dealer's
@@ -200,6 +220,8 @@ class WorkerProcess(Process):
         until = self.began_ns + (FOREVER_NS if act.what == "hang" else act.run_ns)
         if task.timeout_ns and not in_process:
             until = min(until, self.began_ns + task.timeout_ns)
+            if act.deaf and act.what == "hang":
+                until += TERM_GRACE_NS  # TERM does not end it
         stood_ns = self.stood_ns
         while (left_ns := until - world.now_ns + self.stood_ns - stood_ns) > 0:
             yield left_ns
@@ -278,13 +300,18 @@ class WorkerProcess(Process):
         """Put a message into the spool, once that has room. A tidy-up may take it away: then nothing is said."""
         self.world.faults.seen["message_spilled"] += 1
         spool = self.host.spool
+        if self.world.faults.fires("spool_full_for_report"):
+            spool.full_until_ns = self.world.now_ns + self.world.faults.amount(10**9, 2 * 10**10)
+        self.waits_for_room = True
         while self.world.now_ns < spool.full_until_ns:
             yield 50 * MILLISECOND
+        self.waits_for_room = False
         spilled = codec.decode(spool.pack(data, 0))
         assert isinstance(spilled, Spilled)
         if self.world.faults.fires("report_gone_from_spool"):
             del spool.files[spilled.name]
             self.saying = ([], 0)
+            self.distrusted = True
         return codec.encode(structs.replace(spilled, sender=self.mark[1]))
 
     def was_sent(self) -> None:
@@ -300,9 +327,15 @@ class WorkerProcess(Process):
             self.host.oracle.started(self, started)
             self.world.note("worker {} has started frame {}", self.pid, started)
 
+    def _report_too_early(self, events: SimQueueEnd, n: int) -> Steps:
+        self.distrusted = True
+        lie = Progress(self.mark[1], self.mark[0], [Report(n, End.SUCCEEDED)], 0)
+        yield from events.block_sending(self, codec.encode(lie))
+
     def _talk_nonsense(self, events: SimQueueEnd) -> Steps:
         # After a restart a report is told by its number alone: there a lie like this would be believed.
         others = [] if self.host.durable else self.host.oracle.attempts_of_others(self)
+        self.distrusted = True
         n = self.world.rng.choice((0, 10**9, 10**15, *others))
         end = self.world.rng.choice((End.SUCCEEDED, End.LOST, End.CANCELLED))
         nonsense = Progress(self.mark[1], self.mark[0], [Report(n, end)], 0)
