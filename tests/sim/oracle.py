@@ -525,8 +525,8 @@ class Oracle:
             if generator.alive or generator.client not in clients:
                 platform.dead_clients.pop(generator.client, None)
             else:
-                # By the dealer's clock: no look at its queue is missed while it stands still.
-                now_ns = platform.clock.now().mono
+                # By the dealer's clock, as its turn began: no look at its queue is missed while it stands still.
+                now_ns = platform.supervision.turn_mono_ns()
                 seen_ns = platform.dead_clients.setdefault(generator.client, now_ns)
                 if now_ns - seen_ns > DEAD_CONNECTED_NS_MAX:
                     self._world.fail("I6", f"generator {generator.pid} is dead and still connected")
