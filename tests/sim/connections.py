@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from sim.host import SimHost
     from sim.platform import SimPlatform
 
+DEAD_CONNECTED_NS_MAX = 10 * SECOND  # two looks at its queue, and a third for the one that it may have taken
+
 
 class Connections:
     """Of one life of a dealer."""
@@ -31,6 +33,7 @@ class Connections:
         self._commands: dict[int, Command] = {}
         self.owed: dict[tuple[int, int], tuple[int, int]] = {}  # refusals, by (client, first_seq): see `_judge_jobs`
         self._noted: dict[str, tuple[int, int]] = {}  # by batch: notes of its use, and when the last came
+        self._dead: dict[int, int] = {}  # by client: when it was first found dead and connected
         self.confirmed: set[str] = set()  # batches whose reader has acknowledged all, in its present connection
 
     # --- what the dealer reads ---
@@ -170,3 +173,31 @@ class Connections:
                 self._noted[name] = (notes[name], self._platform.clock.now().mono)
             elif since_ns + limits.HELD_NOTED_NS < turn_ns:
                 self._world.fail("I1", f"batch {name} is held, and its journal does not hear of it")
+
+    def look_at_places(self) -> None:
+        """The dead hold no place and no queue, be it that they died as they said hello."""
+        core = self._platform.core
+        clients, asking = core.pool.clients, core.clients._asking.values()
+        # By the dealer's clock, which leaves out a standstill, but only behind it: what was due is judged by when the turn
+        # began, and the clock may be less than at an earlier look.
+        now_ns, turn_ns = self._platform.clock.now().mono, self._platform.supervision.turn_mono_ns()
+        for generator in self._host.generators:
+            if generator.alive or generator.client not in clients:
+                self._dead.pop(generator.client, None)
+                continue
+            since_ns = self._dead[generator.client] = min(self._dead.get(generator.client, now_ns), now_ns)
+            if turn_ns - since_ns > DEAD_CONNECTED_NS_MAX:
+                self._world.fail("I6", f"generator {generator.pid} is dead and still connected")
+        known = clients.keys() | {client for messages in asking for client, _ in messages}
+        if not self._platform.reply_clients() <= known:
+            strange = self._platform.reply_clients() - known
+            self._world.fail("I6", f"queues of generators that are not connected: {strange}")
+
+    def look_at_files(self) -> None:
+        """What lies in the spool for a generator goes with its connection."""
+        lines, files = self._platform.reply_lines(), self._platform.reply_files
+        for name in sorted(files):
+            if name not in self._host.spool.files:
+                files.discard(name)
+            elif not any(name.encode() in data for line in lines for data in (*line.waiting, *line.sent)):
+                self._world.fail("I6", f"the spool file {name} stays, though the connection that it was for is over")

@@ -56,7 +56,6 @@ if TYPE_CHECKING:
 MESSAGE_BYTES_MAX = 1000  # of a message of a worker, besides the results in it
 LOOKS = 3  # one turn in so many is looked at closely
 LINE_MESSAGES_MAX = 1000  # what may wait for one generator
-DEAD_CONNECTED_NS_MAX = 10 * SECOND  # two looks at its queue, and a third for the one that it may have taken
 
 
 class Oracle:
@@ -490,12 +489,12 @@ class Oracle:
         if self._looks % LOOKS == 0:
             self._look_at_jobs(platform)
             self._look_at_frames(platform)
-        self._look_at_connections(platform)
+        platform.clients.look_at_places()
         platform.supervision.look(platform.workers())
         if platform.clients.owed:
             platform.clients.check_owed()
         if platform.reply_files:
-            self._look_at_files(platform)
+            platform.clients.look_at_files()
         for line in platform.reply_lines():
             if len(line.waiting) > LINE_MESSAGES_MAX:
                 self._world.fail("I6", f"{len(line.waiting)} messages wait for one generator")
@@ -517,31 +516,6 @@ class Oracle:
             waits_ns -= self._world.now_ns - max(platform.woke_ns, self._unread_ns)
             if waits_ns > 5 * SECOND + limits.FRAME_TAKE_BACK_NS and platform.frames_waiting(worker.incarnation):
                 self._world.fail("I10", f"a frame waits behind a job that has run for {waits_ns / 1e9:.1f} s")
-
-    def _look_at_connections(self, platform: SimPlatform) -> None:
-        """The dead hold no place and no queue, be it that they died as they said hello."""
-        clients, asking = platform.core.pool.clients, platform.core.clients._asking.values()
-        for generator in self._host.generators:
-            if generator.alive or generator.client not in clients:
-                platform.dead_clients.pop(generator.client, None)
-            else:
-                # By the dealer's clock, as its turn began: no look at its queue is missed while it stands still.
-                now_ns = platform.supervision.turn_mono_ns()
-                seen_ns = platform.dead_clients.setdefault(generator.client, now_ns)
-                if now_ns - seen_ns > DEAD_CONNECTED_NS_MAX:
-                    self._world.fail("I6", f"generator {generator.pid} is dead and still connected")
-        known = clients.keys() | {client for messages in asking for client, _ in messages}
-        if not platform.reply_clients() <= known:
-            self._world.fail("I6", f"queues of generators that are not connected: {platform.reply_clients() - known}")
-
-    def _look_at_files(self, platform: SimPlatform) -> None:
-        """What lies in the spool for a generator goes with its connection."""
-        lines = platform.reply_lines()
-        for name in sorted(platform.reply_files):
-            if name not in self._host.spool.files:
-                platform.reply_files.discard(name)
-            elif not any(name.encode() in data for line in lines for data in (*line.waiting, *line.sent)):
-                self._world.fail("I6", f"the spool file {name} stays, though the connection that it was for is over")
 
     def _look_at_what_waits(self, platform: SimPlatform) -> None:
         """What the store has not taken is bounded, and not counted by the dealer's own count."""

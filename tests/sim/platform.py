@@ -237,7 +237,6 @@ class SimPlatform:
         self.woke_ns = host.world.now_ns
         self.late_successes: set[Planned] = set()  # of an earlier life, read by this one
         self.reply_queues: ReplyQueues | None = None
-        self.dead_clients: dict[int, int] = {}  # when they were first found dead and connected
         self.performer: Performer | None = None
         self.supervision = Supervision(host, self, workers, spares)
         self.clients = Connections(host, self)
