@@ -259,6 +259,7 @@ class Welcome(Part, tag=20):
     accepted: U63 = 0  # every job up to this seq is accepted
     total: U63 | None = None  # known once closed
     last_no: U63 = 0  # outcomes recorded so far
+    journaled: bool = False  # what is told once is there for a later run of the generator
 
 
 class Accepted(Part, tag=21):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
 
@@ -20,6 +22,7 @@ from support.harness import (
     QUARANTINED,
     TERMINATED,
     USAGE,
+    Program,
     Stage,
     alive,
     dealer_of,
@@ -30,6 +33,14 @@ from support.harness import (
     workers_of,
 )
 from support.ledger import Ledger
+from taskpool.client.connection import Connection, NoNotices
+from taskpool.client.queries import BatchQueries
+from taskpool.client.session import Session, SessionOptions
+from taskpool.client.transport import Transport
+from taskpool.clock import AwakeClock, SystemClock
+from taskpool.generator.submit import new_client_id
+from taskpool.ipc.mqueue import KernelNamespace
+from taskpool.ipc.sizing import Shape
 
 OUTCOME_KEYS = {
     "batch",
@@ -57,6 +68,67 @@ def test_keep_order(stage: Stage) -> None:
     command = ["--shell", "--", f"sh -c '{script}' sh {{}}", ":::", *delays]
     ordered = stage.private("command", "--workers", 3, "--keep-order", *command).ends(OK)
     assert ordered.lines == ["1", "2", "3", "4", "5"]
+
+
+def behind_the_first(ledger: Ledger) -> list[str]:
+    """Jobs whose order matters; the first waits at the gate, and the others have much or little to say."""
+    script = 'case $1 in a) flock -s "$2" true;; c) head -c 100000 /dev/zero | tr "\\0" c;; esac; echo "$1"'
+    return ["--", "sh", "-c", script, "sh", "{}", str(ledger.directory / "gate"), ":::", *"abcde"]
+
+
+def acknowledged(pool: str, batch: str) -> int:
+    """How many outcomes the batch's reader has said it holds."""
+    clock = AwakeClock(SystemClock())
+    session = Session(SessionOptions(pool=pool, client=new_client_id(), pid=os.getpid()), clock.now().mono)
+    transport = Transport(KernelNamespace(), pool, Shape(1, 8192))
+    with closing(Connection(session, transport, NoNotices(), clock)) as connection:
+        status = BatchQueries(connection, clock).batch(batch)
+    return status.acknowledged if status is not None else 0
+
+
+def in_order(run: Program, form: str) -> list[str]:
+    if form == "json":
+        return [f"{record['seq']}" for record in run.objects()]
+    return [f"{' abcde'.index(line[-1])}" for line in run.lines]
+
+
+@pytest.mark.parametrize("form", ["json", "value"])
+def test_a_run_that_goes_on_prints_what_a_killed_one_held_back(stage: Stage, ledger: Ledger, form: str) -> None:
+    """Their outcomes were acknowledged: the dealer does not send them by itself."""
+    stage.dealer("--workers", 2, "--journal", stage.directory / "journal")
+    common = ["--pool", stage.pool, "--batch", "b", "--keep-order", "--output", form]
+    with ledger.gate():
+        killed = stage.generator("command", *common, *behind_the_first(ledger))
+        until(lambda: acknowledged(stage.pool, "b") == 4, "four outcomes that are acknowledged")
+        kill(killed.pid)
+        killed.wait()
+    assert killed.stdout == ""
+    again = stage.generator("command", *common, "--resume", *behind_the_first(ledger)).ends(OK)
+    assert in_order(again, form) == list("12345")
+    assert "5 jobs: 5 succeeded" in again.stderr
+    third = stage.generator("command", *common, "--resume", *behind_the_first(ledger)).ends(OK)
+    assert third.stdout == "", "all was printed"
+
+
+@pytest.mark.parametrize("journal", [True, False])
+def test_an_interrupted_run_holds_back_what_another_can_print(
+    stage: Stage, ledger: Ledger, tmp_path: Path, journal: bool
+) -> None:
+    results = tmp_path / "results"
+    options = ["--workers", 2, "--keep-order", "--results", results, "--drain-timeout", "1s"]
+    options += [] if journal else ["--journal", "none"]
+    with ledger.gate():
+        run = stage.private("command", *options, *behind_the_first(ledger))
+        until(lambda: results.exists() and results.read_text().count("\n") == 4, "four outcomes")
+        run.send(SIGTERM)
+        run.ends(TERMINATED)
+    if not journal:
+        assert in_order(run, "value") == list("2345")
+        return
+    assert run.stdout == ""
+    assert "behind a job that has not ended: 4; --keep-order holds them back" in run.stderr
+    again = stage.private("command", *options, "--resume", *behind_the_first(ledger)).ends(OK)
+    assert in_order(again, "value") == list("12345")
 
 
 def test_as_it_comes(stage: Stage, ledger: Ledger) -> None:

@@ -58,7 +58,7 @@ ONE_OF_EACH: list[Any] = [
     Ping(0),
     Bye(1),
     Command(1, "scale", None, 0, -3),
-    Welcome(1, 3, 7, "/spool", 5, None, 2),
+    Welcome(1, 3, 7, "/spool", 5, None, 2, True),
     Accepted(1, "b", 2, True),
     Refused(1, None, 0, 0, "full", "text"),
     Outcomes(1, "b", [OUTCOME]),

@@ -150,6 +150,7 @@ class Clients:
                     accepted=batch.accepted if batch is not None else 0,
                     total=batch.total if batch is not None and batch.total_stored else None,
                     last_no=batch.recorded if batch is not None else 0,
+                    journaled=pool.config.journaled,
                 ),
             )
         )

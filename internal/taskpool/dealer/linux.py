@@ -218,7 +218,7 @@ def _check_welcome(directory: Path, layout: Layout) -> None:
     """Refuse a state directory whose spool has too long a path for a Welcome, which cannot go through the spool that it
     names. Raises ConfigurationError."""
     most = 2**63 - 1
-    largest = Welcome(most, most, 2**32 - 1, str(directory / SPOOL_NAME), most, most, most)
+    largest = Welcome(most, most, 2**32 - 1, str(directory / SPOOL_NAME), most, most, most, True)
     missing = len(encode(largest)) - layout.reply.msgsize
     check_length(
         directory,

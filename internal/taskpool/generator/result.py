@@ -52,7 +52,7 @@ class BatchResult:
         except TaskpoolError as error:
             self._connection.leave()
             # The outcomes taken before the error are acknowledged, or soon will be: they must be written.
-            run.finish_writing()
+            run.finish_writing(jobs_lost=isinstance(error, JobsLost) and not isinstance(error, OlderJournal))
             self._say_how_to_resume(error)
             raise
         finally:

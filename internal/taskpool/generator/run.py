@@ -120,10 +120,17 @@ class BatchRun(TurnHandler):
         # The acknowledgement goes out behind the question, so it may wait for room when the answer is there.
         return (self._status is not None and not self.connection.writable) or not self._dealer_listens
 
-    def finish_writing(self) -> None:
+    def finish_writing(self, *, jobs_lost: bool = False) -> None:
         """Wait until everything is written, however slowly it is read. A signal ends the wait, and one that came before
-        ends it when the reader is stuck."""
-        self._printer.release_held()
+        ends it when the reader is stuck. `jobs_lost`: no run can go on with this batch."""
+        welcome, held = self.session.welcome, self._printer.held
+        if welcome is None or not welcome.journaled or jobs_lost:
+            self._printer.release_held()
+        elif held:
+            self._console.info(
+                f"Outcomes behind a job that has not ended: {held}; --keep-order holds them back for the run that goes "
+                "on with the batch"
+            )
         if self._printer.on_terminal:
             self._console.hide_bar()
         # What is not written then is not acknowledged: another run is sent it again.

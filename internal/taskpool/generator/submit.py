@@ -247,7 +247,7 @@ def _count_acknowledged(parts: RunParts, queries: BatchQueries) -> int:
     # Those not acknowledged are sent again after the hello, and counted then.
     for outcome in queries.outcomes(batch, 0, status.acknowledged):
         parts.totals.add(outcome, earlier=True)
-        parts.printer.skip(outcome.seq)
+        parts.printer.recall(outcome)
         if parts.private is not None and parts.private.state.names_files:
             parts.printer.note_files(outcome)  # by the run that printed it
         last = outcome.no

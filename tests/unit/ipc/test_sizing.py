@@ -105,7 +105,7 @@ def test_the_room_for_more_workers_ends_with_the_bytes_or_the_queues() -> None:
 def test_what_cannot_be_spilled_fits_on_every_rung(layout: Layout) -> None:
     number, name = 2**63 - 1, "x" * 64
     hello = Hello(client=number, slot=31, pid=2**32 - 1, batch=name, cursor=number)
-    welcome = Welcome(number, number, 2**32 - 1, "/" * 255, number, number, number)
+    welcome = Welcome(number, number, 2**32 - 1, "/" * 255, number, number, number, True)
     spilled = Spilled(name="f" * 32, size=limits.SPILL_BYTES_MAX, digest=bytes(32))
     assert len(encode(hello)) <= layout.control.msgsize
     assert len(encode(welcome)) <= layout.reply.msgsize

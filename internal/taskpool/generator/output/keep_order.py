@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -30,13 +30,14 @@ class KeepOrder:
         self._file: IO[bytes] | None = None
         self._file_end = 0
 
-    def put(self, seq: int, pieces: list[Piece]) -> Iterator[Piece]:
+    def put(self, seq: int, pieces: Iterable[Piece]) -> Iterator[Piece]:
         """Take a job's pieces; yield those whose turn has come."""
         if seq < self._due:
             yield from pieces  # a later run of a job whose turn is over: there is no order to keep for it
             return
         if seq > self._due:
-            self._held[seq] = [self._hold(piece) for piece in pieces]
+            # Behind those of an earlier run of the job, if it has had one.
+            self._held.setdefault(seq, []).extend(map(self._hold, pieces))
             return
         yield from pieces
         self._due += 1
@@ -44,6 +45,19 @@ class KeepOrder:
         while (held := self._held.pop(self._due, None)) is not None:
             self._due += 1
             yield from map(self._release, held)
+
+    @property
+    def held(self) -> int:
+        """How many jobs wait for one before them."""
+        return len(self._held)
+
+    def recall(self, seq: int, pieces: Iterable[Piece]) -> None:
+        """Take what an earlier run of the generator was told and has acknowledged.
+
+        It has printed what was due, and only that: an acknowledgement waits until all that is due is written.
+        """
+        for _ in self.put(seq, pieces):
+            pass
 
     def remaining(self) -> Iterator[Piece]:
         """Yield everything still held, in order, for when a job before it never ends."""

@@ -82,10 +82,11 @@ class Printer:
         if self._joblog is not None:
             self._joblog.remember(first_seq, jobs)
 
-    def skip(self, seq: int) -> None:
-        """Count a job as printed, because an earlier run has printed it."""
+    def recall(self, outcome: Outcome) -> None:
+        """Take an outcome that an earlier run has acknowledged. It has written it, unless --keep-order held it back."""
         if self._order is not None:
-            self._put(self._order.put(seq, []))  # nothing of its own, but those behind it may be due now
+            record = to_json(self._batch, outcome) if self._form == "json" else b""
+            self._order.recall(outcome.seq, self._pieces(outcome, record))
 
     def take(self, outcome: Outcome) -> None:
         """Write an outcome's lines and queue its output. Raises ConfigurationError when a file cannot be written."""
@@ -101,7 +102,7 @@ class Printer:
         except OSError as error:
             raise self._unwritable(error) from error
         # The files get outcomes as they come: their lines carry the job's number. Only standard output is ordered.
-        pieces = [Piece(OUT, record)] if self._form == "json" else value_pieces(outcome)
+        pieces = self._pieces(outcome, record)
         self._put(pieces if self._order is None else self._order.put(outcome.seq, pieces))
 
     def note_files(self, outcome: Outcome) -> None:
@@ -130,8 +131,13 @@ class Printer:
         for stream in self._streams.values():
             stream.pump()
 
+    @property
+    def held(self) -> int:
+        """How many jobs' outcomes --keep-order holds back."""
+        return 0 if self._order is None else self._order.held
+
     def release_held(self) -> None:
-        """Queue what --keep-order holds back, because no outcome comes any more."""
+        """Queue what --keep-order holds back, because no run prints it in its turn."""
         if self._order is not None:
             self._put(self._order.remaining())
 
@@ -156,6 +162,9 @@ class Printer:
         """Everything that may have to wait for a reader."""
         yield from self._streams.values()
         yield from (file.stream for file in self._files if file.stream is not None)
+
+    def _pieces(self, outcome: Outcome, record: bytes) -> list[Piece]:
+        return [Piece(OUT, record)] if self._form == "json" else value_pieces(outcome)
 
     def _put(self, pieces: Iterable[Piece]) -> None:
         for stream, content in pieces:
