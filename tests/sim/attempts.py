@@ -121,7 +121,8 @@ class Attempts:
 
     def taken_back(self, frame: SentFrame) -> None:
         for n in frame.left:
-            self._made[frame.mark[0], n].taken_back = True
+            attempt = self._made[frame.mark[0], n]
+            attempt.taken_back = attempt.worker is None  # else its queue is emptied behind its worker's death
 
     def died(self, worker: WorkerProcess, frames: list[SentFrame]) -> None:
         """A worker is dead with these frames. The first attempt of the first one may be to blame."""

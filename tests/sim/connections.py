@@ -178,8 +178,8 @@ class Connections:
         """The dead hold no place and no queue, be it that they died as they said hello."""
         core = self._platform.core
         clients, asking = core.pool.clients, core.clients._asking.values()
-        # By the dealer's clock, which leaves out a standstill, but only behind it: what was due is judged by when the turn
-        # began, and the clock may be less than at an earlier look.
+        # By the dealer's clock, which leaves out a standstill, but only behind it: what was due is judged by when the
+        # turn began, and the clock may be less than at an earlier look.
         now_ns, turn_ns = self._platform.clock.now().mono, self._platform.supervision.turn_mono_ns()
         for generator in self._host.generators:
             if generator.alive or generator.client not in clients:

@@ -55,6 +55,7 @@ INLINE: dict[str, float] = {
     "dealer_dies_leaving": 0.02,
     "generator_says_it_twice": 0.2,
     "submission_stolen": 0.2,
+    "generator_dies_at_hello": 0.1,
     "generator_calls_again": 0.05,
     "generator_calls_amid_read": 1.0,
     "generator_calls_behind_close": 1.0,

@@ -128,6 +128,9 @@ class Generator(Process):
                 self._store(outcomes)
                 self._submit(now)
                 connection.send(now)
+                if session.connecting and world.faults.fires("generator_dies_at_hello"):
+                    self.end(signal=9)
+                    yield None
                 if self._closes and world.faults.fires("generator_calls_behind_close"):
                     yield world.between(10_000, 400_000)
                     session.reconnect(world.now_ns)

@@ -137,6 +137,8 @@ def draw_script(rng: Random, style: Style) -> Script:
     timeout_ns = 2 * SECOND if style.timeouts and rng.random() < 0.4 else 0
     if rng.random() < (0.9 if style.bulky else 0.5 if timeout_ns else 0.1):
         ok = ok._replace(what="big")
+        if timeout_ns and rng.random() < 0.5:  # told as its deadline passes
+            ok = ok._replace(run_ns=timeout_ns - rng.randint(1, 150) * MILLISECOND)
     acts = [ok]
     if rng.random() < style.trouble:
         acts = _trouble(rng, ok, timeout_ns)
