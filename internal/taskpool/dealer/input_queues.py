@@ -75,11 +75,13 @@ class InputQueues:
             wanted.add(self.intake.fileno())
         if events:
             wanted.update(queue.fileno() for queue in self.events)
+        # Noted one by one: when the kernel refuses one, the close forgets exactly those that are watched.
         for fd in self._watched - wanted:
             self._poller.forget(fd)
+            self._watched.remove(fd)
         for fd in wanted - self._watched:
             self._poller.read(fd)
-        self._watched = wanted
+            self._watched.add(fd)
 
     def recreate_unlinked(self, *, keep_old_events: bool) -> None:
         """Create again what was unlinked. Workers hold the old events queue, so it is still read."""

@@ -260,8 +260,8 @@ class GeneratorProcesses:
         self._forget(client)
         self.keep(connected)  # so that those who come and go take no descriptors without end
         if (pidfd := self._find(pid, queue_fd)) >= 0:
-            self._pidfds[client] = pidfd
             self._poller.read(pidfd)
+            self._pidfds[client] = pidfd
         return client in self._pidfds
 
     def take_dead(self, ready: Set[int]) -> list[int]:

@@ -21,6 +21,7 @@ import stat
 import sys
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import NamedTuple, TextIO, cast
 
@@ -127,8 +128,7 @@ class LineWriter:
         with self._lock:
             self._closed = True
             running = self._wake >= 0
-            if running:
-                os.eventfd_write(self._wake, 1)
+            self._ring()
         if running and self._ended.acquire(timeout=END_NS_MAX / SECOND):
             self._ended.release()
 
@@ -206,10 +206,15 @@ class LineWriter:
             self._write_ready()
         elif self._work:
             self._start()
-            if self._wake >= 0:
-                os.eventfd_write(self._wake, 1)
-            else:
+            self._ring()
+            if self._wake < 0:
                 self._write_ready()
+
+    def _ring(self) -> None:
+        """Wake the thread, if there is one."""
+        if self._wake >= 0:
+            with suppress(OSError):  # a log stops no program, whatever the kernel says: the next line wakes it too
+                os.eventfd_write(self._wake, 1)
 
     def _start(self) -> None:
         if self._wake < 0 and not self._closed:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from support.memory_platform import LAYOUT
@@ -20,8 +22,12 @@ class Poller:
 
     def __init__(self) -> None:
         self.watched: list[int] = []
+        self.room = 100  # of further calls
 
     def read(self, fd: int) -> None:
+        self.room -= 1
+        if self.room < 0:
+            raise OSError(errno.ENOSPC, "no room (epoll_ctl)")
         self.watched.append(fd)
 
     def forget(self, fd: int) -> None:
@@ -91,4 +97,27 @@ def test_a_start_that_fails_later_gives_back_the_same() -> None:
     assert end.linked()
     make(namespace, poller).close()
     assert left(namespace) == []
+    assert poller.watched == []
+
+
+@pytest.mark.parametrize("room", [0, 1, 2])
+def test_a_refusal_to_watch_hides_behind_no_other_error(room: int) -> None:
+    """All are closed behind it; to forget one that is not watched would be an error of its own."""
+    poller = Poller()
+    queues = make(MemoryNamespace(), poller)
+    poller.room = room
+    with pytest.raises(OSError, match="no room"):
+        queues.watch(intake=True, events=True)
+    queues.close()
+    assert poller.watched == []
+
+
+def test_a_refusal_behind_what_was_forgotten_hides_behind_no_other_error() -> None:
+    poller = Poller()
+    queues = make(MemoryNamespace(), poller)
+    queues.watch(intake=True, events=False)
+    poller.room = 0
+    with pytest.raises(OSError, match="no room"):
+        queues.watch(intake=False, events=True)
+    queues.close()
     assert poller.watched == []

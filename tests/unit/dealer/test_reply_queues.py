@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from contextlib import suppress
@@ -263,6 +264,7 @@ class Processes:
     def __init__(self) -> None:
         self.opened: list[int] = []
         self.watched: set[int] = set()
+        self.refused = False
         self.generators = GeneratorProcesses(self, self.find)  # type: ignore[arg-type]
 
     def find(self, pid: int, queue_fd: int) -> int:
@@ -272,10 +274,22 @@ class Processes:
         return self.opened[-1]
 
     def read(self, fd: int) -> None:
+        if self.refused:
+            raise OSError(errno.ENOSPC, "no room (epoll_ctl)")
         self.watched.add(fd)
 
     def forget(self, fd: int) -> None:
         self.watched.remove(fd)
+
+
+def test_a_refusal_to_watch_hides_behind_no_other_error() -> None:
+    processes = Processes()
+    processes.generators.watch(1, 5, 9, {1, 2})
+    processes.refused = True
+    with pytest.raises(OSError, match="no room"):
+        processes.generators.watch(2, 5, 9, {1, 2})
+    processes.generators.close()
+    assert processes.watched == set()
 
 
 def test_the_dead_are_told_once_and_their_descriptors_closed() -> None:

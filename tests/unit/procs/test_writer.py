@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import select
@@ -156,6 +157,25 @@ def test_without_a_thread_lines_are_written_while_there_is_room(ends: Ends, monk
     while not any(b"was not read" in line for line in lines):
         writer.put(b"x\n")
         lines += ends.read_until(b"\n")
+
+
+def test_a_wake_up_that_is_refused_stops_nothing(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, writer = ends.open(os.pipe)
+    writer.put(b"one\n")
+    assert writer.flush()
+
+    def refuse(fd: int, value: int) -> None:
+        raise OSError(errno.EIO, "refused")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.eventfd_write", refuse)
+        writer.put(b"two\n")
+    writer.put(b"three\n")
+    assert writer.flush()
+    assert ends.read_until(b"three\n") == [b"one\n", b"two\n", b"three\n"]
+    with monkeypatch.context() as patch:
+        patch.setattr("os.eventfd_write", refuse)
+        writer.close()
 
 
 # --- lines of other processes ------------------------------------------------------------------------------
