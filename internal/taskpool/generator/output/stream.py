@@ -159,8 +159,9 @@ class OutputStream:
 
     @property
     def waits_for(self) -> list[int]:
-        """The descriptor that is readable when `pump` has something to do."""
-        return [] if self.idle or self._writer is None else [self._writer.fileno()]
+        """The descriptor that is readable when `pump` has something to do, or all is written since the last one."""
+        # Whether or not anything waits: the thread may end its last write between a look at `idle` and one at this.
+        return [] if self._writer is None else [self._writer.fileno()]
 
     def put(self, content: bytes | Path) -> None:
         """Add bytes, or a file's content, behind what is there."""

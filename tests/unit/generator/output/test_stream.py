@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import select
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from support.harness import until
 from support.unread import UNREAD, Make, opened, read_until
-from taskpool.clock import MILLISECOND
+from taskpool.clock import MILLISECOND, SECOND
 from taskpool.errors import ConfigurationError
 from taskpool.generator.output.stream import OutputClosed, OutputStream, write_out
+from taskpool.procs.wait import Descriptor, wait_ready
 
 
 @pytest.fixture
@@ -119,4 +122,32 @@ def test_without_a_thread_it_is_written_all_the_same(pipe: tuple[int, int], monk
     write_out(stream)
     assert os.read(pipe[0], 65_536) == b"x\n" * 10_000
     stream.close()
+    stream.close()
+
+
+class Overtaken(OutputStream):
+    """Its thread ends its last write behind each look that still finds it at work."""
+
+    @property
+    def idle(self) -> bool:
+        was_idle = super().idle
+        until(lambda: OutputStream.idle.__get__(self), "the end of the write")
+        return was_idle
+
+
+def test_a_write_that_ends_just_behind_a_look_is_not_waited_for_in_vain(
+    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[set[int]] = []
+
+    def wait(readable: Iterable[Descriptor], *rest: Any) -> set[int]:
+        waits.append(wait_ready(readable, (), 5 * SECOND))
+        return waits[-1]
+
+    monkeypatch.setattr("taskpool.generator.output.stream.wait_ready", wait)
+    stream = Overtaken(pipe[1])
+    stream.put(b"line\n")
+    write_out(stream)
+    assert os.read(pipe[0], 100) == b"line\n"
+    assert all(waits), "the descriptor of the thread was ready"
     stream.close()
