@@ -127,6 +127,23 @@ storm: $(STAMP) ## how much a storm of scrapers slows dispatch (CLIENTS=50, half
 times: $(STAMP) ## time the journal's statements beside a million jobs and beside ten thousand
 	$(BIN)/python -m pytest tests/proof/times_journal.py
 
+# Beside other pools. Those of Python get an environment of their own; of the programs (redis-server, GNU parallel,
+# xargs, task-spooler, g++) those are measured that are here, and each row without its peer names the package.
+# ROWS="noop cpu" narrows it to rows with these in their name, SCALE=0.1 shrinks the sizes for a trial.
+ROUNDS      ?= 5
+SCALE       ?= 1
+PEERS       := celery dask distributed joblib loky pebble redis rq
+BENCH_VENV  := build/bench-venv
+BENCH_STAMP := $(BENCH_VENV)/.installed
+
+$(BENCH_STAMP): $(STAMP) tests/bench/peers.txt
+	$(BIN)/python -m venv --clear $(BENCH_VENV)
+	-$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c tests/bench/peers.txt $(PEERS) && touch $@
+
+.PHONY: bench
+bench: $(BENCH_STAMP) ## our speed beside that of other pools, as a table and build/bench.json (ROUNDS=5 ROWS="noop cpu")
+	cd tests && ../$(BIN)/python -m bench --rounds $(ROUNDS) --scale $(SCALE) $(if $(ROWS),--rows $(ROWS))
+
 # --- what is shipped ---------------------------------------------------------------------------------------------
 
 # The Python that goes into the bundle, with its C library's version as the floor: the system's own, because it is
