@@ -144,6 +144,10 @@ $(BENCH_STAMP): $(STAMP) tests/bench/peers.txt
 bench: $(BENCH_STAMP) ## our speed beside that of other pools, as a table and build/bench.json (ROUNDS=5 ROWS="noop cpu")
 	cd tests && ../$(BIN)/python -m bench --rounds $(ROUNDS) --scale $(SCALE) $(if $(ROWS),--rows $(ROWS))
 
+.PHONY: bench-check
+bench-check: $(STAMP) ## compare the ratios of the last bench with the stored ones, or store them: BASELINE=write
+	cd tests && ../$(BIN)/python -m bench.check $(if $(filter write,$(BASELINE)),--write)
+
 # --- what is shipped ---------------------------------------------------------------------------------------------
 
 # The Python that goes into the bundle, with its C library's version as the floor: the system's own, because it is
