@@ -5,6 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 KERNEL := internal/taskpool/kinds/fib_kernel
+STATE  := internal/taskpool/worker/kernel_state
 
 COMPILED = ls $(KERNEL).*.so >/dev/null 2>&1
 SAY_WHETHER_COMPILED = if $(COMPILED); then echo "The fib kernel is compiled."; \
@@ -25,17 +26,17 @@ help: ## list these commands
 setup: $(STAMP) ## make .venv with the three programs and the tools (PYTHON=python3.12 to choose)
 	@$(SAY_WHETHER_COMPILED)
 
-# The package is installed editable, so that the programs run the sources you edit. pip then leaves the compiled
-# kernel beside fib_kernel.py, where both the programs and the tests (pythonpath = internal) import it in its place;
-# hence the two kernel sources are prerequisites: a stale .so would shadow an edited .py in silence.
+# The package is installed editable, so that the programs run the sources you edit. pip then leaves what it has compiled
+# beside the sources, where both the programs and the tests (pythonpath = internal) import it; hence those sources are
+# prerequisites: a stale .so would shadow an edited one in silence.
 # No build isolation: the build then uses the pinned setuptools and Cython, and works without fetching them twice.
-$(STAMP): pyproject.toml setup.py constraints.txt internal/taskpool/__init__.py $(wildcard $(KERNEL).py $(KERNEL).pxd)
+$(STAMP): pyproject.toml setup.py constraints.txt internal/taskpool/__init__.py $(wildcard $(KERNEL).py $(KERNEL).pxd $(STATE).pyx)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	{ echo "taskpool needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V). Try: make setup PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	{ echo "$(PYTHON) cannot make virtual environments here. Try: apt-get install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
-	rm -f $(KERNEL).*.so
+	rm -f $(KERNEL).*.so $(STATE).*.so
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools Cython
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
 	@touch $@
@@ -196,5 +197,5 @@ test-image: $(STAMP) ## run the tests of the container image, which make image h
 .PHONY: clean
 clean: ## remove everything that was made, .venv included
 	rm -rf $(VENV) build dist internal/*.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache htmlcov
-	rm -f $(KERNEL).*.so
+	rm -f $(KERNEL).*.so $(STATE).*.so $(STATE).*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,9 +1,12 @@
-"""The one thing pyproject.toml cannot say: the optional compiled Fibonacci kernel.
+"""The one thing pyproject.toml cannot say: two optional compiled modules.
 
-`kinds/fib_kernel.py` is plain Python; with the types in `fib_kernel.pxd` Cython makes a C extension of the very
-same file. Rule of this file: nothing here may stop an installation. Without Cython or without a C compiler the
-plain module is installed alone, the build says so on stderr (pip shows it with -v), and so does every worker that
-runs it.
+- `kinds/fib_kernel.py` is plain Python; with the types in `fib_kernel.pxd` Cython makes a C extension of the very
+  same file.
+- `worker/kernel_state.pyx` looks at a worker's process between two jobs; without it `worker/properties.py` does,
+  at three times the price.
+
+Rule of this file: nothing here may stop an installation. Without Cython or without a C compiler neither is made, the
+build says so on stderr (pip shows it with -v), and so does every worker that runs `fib`.
 """
 
 from __future__ import annotations
@@ -13,8 +16,7 @@ from typing import Any
 
 from setuptools import Extension, setup
 
-MODULE = "taskpool.kinds.fib_kernel"
-SOURCE = "internal/taskpool/kinds/fib_kernel.py"
+SOURCES = ("internal/taskpool/kinds/fib_kernel.py", "internal/taskpool/worker/kernel_state.pyx")
 CYTHON_MAJOR_MIN = 3  # pure-Python mode with a .pxd beside the .py, and `noexcept`
 
 
@@ -23,8 +25,8 @@ def give_up(reason: str) -> list[Any]:
     return []
 
 
-def kernel() -> list[Any]:
-    """The extension, or nothing where Cython is missing or too old."""
+def compiled() -> list[Any]:
+    """The extensions, or nothing where Cython is missing or too old."""
     try:
         from Cython import __version__ as version  # type: ignore[attr-defined]
         from Cython.Build import cythonize
@@ -35,7 +37,7 @@ def kernel() -> list[Any]:
     # build_dir keeps the generated C out of the source tree, where it would look like something to edit.
     # annotation_typing off: the .pxd alone says the C types; `int` in the source means Python's.
     modules: list[Any] = cythonize(  # type: ignore[no-untyped-call]
-        [Extension(MODULE, [SOURCE], extra_compile_args=["-O2"])],
+        [Extension(_module(source), [source], extra_compile_args=["-O2"]) for source in SOURCES],
         build_dir="build/cython",
         language_level=3,
         compiler_directives={"annotation_typing": False},
@@ -47,4 +49,8 @@ def kernel() -> list[Any]:
     return modules
 
 
-setup(ext_modules=kernel())
+def _module(source: str) -> str:
+    return source.rpartition(".")[0].removeprefix("internal/").replace("/", ".")
+
+
+setup(ext_modules=compiled())

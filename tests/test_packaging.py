@@ -18,6 +18,10 @@ from support.source_tree import PACKAGE, ROOT, complain
 
 PARTS = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "internal")
 PROGRAMS = ("tp-generator", "tp-dealer", "tp-worker")
+SOURCES_COMPILED = {
+    "taskpool/kinds/fib_kernel": ("taskpool/kinds/fib_kernel.py", "taskpool/kinds/fib_kernel.pxd"),
+    "taskpool/worker/kernel_state": ("taskpool/worker/kernel_state.pyx", "taskpool/worker/kernel_state.pyi"),
+}
 NO_COMPILER = {"CC": "/nonexistent/cc"}
 COPYRIGHT = "Copyright 2026 The taskpool authors"
 # Of the text in /usr/share/common-licenses/Apache-2.0, whose copyright line is still to be filled in.
@@ -69,12 +73,13 @@ def compiled(names: list[str]) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.needs_tool("gcc")
-def test_wheel_brings_the_compiled_kernel_and_its_source(tmp_path: Path) -> None:
+def test_wheel_brings_the_compiled_modules_and_their_sources(tmp_path: Path) -> None:
     wheel, _ = build_wheel(tmp_path, {})
     names = wheel.namelist()
 
-    assert [name.split(".")[0] for name in compiled(names)] == ["taskpool/kinds/fib_kernel"]
-    assert {"taskpool/kinds/fib_kernel.py", "taskpool/kinds/fib_kernel.pxd", "taskpool/py.typed"} <= set(names)
+    assert sorted(name.split(".")[0] for name in compiled(names)) == [*SOURCES_COMPILED]
+    assert {source for sources in SOURCES_COMPILED.values() for source in sources} <= set(names)
+    assert "taskpool/py.typed" in names
     assert not [name for name in names if name.endswith(".c")]
     assert {name.split("/")[0].split("-")[0] for name in names} == {"taskpool"}, "no top-level cmd or internal"
     modules = {path.relative_to(PACKAGE.parent).as_posix() for path in PACKAGE.rglob("*.py")}
@@ -91,7 +96,8 @@ def test_without_a_compiler_the_installation_works_and_says_what_is_missing(tmp_
 
     assert compiled(names) == []
     assert "taskpool/kinds/fib_kernel.py" in names
-    assert 'building extension "taskpool.kinds.fib_kernel" failed' in said
+    for name in SOURCES_COMPILED:
+        assert f'building extension "{name.replace("/", ".")}" failed' in said
 
 
 def test_programs_are_installed_side_by_side() -> None:
@@ -102,9 +108,9 @@ def test_programs_are_installed_side_by_side() -> None:
     complain([f"{name} is not beside {PROGRAMS[0]}" for name in PROGRAMS if not os.access(place / name, os.X_OK)])
 
 
-def test_compiled_kernel_is_not_older_than_its_source() -> None:
-    """A stale one would shadow an edited fib_kernel.py in silence."""
-    kinds = PACKAGE / "kinds"
-    sources = [kinds / "fib_kernel.py", kinds / "fib_kernel.pxd"]
-    newest = max(source.stat().st_mtime for source in sources)
-    complain([f"{path.name} is stale: make setup" for path in kinds.glob("*.so") if path.stat().st_mtime < newest])
+@pytest.mark.parametrize("module", SOURCES_COMPILED)
+def test_what_is_compiled_is_not_older_than_its_source(module: str) -> None:
+    """A stale one would shadow an edited source in silence."""
+    newest = max((PACKAGE.parent / source).stat().st_mtime for source in SOURCES_COMPILED[module])
+    libraries = PACKAGE.parent.glob(f"{module}.*.so")
+    complain([f"{path.name} is stale: make setup" for path in libraries if path.stat().st_mtime < newest])

@@ -66,10 +66,11 @@ def _older_standard_library() -> set[str]:
     return {"asynchat", "asyncore", "imp", "smtpd", "distutils"}
 
 
-def test_the_kernel_is_compiled(bundle: Path) -> None:
-    kernels = [path.name for path in (bundle / "_internal/taskpool/kinds").glob("fib_kernel*")]
-    assert len(kernels) == 1, kernels
-    assert kernels[0].endswith(".so")
+@pytest.mark.parametrize("module", ["kinds/fib_kernel", "worker/kernel_state"])
+def test_what_can_be_compiled_is(bundle: Path, module: str) -> None:
+    found = [path.name for path in (bundle / "_internal/taskpool").glob(f"{module}*")]
+    assert len(found) == 1, found
+    assert found[0].endswith(".so")
 
 
 def test_every_licence_is_told(bundle: Path) -> None:

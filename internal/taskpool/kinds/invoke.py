@@ -10,6 +10,7 @@ import os
 import sys
 from _contextvars import copy_context
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -37,7 +38,7 @@ def invoke(function: Function, args: Sequence[Any], kwargs: Mapping[str, Any], k
     `keep` is called when the process has been changed for good, see `Context`.
     """
     try:
-        _put_ahead([os.fsdecode(directory) for directory in function.path], keep)
+        _put_ahead(function.path, keep)
         called = _load(function.module, function.name)
         # What it sets in its context (a precision of decimals, say) goes with it; what its import has set stays.
         value = _to_json(copy_context().run(called, *args, **kwargs))
@@ -50,14 +51,15 @@ def invoke(function: Function, args: Sequence[Any], kwargs: Mapping[str, Any], k
     return Result(End.SUCCEEDED, value=value)
 
 
-_ahead: list[str] = []  # what has been put ahead of sys.path
+_ahead: list[bytes] = []  # what has been put ahead of sys.path
 
 
-def _put_ahead(directories: list[str], keep: Callable[[], None]) -> None:
+def _put_ahead(directories: Sequence[bytes], keep: Callable[[], None]) -> None:
     """Extend sys.path for good: such a worker serves this path only (see `affinity`), and keeps its modules."""
     # Remembered, not looked for: modules, too, put directories ahead when they are imported.
-    if directories != _ahead:
-        sys.path[:0] = _ahead[:] = directories
+    if [*directories] != _ahead:
+        _ahead[:] = directories
+        sys.path[:0] = map(os.fsdecode, directories)
         keep()
 
 
@@ -74,11 +76,16 @@ def _load(module: str, function: str) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
-def _to_json(value: object) -> bytes:
+@cache  # making one takes longer than writing a short value
+def _encoder() -> Callable[[object], str]:
     import json
 
+    return json.JSONEncoder(allow_nan=False).encode  # NaN is no JSON, and would spoil a whole results file
+
+
+def _to_json(value: object) -> bytes:
     try:
-        data = json.dumps(value, allow_nan=False).encode()  # NaN is no JSON, and would spoil a whole results file
+        data = _encoder()(value).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(f"the result, of type {type(value).__qualname__}, is not JSON: {error}") from None
     if len(data) > limits.VALUE_BYTES_MAX:

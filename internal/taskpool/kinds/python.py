@@ -56,13 +56,16 @@ class PythonJob(Struct, frozen=True, forbid_unknown_fields=True):
     ] = None
 
 
+_NO_ARGS, _NO_KWARGS = b"[]", b"{}"
+
+
 class Payload(Part, frozen=True):
     """The same, with the arguments as JSON, because MessagePack has no integers beyond 64 bits."""
 
     module: str
     function: str  # dotted for what lies inside a class
-    args: bytes = b"[]"
-    kwargs: bytes = b"{}"
+    args: bytes = _NO_ARGS
+    kwargs: bytes = _NO_KWARGS
     path: tuple[bytes, ...] = ()  # absolute directories, ahead of the worker's own sys.path
 
 
@@ -100,7 +103,7 @@ class Python(Kind[PythonJob, Payload]):
 
         job = self.decode(payload)
         words = [b"python", f"{job.module}:{job.function}".encode(), shell_quote(job.args)]
-        if job.kwargs != b"{}":
+        if job.kwargs != _NO_KWARGS:
             words.append(shell_quote(job.kwargs))
         return b" ".join(words).decode()
 
@@ -192,7 +195,9 @@ def _read_json(data: bytes) -> object:
 
 def _read_arguments(job: Payload) -> tuple[list[Any], dict[str, Any]]:
     try:
-        args, kwargs = _read_json(job.args), _read_json(job.kwargs)
+        # What most jobs leave out needs no decoder.
+        args = _read_json(job.args) if job.args != _NO_ARGS else []
+        kwargs = _read_json(job.kwargs) if job.kwargs != _NO_KWARGS else {}
     except (ValueError, RecursionError) as error:
         raise MessageError(f"python: arguments: {error}") from None
     if not isinstance(args, list) or not isinstance(kwargs, dict):
@@ -207,9 +212,9 @@ def _read_line(line: bytes, number: int) -> tuple[bytes, bytes]:
     except (ValueError, RecursionError) as error:
         raise UsageError(f"python: line {number}: expected a JSON array or object: {error}") from None
     if isinstance(value, list):
-        return line.strip(), b"{}"
+        return line.strip(), _NO_KWARGS
     if isinstance(value, dict):
-        return b"[]", line.strip()
+        return _NO_ARGS, line.strip()
     raise UsageError(f"python: line {number}: expected a JSON array or object, got {line[:60]!r}")
 
 

@@ -151,7 +151,7 @@ def set_io_priority(value: int) -> None:
 def oom_score() -> bytes:
     """Return this process's oom_score_adj as the kernel writes it; empty where it cannot be read."""
     try:
-        return os.pread(_oom_score_fd(), 16, 0)
+        return os.pread(oom_score_fd(), 16, 0)
     except OSError:
         return b""
 
@@ -205,7 +205,8 @@ def _reader() -> _Reader:
 
 
 @cache
-def _oom_score_fd() -> int:
+def oom_score_fd() -> int:
+    """Return a descriptor to read the score from, for good. Raises OSError where /proc has none."""
     return os.open(_OOM_SCORE_FILE, os.O_RDONLY | os.O_CLOEXEC)  # kept open: opening takes ten times as long
 
 

@@ -7,6 +7,7 @@ Read `loop` first, the exchange with the dealer, then `runner`: one attempt from
 - runner: one attempt, from its time-out to the end of the last of its descendants
 - process_state: what such an attempt has changed about the process is put back, or kept when an import did it
 - properties: what that may be, and how to look at it
+- kernel_state: what the kernel keeps of it, in one look in C
 - imports: watches what jobs load, and whether its files are edited
 - helpers: the processes of multiprocessing, ended and forgotten between jobs
 - timeout: interrupts a job that is past its deadline

@@ -12,20 +12,29 @@ import faulthandler
 import os
 import resource
 import sys
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from taskpool.procs import prctl
 from taskpool.procs.process_tree import has_children
 from taskpool.worker.properties import LIMITS, PROPERTIES, Cannot, Property
 
+kernel_state: Callable[[int], bytes] | None
+try:
+    from taskpool.worker.kernel_state import kernel_state
+except ImportError:  # it was not compiled
+    kernel_state = None
+
 _OUTPUTS = (1, 2)
 _LOOKS = tuple(each.look for each in PROPERTIES)
+_LOOKS_BESIDE_KERNEL = tuple(each.look for each in PROPERTIES if not each.in_kernel_state)
 
 
 class ProcessState:
     """The process as it is at construction: make one when handlers and descriptors are set up. Main thread only."""
 
     def __init__(self) -> None:
-        self._kept = [look() for look in _LOOKS]
+        self.keep()
         self._directory = _directory()
         # A descriptor, not a path: the directory may be renamed, and O_PATH needs no permission to read it.
         self._directory_fd = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -39,7 +48,7 @@ class ProcessState:
     def restore(self) -> str | None:
         """Undo what a job has changed. Return a text that names what cannot be undone; None: nothing is left."""
         left = self._left
-        if _differ([look() for look in _LOOKS], self._kept):
+        if self._differs():
             left = self._put_back() or left
             # Behind it, when a stream of the job's own is gone, which may have closed its descriptor as it went.
             for fd, copy in self._outputs:
@@ -92,14 +101,27 @@ class ProcessState:
             os.close(self._directory_fd)
             self._directory_fd = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         if values_differ:
-            self._kept = [
-                _merged(*three) if _differ(three[1], three[2]) else three[0]
-                for three in zip(self._kept, before.values, now.values, strict=True)
-            ]
+            three = zip(self._kept, before.values, now.values, strict=True)
+            self._keep([_merged(*each) if _differ(each[1], each[2]) else each[0] for each in three])
 
     def keep(self) -> None:
         """Keep the process as it is now, between two jobs or before a job's own code has run."""
-        self._kept = [look() for look in _LOOKS]
+        self._keep([look() for look in _LOOKS])
+
+    def _keep(self, values: list[Any]) -> None:
+        self._kept = values
+        pairs = zip(values, PROPERTIES, strict=True)
+        self._kept_beside_kernel = [value for value, each in pairs if not each.in_kernel_state]
+        self._kernel_as_kept = b""
+
+    def _differs(self) -> bool:
+        state = _kernel_state()
+        if state and state == self._kernel_as_kept:
+            return _differ([look() for look in _LOOKS_BESIDE_KERNEL], self._kept_beside_kernel)
+        if _differ([look() for look in _LOOKS], self._kept):
+            return True
+        self._kernel_as_kept = state
+        return False
 
     def _put_back(self) -> str | None:
         left = None
@@ -129,6 +151,16 @@ class Snapshot(NamedTuple):
     threads: int
     children: bool
     modules: int
+
+
+def _kernel_state() -> bytes:
+    """Return what the properties that are marked have in the kernel; empty where that cannot be had at once."""
+    if kernel_state is None:
+        return b""
+    try:
+        return kernel_state(prctl.oom_score_fd())
+    except OSError:
+        return b""
 
 
 def _put_back(each: Property, wanted: Any, found: Any) -> str | None:

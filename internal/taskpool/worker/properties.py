@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 from taskpool.procs import prctl
@@ -50,6 +51,10 @@ class Property(NamedTuple):
     what: str  # is left behind when it cannot be put back
     look: Callable[[], Any]
     put_back: Callable[[Any, Any], object]
+    in_kernel_state: bool = False  # see kernel_state.pyx, which looks at the same
+
+
+_of_kernel = partial(Property, in_kernel_state=True)
 
 
 # --- limits, timers, signals ----------------------------------------------------------------------
@@ -215,7 +220,7 @@ def _put_stdin_file_back(_: object, __: object) -> None:
 
 
 def _streams() -> tuple[object, ...]:
-    return tuple(getattr(sys, name, None) for name, _ in _NAMES)
+    return getattr(sys, "stdin", None), getattr(sys, "stdout", None), getattr(sys, "stderr", None)
 
 
 def _put_streams_back(wanted: Any, __: object) -> None:
@@ -286,23 +291,23 @@ def _put_defaults_back(wanted: Any, _: object) -> None:
 # In this order. Limits first: under them the rest could fail. The user next: what follows may need the rights. Timers
 # before handlers: one that goes off finds its own; the mask after them: what was blocked until now arrives there.
 PROPERTIES: tuple[Property, ...] = (
-    Property("resource limits", _limits, _put_limits_back),
-    Property("another user or group", _ids, _put_ids_back),
-    Property("other settings of prctl(2)", prctl.settings, lambda wanted, _: prctl.restore(wanted)),
-    Property("a timer", _timers, _put_timers_back),
+    _of_kernel("resource limits", _limits, _put_limits_back),
+    _of_kernel("another user or group", _ids, _put_ids_back),
+    _of_kernel("other settings of prctl(2)", prctl.settings, lambda wanted, _: prctl.restore(wanted)),
+    _of_kernel("a timer", _timers, _put_timers_back),
     Property("a signal handler", _handlers, _put_handlers_back),
     Property("a wake-up descriptor", _wakeup_fd, lambda wanted, _: signal.set_wakeup_fd(wanted)),
-    Property("blocked signals", _mask, lambda wanted, _: _signal.pthread_sigmask(signal.SIG_SETMASK, wanted)),
-    Property("another niceness", _niceness, lambda wanted, _: os.setpriority(os.PRIO_PROCESS, 0, wanted)),
-    Property("another scheduling policy", _scheduling, _put_scheduling_back),
-    Property("other CPUs", _cpus, lambda wanted, _: os.sched_setaffinity(0, wanted)),
-    Property("another I/O priority", prctl.io_priority, lambda wanted, _: prctl.set_io_priority(wanted)),
-    Property("another OOM score", prctl.oom_score, lambda wanted, _: prctl.set_oom_score(wanted)),
-    Property("another umask", _umask, lambda wanted, _: os.umask(wanted)),
+    _of_kernel("blocked signals", _mask, lambda wanted, _: _signal.pthread_sigmask(signal.SIG_SETMASK, wanted)),
+    _of_kernel("another niceness", _niceness, lambda wanted, _: os.setpriority(os.PRIO_PROCESS, 0, wanted)),
+    _of_kernel("another scheduling policy", _scheduling, _put_scheduling_back),
+    _of_kernel("other CPUs", _cpus, lambda wanted, _: os.sched_setaffinity(0, wanted)),
+    _of_kernel("another I/O priority", prctl.io_priority, lambda wanted, _: prctl.set_io_priority(wanted)),
+    _of_kernel("another OOM score", prctl.oom_score, lambda wanted, _: prctl.set_oom_score(wanted)),
+    _of_kernel("another umask", _umask, lambda wanted, _: os.umask(wanted)),
     Property("an os.environ of its own", _variables, _put_variables_back),
-    Property("another time zone", _zone, lambda _, __: time.tzset()),
-    Property("another locale", _locale_name, lambda wanted, _: _locale.setlocale(_locale.LC_ALL, wanted)),
-    Property("another file as standard input", _stdin_file, _put_stdin_file_back),
+    _of_kernel("another time zone", _zone, lambda _, __: time.tzset()),
+    _of_kernel("another locale", _locale_name, lambda wanted, _: _locale.setlocale(_locale.LC_ALL, wanted)),
+    _of_kernel("another file as standard input", _stdin_file, _put_stdin_file_back),
     Property("other standard streams", _streams, _put_streams_back),
     *(Property(f"sys.{name} in another state", _settings(name), _put_settings_back(name, fd)) for name, fd in _NAMES),
     Property("another sys.path", _path, _put_path_back),

@@ -50,6 +50,7 @@ class Runner:
         self._log = log
         self._fault_injector = fault_injector
         self._clock = SystemClock()
+        self._cpu_ns = 0  # of this process at the end of its last attempt
         self._pid = os.getpid()
         self._process_state = ProcessState()
         self._imports = Imports(self._process_state)
@@ -70,32 +71,45 @@ class Runner:
         if kind is None:
             error = JobError("UnknownKind", f"{task.kind!r}; this worker knows {', '.join(KINDS)}")
             return Report(n, End.FAILED, error=error)
-        began, cpu_ns = self._clock.now(), time.process_time_ns()
+        began = self._clock.now()
+        if n == frame.first_n:  # the clock is a system call, which takes as long as a tiny job
+            self._cpu_ns = time.process_time_ns()
         token = Token(frame.epoch, n)
         identity = (frame.batch, task.seq, task.try_, frame.slot, token)
         state = self._process_state
         context = Context(*identity, self._spool, began.mono, task.timeout_ns, state.keep, state.lowered)
         result = self._result(kind, task.payload, context)
-        if os.getpid() != self._pid:
+        if kind.runs_user_code and os.getpid() != self._pid:
             # The job has forked, and this is the child that returned from it: there must be no second worker that
             # reads the same queue and sends the same report.
             os._exit(0)
-        run_ns, cpu_ns = self._clock.now().mono - began.mono, time.process_time_ns() - cpu_ns
-        if kind.runs_user_code:
-            self._restore_process(context)  # before anything else, which might fail in such a process
+        run_ns = self._clock.now().mono - began.mono
         if kind.in_process:
-            # Reading the peak takes longer than a tiny job, which cannot touch much memory in its time.
-            peak_bytes = take_own_peak_bytes() if run_ns > limits.FRAME_TINY_JOB_NS_MAX else 0
-            usage = Usage(began.wall, run_ns, cpu_ns, peak_bytes)
+            usage = self._own_usage(began.wall, run_ns)
         else:
             usage = Usage(began.wall, run_ns, result.cpu_ns, result.max_rss_bytes)
+            kill_descendants()
+        output = self._clean_up(context) if kind.runs_user_code else result.output
+        return _report(n, result, usage, output)
+
+    def _own_usage(self, began_wall_ns: int, run_ns: int) -> Usage:
+        """Return what an attempt inside this process has used, which has just ended."""
+        before_ns, self._cpu_ns = self._cpu_ns, time.process_time_ns()
+        cpu_ns = self._cpu_ns - before_ns
+        if run_ns > limits.FRAME_TINY_JOB_NS_MAX:
+            return Usage(began_wall_ns, run_ns, cpu_ns, take_own_peak_bytes())
+        # Reading the peak takes longer than a tiny job, which cannot touch much memory in its time. And where it shared
+        # its frame, its CPU time begins at the end of the attempt before.
+        return Usage(began_wall_ns, run_ns, min(cpu_ns, run_ns), 0)
+
+    def _clean_up(self, context: Context) -> Output:
+        """Take away what a user's code has left in this process and beside it; return what it has printed."""
+        self._restore_process(context)  # before anything else, which might fail in such a process
         # Before the output is taken, since they may still write to it; and before the report, since the dealer may then
         # send the job again elsewhere. It does not wait for them to close their descriptors, which may be never.
-        if kind.runs_user_code:
-            forget_helpers()
+        forget_helpers()
         kill_descendants()
-        output = self._take_output(context) if kind.in_process else result.output
-        return _report(n, result, usage, output)
+        return self._take_output(context)
 
     def _result(self, kind: Kind[Any, Any], payload: bytes, context: Context) -> Result:
         try:
