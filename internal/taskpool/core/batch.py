@@ -284,6 +284,15 @@ class Batch(BatchRecord, eq=False, kw_only=True):
 def outcome_bytes(outcome: Outcome) -> int:
     """About how much memory an outcome takes."""
     # Fields besides these are bounded and small; files are on disk.
-    output, error = outcome.output, outcome.error
-    size = 256 + len(outcome.value or b"") + len(output.stdout or "") + len(output.stderr or "")
-    return size if error is None else size + len(error.message) + len(error.traceback or "")
+    value, output, error = outcome.value, outcome.output, outcome.error
+    size = 256
+    # Most have nothing of these: asked for in this way, because it is counted several times for each job.
+    if value is not None:
+        size += len(value)
+    if output.stdout:
+        size += len(output.stdout)
+    if output.stderr:
+        size += len(output.stderr)
+    if error is not None:
+        size += len(error.message) + len(error.traceback or "")
+    return size

@@ -164,7 +164,7 @@ class Completion:
         job = attempt.job
         action = JOB_TABLE[job.state, END_EVENT[report.end]]
         end = End.CANCELLED if report.end is End.LOST and job.given_up else report.end
-        self._pool.counters.attempts[end.value] += 1
+        self._pool.counters.attempts[end] += 1
         if report.end is not End.LOST:
             self._pool.counters.ran(job.spec.kind, report.usage.run_ns, report.usage.cpu_ns)
         job.end_attempt()
@@ -197,7 +197,7 @@ class Completion:
         if unclean_exit:
             job.counts.add_unclean_exit()
         # Counted here and not in `settle`: the attempt belongs to an earlier life, and this one learns nothing from it.
-        self._pool.counters.attempts[End.LOST.value] += 1
+        self._pool.counters.attempts[End.LOST] += 1
         exits = job.counts.unclean_exits
         unlimited = job.limits.crash_limit == limits.CRASH_LIMIT_UNLIMITED
         if exits > limits.UNCLEAN_EXITS_ALONE_MIN and not unlimited:
@@ -225,7 +225,7 @@ class Completion:
         if job.given_up or not may_retry(job, report):
             self._finish(job, state, attempt, report, now)
             return
-        self._pool.counters.retries[report.end.value] += 1
+        self._pool.counters.retries[report.end] += 1
         delay_ns = retry_delay_ns(job)
         self._pool.note(Level.DEBUG, Topic.JOB_RETRIED, job=job.name, end=report.end.value, delay_ns=delay_ns)
         if delay_ns:
@@ -251,7 +251,7 @@ class Completion:
         elif quarantines(job, blamed_alone=blamed_alone):
             self._quarantine(attempt, report, now)
         else:
-            self._pool.counters.retries[report.end.value] += 1
+            self._pool.counters.retries[report.end] += 1
             self._return(job)
 
     def _quarantine(self, attempt: Attempt, report: Report, now: Instant) -> None:
@@ -273,7 +273,7 @@ class Completion:
         if job.given_up:  # what became of its worker is the dealer's doing, and no error of the job's
             self._finish(job, State.CANCELLED, attempt, structs.replace(report, error=None), now)
         else:
-            self._pool.counters.retries[report.end.value] += 1
+            self._pool.counters.retries[report.end] += 1
             self._return(job)
 
     def due(self, job: Job) -> None:
@@ -315,7 +315,7 @@ class Completion:
         # A read of the queue under way may still return it, and must not bring it back.
         pool.backlog.finished(job)
         pool.count_payload(-len(job.spec.payload))
-        pool.counters.jobs_finished[job.spec.kind, state.value] += 1
+        pool.counters.jobs_finished[job.spec.kind, state] += 1
         pool.job_finished(now.wall)
         outcome = _outcome(job, number, attempt, report, now)
         pool.commits.add(OutcomeRecorded(job.ordinal, batch.name, outcome), OutcomeStored(batch, outcome))

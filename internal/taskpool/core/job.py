@@ -20,7 +20,11 @@ from taskpool.core.storage import StoredJob
 from taskpool.messages import TERMINAL, End, JobSpec, Limits, Report, State
 
 
-class JobEvent(Enum):
+class _Word(Enum):
+    __hash__ = object.__hash__  # Enum's own is written in Python, and each job is looked up in the table several times
+
+
+class JobEvent(_Word):
     DISPATCH = "dispatch"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -32,7 +36,7 @@ class JobEvent(Enum):
     REQUEUE = "requeue"
 
 
-class JobAction(Enum):
+class JobAction(_Word):
     RUN = "run"
     SUCCEED = "succeed"
     RETRY_OR_FAIL = "retry or fail"

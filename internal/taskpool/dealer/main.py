@@ -14,6 +14,7 @@ from taskpool.dealer.options import DealerOptions
 from taskpool.dealer.systemd import Notifier
 from taskpool.errors import ExitCode, TaskpoolError, UsageError, system_refused
 from taskpool.procs import signals
+from taskpool.procs.garbage import collect_rarely
 from taskpool.procs.writer import LineWriter
 
 STDERR_FD = 2
@@ -83,6 +84,7 @@ def _act(options: DealerOptions, log: DealerLog) -> int:
     from taskpool.dealer import dealer  # after the options: --help need not load a dealer
     from taskpool.dealer.linux import LinuxPlatform
 
+    collect_rarely()
     # A page thread holds the interpreter while it renders. By default the loop would wait up to 5 ms for it.
     sys.setswitchinterval(0.0005)
     if options.check_config:

@@ -28,6 +28,7 @@ from taskpool.ipc.names import check_pool_name
 from taskpool.kinds import KINDS
 from taskpool.messages import JobSpec
 from taskpool.procs import signals
+from taskpool.procs.garbage import collect_rarely
 from taskpool.procs.writer import LineWriter
 
 STDOUT, STDERR = 1, 2
@@ -69,6 +70,7 @@ def submit(args: Namespace, console: Console, argv: Sequence[str]) -> ExitCode:
     """Submit one batch and wait for it."""
     if args.subcommand == "jobs" and args.schema:
         return _print_schema()
+    collect_rarely()
     options = submit_options(args)
     if os.sep in sys.argv[0]:
         sys.argv[0] = absolute(sys.argv[0])  # the other programs are looked for beside it

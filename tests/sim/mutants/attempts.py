@@ -92,7 +92,7 @@ ATTEMPTS = (
         "core/completion.py",
         "        pool.counters.jobs_finished",
         (
-            "        pool.counters.jobs_finished[job.spec.kind, state.value] += attempt is None\n"
+            "        pool.counters.jobs_finished[job.spec.kind, state] += attempt is None\n"
             "        pool.counters.jobs_finished"
         ),
     ),
