@@ -13,7 +13,7 @@ from taskpool import limits
 from taskpool.errors import MessageError
 from taskpool.messages import U32, U63, Message, ReplySlot, Report, Task
 
-PROTOCOL_VERSION = 2  # the first byte of every message: a program of another version is told, not misunderstood
+PROTOCOL_VERSION = 3  # the first byte of every message: a program of another version is told, not misunderstood
 
 # What every version reads in messages of any other (docs/protocol.md, 4); not changed by a new version.
 

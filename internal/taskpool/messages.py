@@ -182,7 +182,6 @@ class Task(Part):
     try_: Annotated[int, Meta(ge=1, le=2**32 - 1)]
     kind: KindName
     payload: Payload
-    timeout_ns: DurationNs = 0
 
 
 # --- generator to dealer --------------------------------------------------------------------------
@@ -318,6 +317,7 @@ class Frame(Part, tag=40):
     slot: Annotated[int, Meta(ge=0, lt=limits.WORKERS_MAX)]
     batch: BatchName
     tasks: msgspec.Raw
+    limits: Limits = DEFAULT_LIMITS  # of each of them: a worker keeps those that are its to keep
 
 
 # --- worker to dealer -----------------------------------------------------------------------------

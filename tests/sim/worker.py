@@ -17,7 +17,7 @@ from taskpool.errors import MessageError, QueueMissing
 from taskpool.ipc import names
 from taskpool.kinds import KINDS
 from taskpool.limits import TERM_GRACE_NS
-from taskpool.messages import End, Frame, JobError, Progress, Ready, Report, Spilled, Task, Usage
+from taskpool.messages import DEFAULT_LIMITS, End, Frame, JobError, Progress, Ready, Report, Spilled, Task, Usage
 from taskpool.worker.loop import PROGRESS_OVERHEAD_BYTES
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class WorkerProcess(Process):
         self.in_memory: list[Report] = []  # what its dealer finds of it behind its death
         self.saying: tuple[list[Report], int] = ([], 0)  # on its way into the queue
         self.began_ns = 0
-        self.timeout_ns = 0
+        self.limits = DEFAULT_LIMITS  # of the frame in hand
         self.ran: list[Planned] = []  # what it has executed or executes
         self.requests: SimQueueEnd | None = None
         self.job: Planned | None = None  # being executed
@@ -131,6 +131,10 @@ class WorkerProcess(Process):
         return message
 
     @property
+    def timeout_ns(self) -> int:
+        return self.limits.timeout_ns
+
+    @property
     def idle(self) -> bool:
         """It waits for work, and there is none in its queue."""
         if self.requests is None or self.received is not None:
@@ -162,6 +166,7 @@ class WorkerProcess(Process):
             yield 1_000
         if faults.fires("worker_dies_after_started"):
             yield from self._die(11)
+        self.limits = frame.limits
         for n, (job, task) in enumerate(zip(jobs, tasks, strict=True), frame.first_n):
             yield from self._serve_job(job, n, task, events)
             if self.spent:
@@ -177,12 +182,12 @@ class WorkerProcess(Process):
             self.spent = True
             return
         act = self._begin(job, n, task)
-        if self.held and (act.run_ns > LONG_NS or task.timeout_ns or act.what == "hang"):
+        if self.held and (act.run_ns > LONG_NS or self.timeout_ns or act.what == "hang"):
             yield from self._tell(events)
         report = yield from self._execute(act, job, n, task)
         self._note_end(job, report)
         # Not past a time-out: whether it was the job's would be told by its worker's death alone.
-        if not task.timeout_ns and faults.fires("worker_dies_before_it_holds"):
+        if not self.timeout_ns and faults.fires("worker_dies_before_it_holds"):
             yield from self._die(11)
         yield from self._hold(report, events)
 
@@ -194,11 +199,13 @@ class WorkerProcess(Process):
         self.host.oracle.begins(self, job, n)
         if task.payload != job.spec.payload:
             self.world.fail("I2", f"job {job.number} runs with the payload of another")
+        if self.limits != self.host.oracle.limits_of(job):
+            self.world.fail("I2", f"job {job.number} runs under the limits of another")
         job.executions += 1
         act = job.script.act(job.executions)
-        if task.timeout_ns and self.world.faults.fires("pool_paused_amid_job"):
+        if self.timeout_ns and self.world.faults.fires("pool_paused_amid_job"):
             pause_ns = self.world.faults.amount(10 * MILLISECOND, 40 * SECOND)
-            in_ns = self.world.between(0, min(act.run_ns, task.timeout_ns))
+            in_ns = self.world.between(0, min(act.run_ns, self.timeout_ns))
             self.world.at(self.world.now_ns + in_ns, lambda: self.host.pause_pool(pause_ns))
         if act.what in ("fail", "crash", "exit") and self.world.faults.fires("cancelled_amid_attempt"):
             self.host.cancel(job)
@@ -209,7 +216,6 @@ class WorkerProcess(Process):
 
     def _execute(self, act: Act, job: Planned, n: int, task: Task) -> Generator[int | None, None, Report]:
         world = self.world
-        self.timeout_ns = task.timeout_ns
         if act.forks:
             self.descendants.append(self.host.start_descendant(self.mark, job))
             self.descendants[-1].lingers = act.what == "crash" and act.run_ns > SECOND
@@ -218,8 +224,8 @@ class WorkerProcess(Process):
             yield None  # its death comes with the dealer's
         in_process = KINDS[task.kind].in_process
         until = self.began_ns + (FOREVER_NS if act.what == "hang" else act.run_ns)
-        if task.timeout_ns and not in_process:
-            until = min(until, self.began_ns + task.timeout_ns)
+        if self.timeout_ns and not in_process:
+            until = min(until, self.began_ns + self.timeout_ns)
             if act.deaf and act.what == "hang":
                 until += TERM_GRACE_NS  # TERM does not end it
         stood_ns = self.stood_ns
@@ -235,7 +241,7 @@ class WorkerProcess(Process):
         elif act.what == "exit" and in_process:
             yield from self._die(None)
             raise AssertionError
-        elif self.terminated or (task.timeout_ns and not in_process and run_ns >= task.timeout_ns):
+        elif self.terminated or (self.timeout_ns and not in_process and run_ns >= self.timeout_ns):
             self.spent = in_process
             report = Report(n, End.TIMED_OUT, error=JobError("TimedOut"))
         else:

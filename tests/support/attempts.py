@@ -7,14 +7,14 @@ from pathlib import Path
 
 from taskpool.kinds.base import Context, Result
 from taskpool.kinds.command import COMMAND
-from taskpool.messages import Token
+from taskpool.messages import Limits, Token
 
 
 def context(state: Path, *, timeout_ns: int = 0, slot: int = 0) -> Context:
     """An attempt that begins now, in a pool whose state directory is `state`."""
     spool = state / "spool"
     spool.mkdir(exist_ok=True)
-    return Context("nightly", 7, 2, slot, Token(3, 11), str(spool), time.monotonic_ns(), timeout_ns)
+    return Context("nightly", 7, 2, slot, Token(3, 11), str(spool), time.monotonic_ns(), Limits(timeout_ns=timeout_ns))
 
 
 def run(state: Path, *argv: str, timeout_ns: int = 0, slot: int = 0, **fields: object) -> Result:

@@ -19,7 +19,7 @@ from taskpool.ipc.queue import QueueEnd
 from taskpool.ipc.sizing import Shape
 from taskpool.ipc.spool import Spool
 from taskpool.kinds import kind
-from taskpool.messages import Frame, Progress, Ready, Report, Task
+from taskpool.messages import Frame, Limits, Progress, Ready, Report, Task
 from taskpool.procs.process_tree import MARK_VARIABLE, worker_mark
 from taskpool.procs.spawn import spawn_worker
 
@@ -166,12 +166,13 @@ class Dealer:
             command, environment(pool), capture_fd=self.capture, log_fd=self.log, reports_fd=self.reports
         )
 
-    def send(self, *tasks: Task, epoch: int = EPOCH, count: int | None = None) -> int:
+    def send(self, *tasks: Task, epoch: int = EPOCH, count: int | None = None, timeout_ns: int = 0) -> int:
         """One frame; returns its first number."""
         first_n, self.n = self.n, self.n + len(tasks)
-        self.requests.send(
-            codec.encode(Frame(epoch, first_n, count or len(tasks), 0, BATCH, codec.encode_tasks(tasks)))
+        frame = Frame(
+            epoch, first_n, count or len(tasks), 0, BATCH, codec.encode_tasks(tasks), Limits(timeout_ns=timeout_ns)
         )
+        self.requests.send(codec.encode(frame))
         return first_n
 
     def hear(self) -> Ready | Progress:
@@ -265,9 +266,9 @@ def fib(n: int, seq: int = 1) -> Task:
     return Task(seq, 1, "fib", kind("fib").parse({"n": n}, "test"))
 
 
-def call(dealer: Dealer, function: str, *args: object, seq: int = 1, timeout_ns: int = 0) -> Task:
+def call(dealer: Dealer, function: str, *args: object, seq: int = 1) -> Task:
     job: dict[str, object] = {"call": f"jobs_of_the_test:{function}", "args": list(args), "path": [str(dealer.home)]}
-    return Task(seq, 1, "python", kind("python").parse(job, "test"), timeout_ns)
+    return Task(seq, 1, "python", kind("python").parse(job, "test"))
 
 
 def command(*argv: str) -> Task:

@@ -1,7 +1,7 @@
 """Which jobs go to which worker, and which of them share a frame.
 
 A frame carries several jobs when they are tiny, and a worker holds a second frame while jobs are short. Jobs never
-share one when they have a time-out, have crashed before, or are of different batch, kind or user code: then the
+share one when they have a time-out, have crashed before, or are of different batch, kind, limits or user code: then the
 worker's silence or death would not tell which of them is to blame.
 """
 
@@ -22,7 +22,7 @@ from taskpool.limits import COMMAND_BACKSTOP_NS, TERM_GRACE_NS, WRITE_AHEAD_NS
 from taskpool.messages import Frame, Task
 
 TASK_OVERHEAD_BYTES = 24  # what a task takes in a frame beside its payload
-FRAME_OVERHEAD_BYTES = 112
+FRAME_OVERHEAD_BYTES = 160  # with limits that name few ends to retry
 
 
 class Scheduler:
@@ -98,7 +98,7 @@ class Scheduler:
         # Remembered until it ends: what is dispatched next must wait for it.
         self._alone = jobs[0] if jobs[0].wants_pool_alone else None
         body, name = encode_tasks(tasks), jobs[0].batch.name
-        message = Frame(self._pool.config.epoch, frame.first_n, len(jobs), worker.slot, name, body)
+        message = Frame(self._pool.config.epoch, frame.first_n, len(jobs), worker.slot, name, body, jobs[0].limits)
         self._hand_over(SendFrame(worker.incarnation, message), frame)
 
     def _frame(self, jobs: list[Job], now: Instant) -> FrameRecord:
@@ -113,7 +113,7 @@ class Scheduler:
         self._pool.attempts[attempt.n] = attempt
         frame.jobs[attempt.n] = job
         self._count_sent(job, worker, now)
-        return Task(job.seq, job.counts.tries, job.spec.kind, job.spec.payload, job.limits.timeout_ns)
+        return Task(job.seq, job.counts.tries, job.spec.kind, job.spec.payload)
 
     def _hand_over(self, effect: SendFrame, frame: FrameRecord) -> None:
         """Attempts ride the next commit; a dealer that writes ahead sends the frame only behind that commit."""
@@ -153,6 +153,7 @@ def _may_share(job: Job, first: Job) -> bool:
         job.shares_frames
         and job.batch is first.batch
         and job.spec.kind == first.spec.kind
+        and (job.limits is first.limits or job.limits == first.limits)
         and job.traits.affinity == first.traits.affinity
     )
 

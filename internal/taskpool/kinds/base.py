@@ -27,7 +27,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from taskpool.errors import MessageError, UsageError
-from taskpool.messages import NO_OUTPUT, End, JobError, Output, Token
+from taskpool.messages import DEFAULT_LIMITS, NO_OUTPUT, End, JobError, Limits, Output, Token
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -77,14 +77,14 @@ class Context(NamedTuple):
     token: Token  # names the attempt's files: no other attempt has it
     spool: str  # directory of the pool's spool
     started_ns: int  # monotonic, when the attempt began
-    timeout_ns: int = 0  # 0: none
+    limits: Limits = DEFAULT_LIMITS
     keep: Callable[[], None] = nothing  # what has been changed about the process until now is to stay for later jobs
     lowered: Callable[..., str | None] = none_lowered  # names one of these RLIMIT_* that the worker had higher
 
     @property
     def deadline_ns(self) -> int | None:
         """Say when the attempt has to be over, on the monotonic clock; None: never."""
-        return self.started_ns + self.timeout_ns if self.timeout_ns else None
+        return self.started_ns + self.limits.timeout_ns if self.limits.timeout_ns else None
 
     def environment(self) -> dict[str, str]:
         """Give the variables that a job finds in its environment."""

@@ -293,7 +293,7 @@ def _end_of(ended: Ended) -> End:
 
 
 def _timed_out(context: Context, ended: Ended) -> JobError:
-    limit = f"{seconds(context.timeout_ns):g} s"
+    limit = f"{seconds(context.limits.timeout_ns):g} s"
     if ended.child.signal is None:
         how = f"exited with {ended.child.status} when told to end"
     else:

@@ -127,7 +127,7 @@ class Loop:
             self._hold(Report(frame.first_n, End.FAILED, error=JobError("MessageError", str(error))))
             return
         for n, task in enumerate(tasks, frame.first_n):
-            if self._held.encoded and (self._held_too_long() or _may_take_long(task)):
+            if self._held.encoded and (self._held_too_long() or _may_take_long(frame, task)):
                 self._send_progress()
             self._hold(self._runner.run(frame, n, task))
             if self._runner.must_exit:
@@ -207,6 +207,6 @@ def _without_result(report: Report, cause: Exception) -> Report:
     return Report(report.n, End.FAILED, None, report.exit_status, report.signal, error, report.usage)
 
 
-def _may_take_long(task: Task) -> bool:
+def _may_take_long(frame: Frame, task: Task) -> bool:
     """Say whether a job may take long. The dealer puts only tiny ones together, but judges by a mean."""
-    return task.timeout_ns > 0 or task.kind not in KINDS or not KINDS[task.kind].in_process
+    return frame.limits.timeout_ns > 0 or task.kind not in KINDS or not KINDS[task.kind].in_process

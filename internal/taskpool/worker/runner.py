@@ -77,7 +77,7 @@ class Runner:
         token = Token(frame.epoch, n)
         identity = (frame.batch, task.seq, task.try_, frame.slot, token)
         state = self._process_state
-        context = Context(*identity, self._spool, began.mono, task.timeout_ns, state.keep, state.lowered)
+        context = Context(*identity, self._spool, began.mono, frame.limits, state.keep, state.lowered)
         result = self._result(kind, task.payload, context)
         if kind.runs_user_code and os.getpid() != self._pid:
             # The job has forked, and this is the child that returned from it: there must be no second worker that
@@ -147,7 +147,7 @@ class Runner:
 
     def _timed_out(self, context: Context) -> Result:
         self.must_exit = True  # interrupted at any point: locks held, half-done imports, threads
-        text = f"still running after its time-out of {seconds(context.timeout_ns):g} s"
+        text = f"still running after its time-out of {seconds(context.limits.timeout_ns):g} s"
         return Result(End.TIMED_OUT, error=JobError("TimedOut", text))
 
     def _restore_process(self, context: Context) -> None:

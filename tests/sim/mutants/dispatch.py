@@ -34,6 +34,13 @@ DISPATCH = (
         "        return not suspect\n",
     ),
     mutant(
+        "jobs of different limits share a frame",
+        "I2",
+        "core/scheduler.py",
+        "        and (job.limits is first.limits or job.limits == first.limits)\n",
+        "",
+    ),
+    mutant(
         "jobs of two paths share a frame",
         "I4",
         "core/scheduler.py",

@@ -93,6 +93,7 @@ def test_a_frame_of_several_fits_the_queue(payload_bytes: int) -> None:
         (work(timeout_ns=SECOND), "a time-out is measured for one job"),
         (work("command"), "of another kind"),
         (work(affinity="/lib"), "of other user code"),
+        (work(retries=1), "under other limits, which a frame has once"),
     ],
 )
 def test_never_in_company(second: Work, why: str) -> None:

@@ -98,7 +98,7 @@ def test_a_worker_that_lacks_a_kind_gets_no_work_and_ends_a_pool_that_never_had_
 def test_a_worker_that_cannot_be_understood_ends_a_pool_that_never_had_another() -> None:
     world = World(boot=False)
     world.batch(work())
-    stale = ReadyUnreadable(Incarnation(1), EPOCH + 1, 101, "0.9", 3, 2)
+    stale = ReadyUnreadable(Incarnation(1), EPOCH + 1, 101, "0.9", 4, 3)
     world.do(stale)
     assert world.workers[1].told_to == []
     world.do(structs.replace(stale, epoch=EPOCH))
@@ -108,7 +108,7 @@ def test_a_worker_that_cannot_be_understood_ends_a_pool_that_never_had_another()
     assert world.exits() == [ExitCode.ENVIRONMENT]
     [note] = world.noted(Topic.OUT_OF_SERVICE)
     assert note["text"] == (
-        "worker PID 101 speaks protocol version 3 and is of version 0.9, this dealer speaks 2 and is of version 1; "
+        "worker PID 101 speaks protocol version 4 and is of version 0.9, this dealer speaks 3 and is of version 1; "
         "see --worker-exec"
     )
 

@@ -364,7 +364,7 @@ def test_files_that_a_job_leaves_open_do_not_use_up_the_next_jobs(start: Start) 
 
 def test_past_its_deadline_a_job_is_interrupted_and_the_worker_leaves(start: Start) -> None:
     dealer = start()
-    n = dealer.send(call(dealer, "spin", timeout_ns=50 * MILLISECOND))
+    n = dealer.send(call(dealer, "spin"), timeout_ns=50 * MILLISECOND)
     dealer.hear_started(n)
     until = time.monotonic() + PATIENCE_SECONDS
     while not dealer.events.depth() and time.monotonic() < until:
@@ -409,7 +409,7 @@ def test_a_simulated_exit_says_nothing(start: Start) -> None:
 
 def test_a_simulated_hang_can_only_be_killed(start: Start) -> None:
     dealer = start("--chaos", "hang=1", "--verbose", "--log-format", "json")
-    n = dealer.send(Task(1, 1, "fib", fib(1).payload, timeout_ns=1))
+    n = dealer.send(Task(1, 1, "fib", fib(1).payload), timeout_ns=1)
     dealer.hear_started(n)
     until = time.monotonic() + PATIENCE_SECONDS
     while "hang" not in dealer.log_text() and time.monotonic() < until:

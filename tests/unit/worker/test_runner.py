@@ -19,7 +19,7 @@ from taskpool import codec, limits
 from taskpool.clock import SECOND
 from taskpool.errors import MessageError
 from taskpool.kinds import KINDS, Context, JobTimedOut, Result, WorkerUnfit
-from taskpool.messages import NO_OUTPUT, End, Frame, JobError, Output, Progress, Report, Task
+from taskpool.messages import NO_OUTPUT, End, Frame, JobError, Limits, Output, Progress, Report, Task
 from taskpool.procs import procfs
 from taskpool.procs.prctl import ParentTie
 from taskpool.worker import runner as module
@@ -76,9 +76,10 @@ class Stage:
 
     def attempt(self, job: Job, *, timeout_ns: int = 0, kind: str = "fake") -> Report:
         self.job = job
-        task = Task(seq=3, try_=2, kind=kind, payload=b"", timeout_ns=timeout_ns)
+        task = Task(seq=3, try_=2, kind=kind, payload=b"")
         tasks = codec.encode_tasks([task])
-        report = self.runner.run(Frame(epoch=5, first_n=70, count=1, slot=1, batch="b", tasks=tasks), 71, task)
+        frame = Frame(5, 71, count=1, slot=1, batch="b", tasks=tasks, limits=Limits(timeout_ns=timeout_ns))
+        report = self.runner.run(frame, 71, task)
         assert codec.decode(codec.encode(Progress(1, 5, [report]))) == Progress(1, 5, [report]), "the dealer takes it"
         return report
 
