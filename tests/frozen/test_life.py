@@ -29,6 +29,17 @@ def run(
     )
 
 
+def test_a_program_found_by_its_name_works_where_the_current_directory_is_gone(bundle: Path, tmp_path: Path) -> None:
+    """Then nothing has told it a path: neither its arguments nor the system."""
+    (tmp_path / "gone").mkdir()
+    line = f"cd {tmp_path}/gone && rmdir ../gone && exec tp-generator python --workers 1 --path /opt math:factorial"
+    environment = os.environ | {"PATH": f"{bundle}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["sh", "-c", line], input="[5]", env=environment, capture_output=True, text=True, timeout=DEADLINE_SECONDS
+    )
+    assert (done.returncode, done.stdout) == (0, "120\n"), done.stderr
+
+
 # --- processes -------------------------------------------------------------------------------------
 
 

@@ -172,11 +172,13 @@ def _quoted(word: str) -> str:
 
 def _as_typed(program: str) -> str:
     """Return the program's name alone, if a shell finds the same program by it; else its absolute path."""
+    if os.sep not in program:  # a frozen program is told its name alone, when a shell has found it by that
+        return program
     name = os.path.basename(program)
     found = shutil.which(name)  # by the name alone a shell may find another installation
     if found is not None and os.path.isabs(found) and os.path.realpath(found) == os.path.realpath(program):
         return name
-    return absolute(program) if os.sep in program else program
+    return absolute(program)
 
 
 def _session_options(options: SubmitOptions, private: PrivateDealer | None) -> SessionOptions:

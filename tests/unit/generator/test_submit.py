@@ -40,6 +40,17 @@ def test_paths_are_absolute_and_the_jobs_own_options_are_not_ours(
     assert named == f"{tmp_path}/tp command --batch b --resume --cwd {tmp_path} --pool p x"
 
 
+def test_the_command_can_be_told_where_the_current_directory_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A frozen program knows itself by the name it was called by, others by their path."""
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    for program in ("tp", "/opt/tp"):
+        assert resume_command(program, ["fib", "1"], "b") == f"{program} fib --batch b --resume 1"
+
+
 WORDS = [
     b"w\xff",
     b"\xff",
