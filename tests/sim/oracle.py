@@ -458,8 +458,8 @@ class Oracle:
                 self._world.fail("I10", f"worker {pid} is killed for its silence, and nobody has told it anything")
 
     def interrupted(self, worker: WorkerProcess) -> None:
-        """A worker is told that its job is past its time-out."""
-        ran_ns = self._host.ran_ns(worker.began_ns)
+        """A worker is told that its job is past its time-out, which counts from when it has said that it started."""
+        ran_ns = self._host.ran_ns(worker.told_ns)
         if ran_ns < worker.timeout_ns:
             self._world.fail("I4", f"a job is timed out after {ran_ns / 1e9:.3f} s of {worker.timeout_ns / 1e9:g} s")
 

@@ -71,6 +71,7 @@ class WorkerProcess(Process):
         self.held: list[Report] = []
         self.in_memory: list[Report] = []  # what its dealer finds of it behind its death
         self.saying: tuple[list[Report], int] = ([], 0)  # on its way into the queue
+        self.told_ns = 0  # when it told of the start of the frame in hand
         self.began_ns = 0
         self.limits = DEFAULT_LIMITS  # of the frame in hand
         self.ran: list[Planned] = []  # what it has executed or executes
@@ -161,6 +162,7 @@ class WorkerProcess(Process):
         if not self.host.durable and faults.fires("worker_reports_before_it_starts"):
             yield from self._report_too_early(events, frame.first_n)
         yield from self._tell(events, started=frame.first_n)
+        self.told_ns = self.world.now_ns
         if faults.fires("worker_stopped_amid_frame"):
             self.stop(faults.amount(MILLISECOND, 30 * SECOND))
             yield 1_000
