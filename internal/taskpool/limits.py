@@ -67,6 +67,7 @@ FRAME_JOBS_MAX = 64  # jobs in one frame to a worker: so many may have to be sen
 # Frames a worker holds, the one it works on included: the second keeps it busy while the first is reported.
 FRAMES_IN_FLIGHT_MAX = 2
 ERROR_TEXT_BYTES_MAX = 16 * 1024
+JOB_TEXT_BYTES_MAX = 200  # what a job is, in one line: enough to find it again, and little beside its outcome
 STDERR_TAIL_BYTES_MAX = 4 * 1024  # the end of a dead worker's standard error, which a crash report quotes
 JOB_SEQ_MAX = 2**53  # the largest integer every JSON reader keeps exact
 PRIORITY_MAX = 2**31 - 1

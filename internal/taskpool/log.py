@@ -40,6 +40,22 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
+def excerpt(text: str, bytes_max: int) -> str:
+    """Return the text as `printable` shows it, in at most `bytes_max` bytes of UTF-8; `...` stands for what is cut."""
+    if len(text) <= bytes_max and text.isascii() and text.isprintable():  # nearly always, and made for every outcome
+        return text
+    pieces: list[str] = []
+    size = kept = 0
+    for char in text:
+        pieces.append(printable(char))
+        size += len(pieces[-1].encode())
+        if size > bytes_max:
+            return "".join(pieces[:kept]) + "..."
+        if size <= bytes_max - 3:
+            kept = len(pieces)
+    return "".join(pieces)
+
+
 def _utf8(value: Fact) -> Fact:
     """Escape surrogates, each of which stands for a byte of a file name that is no UTF-8; JSON cannot carry them."""
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value

@@ -28,6 +28,7 @@ Text = Annotated[str, Meta(max_length=limits.ERROR_TEXT_BYTES_MAX)]
 Payload = Annotated[bytes, Meta(max_length=limits.PAYLOAD_BYTES_MAX)]
 Value = Annotated[bytes, Meta(max_length=limits.VALUE_BYTES_MAX)]
 Captured = Annotated[str, Meta(max_length=limits.INLINE_OUTPUT_BYTES_MAX)]
+JobTitle = Annotated[str, Meta(max_length=limits.JOB_TEXT_BYTES_MAX)]
 FilePath = Annotated[str, Meta(max_length=4096)]
 
 
@@ -173,6 +174,7 @@ class Outcome(Part):
     usage: Usage = NO_USAGE
     output: Output = NO_OUTPUT
     error: JobError | None = None
+    job: JobTitle = ""  # what it is, in one printable line; empty: recorded by a version that did not say
 
 
 class Task(Part):

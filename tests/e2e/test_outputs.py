@@ -48,6 +48,7 @@ OUTCOME_KEYS = {
     "run",
     "kind",
     "label",
+    "job",
     "state",
     "value",
     "exit_status",
@@ -159,6 +160,11 @@ def test_outcome_objects(stage: Stage, tmp_path: Path) -> None:
         assert min(job["wait_seconds"], job["run_seconds"], job["cpu_seconds"]) >= 0
     assert (one["state"], one["value"], one["label"], one["exit_status"]) == ("succeeded", 55, "ten", None)
     assert (two["state"], two["exit_status"], two["stdout"], two["stderr"]) == ("failed", 3, "out\n", "err\n")
+    assert [job["job"] for job in (one, two, three)] == [
+        "fib(10)",
+        "sh -c 'echo out; echo err >&2; exit 3'",
+        "math:factorial(-1)",
+    ]
     assert three["state"] == "failed"
     assert three["error"]["type"] == "ValueError"
     assert four["stdout"] is None

@@ -3,10 +3,11 @@ from __future__ import annotations
 import json
 import re
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taskpool.log import render
+from taskpool.log import excerpt, render
 
 
 def test_text_looks_as_it_always_did() -> None:
@@ -52,3 +53,26 @@ def test_whatever_is_said_stays_one_line(text: str, value: str) -> None:
 def test_escapes_show_what_was_there() -> None:
     assert render("text", "Dealer", "a\nb\x1b[31m\udcff") == "[Dealer] a\\nb\\x1b[31m\\udcff\n"
     assert json.loads(render("json", "Dealer", "a\nb\udcff"))["text"] == "a\nb\\udcff"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("as it is", "as it is"),
+        ("ten bytes.", "ten bytes."),
+        ("ten bytes. And more", "ten byt..."),
+        ("a\nb\x1b[m", "a\\nb\\x1b[m"),
+        ("\n" * 5, "\\n" * 5),
+        ("\n" * 6, "\\n" * 3 + "..."),
+        ("ünïcödé", "ünïc..."),
+        ("\udcff", "\\udcff"),
+    ],
+)
+def test_an_excerpt_is_one_line_of_so_many_bytes(text: str, shown: str) -> None:
+    assert excerpt(text, 10) == shown
+
+
+@given(st.text(st.characters(exclude_categories=())), st.integers(3, 40))
+def test_an_excerpt_of_whatever_it_is_fits(text: str, most: int) -> None:
+    shown = excerpt(text, most)
+    assert len(shown.encode()) <= most and shown.isprintable()

@@ -79,8 +79,8 @@ class Commands:
             ok, body = False, {"error": str(error)}
         self._pool.answer(command, body, ok=ok)
 
-    def status(self, now: Instant) -> Body:
-        """The pool at a glance."""
+    def status(self, now: Instant, *, described: bool = False) -> Body:
+        """The pool at a glance. `described`: with what its jobs are, which is not for pages that others can read."""
         pool, supervisor = self._pool, self._supervisor
         delayed = sum(job.state is State.DELAYED for _, _, job in pool.delayed)  # cancelled ones linger in the heap
         # What lies beyond the front of the queue is in the store only, so the waiting ones are counted by what is left.
@@ -106,10 +106,14 @@ class Commands:
                 {"batch": batch.name, "accepted": batch.accepted, "total": batch.total, "open": batch.open}
                 for batch in islice(pool.batches.values(), LISTED_MAX)
             ],
-            "running": [self._worker_line(worker, now) for worker in supervisor.workers.values() if worker.frames],
+            "running": [
+                self._worker_line(worker, now, described=described)
+                for worker in supervisor.workers.values()
+                if worker.frames
+            ],
         }
 
-    def _worker_line(self, worker: Worker, now: Instant) -> Body:
+    def _worker_line(self, worker: Worker, now: Instant, *, described: bool) -> Body:
         head = worker.frames[0]
         # The first without a report is the one that runs.
         job = next(iter(head.jobs.values()))
@@ -120,14 +124,15 @@ class Commands:
             "kind": job.spec.kind,
             "started": head.started,
             "seconds": max(0, now.mono - head.heard_mono_ns) / SECOND,
+            **({"description": self._pool.title(job.spec)} if described else {}),
         }
 
     def _status(self, command: Command, now: Instant) -> Body:
-        return self.status(now)
+        return self.status(now, described=True)
 
     def _show(self, command: Command, now: Instant) -> Body:
         job = self._one_job(command)
-        return _describe(job, self._pool.attempts.get(job.attempt_n))
+        return self._describe(job, self._pool.attempts.get(job.attempt_n))
 
     def _cancel(self, command: Command, now: Instant) -> Body:
         jobs = [self._one_job(command)] if command.seq else self._whole_batch(command)
@@ -183,7 +188,10 @@ class Commands:
 
     def _quarantine_list(self, command: Command, now: Instant) -> Body:
         parked = self._pool.quarantine
-        return {"total": len(parked), "quarantine": [_describe(job) for job in islice(parked.values(), LISTED_MAX)]}
+        return {
+            "total": len(parked),
+            "quarantine": [self._describe(job) for job in islice(parked.values(), LISTED_MAX)],
+        }
 
     def _quarantine_drop(self, command: Command, now: Instant) -> Body:
         jobs = self._parked(command)
@@ -244,25 +252,26 @@ class Commands:
             raise CommandError(f"no job of batch {command.batch!r} is in quarantine")
         return jobs
 
+    def _describe(self, job: Job, attempt: Attempt | None = None) -> Body:
+        title = self._pool.title
+        return {
+            "job": job.name,
+            "kind": job.spec.kind,
+            "label": job.spec.label,
+            "state": job.state.value,
+            "run": job.counts.run,
+            "attempts": job.counts.tries,
+            "crashes": job.counts.crashes,
+            "crash_limit": job.limits.crash_limit,
+            "priority": job.limits.priority,
+            "queued_at": rfc3339(job.record.queued_wall_ns),
+            "pid": attempt.worker.pid if attempt is not None else None,
+            "description": title(job.spec),  # last: in a table it may be long
+        }
+
 
 def _by_state(pool: PoolState) -> dict[str, int]:
     totals: Counter[str] = Counter()
     for (_, state), count in pool.counters.jobs_finished.items():
         totals[state] += count
     return dict(totals)
-
-
-def _describe(job: Job, attempt: Attempt | None = None) -> Body:
-    return {
-        "job": job.name,
-        "kind": job.spec.kind,
-        "label": job.spec.label,
-        "state": job.state.value,
-        "run": job.counts.run,
-        "attempts": job.counts.tries,
-        "crashes": job.counts.crashes,
-        "crash_limit": job.limits.crash_limit,
-        "priority": job.limits.priority,
-        "queued_at": rfc3339(job.record.queued_wall_ns),
-        "pid": attempt.worker.pid if attempt is not None else None,
-    }

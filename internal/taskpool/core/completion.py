@@ -317,11 +317,16 @@ class Completion:
         pool.count_payload(-len(job.spec.payload))
         pool.counters.jobs_finished[job.spec.kind, state] += 1
         pool.job_finished(now.wall)
-        outcome = _outcome(job, number, attempt, report, now)
+        # Here and not where it is read: the specification is gone then, from memory and journal, and every reader of
+        # the outcome (this generator, a later one, `results`, after a restart) is to be told. It costs some
+        # microseconds, of a command that took milliseconds; a tiny job's own line is short.
+        outcome = _outcome(job, number, attempt, report, now, pool.title(job.spec))
         pool.commits.add(OutcomeRecorded(job.ordinal, batch.name, outcome), OutcomeStored(batch, outcome))
 
 
-def _outcome(job: Job, number: int, attempt: Attempt | None, report: Report | None, now: Instant) -> Outcome:
+def _outcome(
+    job: Job, number: int, attempt: Attempt | None, report: Report | None, now: Instant, title: str
+) -> Outcome:
     usage = report.usage if report is not None else Usage()
     queued_wall_ns = job.record.queued_wall_ns
     return Outcome(
@@ -344,4 +349,5 @@ def _outcome(job: Job, number: int, attempt: Attempt | None, report: Report | No
         usage=usage,
         output=report.output if report is not None else NO_OUTPUT,
         error=report.error if report is not None else None,
+        job=title,
     )

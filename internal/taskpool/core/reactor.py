@@ -35,7 +35,7 @@ from taskpool.core.job import Job
 from taskpool.core.recovery import CORRUPT_JOB, Recovery
 from taskpool.core.scheduler import Scheduler
 from taskpool.core.shutdown import Shutdown
-from taskpool.core.state import PoolConfig, PoolState
+from taskpool.core.state import JobTitles, PoolConfig, PoolState
 from taskpool.core.storage import (
     BatchFound,
     CommitFailed,
@@ -57,8 +57,11 @@ from taskpool.messages import Ack, Bye, Close, Command, Hello, Ping, Progress, R
 class Reactor:
     """`handle` is total: it takes every event, in every state, from any sender."""
 
-    def __init__(self, config: PoolConfig, signal_names: dict[int, str]) -> None:
-        self.pool = PoolState(config)
+    def __init__(
+        self, config: PoolConfig, signal_names: dict[int, str], title: JobTitles = lambda spec: spec.kind
+    ) -> None:
+        """`title` says what a job is; without it, its kind is all that is said."""
+        self.pool = PoolState(config, title)
         self.supervisor = Supervisor(self.pool)
         self.scheduler = Scheduler(self.pool, self.supervisor)
         self.completion = Completion(self.pool, signal_names)

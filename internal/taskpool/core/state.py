@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -15,7 +16,10 @@ from taskpool.core.commits import Commits
 from taskpool.core.counters import Counters
 from taskpool.core.effects import Effect, Level, Note, Reply, Topic
 from taskpool.core.job import Job
-from taskpool.messages import Answer, Command, Refused
+from taskpool.messages import Answer, Command, JobSpec, Refused
+
+JobTitles = Callable[[JobSpec], str]
+"""Says in one short line what a job is. Pure, and handed in, because payloads are opaque to the core."""
 
 
 class PoolConfig(Struct, frozen=True):
@@ -44,8 +48,9 @@ class PoolConfig(Struct, frozen=True):
 class PoolState:
     """Everything the dealer knows about jobs and their readers. Workers are the supervisor's."""
 
-    def __init__(self, config: PoolConfig) -> None:
+    def __init__(self, config: PoolConfig, title: JobTitles) -> None:
         self.config = config
+        self.title = title
         self.counters = Counters(config.kinds, journaled=config.journaled)
         self.commits = Commits()
         self.backlog = Backlog()

@@ -30,7 +30,7 @@ from taskpool.errors import ExitCode, GeneratorGone, TaskpoolError, UsageError
 from taskpool.ipc import sizing
 from taskpool.ipc.spool import Spool
 from taskpool.journal.store import Store
-from taskpool.kinds import KINDS
+from taskpool.kinds import KINDS, job_title
 from taskpool.messages import Epoch
 
 # The core, which is handed numbers, imports no module that could send a signal.
@@ -80,7 +80,8 @@ class Dealer:
         spool.sweep()  # after that: late reports may lie in it, and after it nothing refers to what is left
         processes = platform.processes(options, epoch, spool, layout.worker)
         teardown.callback(processes.close)
-        self.core = Reactor(_config(options, epoch, layout, platform, spool, durable=store.durable), SIGNAL_NAMES)
+        config = _config(options, epoch, layout, platform, spool, durable=store.durable)
+        self.core = Reactor(config, SIGNAL_NAMES, job_title)
         self.parts = self._connect(poller, queues, processes, store, spool)
         self.loop = Loop(self.parts, self._wakeups(poller, store, notifier), restored)
         where = self._serve_pages()

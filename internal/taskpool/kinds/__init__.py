@@ -13,13 +13,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from taskpool.errors import UsageError
+from taskpool.errors import MessageError, UsageError
 from taskpool.kinds.base import Context, JobTimedOut, Kind, Result, WorkerUnfit
 from taskpool.kinds.command import COMMAND
 from taskpool.kinds.fib import FIB
 from taskpool.kinds.python import PYTHON
+from taskpool.messages import JobSpec
 
-__all__ = ["KINDS", "Context", "JobTimedOut", "Kind", "Result", "WorkerUnfit", "kind"]
+__all__ = ["KINDS", "Context", "JobTimedOut", "Kind", "Result", "WorkerUnfit", "job_title", "kind"]
 
 # The order is that of --help and of errors that list the kinds.
 KINDS: dict[str, Kind[Any, Any]] = {kind.name: kind for kind in (FIB, COMMAND, PYTHON)}
@@ -31,3 +32,11 @@ def kind(name: str) -> Kind[Any, Any]:
         return KINDS[name]
     except KeyError:
         raise UsageError(f"unknown kind {name!r}; this program knows {', '.join(KINDS)}") from None
+
+
+def job_title(spec: JobSpec) -> str:
+    """Say in one short printable line what a job is; of one from another version's journal only its kind."""
+    try:
+        return KINDS[spec.kind].title(spec.payload)
+    except (KeyError, MessageError):
+        return f"{spec.kind}(...)"

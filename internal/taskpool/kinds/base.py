@@ -27,6 +27,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from taskpool.errors import MessageError, UsageError
+from taskpool.limits import JOB_TEXT_BYTES_MAX
+from taskpool.log import excerpt
 from taskpool.messages import DEFAULT_LIMITS, NO_OUTPUT, End, JobError, Limits, Output, Token
 
 if TYPE_CHECKING:
@@ -232,6 +234,10 @@ class Kind(ABC, Generic[_Object, _Payload]):
     def describe(self, payload: bytes) -> str:
         """Say in a short text for log lines what this job is: `fib(40)`."""
         return f"{self.name}({self.command_line(payload).removeprefix(f'{self.name} ')})"
+
+    def title(self, payload: bytes) -> str:
+        """Say in one printable line of at most JOB_TEXT_BYTES_MAX bytes what this job is: every outcome carries it."""
+        return excerpt(self.describe(payload), JOB_TEXT_BYTES_MAX)
 
     # In the worker
 

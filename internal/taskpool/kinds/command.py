@@ -16,6 +16,7 @@ from taskpool.kinds.base import OWN_VARIABLES, Argument, Context, Kind, Result, 
 from taskpool.kinds.capture import Streams, await_spool, lost
 from taskpool.kinds.execute import CannotStart, Ended, Program, start, wait, when_possible
 from taskpool.kinds.template import SLOT, Template, shell_quote
+from taskpool.log import excerpt
 from taskpool.messages import End, JobError, Part
 from taskpool.procs.process_tree import kill_descendants
 from taskpool.procs.spawn import scrubbed
@@ -132,6 +133,14 @@ class Command(Kind[CommandJob, Payload]):
         line = _line(self.decode(payload)).decode("utf-8", "backslashreplace")
         shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line[:_SHOWN_CHARS_MAX])
         return f"command({shown}{'...' if len(line) > _SHOWN_CHARS_MAX else ''})"
+
+    def title(self, payload: bytes) -> str:
+        """Give the command line, as a shell takes it."""
+        job = self.decode(payload)
+        # Each word adds at least two bytes, so no more of them are seen, nor of one of them. Megabytes are not quoted.
+        most = limits.JOB_TEXT_BYTES_MAX + 1
+        seen = Payload(tuple(word[:most] for word in job.argv[:most]), shell=job.shell)
+        return excerpt(_line(seen).decode("utf-8", "backslashreplace"), limits.JOB_TEXT_BYTES_MAX)
 
     # In the worker
 

@@ -61,6 +61,9 @@ class Fib(Kind[FibJob, int]):
     def command_line(self, payload: bytes) -> str:
         return f"fib {self.decode(payload)}"
 
+    def title(self, payload: bytes) -> str:
+        return f"fib({self.decode(payload)})"  # short by itself
+
     def run(self, payload: bytes, context: Context) -> Result:
         return Result(End.SUCCEEDED, value=b"%d" % fib_kernel.fib(self.decode(payload)))
 

@@ -12,6 +12,8 @@ from msgspec import Meta, Struct
 from taskpool.errors import MessageError, UsageError
 from taskpool.kinds.base import Argument, Context, Kind, Result, wrong_value
 from taskpool.kinds.invoke import Function, invoke
+from taskpool.limits import JOB_TEXT_BYTES_MAX
+from taskpool.log import excerpt
 from taskpool.messages import Part
 
 if TYPE_CHECKING:
@@ -110,6 +112,15 @@ class Python(Kind[PythonJob, Payload]):
     def describe(self, payload: bytes) -> str:
         job = self.decode(payload)
         return f"python({job.module}:{job.function})"
+
+    def title(self, payload: bytes) -> str:
+        """Give the call as Python spells it, its arguments as JSON: `math:comb(5, 2)`."""
+        job = self.decode(payload)
+        arguments = job.args.strip()[1:-1][:JOB_TEXT_BYTES_MAX]
+        if job.kwargs != _NO_KWARGS:
+            arguments += (b", **" if arguments else b"**") + job.kwargs[: JOB_TEXT_BYTES_MAX + 1]
+        call = f"{job.module}:{job.function}({arguments.decode('utf-8', 'backslashreplace')})"
+        return excerpt(call, JOB_TEXT_BYTES_MAX)
 
     # In the worker
 

@@ -59,6 +59,7 @@ def test_status_shows_the_pool_at_a_glance() -> None:
     assert (body["finished"], body["quarantined"]) == ({"succeeded": 1}, 0)
     assert body["batches"] == [{"batch": "b", "accepted": 4, "total": 4, "open": 3}]
     first, second = body["running"]
+    assert first.pop("description") == "command"
     assert first == {"slot": 0, "pid": 101, "job": "b/3", "kind": "command", "started": True, "seconds": 0.5}
     assert (second["job"], second["started"]) == ("b/4", False)
 
@@ -94,6 +95,23 @@ def test_show_describes_a_job_wherever_it_is() -> None:
     assert world.command("show", "c", 2)["state"] == "queued"
     assert "job c/3 is not waiting" in world.command("show", "c", 3)["error"]
     assert "error" in world.command("show", None, 1)
+
+
+def test_what_a_job_is_stands_in_answers_and_outcomes_but_not_on_pages() -> None:
+    world = World()
+    world.core.pool.title = lambda spec: f"what {spec.kind} does"
+    quarantined(world)
+    world.batch(work("command"), batch="c", client=2)
+    world.start(1)
+    (line,) = world.command("status")["running"]
+    assert (line["job"], line["description"]) == ("c/1", "what command does")
+    assert world.command("show", "c", 1)["description"] == "what command does"
+    assert world.command("quarantine-list")["quarantine"][0]["description"] == "what command does"
+    # Others may reach those, and arguments can be confidential.
+    (line,) = world.core.commands.status(world.now)["running"]
+    assert "description" not in line
+    world.report(1)
+    assert [outcome.job for outcome in world.outcomes(2)] == ["what command does"]
 
 
 # --- pause ----------------------------------------------------------------------------------------

@@ -71,6 +71,7 @@ def test_an_outcome_says_everything() -> None:
             usage=Usage(started_wall_ns=world.now.wall, run_ns=SECOND),
             output=Output("out"),
             error=error,
+            job="command",
         )
     ]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +86,16 @@ def test_the_bytes_are_those_written_down() -> None:
 
 
 GOLDEN_JOB = "9394a3666962c4077061796c6f6164c0c0c3a0"
-GOLDEN_OUTCOME = "dc0013010101a3666962c0a97375636365656465640100c4023535c0c0c0c0000000940000000094c0c0c0c0c0"
+GOLDEN_OUTCOME = "dc0014010101a3666962c0a97375636365656465640100c4023535c0c0c0c0000000940000000094c0c0c0c0c0a0"
+# Of version 0.2: without what the job is.
+GOLDEN_OUTCOME_OLD = "dc0013010101a3666962c0a97375636365656465640100c4023535c0c0c0c0000000940000000094c0c0c0c0c0"
 GOLDEN_LIMITS = "9a000000009090c3c30300"
+
+
+def test_an_outcome_that_an_earlier_version_wrote_is_read() -> None:
+    body = bytes.fromhex(GOLDEN_OUTCOME_OLD)
+    crc = zlib.crc32(body, zlib.crc32(struct.pack("<qqq", 1, 1, 1)))
+    assert encoding.unpack_outcome(encoding.OutcomeRow(1, 1, 1, body, crc)) == recorded(1).outcome
 
 
 # --- in a file ------------------------------------------------------------------------------------

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from support.attempts import context
 from taskpool import messages
 from taskpool.errors import MessageError, UsageError
-from taskpool.kinds import KINDS, Context, Kind, Result, kind
-from taskpool.messages import End
+from taskpool.kinds import KINDS, Context, Kind, Result, job_title, kind
+from taskpool.limits import JOB_TEXT_BYTES_MAX
+from taskpool.messages import End, JobSpec
 
 GOOD_JOBS: dict[str, dict[str, object]] = {
     "fib": {"n": 1},
@@ -47,6 +48,50 @@ def test_a_parsed_job_passes_the_check_and_is_told_in_one_short_line(each: Kind[
     messages.JobSpec(each.name, payload)
     assert each.summary
     assert "\n" not in each.summary
+
+
+TITLES: list[tuple[str, dict[str, object], str]] = [
+    ("fib", {"n": 40}, "fib(40)"),
+    ("command", {"argv": ["convert", "a 57.png", "b57.jpg"]}, "convert 'a 57.png' b57.jpg"),
+    ("command", {"argv": ["echo $HOME | cat"], "shell": True}, "echo $HOME | cat"),
+    ("command", {"argv": ["printf", "a\nb\u001b[2J"]}, "printf 'a\\nb\\x1b[2J'"),
+    ("python", {"call": "math:factorial", "args": [5]}, "math:factorial(5)"),
+    ("python", {"call": "m:f"}, "m:f()"),
+    ("python", {"call": "m:f", "args": [1, "x"], "kwargs": {"key": None}}, 'm:f(1, "x", **{"key": null})'),
+    ("python", {"call": "m:f", "kwargs": {"key": 2}}, 'm:f(**{"key": 2})'),
+]
+
+
+@pytest.mark.parametrize(("name", "job", "title"), TITLES)
+def test_a_title_is_the_command_line_or_the_call(name: str, job: dict[str, object], title: str) -> None:
+    assert job_title(JobSpec(name, KINDS[name].parse(job, "line 1"))) == title
+
+
+@pytest.mark.parametrize(
+    ("name", "job"),
+    [
+        ("command", {"argv": ["echo", *["x"] * 500]}),
+        ("command", {"argv": ["echo", "'" * 3_000_000]}),
+        ("command", {"argv": ["echo " + "ü" * 300], "shell": True}),
+        ("python", {"call": "m:f", "args": ["x" * 3_000_000]}),
+        ("python", {"call": f"m:{'f' * 300}", "kwargs": {"k": "v" * 300}}),
+    ],
+)
+def test_a_title_is_bounded(name: str, job: dict[str, object]) -> None:
+    title = job_title(JobSpec(name, KINDS[name].parse(job, "line 1")))
+    assert title.endswith("...") and JOB_TEXT_BYTES_MAX - 4 <= len(title.encode()) <= JOB_TEXT_BYTES_MAX
+
+
+def test_a_title_has_every_byte_of_an_argument() -> None:
+    (payload,) = KINDS["command"].jobs(
+        argparse.Namespace(template=["--", "cat", ":::", "\udcff"], cwd=None, env=[], shell=False), iter(())
+    )
+    assert job_title(JobSpec("command", payload)) == "cat '\\xff'"
+
+
+def test_a_job_of_another_version_is_told_by_its_kind() -> None:
+    assert job_title(JobSpec("render", b"")) == "render(...)"
+    assert job_title(JobSpec("python", b"\xc1")) == "python(...)"
 
 
 @each_kind

@@ -33,6 +33,7 @@ def to_json(batch: str, outcome: Outcome) -> bytes:
         "run": outcome.run,
         "kind": outcome.kind,
         "label": outcome.label,
+        "job": outcome.job or None,
         "state": outcome.state,
         # As the job made it: decoding and encoding again could change a number's form.
         "value": None if outcome.value is None else msgspec.Raw(one_line(outcome.value)),

@@ -13,7 +13,7 @@ from taskpool.messages import JobError, Output, State, Usage
 
 
 def test_the_outcome_object_field_for_field() -> None:
-    text = to_json("b", outcome(value=b"[1,\n2]", output=Output(stdout="hi"), error=JobError("E", "m")))
+    text = to_json("b", outcome(job="fib(9)", value=b"[1,\n2]", output=Output(stdout="hi"), error=JobError("E", "m")))
     assert text.endswith(b"\n") and text.count(b"\n") == 1
     assert list(json.loads(text).items()) == [
         ("batch", "b"),
@@ -21,6 +21,7 @@ def test_the_outcome_object_field_for_field() -> None:
         ("run", 1),
         ("kind", "fib"),
         ("label", None),
+        ("job", "fib(9)"),
         ("state", "succeeded"),
         ("value", [1, 2]),
         ("exit_status", None),
@@ -42,6 +43,10 @@ def test_the_outcome_object_field_for_field() -> None:
         ("stderr_file", None),
         ("error", {"type": "E", "message": "m", "traceback": None}),
     ]
+
+
+def test_an_outcome_of_an_earlier_version_does_not_say_what_its_job_is() -> None:
+    assert json.loads(to_json("b", outcome()))["job"] is None
 
 
 def test_what_never_ran_has_no_times() -> None:
