@@ -42,6 +42,11 @@ class BatchQueries:
         self._handler = handler
         self.body = b"{}"  # the last answer to `batch`, as it came
 
+    @property
+    def pool(self) -> str:
+        """The pool that is asked."""
+        return self._session.pool
+
     def batch(self, name: str) -> BatchStatus | None:
         """Return where the batch stands; None when the dealer knows no such batch.
 

@@ -50,7 +50,8 @@ def build_parser() -> ArgumentParser:
     check.add_argument(
         "--accept-loss", action="store_true", help="go on without what is missing or damaged, with what SQLite finds"
     )
-    actions.add_parser("export", parents=[common], help="write everything to standard output, as JSON Lines")
+    export = actions.add_parser("export", parents=[common], help="write everything to standard output, as JSON Lines")
+    export.add_argument("--failed", action="store_true", help="only the outcomes of jobs that did not succeed")
     prune = actions.add_parser("prune", parents=[common], help="let finished batches go, beyond age and number")
     prune.add_argument("--retain", metavar="T", help="keep batches finished within T (default: 168h)")
     prune.add_argument(
@@ -74,7 +75,7 @@ def _check(args: Namespace, path: Path, lock: Path) -> int:
 
 def _export(args: Namespace, path: Path, lock: Path) -> int:
     """Print everything as JSON Lines. Raises JournalError behind what could be read of a damaged journal."""
-    tools.export(path, sys.stdout.buffer.write, lock)
+    tools.export(path, sys.stdout.buffer.write, lock, failed=args.failed)
     sys.stdout.flush()  # here, where a full disk under the output can still become an exit code
     return ExitCode.OK
 

@@ -6,7 +6,7 @@ Read `main` first, then `submit` (how one batch is put together) and `run` (what
     job_limits                what a job may use, and when a batch gives up
     input/                    where jobs come from
     submit  run  result       one batch: its parts, its turns, how it ended
-    totals                    what its outcomes add up to
+    totals  failures          what its outcomes add up to; jobs that did not succeed
     signals                   the signals that end it early
     private/                  a dealer started for one batch, and its state directory
     admin  queries            commands to a running pool; questions: wait, results, logs

@@ -82,6 +82,7 @@ def _add_queries(subcommands: _SubParsersAction[ArgumentParser]) -> None:
         elif verb == "results":
             sub.add_argument("--output", choices=("value", "json"), default="value", help="what to print (value)")
             sub.add_argument("--results", metavar="FILE", help="write outcome objects as JSON Lines")
+            sub.add_argument("--failed", action="store_true", help="only of jobs that did not succeed: a line for each")
 
 
 def _add_command_options(parser: ArgumentParser) -> None:

@@ -14,6 +14,7 @@ from taskpool.clock import MILLISECOND, Clock
 from taskpool.durations import human, parse_duration
 from taskpool.errors import ExitCode, UsageError
 from taskpool.generator import admin
+from taskpool.generator.failures import UNREMARKABLE, command_that_shows_failures
 from taskpool.generator.output.console import Console
 from taskpool.generator.output.formats import to_json
 from taskpool.generator.output.printer import ERR, OUT, Form, Printer, stream_pieces
@@ -50,7 +51,8 @@ def parse(args: Namespace) -> Query:
         raise UsageError(f"{args.subcommand}: expected a batch, got the job {args.target!r}")
     if args.subcommand == "results":
         form: Form = "json" if args.json else args.output
-        return lambda context: results(context, batch, form, args.results)
+        form = "failure" if args.failed and form == "value" else form
+        return lambda context: results(context, batch, form, args.results, failed=args.failed)
     timeout_ns = None if args.timeout is None else parse_duration(args.timeout, "--timeout")
     return lambda context: wait(context, batch, timeout_ns, as_json=args.json)
 
@@ -85,16 +87,24 @@ def wait(context: QueryContext, batch: str, timeout_ns: int | None, *, as_json: 
             "journal those that were told are gone"
         )
     context.console.info(*totals.summary(total, context.clock.now().mono - started, PoolFacts()))
+    if causes := totals.causes.text():
+        command = command_that_shows_failures(context.queries.pool, batch)
+        context.console.info(f"Failures: {causes}. To see them: {command}")
     return first_that_applies(totals.exit_codes)
 
 
-def results(context: QueryContext, batch: str, form: Form, file: str | None) -> ExitCode:
-    """Print what is recorded so far, as the batch's own run prints it. Raises UsageError."""
+def results(context: QueryContext, batch: str, form: Form, file: str | None, *, failed: bool = False) -> ExitCode:
+    """Print what is recorded so far, as the batch's own run prints it; `failed`: only of jobs that did not succeed.
+
+    Raises UsageError.
+    """
     status = _status(context.queries, batch)
     printer = Printer(batch, form, results=file)  # to a file anew: all that is recorded is printed again
     try:
         printer.begin()
         for outcome in context.queries.outcomes(batch, 0, status.recorded):
+            if failed and outcome.state in UNREMARKABLE:
+                continue
             printer.take(outcome)
             printer.pump()
             if printer.congested:  # pages are read only as fast as the output is

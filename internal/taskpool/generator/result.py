@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
+
 import msgspec
 
 from taskpool.client.session import JobsLost, OlderJournal
 from taskpool.errors import DealerUnreachable, ExitCode, TaskpoolError, UsageError
+from taskpool.generator.failures import command_that_shows_failures
 from taskpool.generator.output.formats import signal_name
 from taskpool.generator.output.stream import OutputClosed
 from taskpool.generator.private.process import LEAVE_NS_MAX, DealerExit, PrivateDealer
@@ -145,6 +149,24 @@ class BatchResult:
             return
         facts = _pool_facts(status, private=self._private is not None)
         self._console.info(*self._totals.summary(self._run.total, wall_ns, facts))
+        if causes := self._totals.causes.text():
+            command = self._command_that_shows_failures()
+            self._console.info(f"Failures: {causes}" + (f". To see them: {command}" if command else ""))
+
+    def _command_that_shows_failures(self) -> str | None:
+        """Return a command that prints every failure, from what is kept of them; None when nothing is."""
+        welcome, results = self._session.welcome, self._options.results
+        if welcome is not None and welcome.journaled:
+            pool = self._session.pool
+            if self._private is None:
+                return command_that_shows_failures(pool, self._options.batch)
+            if self._private.keeps_state:
+                state, path = self._private.state, self._options.journal
+                named = "" if path is None else f" --journal {shlex.quote(str(state.journal))}"
+                return f"tp-dealer journal export --failed --pool {pool}{named}"
+        if results is not None and Path(results).is_file():
+            return f"""grep -v '"state":"succeeded"' {shlex.quote(results)}"""
+        return None
 
 
 def describe_exit(ended: DealerExit) -> str:

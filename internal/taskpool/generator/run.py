@@ -15,26 +15,24 @@ from taskpool.client.connection import Connection, DealerEnded, TurnHandler
 from taskpool.client.session import REFUSED_FOR_NOW
 from taskpool.clock import SECOND, AwakeClock, Instant
 from taskpool.errors import ExitCode, UsageError
+from taskpool.generator.failures import UNREMARKABLE, Flood, cause, describe
 from taskpool.generator.input.feed import Feed
 from taskpool.generator.job_limits import HaltRule
 from taskpool.generator.options import SubmitOptions
 from taskpool.generator.output.console import Console, ProgressBar
-from taskpool.generator.output.formats import why
 from taskpool.generator.output.printer import Printer
 from taskpool.generator.output.stream import write_out
 from taskpool.generator.private.process import PrivateDealer
 from taskpool.generator.signals import STOP_SIGNALS, Interrupted
 from taskpool.generator.totals import Totals
 from taskpool.log import Fact
-from taskpool.messages import Outcome, Refused, State
+from taskpool.messages import Outcome, Refused
 from taskpool.procs.signals import Wakeup
 from taskpool.procs.wait import Descriptor
 from taskpool.procs.writer import STUCK_NS
 
 # How long the last question may keep a person waiting: all it brings is a number in the summary.
 STATUS_NS_MAX = 1 * SECOND
-# Ends that need no line of their own: the first is the rule, the second was asked for.
-_UNREMARKABLE = frozenset({State.SUCCEEDED, State.CANCELLED})
 
 
 class RunParts(NamedTuple):
@@ -75,6 +73,7 @@ class BatchRun(TurnHandler):
         self._began_wall_ns = parts.began.wall
         self._concluding = False
         self._halting = False
+        self._flood = Flood()
         self._halted_in = 0  # the connection in which the dealer was told of --halt
 
     @property
@@ -193,7 +192,7 @@ class BatchRun(TurnHandler):
             # A private dealer goes on with a batch before this program can say hello.
             is_old = outcome.no <= self._told_before and outcome.finished_wall_ns < self._began_wall_ns
             self._totals.add(outcome, earlier=is_old)
-            if outcome.state not in _UNREMARKABLE:
+            if outcome.state not in UNREMARKABLE:
                 self._report_failure(outcome)
             self._printer.take(outcome)
         if self.session.submissions.refusal is not None:
@@ -263,9 +262,12 @@ class BatchRun(TurnHandler):
         return self.session.submissions.submitted if self._feed.ended else self._feed.total
 
     def _report_failure(self, outcome: Outcome) -> None:
-        name = f"{outcome.kind}, {outcome.label}" if outcome.label else outcome.kind
-        fields: dict[str, Fact] = {"job": f"{self.session.batch}/{outcome.seq}", "state": str(outcome.state)}
-        self._console.warning(f"Job {outcome.seq} ({name}) {why(outcome)}", fields)
+        if self._flood.admit() or self._console.verbosity > 0:
+            fields: dict[str, Fact] = {"job": f"{self.session.batch}/{outcome.seq}", "state": str(outcome.state)}
+            fields |= {"cause": cause(outcome), "description": outcome.job or None}
+            self._console.warning(describe(outcome), fields)
+        elif self._flood.counts_now():
+            self._console.warning(f"{self._flood.seen} failures so far: {self._totals.causes.text()}")
 
     # --- stopping ---------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from taskpool.clock import seconds
 from taskpool.durations import human
 from taskpool.errors import ExitCode
+from taskpool.generator.failures import Causes
 from taskpool.log import Fact
 from taskpool.messages import Outcome, State
 
@@ -37,6 +38,7 @@ class Totals:
         self.attempts = 0
         self.crashes = 0
         self.cpu_ns = 0
+        self.causes = Causes()  # of all that count as failed
         # One byte for each job, by its number: a batch of millions must not cost an object for each.
         self._codes = bytearray(1)
 
@@ -82,6 +84,7 @@ class Totals:
             self.finished += 1
         self._codes[outcome.seq] = _CODES[outcome.state] | (_EARLIER if earlier else 0)
         self._count(self._codes[outcome.seq], 1)
+        self.causes.add(outcome)
         if not earlier:
             self.attempts += outcome.attempts
             self.crashes += outcome.crashes

@@ -28,7 +28,7 @@ from taskpool.journal.encoding import CORRUPT_KIND
 from taskpool.journal.retention import Retention
 from taskpool.journal.seal import Examination
 from taskpool.journal.statements import WAITING, Statements
-from taskpool.messages import Outcome
+from taskpool.messages import Outcome, State
 
 # An export must not hold a batch of a million outcomes in memory.
 _OUTCOMES_AT_ONCE = 500
@@ -88,13 +88,14 @@ def accept_loss(path: Path, lock: Path | None = None) -> None:
             raise JournalError(trouble.explain(path, error)) from error
 
 
-def export(path: Path, write: Callable[[bytes], object], lock: Path | None = None) -> None:
+def export(path: Path, write: Callable[[bytes], object], lock: Path | None = None, *, failed: bool = False) -> None:
     """Everything as JSON Lines: each batch, then its outcomes; at the end the jobs that wait, run or are in
-    quarantine. Bytes are base64. Of a damaged journal, what can be read; then JournalError."""
+    quarantine. Bytes are base64. Of a damaged journal, what can be read; then JournalError. `failed`: nothing but
+    outcomes of jobs that did not succeed."""
     with _reading(path, lock) as (connection, found):
         salvage = Salvage(connection, path, found.problems)
         salvage.look_for_wal(found)
-        for line in salvage.lines():
+        for line in salvage.failures() if failed else salvage.lines():
             write(line)
     if salvage.problems:
         raise JournalError(f"the export may lack records: {trouble.damaged(path, '; '.join(salvage.problems))}")
@@ -256,6 +257,13 @@ class Salvage:
             for job in self._jobs(state):
                 fields = {**_plain(job.record), **_plain(job.counts), "corrupt": job.corrupt}
                 yield _line("job", fields, state=_STATES[state])
+
+    def failures(self) -> Iterator[bytes]:
+        """The outcomes of jobs that did not succeed; not of those that were cancelled, which was asked for."""
+        for batch in self._read(self._statements.batches):
+            for outcome in self._outcomes(batch):
+                if outcome.state not in (State.SUCCEEDED, State.CANCELLED):
+                    yield _line("outcome", _presented(outcome), batch=batch.name)
 
     def _outcomes(self, batch: BatchRecord) -> Iterator[Outcome]:
         last = 0

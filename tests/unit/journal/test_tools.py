@@ -55,6 +55,13 @@ def test_check_and_export_change_nothing(path: Path) -> None:
     assert content(path) == before
 
 
+def test_an_export_of_failures_alone(path: Path) -> None:
+    lines: list[bytes] = []
+    tools.export(path, lines.append, failed=True)
+    (line,) = map(json.loads, lines)
+    assert (line["record"], line["batch"], line["seq"], line["state"]) == ("outcome", "b", 3, "quarantined")
+
+
 def test_check_and_export_leave_the_wal_of_a_killed_dealer(tmp_path: Path) -> None:
     path = tmp_path / "journal.db"
     kill_a_writer(path, commits=3)

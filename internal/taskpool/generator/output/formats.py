@@ -65,20 +65,6 @@ def one_line(value: bytes) -> bytes:
     return value if b"\n" not in value else value.replace(b"\n", b" ")
 
 
-def why(outcome: Outcome) -> str:
-    """Say in a few words why a job did not succeed."""
-    words = str(outcome.state)
-    if outcome.exit_status:  # not 0, which would be no reason
-        words += f", exit status {outcome.exit_status}"
-    if outcome.state is State.QUARANTINED and outcome.crashes:  # without one, the error says what it was
-        words += f" after {outcome.crashes} {'crash' if outcome.crashes == 1 else 'crashes'}"
-    elif outcome.attempts > 1:
-        words += f" after {outcome.attempts} attempts"
-    if outcome.error is not None:
-        return f"{words}: {': '.join(filter(None, (outcome.error.type, outcome.error.message.strip())))}"
-    return words if outcome.signal is None else f"{words}: {signal_name(outcome.signal)}"
-
-
 def signal_name(number: int) -> str:
     """Return `SIGSEGV` for 11; real-time signals have numbers only."""
     try:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from taskpool.errors import ConfigurationError
+from taskpool.generator.failures import describe
 from taskpool.generator.output.formats import JOBLOG_HEADER, JobLog, one_line, to_json
 from taskpool.generator.output.keep_order import KeepOrder
 from taskpool.generator.output.resumable_file import ResumableFile
@@ -15,7 +16,7 @@ from taskpool.generator.output.stream import OutputStream, Piece
 from taskpool.kinds import KINDS
 from taskpool.messages import JobSpec, Outcome
 
-Form = Literal["value", "json"]  # of standard output
+Form = Literal["value", "json", "failure"]  # of standard output; the last: a line for a person, of jobs that failed
 OUT, ERR = 1, 2
 
 
@@ -164,6 +165,8 @@ class Printer:
         yield from (file.stream for file in self._files if file.stream is not None)
 
     def _pieces(self, outcome: Outcome, record: bytes) -> list[Piece]:
+        if self._form == "failure":
+            return [Piece(OUT, f"{describe(outcome)}\n".encode(errors="backslashreplace"))]
         return [Piece(OUT, record)] if self._form == "json" else value_pieces(outcome)
 
     def _put(self, pieces: Iterable[Piece]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from support.outcomes import outcome
-from taskpool.generator.output.formats import JOBLOG_HEADER, exit_value, joblog_line, lay_out, to_json, why
+from taskpool.generator.output.formats import JOBLOG_HEADER, exit_value, joblog_line, lay_out, to_json
 from taskpool.messages import JobError, Output, State, Usage
 
 
@@ -53,24 +53,6 @@ def test_what_never_ran_has_no_times() -> None:
     record = json.loads(to_json("b", outcome(state=State.CANCELLED, attempts=0, usage=Usage())))
     missing = ("started_at", "wait_seconds", "run_seconds", "cpu_seconds", "max_rss_bytes", "value")
     assert [record[key] for key in missing] == [None] * len(missing)
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"state": State.FAILED, "exit_status": 3}, "failed, exit status 3"),
-        ({"state": State.QUARANTINED, "signal": 11, "crashes": 3}, "quarantined after 3 crashes: SIGSEGV"),
-        (
-            {"state": State.QUARANTINED, "attempts": 1, "error": JobError("DealerLost", "m")},
-            "quarantined: DealerLost: m",
-        ),
-        ({"state": State.FAILED, "attempts": 2, "error": JobError("E", " m ")}, "failed after 2 attempts: E: m"),
-        ({"state": State.TIMED_OUT, "signal": 64}, "timed-out: SIGRTMAX"),
-        ({"state": State.TIMED_OUT, "signal": 40}, "timed-out: signal 40"),
-    ],
-)
-def test_why(changes: dict[str, Any], words: str) -> None:
-    assert why(outcome(**changes)) == words
 
 
 def test_the_job_log_is_gnu_parallels() -> None:
