@@ -69,6 +69,12 @@ FRAMES_IN_FLIGHT_MAX = 2
 ERROR_TEXT_BYTES_MAX = 16 * 1024
 JOB_TEXT_BYTES_MAX = 200  # what a job is, in one line: enough to find it again, and little beside its outcome
 STDERR_TAIL_BYTES_MAX = 4 * 1024  # the end of a dead worker's standard error, which a crash report quotes
+# What is kept of attempts that did not succeed: of each run the last ones, so that a job that is tried a million times
+# costs its rows, its outcome and the dealer's memory no more than this.
+TRIES_KEPT_MAX = 5
+TRY_TAIL_LINES_MAX = 20
+TRY_TAIL_BYTES_MAX = 2 * 1024
+TRY_ERROR_CHARS_MAX = 200
 JOB_SEQ_MAX = 2**53  # the largest integer every JSON reader keeps exact
 PRIORITY_MAX = 2**31 - 1
 RETRIES_MAX = 1_000_000

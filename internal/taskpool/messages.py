@@ -150,6 +150,24 @@ class Report(Part):
     error: JobError | None = None
     usage: Usage = NO_USAGE
     output: Output = NO_OUTPUT
+    core_dumped: bool = False
+    stderr_tail: Text | None = None  # the end of its standard error, where `output` has no text of it
+
+
+class Try(Part):
+    """How one attempt ended that counts and did not succeed. `certificate` makes it."""
+
+    no: U32  # within its run, from 1
+    end: End  # FAILED, CRASHED or TIMED_OUT
+    exit_status: Annotated[int, Meta(ge=0, le=255)] | None = None
+    signal: Annotated[int, Meta(ge=1, le=64)] | None = None
+    core_dumped: bool = False
+    out_of_memory: bool | None = None  # None: cannot be told
+    usage: Usage = NO_USAGE
+    pid: U32 | None = None  # of the worker
+    slot: U32 | None = None
+    stderr_tail: Annotated[str, Meta(max_length=limits.TRY_TAIL_BYTES_MAX)] | None = None
+    error: Annotated[str, Meta(max_length=limits.TRY_ERROR_CHARS_MAX)] | None = None
 
 
 class Outcome(Part):
@@ -175,6 +193,7 @@ class Outcome(Part):
     output: Output = NO_OUTPUT
     error: JobError | None = None
     job: JobTitle = ""  # what it is, in one printable line; empty: recorded by a version that did not say
+    tries: Annotated[tuple[Try, ...], Meta(max_length=limits.TRIES_KEPT_MAX)] = ()  # the last that did not succeed
 
 
 class Task(Part):

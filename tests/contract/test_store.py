@@ -23,7 +23,7 @@ from taskpool.core.storage import (
 )
 from taskpool.journal.memory import MemoryStore
 from taskpool.limits import OUTCOMES_IN_FLIGHT_BYTES_MAX
-from taskpool.messages import State
+from taskpool.messages import End, State, Try
 
 
 @pytest.fixture(params=["memory", "journal"])
@@ -80,6 +80,18 @@ def test_a_job_comes_back_with_its_counts(asked: Asked) -> None:
     asked.commit(returned(1, run=1, tries=4, failures=2, crashes=1, unclean_exits=3))
     job = asked.jobs()[0]
     assert (job.record.ordinal, job.counts) == (1, JobCounts(1, 4, 2, 1, 3))
+
+
+def test_what_is_told_of_its_tries_comes_back_with_a_job(asked: Asked) -> None:
+    asked.commit(opened(), accepted(1), accepted(2))
+    first, second = Try(1, End.FAILED, exit_status=3), Try(2, End.CRASHED, signal=11, stderr_tail="last words")
+    asked.commit(attempted(1), returned(1, tries=1, failures=1, told=(first,)))
+    assert asked.jobs()[0].counts.told == (first,)
+    asked.commit(attempted(1, 2, 2))
+    asked.commit(returned(1, tries=2, failures=1, crashes=1, told=(first, second)))
+    assert asked.jobs()[0].counts.told == (first, second)
+    asked.commit(attempted(1, 3, 3), recorded(1, attempts=3, tries=(first, second)))
+    assert [outcome.tries for outcome in asked.outcomes()] == [(first, second)]
 
 
 def test_a_finished_job_is_not_queued(asked: Asked) -> None:

@@ -57,7 +57,7 @@ OUTCOME_KEYS = {
     "crashes",
 }
 OUTCOME_KEYS |= {"slot", "pid", "queued_at", "started_at", "finished_at", "wait_seconds", "run_seconds", "cpu_seconds"}
-OUTCOME_KEYS |= {"max_rss_bytes", "stdout", "stderr", "stdout_file", "stderr_file", "error"}
+OUTCOME_KEYS |= {"max_rss_bytes", "stdout", "stderr", "stdout_file", "stderr_file", "error", "tries"}
 MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 JOBLOG_HEADER = "Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand"
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from sim.jobs import Planned
 from taskpool import limits
 from taskpool.core.entries import JobCounts
-from taskpool.messages import End, Outcome, Progress, Report, State
+from taskpool.messages import End, Outcome, Progress, Report, State, Try
 
 if TYPE_CHECKING:
     from sim.host import SimHost
@@ -175,6 +175,7 @@ class Attempts:
             fits = counts.unclean_exits == unclean + self.unclean
         if not fits:
             self._world.fail("I4", f"job {kept.name} comes back with {counts.unclean_exits} unclean ends of {unclean}")
+        self._check_told(kept, counts.told, counts.tries, counted=moves in (FAILED, CRASHED))
         if moves == FAILED:
             self._begin_backoff(kept, counts.failures)
 
@@ -185,6 +186,7 @@ class Attempts:
         if kept.state is not State.RUNNING:
             if tries or crashes or outcome.state is not State.CANCELLED:
                 self._world.fail("I4", f"job {kept.name} waits, and is recorded as {outcome.state}, {outcome.attempts}")
+            self._check_told(kept, outcome.tries, outcome.attempts, counted=False)
             return
         may = self._moves(kept, epoch)
         states = {
@@ -196,6 +198,35 @@ class Attempts:
         if not any((each.tries, each.crashes) == (tries, crashes) and outcome.state in states[each] for each in may):
             text = f"{outcome.state}, tries {tries:+}, crashes {crashes:+}"
             self._world.fail("I4", f"job {kept.name} is recorded as {text}; seen was {sorted(may)}")
+        counted = crashes > 0 or outcome.state in (State.FAILED, State.TIMED_OUT)
+        self._check_told(kept, outcome.tries, outcome.attempts, counted=counted)
+
+    def _check_told(self, kept: Kept, told: tuple[Try, ...], tries: int, *, counted: bool) -> None:
+        """What is told of the run's tries is what was told before, and of the one that has just been counted its end
+        as it was seen: by the dealer in a report, or as the death of its worker."""
+        before = kept.job.counts.told
+        if not counted:
+            if told != before:
+                self._world.fail("I4", f"job {kept.name}: told of its tries was {before}, and now {told}")
+            return
+        if not told or told[:-1] != (*before, None)[-limits.TRIES_KEPT_MAX : -1] or told[-1].no != tries:
+            self._world.fail("I4", f"job {kept.name}: told of its tries was {before}, and with try {tries} {told}")
+            return
+        self._world.faults.seen["told_of_tries"] += len(told) > 1
+        last, attempt = told[-1], self._made.get(kept.attempt)
+        if attempt is None:
+            return
+        if attempt.report is not None:
+            end = End.CRASHED if attempt.report.end is End.LOST else attempt.report.end
+            seen = (end, attempt.report.signal, attempt.report.exit_status)
+        elif attempt.worker is not None and last.end is End.CRASHED:
+            seen = (End.CRASHED, attempt.worker.signal, attempt.worker.status)
+        else:
+            return
+        if (last.end, last.signal, last.exit_status) != seen:
+            self._world.fail("I4", f"job {kept.name}: try {tries} is told as {last}; seen was {seen}")
+        if attempt.worker is not None and last.pid not in (attempt.worker.pid, None):
+            self._world.fail("I4", f"job {kept.name}: try {tries} is told of PID {last.pid}, not {attempt.worker.pid}")
 
     def _moves(self, kept: Kept, epoch: int) -> set[Moves]:
         """How the counts may move."""

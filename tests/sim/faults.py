@@ -105,6 +105,7 @@ SEEN = (
     "deaths_coalesced",
     "descendant_outlived_worker",
     "frame_of_several_jobs",
+    "told_of_tries",
     "second_frame_in_flight",
     "frame_taken_back",
     "message_spilled",

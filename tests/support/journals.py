@@ -74,7 +74,7 @@ def accepted(
     return JobAccepted(JobRecord(ordinal, batch, seq, priority, spec, traits, QUEUED_WALL_NS + ordinal), digest)
 
 
-def returned(ordinal: int, **counts: int) -> JobReturned:
+def returned(ordinal: int, **counts: Any) -> JobReturned:
     return JobReturned(ordinal, JobCounts(**counts))
 
 

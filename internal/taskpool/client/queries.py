@@ -13,7 +13,7 @@ import msgspec
 from taskpool.client.connection import NO_HANDLER, Connection, TurnHandler
 from taskpool.clock import Clock
 from taskpool.errors import DealerUnreachable
-from taskpool.messages import Outcome
+from taskpool.messages import Answer, Outcome
 
 
 class BatchStatus(msgspec.Struct):
@@ -63,6 +63,13 @@ class BatchQueries:
             return msgspec.json.decode(self.body, type=BatchStatus)
         except msgspec.MsgspecError as error:
             raise DealerUnreachable(f"pool {self._session.pool!r}: the dealer's answer is no batch: {error}") from error
+
+    def job(self, name: str, seq: int) -> Answer:
+        """Return the dealer's answer to `show`. Raises DealerUnreachable, and what the handler raises."""
+        self._session.query("show", name, seq)
+        answers = self._session.answers
+        self._run_until_answered(lambda: any(each.verb == "show" for each in answers))
+        return next(each for each in answers if each.verb == "show")
 
     def outcomes(self, name: str, after: int, upto: int) -> Iterator[Outcome]:
         """Yield those recorded with numbers above `after` and up to `upto`, read page by page.

@@ -12,7 +12,7 @@ from msgspec import field, structs
 from taskpool import limits
 from taskpool.clock import MILLISECOND, NEVER, Instant
 from taskpool.core.entries import BatchRecord
-from taskpool.messages import Outcome
+from taskpool.messages import Outcome, Try
 
 
 class Client:
@@ -295,4 +295,11 @@ def outcome_bytes(outcome: Outcome) -> int:
         size += len(output.stderr)
     if error is not None:
         size += len(error.message) + len(error.traceback or "")
+    if outcome.tries:
+        size += tries_bytes(outcome.tries)
     return size
+
+
+def tries_bytes(tries: tuple[Try, ...]) -> int:
+    """About how much memory what is told of tries takes."""
+    return sum(256 + len(tried.stderr_tail or "") for tried in tries)

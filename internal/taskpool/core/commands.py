@@ -10,6 +10,7 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
+from taskpool.certificate import as_fields
 from taskpool.clock import SECOND, Instant, rfc3339
 from taskpool.core.attempt import Attempt
 from taskpool.core.completion import Completion
@@ -132,7 +133,8 @@ class Commands:
 
     def _show(self, command: Command, now: Instant) -> Body:
         job = self._one_job(command)
-        return self._describe(job, self._pool.attempts.get(job.attempt_n))
+        tries = [as_fields(tried, self._completion.signal_name) for tried in job.counts.told]
+        return {**self._describe(job, self._pool.attempts.get(job.attempt_n)), "tries": tries}
 
     def _cancel(self, command: Command, now: Instant) -> Body:
         jobs = [self._one_job(command)] if command.seq else self._whole_batch(command)

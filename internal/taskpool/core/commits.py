@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from taskpool.core.batch import Batch, outcome_bytes
+from taskpool.core.batch import Batch, outcome_bytes, tries_bytes
 from taskpool.core.effects import Effect, SendFrame
-from taskpool.core.entries import Entry, JobAccepted, OutcomeRecorded
+from taskpool.core.entries import Entry, JobAccepted, JobReturned, OutcomeRecorded
 from taskpool.core.job import Job
 from taskpool.core.storage import Commit
 from taskpool.messages import Outcome
@@ -95,4 +95,6 @@ class Commits:
 def _entry_bytes(entry: Entry) -> int:
     if isinstance(entry, OutcomeRecorded):
         return outcome_bytes(entry.outcome)
+    if isinstance(entry, JobReturned):
+        return 256 + tries_bytes(entry.counts.told)
     return 256 + (len(entry.job.spec.payload) if isinstance(entry, JobAccepted) else 0)

@@ -12,6 +12,7 @@ from heapq import heappush
 from msgspec import structs
 
 from taskpool import limits
+from taskpool.certificate import certificate
 from taskpool.clock import SECOND, Instant
 from taskpool.core.attempt import Attempt
 from taskpool.core.commits import OutcomeStored
@@ -30,7 +31,7 @@ from taskpool.core.job import (
 )
 from taskpool.core.state import PoolState
 from taskpool.core.worker import StopReason, Worker
-from taskpool.messages import NO_OUTPUT, End, JobError, Outcome, Report, State, Usage
+from taskpool.messages import NO_OUTPUT, End, JobError, Outcome, Report, State, Try, Usage
 
 # What a worker can say. LOST: it could not begin the job, and another can.
 REPORTABLE = frozenset({End.SUCCEEDED, End.FAILED, End.CRASHED, End.TIMED_OUT, End.LOST})
@@ -138,6 +139,8 @@ class Completion:
             signal=exit.signal if end is End.CRASHED else None,
             error=self._death_error(attempt, end, exit),
             usage=usage,
+            core_dumped=exit.core_dumped,
+            stderr_tail=exit.stderr_tail,
         )
 
     def _death_error(self, attempt: Attempt, end: End, exit: Exited) -> JobError:
@@ -221,7 +224,7 @@ class Completion:
 
     def _retry_or(self, state: State, attempt: Attempt, report: Report, now: Instant) -> None:
         job = attempt.job
-        job.counts.add_failure()
+        job.counts.add_failure(_certificate(attempt, report))
         if job.given_up or not may_retry(job, report):
             self._finish(job, state, attempt, report, now)
             return
@@ -242,7 +245,7 @@ class Completion:
         if report.signal is not None and report.signal in job.limits.retry_signal:
             self._retry_or(State.FAILED, attempt, report, now)  # a death its owner expects: spends --retries
             return
-        job.counts.add_crash()
+        job.counts.add_crash(_certificate(attempt, report))
         blamed_alone = attempt.fresh or not job.wants_fresh_worker
         if job.given_up:
             self._finish(job, State.CANCELLED, attempt, report, now)
@@ -324,6 +327,10 @@ class Completion:
         pool.commits.add(OutcomeRecorded(job.ordinal, batch.name, outcome), OutcomeStored(batch, outcome))
 
 
+def _certificate(attempt: Attempt, report: Report) -> Try:
+    return certificate(attempt.job.counts.tries, report, attempt.worker.pid, attempt.worker.slot)
+
+
 def _outcome(
     job: Job, number: int, attempt: Attempt | None, report: Report | None, now: Instant, title: str
 ) -> Outcome:
@@ -350,4 +357,5 @@ def _outcome(
         output=report.output if report is not None else NO_OUTPUT,
         error=report.error if report is not None else None,
         job=title,
+        tries=job.counts.told,
     )

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from taskpool.messages import JobSpec, Limits, Outcome
+from taskpool.certificate import remembered
+from taskpool.messages import JobSpec, Limits, Outcome, Try
 
 
 class Traits(Struct, frozen=True):
@@ -38,6 +39,7 @@ class JobCounts(Struct):
     failures: int = 0  # tries that failed or timed out: what --retries is spent on
     crashes: int = 0
     unclean_exits: int = 0  # how many dealers in a row ended without a clean shutdown while it ran
+    told: tuple[Try, ...] = ()  # the last of the tries that failed, timed out or crashed
 
     def begin_try(self) -> None:
         self.tries += 1
@@ -46,11 +48,13 @@ class JobCounts(Struct):
         """The try did not happen: its number goes to the next one, so that what `--chaos` decides by it stays."""
         self.tries -= 1
 
-    def add_failure(self) -> None:
+    def add_failure(self, tried: Try) -> None:
         self.failures += 1
+        self.told = remembered(self.told, tried)
 
-    def add_crash(self) -> None:
+    def add_crash(self, tried: Try) -> None:
         self.crashes += 1
+        self.told = remembered(self.told, tried)
 
     def add_unclean_exit(self) -> None:
         self.unclean_exits += 1
@@ -63,10 +67,11 @@ class JobCounts(Struct):
         """Start again at zero; the history stays in the outcomes."""
         self.run += 1
         self.tries = self.failures = self.crashes = self.unclean_exits = 0
+        self.told = ()
 
     def copy(self) -> JobCounts:
         """The counts as they are now, for an entry that is stored later than it is made."""
-        return JobCounts(self.run, self.tries, self.failures, self.crashes, self.unclean_exits)
+        return JobCounts(self.run, self.tries, self.failures, self.crashes, self.unclean_exits, self.told)
 
 
 class BatchRecord(Struct):

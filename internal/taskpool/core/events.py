@@ -69,6 +69,7 @@ class Exited(Struct, frozen=True):
     cpu_ns: int = 0
     max_rss_bytes: int = 0
     stderr_tail: str | None = None
+    core_dumped: bool = False
     held: tuple[Report, ...] = ()  # what it had not sent yet, or had sent and not forgotten yet
 
 

@@ -280,6 +280,7 @@ class WorkerProcesses:
             ended.cpu_ns,
             ended.max_rss_bytes,
             stderr_tail,
+            ended.core_dumped,
             held,
         )
 

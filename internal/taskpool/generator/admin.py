@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from argparse import Namespace
+from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
@@ -73,7 +74,7 @@ def parse_target(text: str, *, whole_batch: bool) -> tuple[str, int]:
     return batch, number
 
 
-def render(answer: Answer, *, as_json: bool) -> tuple[bytes, str | None]:
+def render(answer: Answer, *, as_json: bool, lay_out: Callable[[object], str] = lay_out) -> tuple[bytes, str | None]:
     """Return what goes to standard output, and the error if the request was refused."""
     try:
         body = msgspec.json.decode(answer.body)

@@ -87,7 +87,7 @@ def submit(args: Namespace, console: Console, argv: Sequence[str]) -> ExitCode:
 def command(args: Namespace, console: Console) -> ExitCode:
     """Ask a running pool one thing, and print the answer."""
     # Parsed before the pool is called: a misspelt target needs no dealer to be refused.
-    query = queries.parse(args) if args.subcommand in QUERIES else None
+    query = queries.parse(args) if args.subcommand in (*QUERIES, "show") else None
     request = admin.request_from(args) if query is None else None
     timeouts = connect_timeouts(args)
     options = SessionOptions(
@@ -95,7 +95,7 @@ def command(args: Namespace, console: Console) -> ExitCode:
         client=new_client_id(),
         pid=os.getpid(),
         timeouts=timeouts,
-        collect_pages=True,  # for `results`, `wait` and `logs`; a command is sent no outcomes
+        collect_pages=True,  # for `results`, `wait`, `logs` and `show`; a command is sent no outcomes
     )
     clock = AwakeClock(SystemClock())
     with (

@@ -13,7 +13,7 @@ _JOBS_HELP = "job objects as JSON Lines, of any kinds"
 # verb: (help, metavar of its target or None, whether a whole batch may be the target)
 VERBS: dict[str, tuple[str, str | None, bool]] = {
     "status": ("the pool at a glance", None, False),
-    "show": ("one job that has not ended", "JOB", False),
+    "show": ("one job, and what became of its attempts", "JOB", False),
     "cancel": ("cancel a batch, or one job of it", "BATCH|JOB", True),
     "requeue": ("give a quarantined job a new run", "JOB", False),
     "pause": ("let no more jobs begin", None, False),

@@ -1,4 +1,4 @@
-"""`wait`, `results` and `logs`: how a batch stands or ended, from any terminal and at any time.
+"""`wait`, `results`, `logs` and `show`: how a batch stands or ended, from any terminal and at any time.
 
 They ask and change nothing, so they go on when the dealer restarts in between.
 """
@@ -9,6 +9,8 @@ from argparse import Namespace
 from collections.abc import Callable
 from typing import NamedTuple
 
+import msgspec
+
 from taskpool.client.queries import BatchQueries, BatchStatus
 from taskpool.clock import MILLISECOND, Clock
 from taskpool.durations import human, parse_duration
@@ -17,6 +19,7 @@ from taskpool.generator import admin
 from taskpool.generator.failures import UNREMARKABLE, command_that_shows_failures
 from taskpool.generator.output.console import Console
 from taskpool.generator.output.formats import to_json
+from taskpool.generator.output.job_view import ended_job, lay_out_job
 from taskpool.generator.output.printer import ERR, OUT, Form, Printer, stream_pieces
 from taskpool.generator.output.stream import Piece, write_out, write_pieces
 from taskpool.generator.signals import first_that_applies
@@ -44,7 +47,9 @@ Query = Callable[[QueryContext], ExitCode]
 
 def parse(args: Namespace) -> Query:
     """Return the query that a command line asks for. Raises UsageError."""
-    batch, seq = admin.parse_target(args.target, whole_batch=args.subcommand != "logs")
+    batch, seq = admin.parse_target(args.target, whole_batch=args.subcommand not in ("logs", "show"))
+    if args.subcommand == "show":
+        return lambda context: show(context, batch, seq, as_json=args.json)
     if args.subcommand == "logs":
         return lambda context: logs(context, batch, seq, as_json=args.json)
     if seq:
@@ -121,10 +126,7 @@ def results(context: QueryContext, batch: str, form: Form, file: str | None, *, 
 def logs(context: QueryContext, batch: str, seq: int, *, as_json: bool = False) -> ExitCode:
     """Print the two streams of a job's last run, each on ours. Raises UsageError when it has no outcome yet."""
     status = _status(context.queries, batch)
-    found: Outcome | None = None
-    for outcome in context.queries.outcomes(batch, 0, status.recorded):
-        if outcome.seq == seq:
-            found = outcome  # and look further: a requeued job has one outcome for each run
+    found = _last_outcome(context.queries, batch, seq)
     if found is None:
         raise UsageError(f"job {batch}/{seq} has no outcome: {_so_far(status)}")
     if as_json:
@@ -135,6 +137,30 @@ def logs(context: QueryContext, batch: str, seq: int, *, as_json: bool = False) 
         pieces += stream_pieces(ERR, output.stderr, output.stderr_file)
     write_pieces(pieces, context.wakeup)
     return ExitCode.OK
+
+
+def show(context: QueryContext, batch: str, seq: int, *, as_json: bool = False) -> ExitCode:
+    """Describe a job wherever it is, with the tries of its run that did not succeed."""
+    answer = context.queries.job(batch, seq)
+    text, error = admin.render(answer, as_json=as_json, lay_out=lay_out_job)
+    if error is not None and (ended := _last_outcome(context.queries, batch, seq)) is not None:
+        body, error = ended_job(batch, ended), None
+        text = body + b"\n" if as_json else lay_out_job(msgspec.json.decode(body)).encode(errors="backslashreplace")
+    write_pieces([Piece(OUT, text)], context.wakeup)
+    if error is not None:  # the dealer's: it knows whether it keeps jobs that have ended
+        context.console.error(error)
+        return ExitCode.USAGE
+    return ExitCode.OK
+
+
+def _last_outcome(queries: BatchQueries, batch: str, seq: int) -> Outcome | None:
+    """Return the outcome of a job's last run; None when the pool has none."""
+    status = queries.batch(batch)
+    found: Outcome | None = None
+    for outcome in () if status is None else queries.outcomes(batch, 0, status.recorded):
+        if outcome.seq == seq:
+            found = outcome  # and look further: a requeued job has one outcome for each run
+    return found
 
 
 def _status(queries: BatchQueries, batch: str) -> BatchStatus:

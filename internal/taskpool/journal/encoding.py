@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from taskpool.core.entries import JobCounts, JobRecord, Traits
 from taskpool.core.storage import StoredJob
-from taskpool.messages import JobError, JobSpec, Limits, Outcome, State
+from taskpool.messages import JobError, JobSpec, Limits, Outcome, State, Try
 
 CORRUPT_KIND = "corrupt"  # in place of a job's kind
 CORRUPT_ERROR = "Corrupt"
@@ -44,6 +44,7 @@ class JobRow(NamedTuple):
     limits_crc: int
     epoch: int  # of the attempt under way
     n: int
+    told: bytes | None = None  # of the tries of its run that did not succeed
 
 
 class OutcomeRow(NamedTuple):
@@ -69,6 +70,8 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode_body = msgspec.msgpack.Decoder(_Body).decode
 _decode_outcome = msgspec.msgpack.Decoder(Outcome).decode
 _decode_limits = msgspec.msgpack.Decoder(Limits).decode
+_decode_tries = msgspec.msgpack.Decoder(tuple[Try, ...]).decode
+_CRC = struct.Struct("<L")
 _job_head = struct.Struct("<qqqq").pack
 _outcome_head = struct.Struct("<qqq").pack
 
@@ -90,7 +93,7 @@ def unpack_job(row: JobRow, *, limits_lost: bool) -> StoredJob:
         if body.spec.limits is not None or not limits_lost:
             spec, traits, corrupt = body.spec, Traits(body.in_process, body.affinity), False
     record = JobRecord(row.ordinal, row.batch, row.seq, row.priority, spec, traits, row.queued_wall_ns)
-    counts = JobCounts(row.run, row.tries, row.failures, row.crashes, row.unclean_exits)
+    counts = JobCounts(row.run, row.tries, row.failures, row.crashes, row.unclean_exits, unpack_tries(row.told))
     return StoredJob(record, counts, corrupt)
 
 
@@ -117,6 +120,21 @@ def unpack_outcome(row: OutcomeRow) -> Outcome:
         crashes=0,
         error=JobError(CORRUPT_ERROR, text),
     )
+
+
+def pack_tries(tries: tuple[Try, ...]) -> bytes | None:
+    """Return what is told of tries with its checksum; None when there are none."""
+    if not tries:
+        return None
+    body = _encode(tries)
+    return _CRC.pack(zlib.crc32(body)) + body
+
+
+def unpack_tries(told: bytes | None) -> tuple[Try, ...]:
+    """Return them; none when they are damaged: the job is whole, and its counts are, so it runs."""
+    if told is None or len(told) < _CRC.size or _CRC.pack(zlib.crc32(told[_CRC.size :])) != told[: _CRC.size]:
+        return ()
+    return _decode_tries(told[_CRC.size :])
 
 
 def pack_limits(limits: Limits) -> tuple[bytes, int]:

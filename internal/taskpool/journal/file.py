@@ -23,7 +23,7 @@ from pathlib import Path
 
 from taskpool.errors import JournalError
 from taskpool.journal import indexes, seal, trouble
-from taskpool.journal.schema import APPLICATION_ID, MIGRATIONS, PAGE_BYTES, SENTINEL, TABLES, VERSION
+from taskpool.journal.schema import APPLICATION_ID, MIGRATIONS, PAGE_BYTES, READINGS, SENTINEL, TABLES, VERSION
 
 _MAGIC = b"SQLite format 3\0"
 _HEADER_BYTES = 100  # https://www.sqlite.org/fileformat2.html#the_database_header
@@ -224,6 +224,9 @@ def read_only(path: Path) -> sqlite3.Connection:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version > VERSION:
             raise JournalError(trouble.newer(path, version))
+        connection.execute("PRAGMA temp_store = MEMORY")
+        for statement in (each for older in range(version, VERSION) for each in READINGS.get(older, ())):
+            connection.execute(statement)
     except trouble.UNREADABLE as error:
         connection.close()
         raise JournalError(trouble.explain(path, error)) from error

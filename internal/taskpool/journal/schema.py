@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 APPLICATION_ID = 0x74706A6C  # "tpjl"; file(1) can be taught it
-VERSION = 1
+VERSION = 2
 SENTINEL = "this is a journal of taskpool"  # a row that is always there: a file without it was cut or replaced
 PAGE_BYTES = 4096  # SQLite's default, fixed: the ballast and the limit of the WAL are counted in pages
 
@@ -31,12 +31,12 @@ TABLES = """
     CREATE INDEX batches_idle ON batches (changed_wall_ns)
         WHERE open = 0 AND quarantined = 0 AND name IS NOT NULL;
     -- state: 0 queued, 1 running, 2 quarantined, 3 finished (then the spec is gone, the digest stays)
-    -- rank: minus the priority; epoch, n: the attempt under way
+    -- rank: minus the priority; epoch, n: the attempt under way; told: of tries that did not succeed, with a checksum
     CREATE TABLE jobs (
         ordinal INTEGER PRIMARY KEY, batch INTEGER NOT NULL, seq INTEGER NOT NULL, rank INTEGER NOT NULL,
         state INTEGER NOT NULL, run INTEGER NOT NULL, tries INTEGER NOT NULL, failures INTEGER NOT NULL,
         crashes INTEGER NOT NULL, unclean INTEGER NOT NULL, epoch INTEGER NOT NULL, n INTEGER NOT NULL,
-        queued_wall_ns INTEGER NOT NULL, digest BLOB NOT NULL, crc INTEGER NOT NULL, spec BLOB
+        queued_wall_ns INTEGER NOT NULL, digest BLOB NOT NULL, crc INTEGER NOT NULL, spec BLOB, told BLOB
     );
     CREATE UNIQUE INDEX jobs_by_seq ON jobs (batch, seq);
     CREATE INDEX jobs_live ON jobs (state, rank, ordinal) WHERE state < 3;
@@ -46,5 +46,12 @@ TABLES = """
     ) WITHOUT ROWID;
 """
 
-MIGRATIONS: Mapping[int, tuple[str, ...]] = {}
+MIGRATIONS: Mapping[int, tuple[str, ...]] = {
+    1: ("ALTER TABLE jobs ADD COLUMN told BLOB",),
+}
 """From a version to the next: SQL statements."""
+
+READINGS: Mapping[int, tuple[str, ...]] = {
+    1: ("CREATE TEMP VIEW jobs AS SELECT *, NULL AS told FROM main.jobs",),
+}
+"""From a version to the next, for a connection that only reads: what it sees, nothing of the file changes."""

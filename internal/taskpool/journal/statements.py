@@ -12,10 +12,8 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from msgspec import structs
-
 from taskpool import limits
-from taskpool.core.entries import AttemptMade, BatchRecord, Entry, JobAccepted, OutcomeRecorded
+from taskpool.core.entries import AttemptMade, BatchRecord, Entry, JobAccepted, JobReturned, OutcomeRecorded
 from taskpool.core.storage import (
     BatchFound,
     DigestsLoaded,
@@ -56,15 +54,17 @@ _INSERT_JOBS = _together(
     "(?, ?, ?, ?, ?, ?, ?, ?, 0, 1, 0, 0, 0, 0, 0, 0)",
 )
 _INSERT_OUTCOMES = _together("INSERT INTO outcomes VALUES ", "(?, ?, ?, ?, ?, ?)")
-_FINISH_JOBS = _together("UPDATE jobs SET state = 3, spec = NULL WHERE ordinal IN (", "?", ") AND state < 3")
+_FINISH_JOBS = _together(
+    "UPDATE jobs SET state = 3, spec = NULL, told = NULL WHERE ordinal IN (", "?", ") AND state < 3"
+)
 _RETURN_JOB = (
-    "UPDATE jobs SET state = 0, run = ?, tries = ?, failures = ?, crashes = ?, unclean = ? "
+    "UPDATE jobs SET state = 0, run = ?, tries = ?, failures = ?, crashes = ?, unclean = ?, told = ? "
     "WHERE ordinal = ? AND state < 3"
 )
 _SEND_JOB = "UPDATE jobs SET state = 1, epoch = ?, n = ?, tries = ? WHERE ordinal = ? AND state < 2"
 # A job that is in quarantine may come there again by a later run only: its return was coalesced with that run's end.
 _PARK_JOB = (
-    "UPDATE jobs SET state = 2, run = ?, tries = ?, crashes = ? "
+    "UPDATE jobs SET state = 2, run = ?, tries = ?, crashes = ?, told = ? "
     "WHERE ordinal = ? AND (state < 2 OR state = 2 AND run < ?)"
 )
 _LEAVE_QUARANTINE = (
@@ -85,7 +85,7 @@ _FINISH_BATCH = (
 # In the order of encoding.JobRow.
 _JOB = (
     "SELECT j.ordinal, b.name, j.seq, j.run, j.tries, j.failures, j.crashes, j.unclean, -j.rank, j.queued_wall_ns, "
-    "CAST(j.spec AS BLOB), j.crc, CAST(b.limits AS BLOB), b.crc, j.epoch, j.n "
+    "CAST(j.spec AS BLOB), j.crc, CAST(b.limits AS BLOB), b.crc, j.epoch, j.n, CAST(j.told AS BLOB) "
     "FROM jobs j JOIN batches b ON b.id = j.batch "
 )
 # Two statements, because SQLite does not use both columns of the index for (rank, ordinal) > (?, ?).
@@ -153,7 +153,7 @@ class Statements:
             left = [(opened, now_wall_ns, opened, ordinal) for opened, ordinal in changes.quarantine_exits]
             many(_LEAVE_QUARANTINE, left)
         if changes.returned:
-            many(_RETURN_JOB, [(*structs.astuple(e.counts), e.ordinal) for e in changes.returned.values()])
+            many(_RETURN_JOB, map(_return_values, changes.returned.values()))
         sent = [entry for entry in changes.last.values() if isinstance(entry, AttemptMade)]
         if sent:
             many(_SEND_JOB, [(self._epoch, entry.n, entry.try_, entry.ordinal) for entry in sent])
@@ -173,7 +173,8 @@ class Statements:
         for entry in entries:
             outcome = entry.outcome
             if outcome.state is State.QUARANTINED:
-                parked.append((outcome.run, outcome.attempts, outcome.crashes, entry.ordinal, outcome.run))
+                told = encoding.pack_tries(outcome.tries)
+                parked.append((outcome.run, outcome.attempts, outcome.crashes, told, entry.ordinal, outcome.run))
             else:
                 finished.append((entry.ordinal,))
         # The conditions in the statements let a row change once; a second outcome changes none and is missed in the
@@ -355,6 +356,12 @@ class Statements:
             lost = encoding.unpack_limits(body, crc) is None
             self._limits = body, crc, lost
         return lost
+
+
+def _return_values(entry: JobReturned) -> tuple[Any, ...]:
+    counts = entry.counts
+    numbers = (counts.run, counts.tries, counts.failures, counts.crashes, counts.unclean_exits)
+    return *numbers, encoding.pack_tries(counts.told), entry.ordinal
 
 
 def _batch_record(columns: Sequence[Any]) -> BatchRecord:

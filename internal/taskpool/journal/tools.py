@@ -224,8 +224,13 @@ def _presented(outcome: Outcome) -> dict[str, Any]:
 
 def _plain(item: Struct) -> dict[str, Any]:
     """With names for all fields, also of what travels as an array."""
-    values = ((name, getattr(item, name)) for name in item.__struct_fields__)
-    return {name: _plain(value) if isinstance(value, Struct) else value for name, value in values}
+    return {name: _plain_value(getattr(item, name)) for name in item.__struct_fields__}
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, Struct):
+        return _plain(value)
+    return [_plain_value(each) for each in value] if isinstance(value, tuple) else value
 
 
 def _line(record: str, fields: dict[str, Any], **more: str) -> bytes:

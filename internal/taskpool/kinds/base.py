@@ -113,6 +113,7 @@ class Result(NamedTuple):
     output: Output = NO_OUTPUT  # of kinds outside the worker, which captures what is printed inside it
     cpu_ns: int = 0  # of the attempt's child processes ...
     max_rss_bytes: int = 0  # ... 0 for kinds inside the worker, which measures itself
+    core_dumped: bool = False
 
 
 # --- job objects ----------------------------------------------------------------------------------

@@ -289,6 +289,7 @@ def _see_through(pid: int, context: Context, streams: Streams) -> Result:
         output=output,
         cpu_ns=ended.child.cpu_ns,
         max_rss_bytes=ended.child.max_rss_bytes,
+        core_dumped=ended.child.core_dumped,
     )
 
 

@@ -31,6 +31,7 @@ class ChildExit(NamedTuple):
     signal: int | None  # the signal that killed it
     cpu_ns: int  # user and system, with all descendants it has reaped
     max_rss_bytes: int  # the most it, or any one descendant it has reaped, held at a time
+    core_dumped: bool = False
 
 
 def peek() -> int | None:
@@ -61,6 +62,7 @@ def reap(pid: int) -> ChildExit:
         # In KiB on Linux (getrusage(2)). It begins at what the parent held: a spawned child shares the parent's memory
         # until its exec, and the peak does not fall again.
         max_rss_bytes=usage.ru_maxrss * _KIB,
+        core_dumped=killed and os.WCOREDUMP(status),
     )
 
 

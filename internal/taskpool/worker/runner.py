@@ -169,7 +169,19 @@ class Runner:
 
 def _report(n: int, result: Result, usage: Usage, output: Output) -> Report:
     error = _accepted(result.error) if result.error else None
-    return Report(n, result.end, result.value, result.exit_status, result.signal, error, usage, output)
+    tail = None if result.end is End.SUCCEEDED or output.stderr_file is None else _tail(output.stderr_file)
+    ended = (result.end, result.value, result.exit_status, result.signal, error)
+    return Report(n, *ended, usage, output, result.core_dumped, tail)
+
+
+def _tail(name: str) -> str | None:
+    """Return the end of a file of standard error: the dealer, which tells it, reads no files of jobs."""
+    try:
+        with open(name, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - limits.STDERR_TAIL_BYTES_MAX))
+            return file.read(limits.STDERR_TAIL_BYTES_MAX).decode("utf-8", "replace")
+    except OSError:  # the file is in its place by now: to read it is not worth a report
+        return None
 
 
 def _accepted(error: JobError) -> JobError:

@@ -2,9 +2,31 @@
 
 from __future__ import annotations
 
-from sim.mutants.plan import mutant
+from sim.mutants.plan import Edit, mutant
 
 ATTEMPTS = (
+    mutant(
+        "of a run the last try alone is told",
+        "I4",
+        "certificate.py",
+        "    return (*tries, one_more)[-limits.TRIES_KEPT_MAX :]\n",
+        "    return (one_more,)\n",
+    ),
+    mutant(
+        "a job is stored without what is told of its tries",
+        "I4",
+        "core/entries.py",
+        "self.crashes, self.unclean_exits, self.told)\n",
+        "self.crashes, self.unclean_exits)\n",
+    ),
+    mutant(
+        "of the death of a worker its signal is not told",
+        "I4",
+        "certificate.py",
+        "        signal=report.signal,\n",
+        "        signal=report.signal if report.output is not NO_OUTPUT else None,\n",
+        Edit("certificate.py", "import Report, Try\n", "import NO_OUTPUT, Report, Try\n"),
+    ),
     mutant(
         "a deadline is judged between two looks at a full spool",
         "I10",

@@ -130,8 +130,8 @@ DECISIONS = (
         "unclean ends are forgotten at a restart",
         "I10",
         "core/entries.py",
-        "self.failures, self.crashes, self.unclean_exits)\n",
-        "self.failures, self.crashes, 0)\n",
+        "self.failures, self.crashes, self.unclean_exits, self.told)\n",
+        "self.failures, self.crashes, 0, self.told)\n",
     ),
     mutant(
         "quarantined after unclean ends in company",

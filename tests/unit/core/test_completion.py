@@ -11,7 +11,7 @@ from taskpool.clock import MILLISECOND, SECOND
 from taskpool.core.effects import Topic
 from taskpool.core.entries import AttemptMade, JobCounts, JobReturned
 from taskpool.limits import COMMAND_BACKSTOP_NS, LOST_HEAD_MAX, TERM_GRACE_NS
-from taskpool.messages import End, JobError, State
+from taskpool.messages import End, JobError, Output, State, Try, Usage
 
 HOUR_NS = 3600 * SECOND
 
@@ -147,12 +147,59 @@ def test_every_attempt_and_every_return_is_stored() -> None:
     world.run(end=End.FAILED)
     world.run(end=End.CRASHED, signal=11)
     rows = [row for row in world.entries if isinstance(row, AttemptMade | JobReturned)]
+    usage = Usage(started_wall_ns=world.now.wall, run_ns=SECOND)
+    failed = Try(1, End.FAILED, out_of_memory=False, usage=usage, pid=101, slot=0)
+    crashed = Try(2, End.CRASHED, signal=11, out_of_memory=False, usage=usage, pid=101, slot=0)
     assert rows == [
-        JobReturned(1, JobCounts(1, 1, 1, 0, 0)),
+        JobReturned(1, JobCounts(1, 1, 1, 0, 0, (failed,))),
         AttemptMade(2, 1, 2),
-        JobReturned(1, JobCounts(1, 2, 1, 1, 0)),
+        JobReturned(1, JobCounts(1, 2, 1, 1, 0, (failed, crashed))),
         AttemptMade(3, 1, 3),
     ]
+
+
+def test_an_outcome_tells_of_each_try_that_did_not_succeed() -> None:
+    world = World()
+    world.batch(work(retries=2, crash_limit=2))
+    world.run(end=End.FAILED, error=JobError("E", "m"), output=Output(stderr="a\nb\n"))
+    world.start()
+    world.die(signal=11, stderr_tail="Fatal", core_dumped=True, cpu_ns=5, max_rss_bytes=6)
+    world.run(2, End.TIMED_OUT, exit_status=4, stderr_tail="from a file")
+    world.die(2, signal=9)  # it makes room
+    world.run(3)  # in a fresh one again: a worker has died of it
+    (outcome,) = world.outcomes()
+    assert (outcome.state, outcome.attempts) == (State.SUCCEEDED, 4)
+    told = [(tried.no, tried.end, tried.pid, tried.stderr_tail, tried.core_dumped) for tried in outcome.tries]
+    assert told == [
+        (1, End.FAILED, 101, "a\nb", False),
+        (2, End.CRASHED, 101, "Fatal", True),
+        (3, End.TIMED_OUT, 102, "from a file", False),
+    ]
+    assert [tried.error for tried in outcome.tries[:2]] == [
+        "E: m",
+        "SIGSEGV: worker PID 101 was killed by SIGSEGV during this job.",
+    ]
+    assert (outcome.tries[1].usage.cpu_ns, outcome.tries[1].usage.max_rss_bytes) == (0, 6)  # the CPU time is of both
+
+
+def test_the_last_try_is_told_too_and_a_lost_one_is_not() -> None:
+    world = World()
+    world.batch(work())
+    world.sent()
+    world.die(signal=9)  # before it began
+    world.ready(2)
+    world.run(2, End.FAILED, exit_status=1)
+    (outcome,) = world.outcomes()
+    assert [(tried.no, tried.exit_status) for tried in outcome.tries] == [(1, 1)]
+
+
+def test_of_many_tries_the_last_five_are_told() -> None:
+    world = World()
+    world.batch(work(retries=8))
+    for status in range(1, 10):
+        world.run(end=End.FAILED, exit_status=status)
+    (outcome,) = world.outcomes()
+    assert [(tried.no, tried.exit_status) for tried in outcome.tries] == [(n, n) for n in range(5, 10)]
 
 
 # --- crashes --------------------------------------------------------------------------------------

@@ -7,13 +7,14 @@ import pytest
 
 from support.builders import World, work
 from taskpool import limits
+from taskpool.certificate import certificate
 from taskpool.clock import SECOND
 from taskpool.core.effects import Effect
 from taskpool.core.entries import Acknowledged, BatchForgotten, OutcomeRecorded
 from taskpool.core.events import ClientLost
 from taskpool.core.storage import LoadOutcomes, OutcomesLoaded
 from taskpool.limits import HELD_NOTED_NS, OUTCOMES_IN_FLIGHT_BYTES_MAX, PING_NS, VALUE_BYTES_MAX
-from taskpool.messages import End, JobError, Outcome, Outcomes, Output, State, Usage
+from taskpool.messages import End, JobError, Outcome, Outcomes, Output, Report, State, Usage
 
 
 def run_all(world: World, count: int, worker: int = 1) -> None:
@@ -50,6 +51,7 @@ def test_an_outcome_says_everything() -> None:
     world.advance(2 * SECOND)
     queued = world.now.wall - 2 * SECOND
     error = JobError("E", "text")
+    usage = Usage(started_wall_ns=world.now.wall, run_ns=SECOND)
     world.run(end=End.FAILED, value=b"1", exit_status=3, error=error, output=Output("out"), run_ns=SECOND)
     assert world.outcomes() == [
         Outcome(
@@ -68,10 +70,11 @@ def test_an_outcome_says_everything() -> None:
             queued_wall_ns=queued,
             finished_wall_ns=world.now.wall,
             wait_ns=2 * SECOND,
-            usage=Usage(started_wall_ns=world.now.wall, run_ns=SECOND),
+            usage=usage,
             output=Output("out"),
             error=error,
             job="command",
+            tries=(certificate(1, Report(2, End.FAILED, exit_status=3, error=error, usage=usage), 101, 0),),
         )
     ]
 
@@ -393,7 +396,8 @@ def test_long_error_texts_are_bytes_too() -> None:
     world.run(end=End.FAILED, error=JobError("E", "m" * 1000, "t" * 2000))
     world.run(end=End.FAILED, error=JobError("E", "m" * 1000))
     batch = world.core.pool.batches["b"]
-    assert batch.unread_bytes == 256 * 2 + 4000
+    tries = 256 * 2  # what is told of each attempt
+    assert batch.unread_bytes == 256 * 2 + 4000 + tries
 
 
 def test_outcomes_are_read_back_one_answer_at_a_time() -> None:

@@ -383,8 +383,12 @@ def test_a_request_that_is_refused(run: Run, dealer: FakeDealer, capfd: pytest.C
             FakeDealer.hear(dealer, message)
 
     dealer.hear = hear  # type: ignore[method-assign]
-    assert run("show", "b/7") == ExitCode.USAGE
+    assert run("cancel", "b/7") == ExitCode.USAGE
     assert capfd.readouterr() == ("", "tp-generator: no such job\n")
+    assert run("show", "b/7") == ExitCode.USAGE  # the pool has no outcome of it either
+    assert capfd.readouterr() == ("", "tp-generator: no such job\n")
+    assert run("show", "b/7", "--json") == ExitCode.USAGE
+    assert capfd.readouterr() == ('{"error": "no such job"}\n', "tp-generator: no such job\n")
 
 
 def test_a_dealer_that_does_not_answer_a_command(

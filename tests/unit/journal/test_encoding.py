@@ -13,7 +13,7 @@ from support.journals import Asked, accepted, attempted, open_store, opened, rec
 from taskpool.core.entries import JobRecord
 from taskpool.journal import encoding, schema
 from taskpool.journal.encoding import JobRow
-from taskpool.messages import JobSpec, Limits, State
+from taskpool.messages import End, JobSpec, Limits, State, Try
 
 
 def every_flip(body: bytes) -> list[bytes]:
@@ -78,18 +78,29 @@ def test_every_flipped_bit_of_an_outcome_is_found() -> None:
 
 
 def test_the_bytes_are_those_written_down() -> None:
-    """If this fails, JobSpec, Limits or Outcome has another shape: raise schema.VERSION, and migrate."""
+    """If this fails, JobSpec, Limits or Outcome has another shape: raise schema.VERSION, and migrate.
+
+    Unless it is a field more at the end, with a default: then older bytes are read as they were.
+    """
     assert encoding.pack_job(accepted(1).job)[0].hex() == GOLDEN_JOB
     assert encoding.pack_outcome(recorded(1).outcome)[0].hex() == GOLDEN_OUTCOME
     assert encoding.pack_limits(Limits())[0].hex() == GOLDEN_LIMITS
-    assert schema.VERSION == 1
+    assert schema.VERSION == 2
 
 
 GOLDEN_JOB = "9394a3666962c4077061796c6f6164c0c0c3a0"
-GOLDEN_OUTCOME = "dc0014010101a3666962c0a97375636365656465640100c4023535c0c0c0c0000000940000000094c0c0c0c0c0a0"
-# Of version 0.2: without what the job is.
+GOLDEN_OUTCOME = "dc0015010101a3666962c0a97375636365656465640100c4023535c0c0c0c0000000940000000094c0c0c0c0c0a090"
+# Of version 0.2: without what the job is, and without its tries.
 GOLDEN_OUTCOME_OLD = "dc0013010101a3666962c0a97375636365656465640100c4023535c0c0c0c0000000940000000094c0c0c0c0c0"
 GOLDEN_LIMITS = "9a000000009090c3c30300"
+
+
+def test_every_flipped_bit_of_what_is_told_of_tries_is_found() -> None:
+    tries = (Try(1, End.FAILED, exit_status=3), Try(2, End.CRASHED, signal=11, stderr_tail="last words"))
+    told = encoding.pack_tries(tries)
+    assert told is not None and encoding.unpack_tries(told) == tries
+    assert all(encoding.unpack_tries(damaged) == () for damaged in [*every_flip(told), told[:3], b"", None])
+    assert encoding.pack_tries(()) is None
 
 
 def test_an_outcome_that_an_earlier_version_wrote_is_read() -> None:

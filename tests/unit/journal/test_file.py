@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sqlite3
@@ -14,11 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from support.journals import Asked, accepted, kill_a_writer, open_store, opened, recorded, run_sql
+from support.journals import Asked, accepted, kill_a_writer, open_store, opened, recorded, returned, run_sql
 from support.programs import run
+from support.source_tree import ROOT
+from taskpool.core.entries import JobCounts
 from taskpool.core.storage import CommitFailed
 from taskpool.errors import ExitCode, JournalError
 from taskpool.journal import file, schema, tools
+from taskpool.messages import End, Try
 
 
 @pytest.fixture
@@ -47,7 +51,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty": (lambda path: os.truncate(path, 0), "is empty: it is no journal"),
     "text": (lambda path: path.write_text("hello " * 100), "is not a journal, nor any SQLite database"),
     "foreign": (foreign, "of another program"),
-    "newer": (lambda path: run_sql(path, "PRAGMA user_version = 7"), "schema version 7, .* versions up to 1"),
+    "newer": (lambda path: run_sql(path, "PRAGMA user_version = 7"), "schema version 7, .* versions up to 2"),
     "version 0": (lambda path: run_sql(path, "PRAGMA user_version = 0"), "damaged: its schema version is 0"),
     "no sentinel": (lambda path: run_sql(path, "DELETE FROM meta WHERE key = 'sentinel'"), "sentinel row is missing"),
     "no tables": (lambda path: run_sql(path, "DROP TABLE meta"), "sentinel row is missing"),
@@ -253,21 +257,47 @@ def test_a_file_that_lost_its_name_is_noticed(path: Path, how: Callable[[Path], 
 def test_an_older_journal_is_migrated_in_one_transaction_and_kept(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_sql(path, "ALTER TABLE batches DROP COLUMN finished_wall_ns")
     step = ("ALTER TABLE batches ADD COLUMN finished_wall_ns INTEGER",)
-    monkeypatch.setattr(file, "VERSION", 2)
+    monkeypatch.setattr(file, "VERSION", 3)
     with monkeypatch.context() as patch:
-        patch.setattr(file, "MIGRATIONS", {1: (*step, "nonsense")})
+        patch.setattr(file, "MIGRATIONS", {2: (*step, "nonsense")})
         with pytest.raises(JournalError, match="nonsense"):
             open_store(path)
-    monkeypatch.setattr(file, "MIGRATIONS", {1: step})
+    monkeypatch.setattr(file, "MIGRATIONS", {2: step})
     store = open_store(path)
     assert len(Asked(store).jobs()) == 39
     store.close(clean=True)
-    assert os.stat(f"{path}.v1").st_mode & 0o777 == 0o600
-    kept = sqlite3.connect(f"{path}.v1")
-    assert kept.execute("PRAGMA user_version").fetchone() == (1,)
+    assert os.stat(f"{path}.v2").st_mode & 0o777 == 0o600
+    kept = sqlite3.connect(f"{path}.v2")
+    assert kept.execute("PRAGMA user_version").fetchone() == (2,)
     assert kept.execute("SELECT count(*) FROM jobs").fetchone() == (40,)
     kept.close()
 
 
+def test_a_journal_of_version_1_is_read_and_gone_on_with(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.executescript((ROOT / "tests" / "golden" / "journal-1.sql").read_text())
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.close()
+    lines: list[bytes] = []
+    tools.export(path, lines.append)
+    assert [json.loads(line)["record"] for line in lines] == ["batch", *["outcome"] * 2, *["job"] * 4]
+    assert tools.check(path).problems == []
+    assert not Path(f"{path}.v1").exists()
+    store = open_store(path, 2)
+    restored = store.restore()
+    assert restored is not None
+    assert [each.job.record.seq for each in restored.in_flight] == [2, 3]
+    assert [job.counts for job in restored.quarantined] == [JobCounts(tries=3, crashes=3)]
+    asked = Asked(store)
+    assert [job.counts for job in asked.jobs()] == [JobCounts(tries=2, failures=1, crashes=1)]
+    assert [(outcome.seq, outcome.job, outcome.tries) for outcome in asked.outcomes()] == [(4, "", ()), (1, "", ())]
+    asked.commit(returned(2, tries=1, failures=1, told=(Try(1, End.FAILED),)))
+    assert asked.jobs()[0].counts.told == (Try(1, End.FAILED),)
+    store.close(clean=True)
+    assert Path(f"{path}.v1").exists()
+
+
 def test_there_is_a_step_from_every_older_version() -> None:
     assert set(schema.MIGRATIONS) == set(range(1, schema.VERSION))
+    assert set(schema.READINGS) == set(range(1, schema.VERSION))

@@ -20,7 +20,7 @@ from taskpool.core.entries import (
 )
 from taskpool.core.storage import Commit, CommitFailed, Restored, StoredJob
 from taskpool.journal import tools
-from taskpool.messages import Limits, State
+from taskpool.messages import End, Limits, State, Try
 
 
 @pytest.fixture
@@ -126,10 +126,12 @@ def test_batches_with_open_jobs_come_back_and_others_are_found_by_name(path: Pat
 
 
 def test_a_job_in_quarantine_comes_back_with_its_batch(path: Path) -> None:
-    live(path, [opened(), accepted(1)], [attempted(1)], [recorded(1, state=State.QUARANTINED, attempts=4, crashes=3)])
+    told = (Try(3, End.CRASHED, signal=11), Try(4, End.CRASHED, signal=6))
+    parked = recorded(1, state=State.QUARANTINED, attempts=4, crashes=3, tries=told)
+    live(path, [opened(), accepted(1)], [attempted(1)], [parked])
     found = restored(path)
     assert found is not None
-    assert found.quarantined == [StoredJob(accepted(1).job, JobCounts(tries=4, crashes=3))]
+    assert found.quarantined == [StoredJob(accepted(1).job, JobCounts(tries=4, crashes=3, told=told))]
     assert [(batch.name, batch.open) for batch in found.batches] == [("b", 0)]
 
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from support.journals import Asked, accepted, attempted, kill_a_writer, open_store, opened, recorded, run_sql
+from support.journals import Asked, accepted, attempted, kill_a_writer, open_store, opened, recorded, returned, run_sql
 from taskpool.core.entries import BatchClosed
 from taskpool.errors import JournalError
 from taskpool.journal import file, tools
-from taskpool.messages import State
+from taskpool.messages import End, State, Try
 
 
 @pytest.fixture
@@ -53,6 +53,18 @@ def test_check_and_export_change_nothing(path: Path) -> None:
     tools.check(path)
     exported(path)
     assert content(path) == before
+
+
+def test_an_export_names_the_fields_of_tries(path: Path) -> None:
+    store = open_store(path, 2)
+    asked = Asked(store)
+    tries = (Try(1, End.CRASHED, signal=11),)
+    asked.commit(attempted(1), returned(1, tries=1, crashes=1, told=tries), recorded(2, 3, tries=tries))
+    store.close(clean=True)
+    of_outcomes = [line["tries"] for line in exported(path) if line["record"] == "outcome" and line["tries"]]
+    of_jobs = [line["told"] for line in exported(path) if line["record"] == "job" and line["told"]]
+    told = [(each["no"], each["end"], each["signal"]) for tries in (*of_outcomes, *of_jobs) for each in tries]
+    assert told == [(1, "crashed", 11)] * 2
 
 
 def test_an_export_of_failures_alone(path: Path) -> None:

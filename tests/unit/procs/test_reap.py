@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -31,6 +32,14 @@ def test_no_child_has_died() -> None:
         os.kill(pid, signal.SIGKILL)
         reap(pid)
     assert peek() is None
+
+
+@pytest.mark.parametrize("limit", ["0", "unlimited"])
+def test_a_core_dump_is_told_as_the_kernel_tells_it(limit: str, tmp_path: Path) -> None:
+    pid = start_and_wait("sh", "-c", f'cd "$1" && ulimit -S -c {limit}; kill -ABRT $$', "sh", str(tmp_path))
+    found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert found is not None
+    assert reap(pid).core_dumped is (found.si_code == os.CLD_DUMPED)
 
 
 @pytest.mark.parametrize("status", [0, 1, 255])

@@ -6,6 +6,7 @@ Read `printer` first: it takes a batch's outcomes and writes what was asked for.
     keep_order       `--keep-order`
     resumable_file   the files of `--results` and `--joblog`, which a later run goes on with
     formats          what an outcome or an answer looks like: JSON, job log, words and tables
+    job_view         what `show` prints of one job
 
 `console` is standard error: lines for a person, and the progress bar below them.
 """

@@ -8,6 +8,7 @@ from signal import Signals
 
 import msgspec
 
+from taskpool.certificate import as_fields
 from taskpool.clock import rfc3339, seconds
 from taskpool.generator.output.resumable_file import ResumableFile
 from taskpool.kinds import KINDS
@@ -55,6 +56,7 @@ def to_json(batch: str, outcome: Outcome) -> bytes:
         "stdout_file": output.stdout_file,
         "stderr_file": output.stderr_file,
         "error": None if outcome.error is None else _error(outcome.error),
+        "tries": [as_fields(tried, signal_name) for tried in outcome.tries],
     }
     return _encoder.encode(record) + b"\n"
 

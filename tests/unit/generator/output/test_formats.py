@@ -42,6 +42,7 @@ def test_the_outcome_object_field_for_field() -> None:
         ("stdout_file", None),
         ("stderr_file", None),
         ("error", {"type": "E", "message": "m", "traceback": None}),
+        ("tries", []),
     ]
 
 

@@ -1,0 +1,81 @@
+"""How one attempt ended that did not succeed: what is kept of it, and the object that a program reads.
+
+The core makes one at each end that it counts. It goes through the journal with the job's counts, and ends in the
+outcome. Both sides show it in the same words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from taskpool import limits
+from taskpool.clock import rfc3339, seconds
+from taskpool.messages import Report, Try
+
+_SIGKILL = 9
+
+
+def certificate(no: int, report: Report, pid: int, slot: int | None) -> Try:
+    """Make what is kept of try number `no` of a run. `pid` and `slot` are its worker's; 0: not known."""
+    error = report.error
+    words = "" if error is None else ": ".join(filter(None, (error.type, error.message.strip())))
+    return Try(
+        no=no,
+        end=report.end,
+        exit_status=report.exit_status,
+        signal=report.signal,
+        core_dumped=report.core_dumped,
+        out_of_memory=_out_of_memory(report),
+        usage=report.usage,
+        pid=pid or None,
+        slot=slot,
+        stderr_tail=tail(report.stderr_tail or report.output.stderr),
+        error=words[: limits.TRY_ERROR_CHARS_MAX] or None,
+    )
+
+
+def _out_of_memory(report: Report) -> bool | None:
+    """Whether memory ran out; None where that cannot be told: SIGKILL is how the kernel ends a process for it, and how
+    people end one for any reason."""
+    if report.error is not None and report.error.type == "MemoryError":
+        return True
+    return None if report.signal == _SIGKILL else False
+
+
+def tail(text: str | None) -> str | None:
+    """Return the last lines of a text; None when there is nothing in it."""
+    if not text:
+        return None
+    most = limits.TRY_TAIL_BYTES_MAX
+    end = text.rstrip()[-most:].encode("utf-8", "replace")[-most:].decode("utf-8", "ignore")
+    return "\n".join(end.split("\n")[-limits.TRY_TAIL_LINES_MAX :]) or None
+
+
+def as_fields(tried: Try, signal_name: Callable[[int], str]) -> dict[str, Any]:
+    """Return it as a JSON object. What does not apply, or is not known, is null."""
+    usage = tried.usage
+    ran = usage.started_wall_ns > 0
+    return {
+        "attempt": tried.no,
+        "end": tried.end.value,
+        "exit_status": tried.exit_status,
+        "signal": tried.signal,
+        "signal_name": None if tried.signal is None else signal_name(tried.signal),
+        "core_dumped": tried.core_dumped if tried.signal is not None else None,
+        "out_of_memory": tried.out_of_memory,
+        "started_at": rfc3339(usage.started_wall_ns) if ran else None,
+        "wall_seconds": seconds(usage.run_ns) if ran else None,
+        "cpu_seconds": seconds(usage.cpu_ns) if ran else None,
+        "max_rss_bytes": usage.max_rss_bytes or None,  # 0: it was not measured
+        "pid": tried.pid,
+        "slot": tried.slot,
+        "host": None,  # this one: a pool has no other
+        "error": tried.error,
+        "stderr_tail": tried.stderr_tail,
+    }
+
+
+def remembered(tries: tuple[Try, ...], one_more: Try) -> tuple[Try, ...]:
+    """Return the tries of a run that are kept: the last ones."""
+    return (*tries, one_more)[-limits.TRIES_KEPT_MAX :]
