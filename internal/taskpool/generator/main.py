@@ -15,7 +15,7 @@ from taskpool.client.session import SessionOptions
 from taskpool.clock import AwakeClock, SystemClock
 from taskpool.errors import ExitCode, TaskpoolError, UsageError, system_refused
 from taskpool.generator import admin, queries
-from taskpool.generator.input.feed import STDIN, Source, open_feed, preview
+from taskpool.generator.input.feed import open_feed, preview
 from taskpool.generator.input.jobs_file import job_schema, read_jobs
 from taskpool.generator.options import batch_limits, connect_timeouts, log_format, submit_options, verbosity
 from taskpool.generator.output.console import WHO, Console
@@ -26,6 +26,7 @@ from taskpool.generator.signals import RaiseOnSignal, handled_signals
 from taskpool.generator.submit import absolute, how_to_resume, new_client_id, open_connection, resume_command, run_batch
 from taskpool.ipc.names import check_pool_name
 from taskpool.kinds import KINDS
+from taskpool.kinds.source import STDIN, Source
 from taskpool.messages import JobSpec
 from taskpool.procs import signals
 from taskpool.procs.garbage import collect_rarely
@@ -119,13 +120,7 @@ def command(args: Namespace, console: Console) -> ExitCode:
 def source_of(args: Namespace) -> Source:
     """Where the jobs come from. Raises UsageError."""
     if args.subcommand != "jobs":
-        kind = KINDS[args.subcommand]
-
-        def make_jobs(lines: Iterator[bytes]) -> Iterator[JobSpec]:
-            payloads = kind.jobs(args, lines)  # not in the expression, which would ask only for the first job
-            return (JobSpec(kind.name, payload) for payload in payloads)
-
-        return Source(make_jobs, STDIN, "standard input") if kind.reads_lines(args) else Source(make_jobs)
+        return KINDS[args.subcommand].source(args)
     if args.file is None:
         raise UsageError("jobs: expected a FILE of job objects, or - for standard input, got neither")
     base = batch_limits(args)

@@ -17,7 +17,7 @@ from taskpool.client.session import Session, SessionOptions
 from taskpool.client.transport import Transport
 from taskpool.clock import AwakeClock, SystemClock
 from taskpool.errors import ExitCode, TaskpoolError, UsageError
-from taskpool.generator.input.feed import STDIN, Feed, Source
+from taskpool.generator.input.feed import Feed
 from taskpool.generator.input.lines import is_regular
 from taskpool.generator.options import SubmitOptions
 from taskpool.generator.output.console import Console, ProgressBar
@@ -30,6 +30,7 @@ from taskpool.generator.signals import RaiseOnSignal, handled_signals
 from taskpool.generator.totals import Totals
 from taskpool.ipc.mqueue import KernelNamespace, kernel_limits
 from taskpool.ipc.sizing import choose
+from taskpool.kinds.source import STDIN, Source
 from taskpool.procs.prctl import require_pidfds
 from taskpool.procs.signals import Wakeup
 

@@ -27,9 +27,10 @@ import msgspec
 from msgspec import Meta, Struct
 
 from taskpool.errors import MessageError, UsageError
+from taskpool.kinds.source import STDIN, Source
 from taskpool.limits import JOB_TEXT_BYTES_MAX
 from taskpool.log import excerpt
-from taskpool.messages import DEFAULT_LIMITS, NO_OUTPUT, End, JobError, Limits, Output, Token
+from taskpool.messages import DEFAULT_LIMITS, NO_OUTPUT, End, JobError, JobSpec, Limits, Output, Token
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -255,6 +256,15 @@ class Kind(ABC, Generic[_Object, _Payload]):
     @abstractmethod
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Add the options and operands of this kind's subcommand."""
+
+    def source(self, args: Namespace) -> Source:
+        """Say where the jobs of this command line come from. Raises UsageError."""
+
+        def make_jobs(lines: Iterator[bytes]) -> Iterator[JobSpec]:
+            payloads = self.jobs(args, lines)  # not in the expression, which would ask only for the first job
+            return (JobSpec(self.name, payload) for payload in payloads)
+
+        return Source(make_jobs, STDIN, "standard input") if self.reads_lines(args) else Source(make_jobs)
 
     def reads_lines(self, args: Namespace) -> bool:
         """Whether the jobs of this command line come from lines of standard input."""

@@ -197,8 +197,8 @@ def _payloads(
     for number, argument in enumerate(arguments, start=1):
         if b"\0" in argument:
             raise UsageError(f"command: argument {number} holds a NUL byte, which no program takes: {argument!r}")
-        argv = template.render(argument, number)
-        if not argv[0]:
+        argv = template.render((argument,), number)
+        if not argv or not argv[0]:
             raise UsageError(f"command: argument {number} makes the name of the program empty")
         yield Payload(tuple(argv), cwd, env, None, shell)
 

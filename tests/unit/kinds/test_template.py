@@ -5,12 +5,23 @@ from __future__ import annotations
 import random
 import shlex
 import subprocess
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taskpool.kinds.template import SLOT, Template, base_name, directory, shell_quote, without_extension
+from taskpool.kinds.template import (
+    PLUS,
+    SLOT,
+    STRINGS,
+    Syntax,
+    Template,
+    base_name,
+    directory,
+    shell_quote,
+    without_extension,
+)
 
 PATHS = [
     b"/a/b.c.d", b"a.b", b"b", b"/x", b"/x/", b"x/", b"./.bashrc", b"a/.b", b"a.b/c", b"/a.b/c", b".", b"..", b"/",
@@ -22,7 +33,7 @@ ALL_STRINGS = "echo {} {.} {/} {//} {/.} {#} {%}"
 
 
 def render(template: str, argument: str, number: int = 1, *, shell: bool = False) -> list[str]:
-    words = Template([word.encode() for word in template.split(" ")], shell=shell).render(argument.encode(), number)
+    words = Template([word.encode() for word in template.split(" ")], shell=shell).render((argument.encode(),), number)
     return [word.replace(SLOT, b"<slot>").decode() for word in words]
 
 
@@ -50,12 +61,61 @@ def test_every_replacement_string() -> None:
         ("cp {} {.}.bak", "x.txt", ["cp", "x.txt", "x.bak"]),
         ("echo {}{}", "a", ["echo", "aa"]),
         ("echo {{}}", "a", ["echo", "{a}"]),
-        ("echo {1} {x} {} { }", "a", ["echo", "{1}", "{x}", "a", "{", "}"]),  # other braces stay
+        ("echo {1} {x} {} { }", "a", ["echo", "a", "{x}", "a", "{", "}"]),  # other braces stay
         ("{}", "true", ["true"]),
     ],
 )
 def test_rendering(template: str, argument: str, words: list[str]) -> None:
     assert render(template, argument) == words
+
+
+def words_of(template: str, *arguments: str, **how: Any) -> list[str]:
+    rendered = Template([word.encode() for word in template.split(" ")], **how).render([*map(str.encode, arguments)], 7)
+    return [word.decode() for word in rendered]
+
+
+@pytest.mark.parametrize(
+    ("template", "arguments", "apart", "with_context"),
+    [
+        ("echo a{}b", "1 2", "echo|a1|2b", "echo|a1b|a2b"),
+        ("echo a{}b{.}", "1.x 2.x", "echo|a1.x|2.xb1|2", "echo|a1.xb1|a2.xb2"),
+        ("echo {} {#}", "1 2 3", "echo|1|2|3|7", "echo|1|2|3|7"),
+        ("echo {2}{1} {-1}", "1 2 3", "echo|21|3", "echo|21|3"),
+        ("echo {1}-{}", "1 2", "echo|1-1|2", "echo|1-1|1-2"),
+        ("echo {2/} {2//} {2/.} {-2.}", "/x/a.b /y/c.d", "echo|c.d|/y|c|/x/a", "echo|c.d|/y|c|/x/a"),
+        ("echo {3} x{3} {-4}", "1 2", "echo|x", "echo|x"),  # as a shell drops a word that is not there
+        ("echo {0}", "1 2", "echo|1|2", "echo|1|2"),
+    ],
+)
+def test_several_arguments(template: str, arguments: str, apart: str, with_context: str) -> None:
+    given_arguments = arguments.split(" ")
+    assert words_of(template, *given_arguments) == apart.split("|")
+    assert words_of(template, *given_arguments, context=True) == with_context.split("|")
+
+
+def test_no_argument_at_all_is_not_an_empty_one() -> None:
+    assert words_of("echo {} x{} {1} {#}") == ["echo", "x", "7"]
+    assert words_of("echo {} x{} {1} {#}", "") == ["echo", "", "x", "", "7"]
+
+
+def test_several_arguments_in_a_line_for_the_shell() -> None:
+    assert words_of("echo a{}b >c", "1 1", "2", shell=True) == ["echo a'1 1' 2b >c"]
+    assert words_of("echo a{}b >c", "1 1", "2", shell=True, context=True) == ["echo a'1 1'b a2b >c"]
+
+
+def test_other_strings() -> None:
+    syntax = Syntax({b"@": STRINGS[b"{}"], b"{.}": STRINGS[b"{.}"], **PLUS})
+    template = Template([b"echo", b"@{}{1}", b"{.}{1.}", b"{..}", b"{2+/}"], syntax=syntax)
+    assert template.render([b"a.b.c", b"d/e"], 1) == [
+        b"echo",
+        b"a.b.c",
+        b"d/e{}{1}",
+        b"a.b",
+        b"d/ea.b",
+        b"a",
+        b"d/e",
+        b"d",
+    ]
 
 
 def test_text_in_an_argument_is_never_a_replacement_string() -> None:
@@ -68,7 +128,7 @@ def test_shell_joins_the_words_and_quotes_what_is_put_in() -> None:
 
 def test_shell_does_not_quote_where_the_argument_is_the_command() -> None:
     assert render("{}", "echo a | wc", shell=True) == ["echo a | wc"]
-    assert Template([], shell=True).render(b"echo a | wc", 1) == [b"echo a | wc"]
+    assert Template([], shell=True).render((b"echo a | wc",), 1) == [b"echo a | wc"]
     assert render("X={} env", "a b", shell=True) == ["X='a b' env"]  # a variable's value is no command
 
 
@@ -101,7 +161,7 @@ def parallel(template: str, arguments: list[bytes]) -> list[bytes]:
 
 def ours(template: str, arguments: list[bytes]) -> list[bytes]:
     compiled = Template([template.encode()], shell=True)
-    lines = [compiled.render(argument, number)[0] for number, argument in enumerate(arguments, 1)]
+    lines = [compiled.render((argument,), number)[0] for number, argument in enumerate(arguments, 1)]
     return [line.replace(SLOT, b"1") for line in lines]
 
 

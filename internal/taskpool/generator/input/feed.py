@@ -7,45 +7,36 @@ the last line costs nothing. A pipe is read as it comes; at a bad line reading s
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
-from typing import NamedTuple
 
 from taskpool import limits
 from taskpool.codec import encode
 from taskpool.errors import UsageError
 from taskpool.generator.input.lines import Lines, is_regular
+from taskpool.kinds.source import Source
 from taskpool.messages import JobSpec, Limits
 
-STDIN = 0
 SUBMIT_HEADER_BYTES = 96  # version, tag, client, batch, first_seq and list header of a Submit
 KEPT_BYTES_MAX = 32 * 1024 * 1024  # what may be kept of the jobs that were checked; of more, each is made again
 _JOB_OBJECT_BYTES = 256  # of memory, beside its payload and label
-
-MakeJobs = Callable[[Iterator[bytes]], Iterator[JobSpec | None]]
-
-
-class Source(NamedTuple):
-    """Jobs, and the file whose lines they are made of."""
-
-    make_jobs: MakeJobs
-    """Gives exactly one item for each line taken, None for a line that holds no job. Raises UsageError at once for
-    what is wrong before the first line."""
-    fd: int | None = None  # None: made of no lines
-    name: str = ""  # of the file, for errors
 
 
 class Feed:
     """The jobs of one batch, a frame at a time."""
 
-    def __init__(self, jobs: Iterator[JobSpec | None], lines: Lines | None, total: int | None) -> None:
-        """`lines` are those that `jobs` takes, None when none has to be read for the next job."""
+    def __init__(
+        self, jobs: Iterator[JobSpec | None], lines: Lines | None, total: int | None, *, expands: bool = False
+    ) -> None:
+        """`lines` are those that `jobs` takes, None when none has to be read for them. `expands`: as in Source."""
         self.total = total  # how many there will be, when that is known beforehand
         self.ended = False
         self.error: UsageError | None = None  # why it ended early
         self._lines = lines
         self._regular = lines is not None and is_regular(lines.fd)
         self._jobs = jobs
+        self._expands = expands
+        self._takes_line = lines is not None  # the next item does
         self._next: JobSpec | None = None
         self._taken = 0
 
@@ -54,6 +45,8 @@ class Feed:
         """Give the descriptor that has to be readable before there is another job; None: no need to wait."""
         lines = self._lines
         if lines is None or self._regular or self.ended or lines.ready or self._next is not None:
+            return None
+        if not self._takes_line:
             return None
         return lines.fd
 
@@ -84,7 +77,7 @@ class Feed:
     def _peek(self) -> JobSpec | None:
         """Give the next job, without taking it; None when it is not there yet, or never will be."""
         while self._next is None and not self.ended:
-            if not self._has_line():
+            if self._takes_line and not self._has_line():
                 break
             try:
                 self._next = next(self._jobs)
@@ -93,6 +86,7 @@ class Feed:
             except UsageError as error:
                 self._stop(error)
             else:
+                self._takes_line = self._lines is not None and (self._next is None or not self._expands)
                 self._count_next()
         return self._next
 
@@ -122,22 +116,22 @@ def open_feed(source: Source) -> Feed:
     if source.fd is None:
         kept, total = _read_ahead(source.make_jobs(iter(())))
         return Feed(source.make_jobs(iter(())) if kept is None else iter(kept), None, total)
-    lines = Lines(source.fd, source.name)
+    lines = Lines(source.fd, source.name, source.delimiter)
     jobs = source.make_jobs(lines)  # wrong arguments are told before a terminal is
     _refuse_terminal(source.fd, source.name)
     if not is_regular(source.fd):
-        return Feed(jobs, lines, None)
+        return Feed(jobs, lines, None, expands=source.expands)
     start = os.lseek(source.fd, 0, os.SEEK_CUR)  # a shell may have read the first lines of what it hands on
-    kept, total = _read_ahead(source.make_jobs(_whole(Lines(source.fd, source.name))))
+    kept, total = _read_ahead(source.make_jobs(_whole(Lines(source.fd, source.name, source.delimiter))))
     if kept is not None:
         return Feed(iter(kept), None, total)
     os.lseek(source.fd, start, os.SEEK_SET)
-    return Feed(jobs, lines, total)
+    return Feed(jobs, lines, total, expands=source.expands)
 
 
 def preview(source: Source) -> Iterator[JobSpec]:
     """Make every job, read to the end, for --dry-run. Raises UsageError."""
-    lines: Iterator[bytes] = iter(()) if source.fd is None else _whole(Lines(source.fd, source.name))
+    lines: Iterator[bytes] = iter(()) if source.fd is None else _whole(Lines(source.fd, source.name, source.delimiter))
     jobs = source.make_jobs(lines)
     if source.fd is not None:
         _refuse_terminal(source.fd, source.name)

@@ -14,14 +14,15 @@ LINE_BYTES_MAX = 4 * limits.PAYLOAD_BYTES_MAX  # JSON escapes may take several b
 
 
 class Lines:
-    """Iterate over the complete lines read so far, without their newlines.
+    """Iterate over the complete lines read so far, without the newlines, or what else delimits them.
 
     `ready` says whether the next one is there; `fill` reads more. The last line needs no newline.
     """
 
-    def __init__(self, fd: int, name: str) -> None:
+    def __init__(self, fd: int, name: str, delimiter: bytes = b"\n") -> None:
         self.fd = fd
         self.name = name
+        self._delimiter = delimiter
         self.ended = False  # everything was read, though perhaps not taken
         self._complete: deque[bytes] = deque()
         self._tail = b""
@@ -50,7 +51,7 @@ class Lines:
                 self._tail = b""
             return
         # The tail is copied for each chunk that does not end it: LINE_BYTES_MAX keeps that from growing without end.
-        *complete, self._tail = (self._tail + chunk).split(b"\n")
+        *complete, self._tail = (self._tail + chunk).split(self._delimiter)
         self._number += len(complete)
         self._complete.extend(complete)
         if len(self._tail) > LINE_BYTES_MAX:
