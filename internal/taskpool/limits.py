@@ -59,6 +59,9 @@ UNSTORED_REPORTS_BYTES_MAX = 24 * 1024 * 1024
 
 PAYLOAD_BYTES_MAX = 4 * 1024 * 1024  # one job's arguments
 VALUE_BYTES_MAX = 4 * 1024 * 1024  # one job's JSON value
+# What -X fills a command line with: the most that Linux takes as one word (MAX_ARG_STRLEN), as a line for a shell is
+# one; as many words it leaves room for the environment on every machine with a stack of the usual size.
+COMMAND_BYTES_MAX = 128 * 1024 - 1
 INLINE_OUTPUT_BYTES_MAX = 64 * 1024  # captured output above this stays in a file, out of messages and journal
 # One message that did not fit its queue: what a receiver reads into memory in one piece.
 SPILL_BYTES_MAX = 16 * 1024 * 1024

@@ -86,9 +86,9 @@ def test_a_file_that_cannot_be_read(stage: Stage, tmp_path: Path, what: str) -> 
 BAD_ARGUMENTS: dict[str, tuple[list[Any], tuple[str, ...]]] = {
     "template without program": (["command", "--", ":::", "a"], ("expected a program behind --",)),
     "no template": (["command"], ("expected a program behind --",)),
-    "second :::": (["command", "--", "ls", ":::", "a", ":::", "b"], ("a second ::: is not supported",)),
-    ":::+": (["command", "--", "ls", ":::+", "a"], (":::+ is not supported",)),
-    "::::": (["command", "--", "ls", "::::", "a"], (":::: is not supported",)),
+    ":::: without file": (["command", "--", "ls", "::::", "gone"], ("cannot read gone",)),
+    "not there": (["command", "--sshlogin", "host", "ls"], ("--sshlogin is GNU parallel's", "this host")),
+    "a line": (["command", "--", "ls | wc", ":::", "a"], ("did you mean --shell?",)),
     "n out of range": (["fib", "93"], ("0..92", "93")),
     "n backwards": (["fib", "30-20"], ("30-20",)),
     "n no number": (["fib", "many"], ("many",)),

@@ -78,6 +78,7 @@ def submit(args: Namespace, console: Console, argv: Sequence[str]) -> ExitCode:
     # Before anything is looked for: what is relative on the command line counts from where the batch was begun.
     if options.resume and options.pool is None and (problem := enter_directory(options.batch)) is not None:
         console.warning(f"batch {options.batch} was begun in {problem}; relative paths now count from here")
+    args.batch = options.batch  # of it depends the order of --shuf
     command = resume_command(sys.argv[0], argv, options.batch, len(getattr(args, "template", ())))
     source = source_of(args)  # before a dry run too, so that it finds the same faults
     if options.dry_run:

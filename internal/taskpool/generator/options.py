@@ -79,7 +79,7 @@ def submit_options(args: Namespace) -> SubmitOptions:
         limits=wanted,
         launch=LaunchOptions() if args.pool is not None else _launch_options(args),
         halt=None if args.halt is None else parse_halt(args.halt),
-        form=args.output or "value",
+        form=_form(args),
         keep_order=args.keep_order,
         results=args.results,
         joblog=args.joblog,
@@ -89,6 +89,17 @@ def submit_options(args: Namespace) -> SubmitOptions:
         dry_run=args.dry_run,
         progress=choose_mode(args.progress, quiet=args.quiet, verbose=args.verbose),
     )
+
+
+def _has_tags(args: Namespace) -> bool:
+    # Only the kind that makes labels of arguments has these options.
+    return getattr(args, "tag", False) or getattr(args, "tagstring", None) is not None
+
+
+def _form(args: Namespace) -> Form:
+    if args.output == "json":
+        return "json"
+    return "tagged" if _has_tags(args) else "value"
 
 
 def batch_limits(args: Namespace) -> Limits:
@@ -168,6 +179,8 @@ def _check_detach(args: Namespace) -> None:
         return
     if args.pool is None:
         raise UsageError("--detach needs --pool: a private dealer ends with its generator")
+    if _has_tags(args):
+        raise UsageError("--tag needs the outcomes, which --detach does not wait for")
     # Refused rather than ignored: each of them asks for something that would silently not be done.
     for name in _NEEDS_OUTCOMES:
         if getattr(args, name):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, _SubParsersAction
+from typing import NoReturn
 
 import taskpool
 from taskpool.generator.job_limits import limit_options
 from taskpool.kinds import KINDS
+from taskpool.kinds.parallel import absent
 
 _JOBS_HELP = "job objects as JSON Lines, of any kinds"
 # Commands of one verb. The table is all there is of them on this side: `admin.request_from` reads it too.
@@ -28,9 +30,19 @@ QUERIES = {
 QUARANTINE = {"list": "say which", "requeue": "give them a new run", "drop": "forget them"}
 
 
+class _Parser(ArgumentParser):
+    """Says of GNU parallel's options what to do instead."""
+
+    def error(self, message: str) -> NoReturn:
+        begin = "unrecognized arguments: "
+        if message.startswith(begin):
+            message = absent.advice(message.removeprefix(begin).split()) or message
+        super().error(message)
+
+
 def build_parser() -> ArgumentParser:
     """Return the parser of the whole command line. After parsing, `args.subcommand` says which part was used."""
-    parser = ArgumentParser(
+    parser = _Parser(
         prog="tp-generator",
         description="Submit jobs to a crash-proof pool, and command a running one.",
         epilog="JOB is BATCH/NUMBER. Durations: 90, 10s, 5m, 1h30m.",
@@ -43,6 +55,8 @@ def build_parser() -> ArgumentParser:
         sub = subcommands.add_parser(kind.name, help=kind.summary, description=kind.summary, allow_abbrev=False)
         _add_submission(sub)
         kind.add_arguments(sub)
+        # An option -0 makes argparse take every negative number for an option, that of --priority -5 included.
+        sub._has_negative_number_optionals.clear()
     sub = subcommands.add_parser("jobs", help=_JOBS_HELP, description=_JOBS_HELP, allow_abbrev=False)
     _add_submission(sub)
     sub.add_argument("--schema", action="store_true", help="print the JSON Schema of one job object, run nothing")
@@ -52,7 +66,7 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-def _add_verbs(subcommands: _SubParsersAction[ArgumentParser]) -> None:
+def _add_verbs(subcommands: _SubParsersAction[_Parser]) -> None:
     for verb, (text, target, _) in VERBS.items():
         sub = subcommands.add_parser(verb, help=text, description=text, allow_abbrev=False)
         _add_command_options(sub)
@@ -72,7 +86,7 @@ def _add_verbs(subcommands: _SubParsersAction[ArgumentParser]) -> None:
             sub.add_argument("target", metavar="BATCH|JOB|all")
 
 
-def _add_queries(subcommands: _SubParsersAction[ArgumentParser]) -> None:
+def _add_queries(subcommands: _SubParsersAction[_Parser]) -> None:
     for verb, text in QUERIES.items():
         sub = subcommands.add_parser(verb, help=text, description=text, allow_abbrev=False)
         _add_command_options(sub)
@@ -128,7 +142,7 @@ def _add_limits(parser: ArgumentParser) -> None:
 def _add_output(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("output")
     group.add_argument("--output", choices=("value", "json"), help="on standard output (value)")
-    group.add_argument("--keep-order", action="store_true", help="print in the order of the jobs' numbers")
+    group.add_argument("--keep-order", "-k", action="store_true", help="print in the order of the jobs' numbers")
     group.add_argument("--results", metavar="FILE", help="write outcome objects as JSON Lines (--resume: append)")
     group.add_argument("--joblog", metavar="FILE", help="write GNU parallel's job log (--resume: append)")
     group.add_argument(
@@ -144,7 +158,9 @@ def _add_output(parser: ArgumentParser) -> None:
 
 def _add_dealer(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("private pool")
-    group.add_argument("--workers", metavar="N|N%|+N", help="default: the CPUs this process may use")
+    group.add_argument(
+        "--workers", "--jobs", "-j", "-P", metavar="N|N%|+N", help="default: the CPUs this process may use"
+    )
     group.add_argument("--spares", metavar="N", help="workers kept ready (1)")
     group.add_argument(
         "--journal",

@@ -35,7 +35,10 @@ from taskpool.procs.prctl import require_pidfds
 from taskpool.procs.signals import Wakeup
 
 _COMMAND_CHARS_MAX = 16 * 1024  # a longer one is no use on a terminal
-_PATH_OPTIONS = frozenset({"--cwd", "--path", "--results", "--joblog", "--journal", "--worker-exec"})
+_PATH_OPTIONS = frozenset(
+    {"--cwd", "--wd", "--workdir", "--path", "--results", "--joblog", "--journal", "--worker-exec", "-a", "--arg-file"}
+)
+_DIRECTORY_OPTIONS = ("--cwd", "--wd", "--workdir")
 _NO_PATHS = ("none", "-", "")  # values of those that name no file
 
 
@@ -103,11 +106,14 @@ def resume_command(program: str, argv: Sequence[str], batch: str, template_words
     # abbreviations.
     end = len(words) - template_words if template_words else (words.index("--") if "--" in words else len(words))
     options, command = _with_absolute_paths(words[:end]), words[end:]
+    if subcommand == "command":
+        command = _with_absolute_inputs(command)
     if subcommand == "jobs" and options and not options[-1].startswith("-"):
         options[-1] = absolute(options[-1])  # FILE
     added = [] if _given("--batch", options) else ["--batch", batch]
     added += [] if "--resume" in options else ["--resume"]
-    if subcommand == "command" and _given("--pool", options) and not _given("--cwd", options):
+    named = any(_given(option, options) for option in _DIRECTORY_OPTIONS)
+    if subcommand == "command" and _given("--pool", options) and not named:
         added += ["--cwd", absolute(".")]  # a private pool has a note of it
     line = " ".join(map(_quoted, [_as_typed(program), subcommand, *added, *options, *command]))
     if len(line) > _COMMAND_CHARS_MAX or "\n" in line:
@@ -117,7 +123,7 @@ def resume_command(program: str, argv: Sequence[str], batch: str, template_words
 
 def how_to_resume(command: str, source: Source) -> str:
     """Say how a person goes on with a batch: by which command, and with which standard input."""
-    if source.fd == STDIN:
+    if source.fd == STDIN or source.reads_stdin:
         path = os.path.realpath("/proc/self/fd/0")
         with suppress(OSError):  # it has lost its name
             if is_regular(STDIN) and os.path.samestat(os.stat(path), os.fstat(STDIN)):
@@ -137,6 +143,19 @@ def _with_absolute_paths(options: Sequence[str]) -> list[str]:
         if name in _PATH_OPTIONS and equals:
             found[at] = f"{name}={absolute(value)}"
         elif at and found[at - 1] in _PATH_OPTIONS:
+            found[at] = absolute(word)
+        elif len(name) > 2 and name.startswith("-a"):
+            found[at] = f"-a{absolute(word[2:])}"
+    return found
+
+
+def _with_absolute_inputs(command: Sequence[str]) -> list[str]:
+    """Return the words behind the options, where the files behind `::::` have paths that hold from any directory."""
+    found, separator = list(command), ""
+    for at, word in enumerate(found):
+        if word in (":::", ":::+", "::::", "::::+"):
+            separator = word
+        elif separator.startswith("::::"):
             found[at] = absolute(word)
     return found
 

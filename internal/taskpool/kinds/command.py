@@ -15,14 +15,17 @@ from taskpool.errors import MessageError, UsageError
 from taskpool.kinds.base import OWN_VARIABLES, Argument, Context, Kind, Result, Text, wrong_value
 from taskpool.kinds.capture import Streams, await_spool, lost
 from taskpool.kinds.execute import CannotStart, Ended, Program, start, wait, when_possible
-from taskpool.kinds.template import SLOT, Template, shell_quote
+from taskpool.kinds.source import Source
+from taskpool.kinds.template import SLOT, shell_quote
 from taskpool.log import excerpt
-from taskpool.messages import End, JobError, Part
+from taskpool.messages import End, JobError, JobSpec, Part
 from taskpool.procs.process_tree import kill_descendants
 from taskpool.procs.spawn import scrubbed
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
+
+    from taskpool.kinds.parallel.language import Rendered
 
 _SHELL = (b"/bin/sh", b"-c")
 _SHOWN_CHARS_MAX = 60
@@ -164,60 +167,53 @@ class Command(Kind[CommandJob, Payload]):
     # On the command line
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--shell", action="store_true", help="run a line of sh(1); arguments are quoted into it")
-        parser.add_argument("--cwd", metavar="DIR", help="run in DIR instead of here")
+        from taskpool.kinds.parallel.options import add_arguments
+
+        shell = parser.add_mutually_exclusive_group()
+        shell.add_argument(
+            "--shell", action="store_true", default=None, help="run a line of sh(1); arguments are quoted"
+        )
+        shell.add_argument(
+            "--no-shell", action="store_false", dest="shell", default=None, help="what looks like such a line is none"
+        )
+        parser.add_argument("--cwd", "--wd", "--workdir", metavar="DIR", help="run in DIR instead of here")
         parser.add_argument(
             "--env", action="append", default=[], metavar="NAME=VALUE", help="set a variable; repeatable"
         )
+        add_arguments(parser)
         parser.add_argument(
             "template",
             nargs="...",  # argparse.REMAINDER: all that follows is the command's, options included
             metavar="-- TEMPLATE... [::: ARG...]",
-            help="the program and its arguments, where {} {.} {/} {//} {/.} {#} {%%} are replaced as by GNU parallel; "
-            "without ::: there is one argument on each line of standard input",
+            help="the program and its arguments, where {} {.} {/} {//} {/.} {#} {%%} {1} {2.} {-1} ... are replaced as "
+            "by GNU parallel; more ::: are combined, :::+ goes in step with the one before, :::: and ::::+ read FILES; "
+            "without any there is one argument on each line of standard input",
         )
 
-    def reads_lines(self, args: Namespace) -> bool:
-        return _split(args.template)[1] is None
+    def source(self, args: Namespace) -> Source:
+        from taskpool.kinds.parallel.language import Language
 
-    def jobs(self, args: Namespace, lines: Iterator[bytes]) -> Iterator[bytes]:
-        words, operands = _split(args.template)
-        if not words and not args.shell:
-            raise UsageError("command: expected a program behind --, got nothing")
+        language = Language(args)
         cwd = _absolute(os.fsencode(args.cwd) if args.cwd else None)
         env = _variables([os.fsencode(variable) for variable in args.env])
-        template = Template(words, shell=args.shell)
-        arguments = lines if operands is None else iter(operands)
-        return (self.encode(payload) for payload in _payloads(template, arguments, cwd, env, shell=args.shell))
+        base = Payload((b"",), cwd, env, None, bool(args.shell))
 
+        def make_jobs(lines: Iterator[bytes]) -> Iterator[JobSpec | None]:
+            for rendered in language.render(lines):
+                yield None if rendered is None else self._spec(base, rendered)
 
-def _payloads(
-    template: Template, arguments: Iterator[bytes], cwd: bytes, env: dict[bytes, bytes], *, shell: bool
-) -> Iterator[Payload]:
-    for number, argument in enumerate(arguments, start=1):
-        if b"\0" in argument:
-            raise UsageError(f"command: argument {number} holds a NUL byte, which no program takes: {argument!r}")
-        argv = template.render((argument,), number)
-        if not argv or not argv[0]:
-            raise UsageError(f"command: argument {number} makes the name of the program empty")
-        yield Payload(tuple(argv), cwd, env, None, shell)
+        fd, name = language.open()
+        return Source(make_jobs, fd, name, delimiter=language.delimiter, expands=True, reads_stdin=language.reads_stdin)
 
+    def _spec(self, base: Payload, rendered: Rendered) -> JobSpec:
+        words = rendered.words
+        if not words or not words[0]:
+            raise UsageError(f"command: argument {rendered.number} makes the name of the program empty")
+        payload = Payload(tuple(words), base.cwd, base.env, None, base.shell)
+        return JobSpec(self.name, self.encode(payload), label=rendered.label)
 
-def _split(template: list[str]) -> tuple[list[bytes], list[bytes] | None]:
-    """Template and arguments, which are None without a `:::`. Raises UsageError."""
-    words = [os.fsencode(word) for word in template]
-    if words[:1] == [b"--"]:
-        del words[0]
-    for word in words:
-        # GNU parallel's other separators: passed on as words, they would be a program's arguments in silence.
-        if word in (b":::+", b"::::", b"::::+"):
-            raise UsageError(f"command: {word.decode()} is not supported; give the arguments behind one :::")
-    if b":::" not in words:
-        return words, None
-    at = words.index(b":::")
-    if b":::" in words[at + 1 :]:
-        raise UsageError("command: a second ::: is not supported; give the arguments behind one :::")
-    return words[:at], words[at + 1 :]
+    def jobs(self, args: Namespace, lines: Iterator[bytes]) -> Iterator[bytes]:
+        return (job.payload for job in self.source(args).make_jobs(lines) if job is not None)
 
 
 def _variables(pairs: list[bytes]) -> dict[bytes, bytes]:

@@ -180,10 +180,17 @@ class Template:
     """
 
     def __init__(
-        self, words: Sequence[bytes], *, shell: bool = False, syntax: Syntax = PLAIN, context: bool = False
+        self,
+        words: Sequence[bytes],
+        *,
+        shell: bool = False,
+        syntax: Syntax = PLAIN,
+        context: bool = False,
+        appends: bool = True,
     ) -> None:
+        """Take the words apart. `appends`: whether {} is added where there is no replacement string."""
         taken_apart = [syntax.pieces(word) for word in words]
-        if not any(map(_has_string, taken_apart)):
+        if appends and not any(map(_has_string, taken_apart)):
             taken_apart.append([Replacement(whole)])
         if shell:
             line: list[Piece] = [piece for word in taken_apart for piece in (b" ", *word)][1:]

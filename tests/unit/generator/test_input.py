@@ -326,7 +326,7 @@ def test_each_subcommand_says_whether_it_reads_lines(words: list[str], reads: bo
     [
         (["fib", "93"], "93"),
         (["command"], "expected a program behind --"),
-        (["command", "--", "a", ":::", "b", ":::"], "a second :::"),
+        (["command", "--", "a", "|", "b"], "did you mean --shell?"),
         (["command", "--env", "A", "--", "ls"], "NAME=VALUE"),
         (["python", "math"], "MODULE:FUNCTION"),
         (["jobs"], "jobs: expected a FILE of job objects, or - for standard input, got neither"),

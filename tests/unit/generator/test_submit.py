@@ -36,6 +36,11 @@ def test_paths_are_absolute_and_the_jobs_own_options_are_not_ours(
     )
     assert resume_command("tp", ["jobs", "f"], "b") == f"tp jobs --batch b --resume {tmp_path}/f"
     assert resume_command("tp", ["jobs", "-"], "b") == "tp jobs --batch b --resume -"
+    words = ["command", "-a", "f", "-ag", "--wd", "d", "x", "::::", "i", "-", ":::", "j", "::::+", "k"]
+    assert resume_command("tp", words, "b", 8) == (
+        f"tp command --batch b --resume -a {tmp_path}/f -a{tmp_path}/g --wd {tmp_path}/d x :::: {tmp_path}/i - ::: j "
+        f"::::+ {tmp_path}/k"
+    )
     named = resume_command("./tp", ["command", "--pool", "p", "x"], "b", 1)
     assert named == f"{tmp_path}/tp command --batch b --resume --cwd {tmp_path} --pool p x"
 

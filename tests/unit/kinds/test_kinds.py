@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from support.attempts import context
 from taskpool import messages
 from taskpool.errors import MessageError, UsageError
+from taskpool.generator.parser import build_parser
 from taskpool.kinds import KINDS, Context, Kind, Result, job_title, kind
 from taskpool.limits import JOB_TEXT_BYTES_MAX
 from taskpool.messages import End, JobSpec
@@ -284,9 +285,5 @@ def test_the_bytes_of_a_command_line(
     words: list[str], lines: list[bytes], payloads: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir("/usr")
-    parser = argparse.ArgumentParser()
-    subcommands = parser.add_subparsers()
-    for name, each in KINDS.items():
-        each.add_arguments(subcommands.add_parser(name))
-    found = KINDS[words[0]].jobs(parser.parse_args(words), iter(lines))
+    found = KINDS[words[0]].jobs(build_parser().parse_args(words), iter(lines))
     assert list(found) == payloads

@@ -12,11 +12,13 @@ from taskpool.generator.failures import describe
 from taskpool.generator.output.formats import JOBLOG_HEADER, JobLog, one_line, to_json
 from taskpool.generator.output.keep_order import KeepOrder
 from taskpool.generator.output.resumable_file import ResumableFile
-from taskpool.generator.output.stream import OutputStream, Piece
+from taskpool.generator.output.stream import OutputStream, Piece, tagged
 from taskpool.kinds import KINDS
 from taskpool.messages import JobSpec, Outcome
 
-Form = Literal["value", "json", "failure"]  # of standard output; the last: a line for a person, of jobs that failed
+# Of standard output. tagged: as value, and each line begins with the job's label; failure: a line for a person, of jobs
+# that failed.
+Form = Literal["value", "tagged", "json", "failure"]
 OUT, ERR = 1, 2
 
 
@@ -165,13 +167,16 @@ class Printer:
         yield from (file.stream for file in self._files if file.stream is not None)
 
     def _pieces(self, outcome: Outcome, record: bytes) -> list[Piece]:
+        if self._form == "json":
+            return [Piece(OUT, record)]
         if self._form == "failure":
             return [Piece(OUT, f"{describe(outcome)}\n".encode(errors="backslashreplace"))]
-        return [Piece(OUT, record)] if self._form == "json" else value_pieces(outcome)
+        pieces = value_pieces(outcome)
+        return _tagged(pieces, outcome) if self._form == "tagged" else pieces
 
     def _put(self, pieces: Iterable[Piece]) -> None:
-        for stream, content in pieces:
-            self._streams[stream].put(content)
+        for stream, content, tag in pieces:
+            self._streams[stream].put(content, tag)
             if isinstance(content, Path):
                 self._files_due.append(content)
 
@@ -193,6 +198,14 @@ def value_pieces(outcome: Outcome) -> list[Piece]:
     for stream, text, name in ((OUT, output.stdout, output.stdout_file), (ERR, output.stderr, output.stderr_file)):
         pieces += stream_pieces(ERR if inside else stream, text, name)
     return pieces
+
+
+def _tagged(pieces: list[Piece], outcome: Outcome) -> list[Piece]:
+    tag = f"{outcome.label or ''}\t".encode()
+    return [
+        Piece(stream, content, tag) if isinstance(content, Path) else Piece(stream, tagged(content, tag))
+        for stream, content, _ in pieces
+    ]
 
 
 def stream_pieces(stream: int, text: str | None, name: str | None) -> list[Piece]:

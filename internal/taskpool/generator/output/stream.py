@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import os
+import re
 import select
 import stat
 from _queue import SimpleQueue
@@ -21,6 +22,8 @@ from taskpool.procs.writer import never_blocks, start_thread, write_all
 
 PENDING_BYTES_MAX = 1024 * 1024  # beyond this, no more outcomes are read
 FILE_CHUNK_BYTES = 64 * 1024
+LINE_ENDS = (b"\n", b"\r")
+_LINE_STARTS = re.compile(rb"[\r\n](?!\Z)")
 CHUNK_BYTES_AHEAD = 64 * 1024  # a pipe's capacity on Linux; the thread never waits for the loop
 
 
@@ -33,13 +36,23 @@ class Piece(NamedTuple):
 
     stream: int  # 1: standard output, 2: standard error
     content: bytes | Path
+    tag: bytes = b""  # what each line of a file's content is to begin with
+
+
+def tagged(text: bytes, tag: bytes, *, begun: bool = False) -> bytes:
+    r"""Put the tag before each line, one that a \r ends included. `begun`: the first one has its tag already."""
+    if not text:
+        return text
+    return (b"" if begun else tag) + _LINE_STARTS.sub(lambda end: end[0] + tag, text)
 
 
 class _File:
     """A file whose content is to be written, opened when its turn comes."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, tag: bytes) -> None:
         self._path = path
+        self._tag = tag
+        self._at_start = True  # of a line
         self._fd = -1
 
     def read(self) -> bytes:
@@ -58,7 +71,10 @@ class _File:
             ) from error
         if not chunk:
             os.close(self._fd)
-        return chunk
+        if not (chunk and self._tag):
+            return chunk
+        begun, self._at_start = not self._at_start, chunk.endswith(LINE_ENDS)
+        return tagged(chunk, self._tag, begun=begun)
 
 
 class ChunkWriter:
@@ -163,11 +179,11 @@ class OutputStream:
         # Whether or not anything waits: the thread may end its last write between a look at `idle` and one at this.
         return [] if self._writer is None else [self._writer.fileno()]
 
-    def put(self, content: bytes | Path) -> None:
-        """Add bytes, or a file's content, behind what is there."""
+    def put(self, content: bytes | Path, tag: bytes = b"") -> None:
+        """Add bytes, or a file's content with `tag` before each line, behind what is there."""
         # A file is read when its turn comes, chunk by chunk: outputs may be larger than memory.
         if isinstance(content, Path):
-            self._parts.append(_File(content))
+            self._parts.append(_File(content, tag))
             return
         self._pending += len(content)
         # Small pieces are joined, or each line of a job would cost a poll and a write.
@@ -258,9 +274,9 @@ def write_pieces(pieces: Iterable[Piece], wakeup: Wakeup | None = None) -> None:
     """Write each piece to its stream, one after the other. Raises what `write_out` raises."""
     with ExitStack() as cleanup:
         outputs: dict[int, OutputStream] = {}
-        for stream, content in pieces:
+        for stream, content, tag in pieces:
             if stream not in outputs:
                 outputs[stream] = OutputStream(stream)
                 cleanup.callback(outputs[stream].close)
-            outputs[stream].put(content)
+            outputs[stream].put(content, tag)
             write_out(outputs[stream], wakeup)

@@ -1,0 +1,118 @@
+"""What GNU parallel has and `tp-generator command` has not, with the way to do it here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+_HOSTS = "jobs run on this host; to use others, run a pool on each, or submit commands that call ssh"
+_PIPE = (
+    "a job's standard input is empty, or `stdin` of its object in `tp-generator jobs`; split the input into files first"
+)
+_STRINGS = "replacement strings have their usual spellings, and -I STR for {}"
+_NO_PERL = "there is no Perl here: change arguments before they come here, or in a --shell line"
+_WHOLE = "a job's output is printed whole when it ends, and nothing is mixed; see it with tp-generator logs JOB"
+_SQL = "the journal keeps jobs and outcomes: --pool NAME, then tp-generator results"
+_SEMAPHORE = "flock(1) or parallel's own sem"
+_CPUS = "nproc(1)"
+_TERMINAL = "a job has no terminal"
+_STATUS = "--progress, and -v for a line of each event"
+_CONFIG = "options are on the command line"
+
+ABSENT: dict[tuple[str, ...], str] = {
+    # hosts
+    ("-S", "--sshlogin", "--slf", "--sshloginfile"): _HOSTS,
+    ("--transfer", "--transferfile", "--tf", "--return", "--trc", "--cleanup", "--basefile", "--bf"): _HOSTS,
+    ("--onall", "--nonall", "--filter-hosts", "--hostgroups", "--hgrp"): _HOSTS,
+    ("-M", "--controlmaster", "--ssh", "--ssh-delay", "--sshdelay", "--rsync-opts"): _HOSTS,
+    # records of standard input
+    ("--pipe", "--spreadstdin", "--pipe-part", "--pipepart", "--block", "--block-size", "--block-timeout"): _PIPE,
+    ("--round-robin", "--round", "--recstart", "--recend", "--regexp", "--remove-rec-sep", "--rrs"): _PIPE,
+    ("--cat", "--fifo", "--tee", "--shard", "--bin", "--group-by", "--groupby"): _PIPE,
+    # input
+    ("--csv",): "--colsep , for fields without quotes; else make job objects of the file for tp-generator jobs",
+    ("-E", "-e", "--eof"): "end the input there: sed '/^EOF$/Q'",
+    ("-l",): "-L N",
+    ("-i", "--replace"): "-I STR",
+    ("-x", "--exit"): "an argument that fits no command line is an error always",
+    ("--arg-sep", "--argsep", "--arg-file-sep", "--argfilesep"): "the separators are :::, :::+, :::: and ::::+",
+    ("--skip-first-line",): "tail -n +2 FILE | tp-generator command ..., or --header : to name columns by it",
+    ("--total-jobs", "--total"): "a file is counted beforehand, a pipe never",
+    ("--filter",): "leave arguments out before they come here, or `test ... || exit 0; ...` with --shell",
+    ("--interactive", "-p"): "--dry-run shows the jobs; then run it without",
+    ("--shebang", "--hashbang", "--shebang-wrap"): "call tp-generator in the script: tp-generator command -a FILE ...",
+    # the command
+    ("--rpl", "--parens"): _NO_PERL,
+    ("-U", "--extensionreplace", "--er", "--basenamereplace", "--bnr", "--dirnamereplace", "--dnr"): _STRINGS,
+    ("--basenameextensionreplace", "--bner", "--seqreplace", "--slotreplace"): _STRINGS,
+    ("--quote",): "nothing is taken apart by a shell unless --shell is given (-q is --quiet here)",
+    ("--shell-quote", "--shellquote"): "--dry-run shows each command quoted for a shell",
+    ("--template", "--tmpl"): "write the file in the command, with --shell",
+    ("--process-slot-var",): "a job finds its slot in $TP_SLOT, from 1",
+    ("--record-env", "--session"): "a private pool hands the whole environment on; --env NAME=VALUE adds to it",
+    # the output
+    ("--line-buffer", "--linebuffer", "--lb", "--latest-line", "--ll"): _WHOLE,
+    ("-u", "--ungroup"): _WHOLE,
+    ("--group",): "so it is always",
+    ("--no-keep-order", "--nok", "--no-k"): "so it is without --keep-order",
+    ("--ctag", "--ctagstring", "--color", "--colour", "--color-failed", "--cf"): "--tag, without colours",
+    ("--files", "--output-as-files"): "--output json names the files of large outputs; --results FILE has all outcomes",
+    (
+        "--compress",
+        "--compress-program",
+        "--decompress-program",
+        "--tmpdir",
+        "--tempdir",
+    ): "outputs are kept as they are",
+    ("--tmux", "--tmux-pane", "--tty", "--open-tty", "-o"): _TERMINAL,
+    ("--fg", "--bg", "--wait", "--semaphore", "--semaphore-name", "--id", "--semaphore-timeout", "--st"): _SEMAPHORE,
+    ("--silent",): "commands are not printed unless --dry-run or -v is given",
+    ("-t",): _STATUS,
+    ("--bar", "--eta"): "--progress bar; it is there on a terminal anyway",
+    ("--embed", "--shell-completion"): "tp-generator brings completions for bash and zsh",
+    # when jobs run
+    ("--delay",): "jobs start as workers are free: give fewer --workers, or begin the command with a sleep (--shell)",
+    (
+        "--load",
+        "--noswap",
+        "--limit",
+        "--memsuspend",
+    ): "fewer --workers; on a named pool, tp-generator pause and resume",
+    ("--memfree",): "fewer --workers; a job that the kernel ends for want of memory runs again (--crash-limit)",
+    ("--nice",): "start it as nice -n N tp-generator ...: workers inherit that",
+    ("--term-seq", "--termseq"): "TERM, and KILL after a grace",
+    ("--max-procs", "--maxprocs"): "--workers, -j",
+    (
+        "--use-cores-instead-of-threads",
+        "--use-sockets-instead-of-threads",
+        "--use-cpus-instead-of-cores",
+    ): "--workers N%",
+    # going on
+    (
+        "--resume-failed",
+        "--resumefailed",
+    ): "--batch ID --resume runs what has no outcome; --retries tries failed ones again",
+    ("--retry-failed", "--retryfailed"): "--retries N, or submit those of --results whose state is failed",
+    ("--halt-on-error",): "--halt soon,fail=N or now,fail=N",
+    # databases
+    ("--sql", "--sqlmaster", "--sql-master", "--sqlworker", "--sql-worker", "--sqlandworker", "--sql-and-worker"): _SQL,
+    # about the program
+    ("--number-of-cpus", "--number-of-cores", "--number-of-sockets", "--number-of-threads"): _CPUS,
+    ("--max-line-length-allowed", "--show-limits"): "getconf ARG_MAX",
+    ("-V", "--min-version", "--minversion"): "tp-generator --version",
+    ("-J", "--profile", "--plain", "--gnu", "--tollef"): _CONFIG,
+    ("--will-cite", "--citation", "--bibtex", "--nonotice"): "nothing of the kind is asked of you here",
+    ("-D", "--debug"): "-v",
+}
+
+
+def advice(words: Iterable[str]) -> str | None:
+    """Return what to say about the first of these unknown words that GNU parallel knows; None: none of them is."""
+    known = {spelling: cure for spellings, cure in ABSENT.items() for spelling in spellings}
+    for word in words:
+        option = word.partition("=")[0] if word.startswith("--") else word[:2]
+        if option in known:
+            return (
+                f"{option} is GNU parallel's and not supported here: {known[option]} (all of them: "
+                "docs/from-gnu-parallel.md)"
+            )
+    return None
