@@ -38,7 +38,7 @@ def ours(case: Case, stage: Stage, folder: Path) -> tuple[bytes, bool]:
     run = stage.generator("command", *options, *case.words, stdin=case.stdin, cwd=folder)
     code = run.wait()
     assert code in (OK, FAILED), run.stderr
-    return os.fsencode(run.stdout), code == OK
+    return run.stdout_bytes, code == OK
 
 
 def offences(stage: Stage, share: list[Case], tmp_path: Path) -> Iterator[str]:

@@ -121,6 +121,10 @@ class Program:
         return self._out.read_text(errors="surrogateescape")
 
     @property
+    def stdout_bytes(self) -> bytes:
+        return self._out.read_bytes()
+
+    @property
     def stderr(self) -> str:
         return self._err.read_text(errors="surrogateescape")
 

@@ -243,7 +243,6 @@ echo {} '>' out.{#} '&&' cat out.{#} ::: a b
 'exit {}' ::: 0 1 0
 'for i in 1 2; do echo $i {}; done' ::: a b
 'echo {} >&2; echo {}' ::: a
-'echo x{}y' -N2 ::: a
 -N2 'echo x{}y; echo {2}' ::: a b 'c d'
 -n2 'echo x{}y; echo {1}' ::: a b 'c d'
 -j1 -X 'echo x{}y > o; cat o' ::: a b 'c  d'
@@ -256,7 +255,7 @@ echo {} '>' out.{#} '&&' cat out.{#} ::: a b
 --colsep , 'echo {2} {1}' :::: csv
 -I @ 'echo @; echo {}' ::: 'a  b'
 'echo {/.}' ::: "d/it's.c" 'd/a b.c'
-'echo {3}x' --colsep , ::: a
+--colsep , 'echo {3}x' ::: a
 """
 
 # (arguments, standard input)
@@ -264,7 +263,7 @@ PIPED: list[tuple[str, bytes]] = [
     ("echo", b"a\nb\nc\n"),
     ("echo {}", b"a\nb"),
     ("echo {}", b""),
-    ("echo <{}>", b"a\n\nb\n"),
+    ("echo [{}]", b"a\n\nb\n"),
     ("-r echo", b"a\n\n \nb\n"),
     ("-0 echo", b"a\0b c\0"),
     ("-0 echo {}", b"a\0b\nc"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, _SubParsersAction
+from collections.abc import Iterator
 from typing import NoReturn
 
 import taskpool
@@ -36,8 +37,14 @@ class _Parser(ArgumentParser):
     def error(self, message: str) -> NoReturn:
         begin = "unrecognized arguments: "
         if message.startswith(begin):
-            message = absent.advice(message.removeprefix(begin).split()) or message
+            message = absent.advice(message.removeprefix(begin).split(), self._all_options()) or message
         super().error(message)
+
+    def _all_options(self) -> Iterator[str]:
+        """Those of `command`: the unknown words of a subcommand come to the parser of all."""
+        for action in self._actions:
+            if isinstance(action, _SubParsersAction):
+                yield from action.choices["command"]._option_string_actions
 
 
 def build_parser() -> ArgumentParser:

@@ -24,4 +24,5 @@ class Source(NamedTuple):
     expands: bool = False
     """Whether a line may make several jobs, or be one of several that make a job. Then None among the items says that
     the next one takes a line, and any other that it takes none."""
+    multiplies: bool = False  # there may be far more jobs than lines and arguments
     reads_stdin: bool = False  # as another of its inputs, to its end, before anything is made

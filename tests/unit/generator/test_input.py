@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,41 @@ def test_a_pipe_gives_jobs_as_their_lines_end(pipe: tuple[int, int]) -> None:
         feed.fill()
     assert len(feed.take(4096)) == 1
     assert feed.take(4096) == [] and feed.ended and feed.error is None
+
+
+def test_a_line_may_make_several_jobs_or_be_one_of_several(pipe: tuple[int, int]) -> None:
+    def make_jobs(lines: Iterator[bytes]) -> Iterator[JobSpec | None]:
+        while True:
+            yield None
+            line = next(lines, None)
+            if line is None:
+                break
+            yield from (JobSpec("fib", bytes([number])) for number in line)
+        yield JobSpec("fib", b"last")
+
+    reader, writer = pipe
+    feed = open_feed(Source(make_jobs, reader, "in", delimiter=b";;", expands=True))
+    os.write(writer, b"abc;")
+    feed.fill()
+    assert feed.take(4096) == [] and feed.waits_for == reader
+    os.write(writer, b";;;de;;f")
+    feed.fill()
+    assert [job.payload for job in feed.take(SUBMIT_HEADER_BYTES + 20)] == [b"a"]
+    assert feed.waits_for is None  # of the same line there is more
+    assert [job.payload for job in feed.take(4096)] == [b"b", b"c", b"d", b"e"]
+    assert feed.waits_for == reader and not feed.ended
+    os.close(writer)
+    while feed.waits_for is not None:
+        feed.fill()
+    assert [job.payload for job in feed.take(4096)] == [b"f", b"last"]
+    assert feed.take(4096) == [] and feed.ended
+
+
+def test_of_endless_combinations_only_some_are_checked_beforehand() -> None:
+    endless = (JobSpec("fib", bytes(1000)) for _ in count())
+    feed = open_feed(Source(lambda lines: chain(endless), multiplies=True))
+    assert feed.total is None
+    assert len(feed.take(4096)) == 3
 
 
 def test_a_pipe_with_a_bad_line_keeps_what_came_before(pipe: tuple[int, int]) -> None:

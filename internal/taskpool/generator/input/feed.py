@@ -114,7 +114,7 @@ class Feed:
 def open_feed(source: Source) -> Feed:
     """Open the feed of a source. Raises UsageError for what is found wrong before anything runs."""
     if source.fd is None:
-        kept, total = _read_ahead(source.make_jobs(iter(())))
+        kept, total = _read_ahead(source.make_jobs(iter(())), to_end=not source.multiplies)
         return Feed(source.make_jobs(iter(())) if kept is None else iter(kept), None, total)
     lines = Lines(source.fd, source.name, source.delimiter)
     jobs = source.make_jobs(lines)  # wrong arguments are told before a terminal is
@@ -122,7 +122,8 @@ def open_feed(source: Source) -> Feed:
     if not is_regular(source.fd):
         return Feed(jobs, lines, None, expands=source.expands)
     start = os.lseek(source.fd, 0, os.SEEK_CUR)  # a shell may have read the first lines of what it hands on
-    kept, total = _read_ahead(source.make_jobs(_whole(Lines(source.fd, source.name, source.delimiter))))
+    whole = _whole(Lines(source.fd, source.name, source.delimiter))
+    kept, total = _read_ahead(source.make_jobs(whole), to_end=not source.multiplies)
     if kept is not None:
         return Feed(iter(kept), None, total)
     os.lseek(source.fd, start, os.SEEK_SET)
@@ -167,8 +168,11 @@ def _limits_bytes(wanted: Limits) -> int:
     return len(encode(wanted))
 
 
-def _read_ahead(jobs: Iterator[JobSpec | None]) -> tuple[list[JobSpec] | None, int]:
-    """Check and count all jobs. Returns them too, or None when they are too many to be kept. Raises UsageError."""
+def _read_ahead(jobs: Iterator[JobSpec | None], *, to_end: bool) -> tuple[list[JobSpec] | None, int | None]:
+    """Check and count all jobs. Returns them too, or None when they are too many to be kept. Raises UsageError.
+
+    Without `to_end`, those that are too many to be kept are neither checked nor counted.
+    """
     kept: list[JobSpec] | None = []
     room = KEPT_BYTES_MAX
     number = 0
@@ -184,6 +188,8 @@ def _read_ahead(jobs: Iterator[JobSpec | None]) -> tuple[list[JobSpec] | None, i
         if room < 0:
             # A file of any size has to fit: from here on only the count is of use, and each job is made once more.
             kept = None
+            if not to_end:
+                return None, None
     return kept, number
 
 

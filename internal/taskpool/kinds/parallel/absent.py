@@ -12,6 +12,7 @@ _STRINGS = "replacement strings have their usual spellings, and -I STR for {}"
 _NO_PERL = "there is no Perl here: change arguments before they come here, or in a --shell line"
 _WHOLE = "a job's output is printed whole when it ends, and nothing is mixed; see it with tp-generator logs JOB"
 _SQL = "the journal keeps jobs and outcomes: --pool NAME, then tp-generator results"
+_PLAIN = "outputs are kept as they are"
 _SEMAPHORE = "flock(1) or parallel's own sem"
 _CPUS = "nproc(1)"
 _TERMINAL = "a job has no terminal"
@@ -20,50 +21,63 @@ _CONFIG = "options are on the command line"
 
 ABSENT: dict[tuple[str, ...], str] = {
     # hosts
-    ("-S", "--sshlogin", "--slf", "--sshloginfile"): _HOSTS,
-    ("--transfer", "--transferfile", "--tf", "--return", "--trc", "--cleanup", "--basefile", "--bf"): _HOSTS,
-    ("--onall", "--nonall", "--filter-hosts", "--hostgroups", "--hgrp"): _HOSTS,
-    ("-M", "--controlmaster", "--ssh", "--ssh-delay", "--sshdelay", "--rsync-opts"): _HOSTS,
+    ("-S", "--sshlogin", "--sshloginfile", "--slf"): _HOSTS,
+    ("--transfer", "--transfer-file", "--transfer-files", "--tf", "--return", "--trc", "--cleanup"): _HOSTS,
+    ("-B", "--basefile", "--bf"): _HOSTS,
+    (
+        "--onall",
+        "--nonall",
+        "--filter-host",
+        "--filter-hosts",
+        "--hostgroup",
+        "--hostgroups",
+        "--hostgrp",
+        "--hgrp",
+    ): _HOSTS,
+    ("-M", "--controlmaster", "--ssh", "--ssh-delay", "--rsync-opts"): _HOSTS,
     # records of standard input
-    ("--pipe", "--spreadstdin", "--pipe-part", "--pipepart", "--block", "--block-size", "--block-timeout"): _PIPE,
-    ("--round-robin", "--round", "--recstart", "--recend", "--regexp", "--remove-rec-sep", "--rrs"): _PIPE,
-    ("--cat", "--fifo", "--tee", "--shard", "--bin", "--group-by", "--groupby"): _PIPE,
+    ("--pipe", "--spreadstdin", "--pipe-part", "--block", "--block-size", "--block-timeout", "--bt"): _PIPE,
+    ("--round-robin", "--round", "--recstart", "--recend", "--regexp", "--regex", "--remove-rec-sep", "--rrs"): _PIPE,
+    ("--cat", "--fifo", "--tee", "--shard", "--bin", "--group-by"): _PIPE,
     # input
     ("--csv",): "--colsep , for fields without quotes; else make job objects of the file for tp-generator jobs",
     ("-E", "-e", "--eof"): "end the input there: sed '/^EOF$/Q'",
     ("-l",): "-L N",
     ("-i", "--replace"): "-I STR",
     ("-x", "--exit"): "an argument that fits no command line is an error always",
-    ("--arg-sep", "--argsep", "--arg-file-sep", "--argfilesep"): "the separators are :::, :::+, :::: and ::::+",
+    ("--arg-sep", "--arg-file-sep"): "the separators are :::, :::+, :::: and ::::+",
     ("--skip-first-line",): "tail -n +2 FILE | tp-generator command ..., or --header : to name columns by it",
     ("--total-jobs", "--total"): "a file is counted beforehand, a pipe never",
     ("--filter",): "leave arguments out before they come here, or `test ... || exit 0; ...` with --shell",
     ("--interactive", "-p"): "--dry-run shows the jobs; then run it without",
-    ("--shebang", "--hashbang", "--shebang-wrap"): "call tp-generator in the script: tp-generator command -a FILE ...",
+    (
+        "-Y",
+        "--shebang",
+        "--hashbang",
+        "--shebang-wrap",
+    ): "call tp-generator in the script: tp-generator command -a FILE ...",
+    ("--linkinputsource", "--xapplyinputsource"): ":::+ and ::::+, or --link for all",
     # the command
     ("--rpl", "--parens"): _NO_PERL,
     ("-U", "--extensionreplace", "--er", "--basenamereplace", "--bnr", "--dirnamereplace", "--dnr"): _STRINGS,
     ("--basenameextensionreplace", "--bner", "--seqreplace", "--slotreplace"): _STRINGS,
     ("--quote",): "nothing is taken apart by a shell unless --shell is given (-q is --quiet here)",
-    ("--shell-quote", "--shellquote"): "--dry-run shows each command quoted for a shell",
+    ("--shell-quote", "--shell_quote"): "--dry-run shows each command quoted for a shell",
     ("--template", "--tmpl"): "write the file in the command, with --shell",
     ("--process-slot-var",): "a job finds its slot in $TP_SLOT, from 1",
     ("--record-env", "--session"): "a private pool hands the whole environment on; --env NAME=VALUE adds to it",
+    ("-W",): "--cwd DIR, --wd DIR",
     # the output
-    ("--line-buffer", "--linebuffer", "--lb", "--latest-line", "--ll"): _WHOLE,
+    ("--line-buffer", "--line-buffered", "--lb", "--latest-line", "--ll"): _WHOLE,
     ("-u", "--ungroup"): _WHOLE,
-    ("--group",): "so it is always",
+    ("-g", "--group"): "so it is always",
     ("--no-keep-order", "--nok", "--no-k"): "so it is without --keep-order",
-    ("--ctag", "--ctagstring", "--color", "--colour", "--color-failed", "--cf"): "--tag, without colours",
+    ("--ctag", "--ctag-string", "--color", "--colour"): "--tag, without colours",
+    ("--color-failed", "--colour-failed", "--color-fail", "--colour-fail", "--cf"): "--tag, without colours",
     ("--files", "--output-as-files"): "--output json names the files of large outputs; --results FILE has all outcomes",
-    (
-        "--compress",
-        "--compress-program",
-        "--decompress-program",
-        "--tmpdir",
-        "--tempdir",
-    ): "outputs are kept as they are",
-    ("--tmux", "--tmux-pane", "--tty", "--open-tty", "-o"): _TERMINAL,
+    ("--compress", "--compress-program", "--use-compress-program", "--tmpdir", "--tempdir"): _PLAIN,
+    ("--decompress-program", "--use-decompress-program"): _PLAIN,
+    ("-T", "--tty", "-o", "--open-tty", "--tmux", "--tmux-pane"): _TERMINAL,
     ("--fg", "--bg", "--wait", "--semaphore", "--semaphore-name", "--id", "--semaphore-timeout", "--st"): _SEMAPHORE,
     ("--silent",): "commands are not printed unless --dry-run or -v is given",
     ("-t",): _STATUS,
@@ -79,40 +93,53 @@ ABSENT: dict[tuple[str, ...], str] = {
     ): "fewer --workers; on a named pool, tp-generator pause and resume",
     ("--memfree",): "fewer --workers; a job that the kernel ends for want of memory runs again (--crash-limit)",
     ("--nice",): "start it as nice -n N tp-generator ...: workers inherit that",
-    ("--term-seq", "--termseq"): "TERM, and KILL after a grace",
-    ("--max-procs", "--maxprocs"): "--workers, -j",
+    ("--term-seq",): "TERM, and KILL after a grace",
+    ("--max-procs",): "--workers, -j",
     (
         "--use-cores-instead-of-threads",
         "--use-sockets-instead-of-threads",
         "--use-cpus-instead-of-cores",
     ): "--workers N%",
     # going on
-    (
-        "--resume-failed",
-        "--resumefailed",
-    ): "--batch ID --resume runs what has no outcome; --retries tries failed ones again",
-    ("--retry-failed", "--retryfailed"): "--retries N, or submit those of --results whose state is failed",
-    ("--halt-on-error",): "--halt soon,fail=N or now,fail=N",
+    ("--resume-failed",): "--batch ID --resume runs what has no outcome; --retries N tries again what has failed",
+    ("--retry-failed",): "--retries N, or submit those of --results whose state is failed",
+    ("-H", "--halt-on-error"): "--halt soon,fail=N or now,fail=N",
+    ("--ctrl-c", "--no-ctrl-c"): "Ctrl-C lets running jobs finish; a second one stops them",
     # databases
-    ("--sql", "--sqlmaster", "--sql-master", "--sqlworker", "--sql-worker", "--sqlandworker", "--sql-and-worker"): _SQL,
+    ("--sql", "--sql-master", "--sql-worker", "--sql-and-worker"): _SQL,
+    # other spellings
+    ("--dr",): "--dry-run",
+    ("--jl",): "--joblog FILE",
+    ("--res", "--result"): "--results FILE: an object a line",
     # about the program
     ("--number-of-cpus", "--number-of-cores", "--number-of-sockets", "--number-of-threads"): _CPUS,
     ("--max-line-length-allowed", "--show-limits"): "getconf ARG_MAX",
-    ("-V", "--min-version", "--minversion"): "tp-generator --version",
+    ("-V", "--version", "--min-version"): "tp-generator --version",
     ("-J", "--profile", "--plain", "--gnu", "--tollef"): _CONFIG,
-    ("--will-cite", "--citation", "--bibtex", "--nonotice"): "nothing of the kind is asked of you here",
-    ("-D", "--debug"): "-v",
+    ("--will-cite", "--no-notice", "--nn", "--citation", "--bibtex"): "nothing of the kind is asked of you here",
+    ("-D", "--debug", "--bug"): "-v",
 }
 
 
-def advice(words: Iterable[str]) -> str | None:
-    """Return what to say about the first of these unknown words that GNU parallel knows; None: none of them is."""
-    known = {spelling: cure for spellings, cure in ABSENT.items() for spelling in spellings}
+def advice(words: Iterable[str], own: Iterable[str] = ()) -> str | None:
+    """Return what to say about the first of these unknown words that GNU parallel knows; None: none of them is.
+
+    `own`: the options that there are. GNU parallel takes most long ones without their inner hyphens too.
+    """
+    ours = {_bare(option): option for option in own}
+    absent = {_bare(spelling): cure for spellings, cure in ABSENT.items() for spelling in spellings}
     for word in words:
         option = word.partition("=")[0] if word.startswith("--") else word[:2]
-        if option in known:
+        bare = _bare(option)
+        if bare in ours:
+            return f"{option} is spelt {ours[bare]} here"
+        if bare in absent:
             return (
-                f"{option} is GNU parallel's and not supported here: {known[option]} (all of them: "
+                f"{option} is GNU parallel's and not supported here: {absent[bare]} (all of them: "
                 "docs/from-gnu-parallel.md)"
             )
     return None
+
+
+def _bare(option: str) -> str:
+    return f"--{option[2:].replace('-', '')}" if option.startswith("--") else option

@@ -82,6 +82,11 @@ class Language:
         return inputs.open_input(name), "standard input" if name == "-" else name
 
     @property
+    def multiplies(self) -> bool:
+        """Whether inputs are combined: of a few thousand values there are billions of jobs."""
+        return len(self._inputs) > 1 and not self._options.linked
+
+    @property
     def reads_stdin(self) -> bool:
         """Whether any input is standard input."""
         return any(each.is_stdin for each in self._inputs)
