@@ -14,7 +14,7 @@ from support.harness import DEADLINE_SECONDS, FAILED, OK, Stage, until
 from support.parallel_cases import Case, cases, lay_out
 
 CASES = list(cases())
-SHARES = 12  # a test each, with a pool of its own
+SHARES = 24  # a test each, with a pool of its own
 OWN_POOL = ("-j", "-P", "--jobs")  # these are for a private one
 
 

@@ -48,7 +48,7 @@ echo {.} {/} {//} {/.} ::: /d/a.tar.gz b.c ./.rc plain x/y/
 echo {1.} {1/} {1//} {1/.} ::: /d/a.tar.gz b.c
 echo {-1.} {-1/} ::: /d/a.tar.gz b.c
 echo {1 } {1 .} ::: a.b
-echo {} ::: -n -e --x
+printf %s_ {} ::: -n -e --x
 echo {} ::: '*' '$HOME' '`id`' 'a;b' "it's" '"'
 echo { } {x} ::: a
 echo {{}} ::: a

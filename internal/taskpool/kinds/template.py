@@ -214,6 +214,9 @@ class Template:
         """
         words: list[bytes] = []
         for pieces in self._words:
+            if len(pieces) == 1 and isinstance(word := pieces[0], bytes):  # as most are
+                words.append(word)
+                continue
             parts = self._expand(pieces, arguments, number)
             if self._shell:
                 words.append(b" ".join(parts))
@@ -232,8 +235,7 @@ class Template:
 
     def _expand(self, pieces: Sequence[Piece], arguments: Sequence[bytes], number: int) -> list[bytes]:
         """Give the words that one word becomes."""
-        every = any(isinstance(piece, Replacement) and piece.position is None for piece in pieces)
-        if not (self._context and every and len(arguments) > 1):
+        if len(arguments) <= 1 or not self._context or not any(map(_stands_for_each, pieces)):
             return self._put_in(pieces, arguments, arguments, number)
         return [part for one in arguments for part in self._put_in(pieces, arguments, (one,), number)]
 
@@ -259,6 +261,10 @@ def _own_text(piece: bytes | Own, number: int) -> bytes:
     if piece is Own.NUMBER:
         return b"%d" % number
     return SLOT if isinstance(piece, Own) else piece
+
+
+def _stands_for_each(piece: Piece) -> bool:
+    return isinstance(piece, Replacement) and piece.position is None
 
 
 def _has_string(pieces: Sequence[Piece]) -> bool:

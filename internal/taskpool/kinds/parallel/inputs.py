@@ -31,6 +31,10 @@ def read_whole(given: Input, options: InputOptions) -> list[bytes]:
         pieces = given.values if options.delimiter is None else _split_each(given.values, options.delimiter)
         return list(pieces)
     fd = open_input(given.file)
+    if os.isatty(fd):
+        raise UsageError(
+            f"arguments are to come from {given.file}, which is a terminal: give arguments, a file or a pipe"
+        )
     try:
         with open(fd, "rb", closefd=fd != STDIN) as file:
             text = file.read()

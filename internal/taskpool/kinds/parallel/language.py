@@ -49,11 +49,14 @@ class Language:
         typed = args.template[1:] if args.template[:1] == ["--"] else args.template
         self.words, behind = split(typed)
         if not self.words and not args.shell:
-            raise UsageError("command: expected a program behind --, got nothing")
+            raise UsageError(
+                "command: expected a program behind --, got nothing; with --shell, each argument may be a line of sh(1)"
+            )
         if args.shell is None:
             suspects.refuse_line(self.words)
         self._options = input_options(args)
         self._shell = bool(args.shell)
+        self._expects_no_line = args.shell is None
         texts = self.words if self._options.tag is None else [*self.words, self._options.tag]
         suspects.refuse_strings(texts, plus=self._options.plus, replaced=self._options.replace != b"{}")
         self._inputs = [*(Input(file=name) for name in self._options.files), *behind] or [Input(file="-")]
@@ -109,7 +112,8 @@ class Language:
             for values in others:
                 names += self._names(values[0] if values else b"")
             others = [values[1:] for values in others]
-            suspects.refuse_columns(words, names)
+            if names:  # else there is no input, and nothing to be done
+                suspects.refuse_columns(words, names)
             words = [_numbered(word, names) for word in words]
             tag = None if tag is None else _numbered(tag, names)
         template, tag_template = self._templates(words, tag)
@@ -121,7 +125,10 @@ class Language:
             number += 1
             _refuse_nul(arguments, number)
             tagged = None if tag_template is None else b" ".join(tag_template.render(arguments, number))
-            yield Rendered(number, template.render(arguments, number), tagged)
+            rendered = template.render(arguments, number)
+            if self._expects_no_line and rendered:
+                suspects.refuse_program(rendered[0])
+            yield Rendered(number, rendered, tagged)
 
     def _names(self, header: bytes) -> list[bytes]:
         assert self._options.colsep is not None
@@ -150,7 +157,7 @@ class Language:
             found = records.trimmed(found, options.trim)
         return found if options.shuffle_seed is None else _shuffled(found, options.shuffle_seed)
 
-    def _packed(self, found: Iterable[Record | None], template: Template) -> Iterator[Record | None]:
+    def _packed(self, found: Iterator[Record | None], template: Template) -> Iterator[Record | None]:
         options = self._options
         if not options.fills or options.count == 0:
             assert options.count is not None
@@ -165,8 +172,8 @@ def _numbered(word: bytes, names: Sequence[bytes]) -> bytes:
     def number(match: re.Match[bytes]) -> bytes:
         return b"{%d%s}" % (names.index(match[1]) + 1, match[2])
 
-    spellings = b"|".join(map(re.escape, sorted(names, key=len, reverse=True)))
-    return re.sub(rb"\{(" + spellings + rb")(/\.|//|/|\.|)\}", number, word)
+    spellings = b"|".join(map(re.escape, sorted(filter(None, names), key=len, reverse=True)))
+    return word if not spellings else re.sub(rb"\{(" + spellings + rb")(/\.|//|/|\.|)\}", number, word)
 
 
 def _refuse_nul(arguments: Record, number: int) -> None:

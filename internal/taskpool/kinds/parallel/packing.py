@@ -12,8 +12,12 @@ from taskpool.kinds.parallel.records import Record
 Cost = Callable[[Record], int]  # how many bytes of a command line a record takes
 
 
-def by_number(records: Iterable[Record | None], count: int) -> Iterator[Record | None]:
+def by_number(records: Iterator[Record | None], count: int) -> Iterator[Record | None]:
     """Join so many records to one; the last may have fewer. 0: one record makes a job, which is told none of it."""
+    return records if count == 1 else _joined_by(records, count)
+
+
+def _joined_by(records: Iterable[Record | None], count: int) -> Iterator[Record | None]:
     pack: list[Record] = []
     for record in records:
         if record is None:

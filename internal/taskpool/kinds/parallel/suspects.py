@@ -21,6 +21,7 @@ _BASH_LIKE = re.compile(
     rb"\{(?:-?[0-9]+\s*)?(?::|##?[^}]|%%?[^}]|\^|,|/[^}./]|//[^}])[^{}]*\}|\{(?:slot|host|sshlogin|hgrp)\}"
 )
 _PERL = re.compile(rb"\{=.*?=\}", re.DOTALL)
+_CURE = "did you mean --shell? (--no-shell takes it as it is)"
 _COLUMN = re.compile(rb"\{([A-Za-z_][\w -]*?)(?:/|//|\.|/\.)?\}")
 
 
@@ -33,17 +34,22 @@ def refuse_option(typed: Sequence[str]) -> None:
         )
 
 
+def refuse_program(name: bytes) -> None:
+    """Refuse an argument as the name of a program that it can hardly be: a line of words."""
+    if b" " in name and b"/" not in name:
+        raise UsageError(f"command: {_shown(name[:60])} is a line for a shell, not the name of a program: {_CURE}")
+
+
 def refuse_line(words: Sequence[bytes]) -> None:
     """Refuse words that only a shell would understand: there is none."""
-    cure = "did you mean --shell? (--no-shell takes it as it is)"
     if words and _LINE.search(words[0]):
-        raise UsageError(f"command: {_shown(words[0])} is a line for a shell, not the name of a program: {cure}")
+        raise UsageError(f"command: {_shown(words[0])} is a line for a shell, not the name of a program: {_CURE}")
     for before, word in pairwise(words):
         # find -exec ... {} ;
         if _OPERATOR.fullmatch(word) and not (
             word == b";" and any(each.startswith((b"-exec", b"-ok")) for each in words)
         ):
-            raise UsageError(f"command: {_shown(word)} behind {_shown(before)} is for a shell: {cure}")
+            raise UsageError(f"command: {_shown(word)} behind {_shown(before)} is for a shell: {_CURE}")
 
 
 def refuse_strings(words: Sequence[bytes], *, plus: bool, replaced: bool) -> None:

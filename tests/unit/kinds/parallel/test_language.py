@@ -84,6 +84,26 @@ def test_a_negative_number_is_still_a_value() -> None:
     assert (args.null, args.priority, args.template) == (True, -5, ["echo", "-7"])
 
 
+def test_a_header_without_a_name_or_a_line() -> None:
+    assert commands("--header", ":", "echo", "{}", "{x}") == []
+    assert commands("--header", ":", "echo", "{}", lines=(b"", b"1")) == ["echo 1"]
+
+
+def test_a_line_that_is_to_be_a_program() -> None:
+    with pytest.raises(UsageError, match="'echo a' is a line for a shell, not the name of a program: did you mean"):
+        commands("--", "{}", lines=(b"true", b"echo a"))
+    assert commands("--no-shell", "--", "{}", lines=(b"echo a",)) == ["'echo a'"]
+    assert commands("--", "{}", lines=(b"./a program",)) == ["'./a program'"]
+
+
+def test_a_terminal_is_not_waited_for() -> None:
+    keyboard, terminal = os.openpty()
+    with pytest.raises(UsageError, match="which is a terminal"):
+        jobs("echo", ":::", "a", "::::", os.ttyname(terminal))
+    os.close(terminal)
+    os.close(keyboard)
+
+
 # --- shuffled -------------------------------------------------------------------------------------------------
 
 
