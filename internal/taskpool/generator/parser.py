@@ -149,7 +149,7 @@ def _add_limits(parser: ArgumentParser) -> None:
 def _add_output(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("output")
     group.add_argument("--output", choices=("value", "json"), help="on standard output (value)")
-    group.add_argument("--keep-order", "-k", action="store_true", help="print in the order of the jobs' numbers")
+    group.add_argument("-k", "--keep-order", action="store_true", help="print in the order of the jobs' numbers")
     group.add_argument("--results", metavar="FILE", help="write outcome objects as JSON Lines (--resume: append)")
     group.add_argument("--joblog", metavar="FILE", help="write GNU parallel's job log (--resume: append)")
     group.add_argument(
@@ -166,7 +166,7 @@ def _add_output(parser: ArgumentParser) -> None:
 def _add_dealer(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("private pool")
     group.add_argument(
-        "--workers", "--jobs", "-j", "-P", metavar="N|N%|+N", help="default: the CPUs this process may use"
+        "-j", "-P", "--workers", "--jobs", metavar="N|N%|+N", help="default: the CPUs this process may use"
     )
     group.add_argument("--spares", metavar="N", help="workers kept ready (1)")
     group.add_argument(

@@ -5,6 +5,7 @@
     python  invoke           a function by name, called inside the worker
     command  template        any program, with GNU parallel's replacement strings
     source                   where the jobs of a command line come from, for the generator
+    parallel                 a command's command line: GNU parallel's input language, for the generator
     execute  capture         starting that program and waiting for it; keeping what it prints
 
 A new kind is a module here and an instance in `KINDS`.
