@@ -49,6 +49,16 @@ def test_a_private_dealer_is_handed_its_options() -> None:
     )
 
 
+def test_a_tag_is_put_before_lines_unless_objects_are_printed() -> None:
+    def of_command(*words: str) -> SubmitOptions:
+        return submit_options(build_parser().parse_args(["command", *words, "echo"]))
+
+    forms = [of_command(*words).form for words in ((), ("--tag",), ("--tagstring", ""), ("--tag", "--output", "json"))]
+    assert forms == ["value", "tagged", "tagged", "json"]
+    with pytest.raises(UsageError, match="--tag needs the outcomes"):
+        of_command("--pool", "p", "--detach", "--tag")
+
+
 def test_how_long_a_dealer_is_waited_for() -> None:
     assert parse("--pool", "p").timeouts == (5 * SECOND, 60 * SECOND)
     assert parse("--pool", "p", "--dealer-timeout", "2").timeouts == (2 * SECOND, 2 * SECOND)

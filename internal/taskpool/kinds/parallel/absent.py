@@ -131,6 +131,8 @@ def advice(words: Iterable[str], own: Iterable[str] = ()) -> str | None:
     for word in words:
         option = word.partition("=")[0] if word.startswith("--") else word[:2]
         bare = _bare(option)
+        if option in ours.values():
+            continue  # of another subcommand
         if bare in ours:
             return f"{option} is spelt {ours[bare]} here"
         if bare in absent:

@@ -13,7 +13,8 @@ from itertools import pairwise
 from taskpool.errors import UsageError
 from taskpool.kinds.template import PLUS, Template
 
-_OPERATOR = re.compile(rb"\|[|&]?|&&?|;|[0-9]?(?:>[>|]?|<[<>]?<?)|[0-9]?[<>]&[0-9-]|&>>?")
+# The last one: >file, 2>/dev/null; but not the >=1.0 of a version.
+_OPERATOR = re.compile(rb"\|[|&]?|&&?|;|[0-9]?(?:>[>|]?|<[<>]?<?)|[0-9]?[<>]&[0-9-]|&>>?|[0-9&]?>>?[^=>].*", re.DOTALL)
 _LINE = re.compile(rb"[\s|&;<>()$`]|\A[A-Za-z_][A-Za-z0-9_]*=")
 _OF_PLUS = re.compile(rb"\{(?:-?[0-9]+\s*)?(?:" + rb"|".join(re.escape(each[1:]) for each in PLUS) + rb")")
 _NOT_THERE = re.compile(rb"\{(?:##|0#|0%|choose_k|uniq|-?[0-9]+\s*[#%])\}")

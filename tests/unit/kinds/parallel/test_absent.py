@@ -64,10 +64,11 @@ def test_another_spelling(word: str, ours: str, capsys: pytest.CaptureFixture[st
     assert f"error: {word} is spelt {ours} here" in capsys.readouterr().err
 
 
-def test_an_option_that_no_one_knows(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("words", [["command", "--wurkers", "3", "echo"], ["fib", "--tag", "5"]])
+def test_an_option_that_is_of_neither(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
-        build_parser().parse_args(["command", "--wurkers", "3", "echo"])
-    assert "error: unrecognized arguments: --wurkers" in capsys.readouterr().err
+        build_parser().parse_args(words)
+    assert f"error: unrecognized arguments: {words[1]}" in capsys.readouterr().err
 
 
 @pytest.mark.needs_tool("parallel")

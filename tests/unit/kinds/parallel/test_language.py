@@ -183,6 +183,8 @@ def test_a_tag_is_the_jobs_label(options: list[str], argument: str, label: str |
         (["echo", "{}", "|", "wc"], "command: '|' behind '{}' is for a shell: did you mean --shell?"),
         (["echo", "{}", "&&", "true"], "command: '&&' behind '{}' is for a shell"),
         (["echo", ">", "x"], "command: '>' behind 'echo' is for a shell"),
+        (["echo", ">{}.out"], "command: '>{}.out' behind 'echo' is for a shell"),
+        (["echo", "2>/dev/null"], "command: '2>/dev/null' behind 'echo' is for a shell"),
         (["echo", "2>&1"], "command: '2>&1' behind 'echo' is for a shell"),
         (["echo", "x", ";", "ls"], "command: ';' behind 'x' is for a shell"),
         # strings
@@ -214,6 +216,7 @@ def test_what_would_be_passed_on_in_silence_is_refused(words: list[str], text: s
         (["--", "sh", "-c", "echo $1 | wc"], "sh -c 'echo $1 | wc' a"),
         (["--", "awk", "{print $1}", "{}"], "awk '{print $1}' a"),
         (["--", "-x", "-y"], "-x -y a"),
+        (["--", "pip", "download", ">=1.0", "<b>", "->x"], "pip download '>=1.0' '<b>' '->x' a"),
         (["-I", "@", "--", "echo", "@", "{..}", "{2}"], "echo a '{..}' '{2}'"),
         (["--shell", "--", "echo {..5} | wc", "{}"], "echo {..5} | wc a"),
         (["--", "echo", "[{}]", "{x}", "{a..c}"], "echo '[a]' '{x}' '{a..c}'"),
