@@ -88,10 +88,11 @@ BANS = (
     Ban("time.time_ns", "clock.SystemClock().now().wall", ("clock.py",)),
     Ban("time.sleep", "wait on a descriptor with a deadline"),
     Ban("print", "taskpool.log.render to stderr; stdout belongs to generator/output/stream.py"),
-    Ban("os.fork", "procs/spawn.py: a forked child keeps locks and queues"),
+    # The template has neither lock nor queue nor thread.
+    Ban("os.fork", "procs/spawn.py: a forked child keeps locks and queues", ("worker/template.py",)),
     Ban("os.system", "os.posix_spawn with an argument vector"),
     Ban("os._exit", "return an exit code from main", ("worker/*",)),
-    Ban("os.waitpid", "procs/reap.py reaps", ("procs/*",)),
+    Ban("os.waitpid", "procs/reap.py reaps", ("procs/*", "worker/template.py")),
     Ban("os.wait", "procs/reap.py reaps"),
     Ban("signal.signal", "procs/signals.py", ("procs/signals.py", "procs/prctl.py", "worker/*", "generator/main.py")),
     Ban("random.*", "a seed handed in: runs must be repeatable"),

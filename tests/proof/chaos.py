@@ -25,7 +25,7 @@ from pathlib import Path
 from signal import SIGKILL, SIGTERM, default_int_handler, signal
 from typing import Any
 
-from support.harness import children_of, kill, program, workers_of
+from support.harness import children_of, kill, program, templates_of, workers_of
 from support.ledger import WORKLOAD, Ledger
 
 GENERATORS = 3
@@ -171,7 +171,8 @@ class Chaos:
         if sort == "generator":
             victims = [each.pid for each in self._generators if each is not None and each.poll() is None]
         elif dealer is not None and dealer.poll() is None:
-            victims = [dealer.pid] if sort == "dealer" else workers_of(dealer.pid)
+            # What workers are copied from is struck as one of them.
+            victims = [dealer.pid] if sort == "dealer" else [*workers_of(dealer.pid), *templates_of(dealer.pid)]
             if sort == "dealer" and not children_of(dealer.pid):
                 return False  # it has hardly started: that would be the same instant again and again
         return bool(victims) and kill(self._random.choice(victims))

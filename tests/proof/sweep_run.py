@@ -18,6 +18,7 @@ from proof.sweep_stage import Process, Traced, Warm, attach, family_of, threads_
 from proof.sweep_trace import KILL, Point, reference_options
 from support.harness import program
 from support.ledger import WORKLOAD, Ledger
+from taskpool.procs.spawn import TEMPLATE_FLAG
 
 BATCH = "sweep"
 DISTURBED_MAX = 4  # runs of one point: other pools of this user on this host may have taken the bytes for queues ...
@@ -177,7 +178,7 @@ class Run:
         self._lives += 1
         workers = "1" if self.who == "worker" else "2"
         words = ["tp-dealer", "--pool", self.pool, "--workers", workers, "--spares", "0", "--metrics", "none"]
-        if self.who == "worker":
+        if self.who in ("worker", "template"):
             words += ["--worker-exec", self._wrapper()]
         if self.who == "dealer" and self._lives == 1:
             return self._add(Traced(self._strace(), words, self.logs, self._env))
@@ -195,12 +196,15 @@ class Run:
         return self._generator
 
     def _wrapper(self) -> str:
-        """A worker program that strikes the first worker of the first life only."""
+        """A worker program that strikes the first worker, or the first template, of the first life only."""
         path = self.directory / "tp-worker"
         worker, options = program("tp-worker"), " ".join(self._strace())
+        first, no_template = f"--epoch 1 {TEMPLATE_FLAG} ", ""
+        if self.who == "worker":
+            first, no_template = "--epoch 1 --incarnation 1 ", f"*{TEMPLATE_FLAG}*) exit 2;; "
         path.write_text(
             "#!/bin/sh\n"
-            f'case "$*" in *"--epoch 1 --incarnation 1 "*) exec strace -D {options} {worker} "$@";; esac\n'
+            f'case "$*" in {no_template}*"{first}"*) exec strace -D {options} {worker} "$@";; esac\n'
             f'exec {worker} "$@"\n'
         )
         path.chmod(0o700)

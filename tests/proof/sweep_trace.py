@@ -10,7 +10,8 @@ from pathlib import Path
 
 from proof.sweep_calls import ERRORS, STATE_CHANGING, TRACED
 
-PROGRAMS = ("dealer", "writer", "worker", "generator")  # writer: the dealer's journal thread
+# writer: the dealer's journal thread. A worker here is a program of its own; template: what others are copied from.
+PROGRAMS = ("dealer", "writer", "worker", "template", "generator")
 KILL = "KILL"
 
 _CALL = re.compile(r"^(?:\d+ +)?([a-z0-9_]+)\((.*)")

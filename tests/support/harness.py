@@ -277,6 +277,11 @@ def workers_of(dealer: int) -> list[int]:
     return [pid for pid in children_of(dealer) if "--incarnation" in arguments_of(pid)]
 
 
+def templates_of(dealer: int) -> list[int]:
+    """Return the pid of what the dealer's workers are copied from, if it is alive."""
+    return [pid for pid in children_of(dealer) if "--as-template" in arguments_of(pid)]
+
+
 def marked(pool: str) -> list[int]:
     """Return all processes of the pool's workers and of their jobs, by the mark in their environment."""
     return [pid for pid, environ in _environments() if f"\0TP_WORKER={pool}/".encode() in b"\0" + environ]

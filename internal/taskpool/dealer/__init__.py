@@ -11,6 +11,8 @@ loop              one thread that waits, receives, lets the core decide, perform
 ingress           bytes from a queue become events, or are refused and counted
 performer         one small method per effect
 processes         worker processes: started, signalled, reaped
+slot_usage        what the worker in each slot uses, for the pages
+template          the process that workers are copied from
 platform linux    what a dealer needs of the operating system, and the real one; the simulator has another
 input_queues      intake, control and events, which the dealer reads
 reply_queues      the queues of generators, and what waits for room in them

@@ -16,7 +16,7 @@ from taskpool.core.worker import WorkerState
 from taskpool.dealer.log import LOGGER, DealerLog, LogCounters
 from taskpool.dealer.loop import Loop, LoopParts
 from taskpool.dealer.options import DealerOptions
-from taskpool.dealer.processes import SlotUsage
+from taskpool.dealer.slot_usage import SlotUsage
 from taskpool.journal.store import Store
 from taskpool.metrics import auth
 from taskpool.metrics.app import App, Probe, Status

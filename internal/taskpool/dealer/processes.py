@@ -1,4 +1,4 @@
-"""Worker processes: start them, signal them, reap them, and tell what they use.
+"""Worker processes: start them, signal them, reap them.
 
 A worker has exited when its process is reaped *and* none of its descendants is alive: until then its jobs must not run
 anywhere else. All reaping of the dealer is here.  # R10 (docs/protocol.md, 11)
@@ -20,8 +20,8 @@ from taskpool import limits
 from taskpool.clock import SECOND, Clock
 from taskpool.codec import decode
 from taskpool.core.events import Exited, Spawned, SpawnFailed
-from taskpool.core.metric import computed
-from taskpool.core.supervisor import Supervisor
+from taskpool.dealer.slot_usage import use_of
+from taskpool.dealer.template import CopyLost, WorkerTemplate
 from taskpool.errors import ConfigurationError, MessageError, QueueEmpty, QueueError, WorkerCannotBoot
 from taskpool.ipc import held_reports, names
 from taskpool.ipc.names import StaleQueues
@@ -32,7 +32,7 @@ from taskpool.messages import Incarnation
 from taskpool.procs import process_tree, procfs, reap
 from taskpool.procs.files import open_unnamed_somewhere
 from taskpool.procs.orphans import WorkerList
-from taskpool.procs.spawn import scrubbed, spawn_worker
+from taskpool.procs.spawn import INCARNATION_DIGITS, INCARNATION_FLAG, TEMPLATE_FLAG, scrubbed, spawn_worker
 
 TRACER_NS = 1 * SECOND  # so long a tracer (strace, gdb) has to let go of a worker that was killed
 EXIT_WAIT_NS_MAX = 5 * SECOND  # for SIGKILL to take effect everywhere; a process with much memory takes its time
@@ -93,6 +93,8 @@ class WorkerProcesses:
         self._held: set[int] = set()  # children that will run no more and are not reaped: a tracer has them
         # What the program that execed this one had started; to PID 1 others may come.
         self._strangers = set(process_tree.children_of())
+        self._template = WorkerTemplate(self._start_template)
+        self._template.prepare()  # it loads what workers need while this process makes the rest of itself
 
     # --- start ---
 
@@ -103,13 +105,7 @@ class WorkerProcesses:
         except (QueueError, OSError) as error:
             return SpawnFailed(incarnation, str(error))
         try:
-            process.pid = spawn_worker(
-                self._command_line(incarnation),
-                self._environment(incarnation),
-                capture_fd=process.capture_fd,
-                log_fd=self._spec.log_fd,
-                reports_fd=process.reports_fd,
-            )
+            process.pid = self._copy_template(process) or self._start(process)
         except WorkerCannotBoot as error:
             self._discard(process)
             return SpawnFailed(incarnation, str(error))
@@ -117,6 +113,48 @@ class WorkerProcesses:
         self._by_pid[process.pid] = process
         self._worker_list.add(process.pid)
         return Spawned(incarnation, process.pid)
+
+    def _copy_template(self, process: WorkerProcess) -> int:
+        """Return the pid of a worker made by the template; 0: there is none. Raises WorkerCannotBoot."""
+        try:
+            self._template.prepare()
+            return self._template.copy(process.incarnation, process.capture_fd, process.reports_fd)
+        except CopyLost:
+            self._template.end()
+        # Two workers of one incarnation would read one queue: what was begun is ended before another is started.
+        deadline = self._clock.now().mono + EXIT_WAIT_NS_MAX
+        while self._clock.now().mono < deadline:
+            self.reap()
+            if not self._template.pid and not process_tree.kill_strays(self._strays()):
+                return 0
+            signal.sigtimedwait([], 0.001)
+        raise WorkerCannotBoot("the template of the workers was killed, and does not end")
+
+    def _start(self, process: WorkerProcess) -> int:
+        """Start a worker as a program of its own; return its pid. Raises WorkerCannotBoot."""
+        return spawn_worker(
+            self._command_line(INCARNATION_FLAG, str(process.incarnation)),
+            self._environment(process.incarnation),
+            capture_fd=process.capture_fd,
+            log_fd=self._spec.log_fd,
+            reports_fd=process.reports_fd,
+        )
+
+    def _start_template(self, socket_fd: int) -> int:
+        """Start the template with its end of the socket; return its pid. Raises WorkerCannotBoot."""
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            pid = spawn_worker(
+                self._command_line(TEMPLATE_FLAG, "0" * INCARNATION_DIGITS),
+                self._environment(Incarnation(0)),
+                capture_fd=null,
+                log_fd=self._spec.log_fd,
+                reports_fd=socket_fd,
+            )
+        finally:
+            os.close(null)
+        self._worker_list.add(pid)
+        return pid
 
     def _prepare(self, incarnation: Incarnation) -> WorkerProcess:
         spec = self._spec
@@ -131,9 +169,9 @@ class WorkerProcesses:
             made.pop_all()
         return process
 
-    def _command_line(self, incarnation: Incarnation) -> list[str]:
+    def _command_line(self, *which: str) -> list[str]:
         spec = self._spec
-        identity = ["--pool", spec.pool, "--epoch", str(spec.epoch), "--incarnation", str(incarnation)]
+        identity = ["--pool", spec.pool, "--epoch", str(spec.epoch), *which]
         return [*spec.program, *identity, "--dealer-pid", str(os.getpid()), "--spool", spec.spool, *spec.arguments]
 
     def _environment(self, incarnation: Incarnation) -> Mapping[str, str]:
@@ -182,11 +220,13 @@ class WorkerProcesses:
         while (pid := reap.peek()) is not None:
             process = self._by_pid.pop(pid, None)
             death_mono_ns = self._clock.now().mono
-            if process is not None and not self._has_tracker():
+            if pid == self._template.pid or (process is not None and not self._has_tracker()):
                 # Before the reaping, while the PID, which is also its group's number, cannot be used again. With a
                 # tracker in the group its processes are killed one by one: see `take_exited`.
                 reap.kill_group(pid)
             ended = reap.reap(pid)
+            if self._template.reaped(pid):
+                self._worker_list.remove(pid)
             self._strangers.discard(pid)
             self._held.discard(pid)
             if process is not None:
@@ -239,7 +279,7 @@ class WorkerProcesses:
     def _strays(self) -> set[int]:
         """Children of this process that were left by a worker."""
         left = {pid for pid in process_tree.children_of() if pid not in self._by_pid}
-        return left - self._strangers - self._held
+        return left - self._strangers - self._held - {self._template.pid}
 
     def _has_tracker(self) -> bool:
         try:
@@ -252,15 +292,20 @@ class WorkerProcesses:
         """Whether neither a worker nor a descendant of one is left."""
         return not self._by_pid and not self._reaped
 
+    @property
+    def _gone(self) -> bool:
+        return self.empty and not self._template.pid
+
     def close(self) -> None:
         """Kill every worker, and wait until nothing of them is left."""
         for process in list(self._processes.values()):
             self.kill(process.incarnation, "KILL")
+        self._template.end()
         deadline = self._clock.now().mono + EXIT_WAIT_NS_MAX
-        while not self.empty and self._clock.now().mono < deadline:
+        while not self._gone and self._clock.now().mono < deadline:
             self.reap()
             self.take_exited()
-            if not self.empty:
+            if not self._gone:
                 # A pause of a millisecond. Waiting for SIGCHLD itself is not possible: its handler takes it.
                 signal.sigtimedwait([], 0.001)
         for process in list(self._processes.values()):
@@ -309,59 +354,3 @@ def _stderr_tail(fd: int) -> str | None:
     start = max(0, size - limits.STDERR_TAIL_BYTES_MAX)
     tail = os.pread(fd, limits.STDERR_TAIL_BYTES_MAX, start).decode("utf-8", "replace").strip()
     return tail or None
-
-
-# --- what workers use ---
-
-
-class Use(NamedTuple):
-    """What a process uses."""
-
-    cpu_ns: int = 0  # user and system, with all children it has waited for
-    resident_bytes: int = 0
-
-
-NOTHING = Use()
-
-
-class SlotUsage:
-    """What the worker in each slot uses, read when a page is made, on the page's thread."""
-
-    def __init__(self, supervisor: Supervisor) -> None:
-        workers = list(supervisor.workers.values())  # a copy: the loop goes on meanwhile
-        pids = {worker.slot: worker.pid for worker in workers if worker.slot is not None}
-        slots = sorted(set(range(supervisor.wanted)) | pids.keys())  # one beyond `wanted` is about to be given up
-        # Once for both families: reading /proc is what a page of a large pool takes longest for.
-        self._uses = {str(slot): use_of(pids.get(slot, 0)) for slot in slots}
-
-    @computed(
-        "gauge",
-        "taskpool_worker_resident_memory_bytes",
-        "Resident memory of the worker in a slot, without the programs it has started.",
-        labels={"slot": None},
-    )
-    def resident_bytes(self) -> Mapping[str, int]:
-        return {slot: use.resident_bytes for slot, use in self._uses.items()}
-
-    @computed(
-        "counter",
-        "taskpool_worker_cpu_seconds_total",
-        "CPU time of the worker in a slot and of what it started and outlived; from 0 again with each new worker.",
-        labels={"slot": None},
-        unit=SECOND,
-    )
-    def cpu_ns(self) -> Mapping[str, int]:
-        return {slot: use.cpu_ns for slot, use in self._uses.items()}
-
-
-def use_of(pid: int) -> Use:
-    """Read what a child of this process uses; nothing when it is gone, whatever process has its PID by now."""
-    if not pid:
-        return NOTHING
-    try:
-        stat = procfs.stat_of(pid)
-    except OSError:  # out of descriptors: a page without this number is better than none
-        return NOTHING
-    if stat is None or stat.parent != os.getpid():
-        return NOTHING
-    return Use(stat.cpu_ns, stat.resident_bytes)

@@ -34,7 +34,7 @@ from taskpool.procs.procfs import ProcessStat
 from taskpool.procs.state_dir import identity
 
 _LIST_NAME = "workers"  # in the pool's state directory
-_ENTRIES = 2 * (limits.WORKERS_MAX + limits.SPARES_MAX)  # replacements start before the dead are all reaped
+_ENTRIES = 2 * (limits.WORKERS_MAX + limits.SPARES_MAX) + 2  # replacements start before the dead are all reaped
 _ENTRY_BYTES = 40
 _HEAD_BYTES = 4096 + 512  # a path, and what else the head holds
 

@@ -17,6 +17,9 @@ from taskpool.procs import procfs, signals
 WORKER = "tp-worker"
 LOG_FD = 3  # the descriptor on which a worker finds the dealer's standard error, for its log lines
 REPORTS_FD = 4  # ... and the memory for the reports it holds, see ipc/held_reports.py
+INCARNATION_FLAG = "--incarnation"
+TEMPLATE_FLAG = "--as-template"  # of the same length, so that a copy can show which worker it is
+INCARNATION_DIGITS = 19  # of the largest number that a message carries
 _BOOTLOADER_PREFIX = "_PYI_"  # PyInstaller's bootloader sets _PYI_ARCHIVE_FILE and more
 _LIBRARIES = "LD_LIBRARY_PATH"
 _LIBRARIES_SAVED = "LD_LIBRARY_PATH_ORIG"  # the user's own value; absent when there was none

@@ -3,6 +3,7 @@
 Read `loop` first, the exchange with the dealer, then `runner`: one attempt from its start to its report.
 
 - main: the command line, and a worker's start
+- template: the process that workers are copied from
 - loop: frames in, `started` and reports out
 - runner: one attempt, from its time-out to the end of the last of its descendants
 - process_state: what such an attempt has changed about the process is put back, or kept when an import did it

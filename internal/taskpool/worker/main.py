@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 _NOT_BY_HAND = "tp-worker is started by tp-dealer, not by people. To run jobs: tp-generator --help\n"
 _STDERR_FD = 2
 _FLAG = "--verbose"
-_REQUIRED = ("--pool", "--epoch", "--incarnation", "--dealer-pid", "--spool")
-_OPTIONAL = ("--chaos", "--log-format")
+_INCARNATION = spawn.INCARNATION_FLAG
+_REQUIRED = ("--pool", "--epoch", _INCARNATION, "--dealer-pid", "--spool")
+_OPTIONAL = ("--chaos", "--log-format", spawn.TEMPLATE_FLAG)
 
 
 class KindCannotLoad(TaskpoolError):
@@ -50,7 +51,7 @@ class Options(NamedTuple):
 
     pool: str
     epoch: int
-    incarnation: int
+    incarnation: int  # 0: of no worker, but of their template
     dealer_pid: int
     spool: str
     chaos: Chaos | None = None
@@ -75,6 +76,8 @@ def main() -> int:
     try:
         options = parse(arguments)
         _hide_the_program()
+        if not options.incarnation:
+            options = _copy_of_template(options)
         loop = start(options)
     except TaskpoolError as error:
         return _complain(error)
@@ -95,18 +98,26 @@ def parse(arguments: Sequence[str]) -> Options:
         if value is None:
             raise UsageError(f"{name}: its value is missing")
         given[name] = value
-    if missing := [name for name in _REQUIRED if name not in given]:
+    is_template = spawn.TEMPLATE_FLAG in given
+    if missing := [name for name in _REQUIRED if name not in given and not (is_template and name == _INCARNATION)]:
         raise UsageError(f"{', '.join(missing)} missing; {_NOT_BY_HAND.strip()}")
     return Options(
         pool=names.check_pool_name(given["--pool"]),
         epoch=_number(given, "--epoch"),
-        incarnation=_number(given, "--incarnation"),
+        incarnation=0 if is_template else _number(given, _INCARNATION),
         dealer_pid=_number(given, "--dealer-pid"),
         spool=given["--spool"],
         chaos=_chaos(given.get("--chaos")),
         log_format=_log_format(given.get("--log-format", "text")),
         verbose=_FLAG in given,
     )
+
+
+def _copy_of_template(options: Options) -> Options:
+    """Return in each copy of this process that is to be a worker, never in this process. Raises OSError."""
+    from taskpool.worker import template
+
+    return options._replace(incarnation=template.copy_on_request(options.dealer_pid))
 
 
 def start(options: Options) -> Loop:
@@ -201,8 +212,8 @@ def _keep_from_children() -> None:
 
 
 def _number(given: dict[str, str], name: str) -> int:
-    text = given[name]  # below 19 digits it is below 2**63, the largest number a message carries
-    if not (text.isascii() and text.isdecimal() and len(text) < 19 and int(text) > 0):
+    text = given[name]
+    if not (text.isascii() and text.isdecimal() and len(text) <= 19 and 0 < int(text) < 2**63):
         raise UsageError(f"{name}: expected a positive integer, got {text!r}")
     return int(text)
 

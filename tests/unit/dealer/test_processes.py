@@ -22,7 +22,8 @@ from taskpool.core.metric import families as metrics_of
 from taskpool.core.reactor import Reactor
 from taskpool.core.state import PoolConfig
 from taskpool.core.worker import Worker, WorkerState
-from taskpool.dealer.processes import NOTHING, LaunchSpec, SlotUsage, WorkerProcesses, use_of
+from taskpool.dealer.processes import LaunchSpec, WorkerProcesses
+from taskpool.dealer.slot_usage import NOTHING, SlotUsage, use_of
 from taskpool.ipc.mqueue import KernelNamespace
 from taskpool.ipc.names import StaleQueues
 from taskpool.ipc.sizing import Shape
