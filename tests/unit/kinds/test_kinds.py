@@ -84,9 +84,8 @@ def test_a_title_is_bounded(name: str, job: dict[str, object]) -> None:
 
 
 def test_a_title_has_every_byte_of_an_argument() -> None:
-    (payload,) = KINDS["command"].jobs(
-        argparse.Namespace(template=["--", "cat", ":::", "\udcff"], cwd=None, env=[], shell=False), iter(())
-    )
+    args = build_parser().parse_args(["command", "--", "cat", ":::", "\udcff"])
+    (payload,) = KINDS["command"].jobs(args, iter(()))
     assert job_title(JobSpec("command", payload)) == "cat '\\xff'"
 
 
