@@ -88,13 +88,13 @@ class SimProcesses:
         self._platform.host.kill_soon(child.process)
         self._kill_group(child)
 
-    def reap(self) -> None:
+    def reap(self, now_ns: int) -> None:
         self._platform.step()
         zombies, self.zombies = self.zombies, []
         for process in zombies:
             child = next((each for each in self._children.values() if each.process is process), None)
             if child is not None:
-                child.seen_ns = self._platform.clock.now().mono
+                child.seen_ns = now_ns
                 self._dead.append(child)
                 self._kill_group(child)
         if zombies:
@@ -137,7 +137,7 @@ class SimProcesses:
             if child not in self._dead:
                 self.kill(Incarnation(child.process.mark[1]), "KILL")
         while self._children:
-            self.reap()
+            self.reap(self._platform.clock.now().mono)
             self.take_exited()
             self._world.pass_to(self._world.now_ns + 500_000)
             self._platform.perhaps_dies("dealer_dies_leaving")

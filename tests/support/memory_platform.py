@@ -95,7 +95,7 @@ class PlayedProcesses:
         if incarnation in self.queues and all(exited.incarnation != incarnation for exited in self._exits):
             self._exits.append(Exited(incarnation, None, signal, self._clock.now().mono))
 
-    def reap(self) -> None:
+    def reap(self, now_ns: int) -> None:
         pass
 
     def take_exited(self) -> list[Exited]:

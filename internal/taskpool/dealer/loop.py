@@ -183,7 +183,8 @@ class Loop:
         sender for room. So as many messages are read as the queue holds, and one more for each worker: each can be
         blocked with one. An exit handled earlier would run a job again whose result was on its way.
         """
-        self._processes.reap()
+        # Deaths are dated by the turn: a stall behind it, which the clock leaves out, would date them into the future.
+        self._processes.reap(self._now.mono)
         senders = len(self._core.supervisor.workers)
         for events in self._queues.events:
             # R4 (docs/protocol.md, 11): drain, then handle exits.

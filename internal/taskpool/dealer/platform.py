@@ -47,8 +47,8 @@ class Processes(Protocol):
 
     def kill(self, incarnation: Incarnation, name: str) -> None: ...
 
-    def reap(self) -> None:
-        """Reap every child that has died."""
+    def reap(self, now_ns: int) -> None:
+        """Reap every child that has died, and note that this was seen at `now_ns`, by the platform's clock."""
 
     def take_exited(self) -> list[Exited]:
         """Return the reaped workers of which no descendant is alive. Kills the descendants of the others."""

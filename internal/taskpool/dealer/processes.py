@@ -124,7 +124,7 @@ class WorkerProcesses:
         # Two workers of one incarnation would read one queue: what was begun is ended before another is started.
         deadline = self._clock.now().mono + EXIT_WAIT_NS_MAX
         while self._clock.now().mono < deadline:
-            self.reap()
+            self.reap(self._clock.now().mono)
             if not self._template.pid and not process_tree.kill_strays(self._strays()):
                 return 0
             signal.sigtimedwait([], 0.001)
@@ -214,12 +214,12 @@ class WorkerProcesses:
 
     # --- exits ---
 
-    def reap(self) -> None:
-        """Reap every child that has died: workers, and orphans that the kernel gave to this subreaper."""
+    def reap(self, now_ns: int) -> None:
+        """Reap every child that has died: workers, and orphans that the kernel gave to this subreaper. It was seen at
+        `now_ns`, by the clock."""
         # Until there is none, because SIGCHLD coalesces: many deaths may have been one wake-up.
         while (pid := reap.peek()) is not None:
             process = self._by_pid.pop(pid, None)
-            death_mono_ns = self._clock.now().mono
             if pid == self._template.pid or (process is not None and not self._has_tracker()):
                 # Before the reaping, while the PID, which is also its group's number, cannot be used again. With a
                 # tracker in the group its processes are killed one by one: see `take_exited`.
@@ -230,7 +230,7 @@ class WorkerProcesses:
             self._strangers.discard(pid)
             self._held.discard(pid)
             if process is not None:
-                process.reaped(ended, death_mono_ns)
+                process.reaped(ended, now_ns)
                 self._reaped.append(process)
         self._give_up_held()
 
@@ -303,7 +303,7 @@ class WorkerProcesses:
         self._template.end()
         deadline = self._clock.now().mono + EXIT_WAIT_NS_MAX
         while not self._gone and self._clock.now().mono < deadline:
-            self.reap()
+            self.reap(self._clock.now().mono)
             self.take_exited()
             if not self._gone:
                 # A pause of a millisecond. Waiting for SIGCHLD itself is not possible: its handler takes it.

@@ -78,7 +78,7 @@ ORDERING = (
         "R4",
         "dealer/loop.py",
         _EXITS,
-        "        self._processes.reap()\n" + _EXITS,
+        "        self._processes.reap(self._now.mono)\n" + _EXITS,
     ),
     mutant(
         "what a dead worker held is not looked at",

@@ -71,7 +71,7 @@ def test_without_descriptors_no_worker_starts_and_none_is_taken_for_exited(proce
     os.waitid(os.P_PID, started.pid, os.WEXITED | os.WNOWAIT)
     with NoDescriptors():
         assert isinstance(processes.spawn(TWO), SpawnFailed)
-        processes.reap()
+        processes.reap(SystemClock().now().mono)
         assert processes.take_exited() == []
     (exited,) = processes.take_exited()
     assert isinstance(exited, Exited)
@@ -92,7 +92,7 @@ def test_a_tracer_that_does_nothing_keeps_no_dead_worker_alive(
         exited: list[Exited] = []
 
         def exits() -> bool:
-            processes.reap()
+            processes.reap(SystemClock().now().mono)
             exited.extend(processes.take_exited())
             return bool(exited)
 
@@ -103,7 +103,7 @@ def test_a_tracer_that_does_nothing_keeps_no_dead_worker_alive(
         assert started.pid in children_of(os.getpid()), "its tracer has it still"
 
     def is_reaped() -> bool:
-        processes.reap()
+        processes.reap(SystemClock().now().mono)
         return started.pid not in children_of(os.getpid())
 
     until(is_reaped, "the end of the zombie")
