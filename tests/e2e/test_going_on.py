@@ -111,12 +111,29 @@ def test_python_jobs_from_elsewhere(stage: Stage, ledger: Ledger, here: Path, el
     assert len(run.lines + again.lines) == len(JOBS)
 
 
-def test_standard_input_from_a_pipe_is_asked_for_again(stage: Stage, ledger: Ledger) -> None:
+def test_standard_input_from_a_pipe_is_asked_for_again_while_it_lacks_jobs(stage: Stage, ledger: Ledger) -> None:
+    data = "".join(f"{job}\n" for job in JOBS).encode()
+    words = ["command", "--batch", stage.pool, "--workers", "1", "-v", "--", *ledger.command("gate")]
+    reader, writer = os.pipe()
+    os.write(writer, data[: len(data) // 2])
+    try:
+        run = begun(stage, ledger, lambda: stage.generator(*words, stdin=reader))
+    finally:
+        os.close(writer)
+        os.close(reader)
+    assert "came from standard input" in run.stderr
+    other = in_shell(stage, printed(run), stdin=data[1:]).ends(USAGE)
+    assert "the input has changed" in other.stderr
+    in_shell(stage, printed(run), stdin=data).ends(OK)
+    assert ledger.jobs("end") == dict.fromkeys(JOBS, 1)
+
+
+def test_standard_input_that_was_read_to_its_end_is_not_asked_for_again(stage: Stage, ledger: Ledger) -> None:
     data = "".join(f"{job}\n" for job in JOBS).encode()
     words = ["command", "--batch", stage.pool, "--workers", "1", "-v", "--", *ledger.command("gate")]
     run = begun(stage, ledger, lambda: stage.generator(*words, stdin=data))
-    assert "came from standard input" in run.stderr
-    in_shell(stage, printed(run), stdin=data).ends(OK)
+    assert "came from standard input" not in run.stderr
+    in_shell(stage, printed(run)).ends(OK)
     assert ledger.jobs("end") == dict.fromkeys(JOBS, 1)
 
 

@@ -53,7 +53,7 @@ def test_pause_and_resume(stage: Stage, ledger: Ledger) -> None:
     status = stage.ask("status")
     assert (status["state"], status["jobs"]["queued"], status["jobs"]["running"]) == ("paused", 4, 0)
     assert ledger.lines() == []
-    assert stage.ask("resume") == {"state": "running"}
+    assert stage.ask("unpause") == {"state": "running"}
     ledger.wait("end", 4)
     leave(dealer)
 
@@ -116,7 +116,7 @@ def test_priority(stage: Stage, ledger: Ledger) -> None:
     jobs = [{"kind": "command", "argv": [*ledger.command()[:3], str(n)], "priority": n % 3} for n in range(1, 10)]
     text = "\n".join(map(json.dumps, jobs)).encode()
     stage.generator("jobs", "--pool", stage.pool, "--detach", "-", stdin=text).ends(OK)
-    stage.ask("resume")
+    stage.ask("unpause")
     ledger.wait("end", 9)
     order = [int(line[1]) % 3 for line in ledger.lines() if line[0] == "start"]
     assert order == sorted(order, reverse=True)

@@ -131,7 +131,7 @@ class Chaos:
 
     def _keep_generator(self, n: int, names: list[str]) -> None:
         command = [program("tp-generator"), "jobs", str(self.directory / f"jobs{n}"), "--pool", self.pool]
-        command += ["--batch", f"chaos{n}", "--resume", "--dealer-timeout", DEALER_WAIT, "--progress", "none"]
+        command += ["--batch", f"chaos{n}", "--resume=or-begin", "--dealer-timeout", DEALER_WAIT, "--progress", "none"]
         command += ["--output", "json", "--results", str(self.directory / f"results{n}")]
         with (self.directory / f"generator{n}.log").open("ab") as log:
             while not self._over.is_set():

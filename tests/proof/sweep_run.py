@@ -187,7 +187,7 @@ class Run:
     def _start_generator(self) -> Process:
         self._generators += 1
         words = ["tp-generator", "jobs", str(self.directory / "jobs"), "--pool", self.pool, "--batch", BATCH]
-        words += ["--resume", "--dealer-timeout", "60s", "--progress", "none", "--output", "json"]
+        words += ["--resume=or-begin", "--dealer-timeout", "60s", "--progress", "none", "--output", "json"]
         words += ["--results", str(self.directory / "kept")]
         if self.who == "generator" and self._generators == 1:
             self._generator: Process = self._add(Traced(self._strace(), words, self.logs, self._env))

@@ -470,7 +470,7 @@ class SimPlatform:
                 self.supervision.scaled(workers - self.supervision.wanted)
             case Command(verb="scale", number=number):
                 self.supervision.scaled(number)
-            case Command(verb="pause" | "resume" as verb):
+            case Command(verb="pause" | "unpause" as verb):
                 self.paused = verb == "pause"
 
     def turn_ends(self) -> None:

@@ -290,7 +290,7 @@ class Trouble:
     def end_of_pause(self) -> None:
         """In calm times nothing stays paused, or scaled away."""
         if self.may_be_paused:
-            self._command("resume")
+            self._command("unpause")
 
 
 def _of_a_later_version(message: Message) -> bytes:

@@ -32,6 +32,16 @@ class BatchStatus(msgspec.Struct):
         return self.total is not None and self.accepted >= self.total and self.open == 0
 
 
+class _Batch(msgspec.Struct):
+    batch: str
+
+
+class _Status(msgspec.Struct):
+    """What is used of the answer to `status`."""
+
+    batches: list[_Batch] = []
+
+
 class BatchQueries:
     """Asks over a connection of its own, whose session collects pages."""
 
@@ -70,6 +80,17 @@ class BatchQueries:
         answers = self._session.answers
         self._run_until_answered(lambda: any(each.verb == "show" for each in answers))
         return next(each for each in answers if each.verb == "show")
+
+    def batches(self) -> list[str]:
+        """Return the names of the batches that the dealer has in memory. Raises DealerUnreachable."""
+        self._session.query("status")
+        answers = self._session.answers
+        self._run_until_answered(lambda: any(each.verb == "status" for each in answers))
+        body = next(each.body for each in answers if each.verb == "status")
+        try:
+            return [each.batch for each in msgspec.json.decode(body, type=_Status).batches]
+        except msgspec.MsgspecError:
+            return []
 
     def outcomes(self, name: str, after: int, upto: int) -> Iterator[Outcome]:
         """Yield those recorded with numbers above `after` and up to `upto`, read page by page.

@@ -70,6 +70,7 @@ class SessionOptions(Struct, frozen=True, kw_only=True):
     timeouts: ConnectTimeouts = ConnectTimeouts()
     private: bool = False  # the dealer serves this batch only
     resume: bool = False  # the batch may be there already: jobs that it has are compared with ours
+    adopt: bool = False  # its jobs are those that the dealer has: none is submitted
     cursor: int = 0  # the last outcome that an earlier client of the batch acknowledged
     collect_pages: bool = False  # outcomes go into `pages` as they come, for `queries`
 
@@ -181,7 +182,7 @@ class Session:
         """Ask, once, for something to be done; the Answer comes into `answers`."""
         self._commands.append(Command(client=self.client, verb=verb, batch=batch, seq=seq, number=number))
 
-    def query(self, verb: str, batch: str, seq: int = 0) -> None:
+    def query(self, verb: str, batch: str | None = None, seq: int = 0) -> None:
         """Ask a question that changes nothing; answers come into `answers` or `pages`, which are emptied first.
 
         It is asked anew in each new connection until `end_query`: a dealer that was killed took the question with it.
@@ -311,7 +312,7 @@ class Session:
 
     def _check_batch(self, welcome: Welcome, previous: Welcome | None) -> None:
         if previous is None and self.options.resume:
-            self.submissions.compare_first(welcome.accepted)
+            self.submissions.compare_first(welcome.accepted, adopt=self.options.adopt)
         elif previous is None:
             if welcome.accepted or welcome.last_no or welcome.total is not None:
                 raise UsageError(

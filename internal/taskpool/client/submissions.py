@@ -70,9 +70,13 @@ class Submissions:
         """Whether all that was submitted is accepted and no more comes: the batch is closed, or the pool refused."""
         return self.closed or (self.refusal is not None and self.abandoned and not self._frames)
 
-    def compare_first(self, known: int) -> None:
-        """Have the first `known` jobs compared with those that the dealer has, before others are sent."""
+    def compare_first(self, known: int, *, adopt: bool = False) -> None:
+        """Have the first `known` jobs compared with those that the dealer has, before others are sent. `adopt`: they
+        are all of the batch, and there is none to compare or to add."""
         self.known = known
+        if adopt:
+            self.submitted = self.accepted = self._total = known
+            self.closed = self._close_sent = True
 
     def submit(self, jobs: list[JobSpec]) -> None:
         """Put the batch's next jobs into a frame. Only while it `has_room`."""

@@ -57,7 +57,7 @@ class Commands:
             "cancel-waiting": self._cancel_waiting,
             "requeue": self._requeue,
             "pause": self._pause,
-            "resume": self._resume,
+            "unpause": self._unpause,
             "scale": self._scale,
             "drain": self._drain,
             "quarantine-list": self._quarantine_list,
@@ -209,7 +209,7 @@ class Commands:
         self._pool.set_paused(True)
         return {"state": "paused"}
 
-    def _resume(self, command: Command, now: Instant) -> Body:
+    def _unpause(self, command: Command, now: Instant) -> Body:
         self._pool.set_paused(False)
         return {"state": "running"}
 

@@ -4,10 +4,12 @@ Read `main` first, then `submit` (how one batch is put together) and `run` (what
 
     main  parser  options     the command line, parsed and checked
     job_limits                what a job may use, and when a batch gives up
-    input/                    where jobs come from
+    input/  source            where jobs come from
     submit  run  result       one batch: its parts, its turns, how it ended
     totals  failures          what its outcomes add up to; jobs that did not succeed
     signals                   the signals that end it early
+    resume  advice            a kept batch: gone on with; what a person is told of it
+    batches                   which batches there are, and forgetting them
     private/                  a dealer started for one batch, and its state directory
     admin  queries            commands to a running pool; questions: wait, results, logs
     output/                   where outcomes go, and what a person sees meanwhile

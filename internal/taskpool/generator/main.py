@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 
 import msgspec
@@ -14,25 +14,34 @@ from taskpool.client.queries import BatchQueries
 from taskpool.client.session import SessionOptions
 from taskpool.clock import AwakeClock, SystemClock
 from taskpool.errors import ExitCode, TaskpoolError, UsageError, system_refused
-from taskpool.generator import admin, queries
+from taskpool.generator import admin, batches, queries
+from taskpool.generator.advice import Advice, absolute, output_options, resume_command, stdin_again, typed_now
 from taskpool.generator.input.feed import open_feed, preview
-from taskpool.generator.input.jobs_file import job_schema, read_jobs
-from taskpool.generator.options import batch_limits, connect_timeouts, log_format, submit_options, verbosity
+from taskpool.generator.input.jobs_file import job_schema
+from taskpool.generator.options import connect_timeouts, log_format, submit_options, verbosity
 from taskpool.generator.output.console import WHO, Console
 from taskpool.generator.output.stream import OutputClosed, OutputStream, Piece, write_out, write_pieces
 from taskpool.generator.parser import QUERIES, build_parser
 from taskpool.generator.private.state import enter_directory
+from taskpool.generator.resume import resume
 from taskpool.generator.signals import RaiseOnSignal, handled_signals
-from taskpool.generator.submit import absolute, how_to_resume, new_client_id, open_connection, resume_command, run_batch
+from taskpool.generator.source import source_of
+from taskpool.generator.submit import Jobs, new_client_id, open_connection, run_batch
 from taskpool.ipc.names import check_pool_name
 from taskpool.kinds import KINDS
-from taskpool.kinds.source import STDIN, Source
 from taskpool.messages import JobSpec
 from taskpool.procs import signals
 from taskpool.procs.garbage import collect_rarely
 from taskpool.procs.writer import LineWriter
 
 STDOUT, STDERR = 1, 2
+
+# Subcommands that look after batches, kept ones among them, and need no dealer that runs.
+KEPT: dict[str, Callable[[Namespace, Console], ExitCode]] = {
+    "resume": resume,
+    "batches": batches.batches,
+    "forget": batches.forget,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,6 +63,8 @@ def _run(argv: Sequence[str], stderr: LineWriter) -> int:
     try:
         if args.subcommand in KINDS or args.subcommand == "jobs":
             return submit(args, console, argv)
+        if args.subcommand in KEPT:
+            return KEPT[args.subcommand](args, console)
         return command(args, console)
     except OutputClosed:
         raise
@@ -83,7 +94,9 @@ def submit(args: Namespace, console: Console, argv: Sequence[str]) -> ExitCode:
     source = source_of(args)  # before a dry run too, so that it finds the same faults
     if options.dry_run:
         return _print_jobs(preview(source))
-    return run_batch(options, open_feed(source), console, how_to_resume(command, source))
+    advice = Advice(sys.argv[0], options.batch, options.pool, command, output_options(args), stdin=stdin_again(source))
+    typed = typed_now(argv, source)  # before the feed has read of it
+    return run_batch(options, Jobs(open_feed(source), typed=typed), console, advice)
 
 
 def command(args: Namespace, console: Console) -> ExitCode:
@@ -116,25 +129,6 @@ def command(args: Namespace, console: Console) -> ExitCode:
         console.error(error)
         return ExitCode.USAGE
     return ExitCode.OK
-
-
-def source_of(args: Namespace) -> Source:
-    """Where the jobs come from. Raises UsageError."""
-    if args.subcommand != "jobs":
-        return KINDS[args.subcommand].source(args)
-    if args.file is None:
-        raise UsageError("jobs: expected a FILE of job objects, or - for standard input, got neither")
-    base = batch_limits(args)
-    name = "standard input" if args.file == "-" else args.file
-    fd = STDIN if args.file == "-" else _open(args.file)
-    return Source(lambda lines: read_jobs(lines, name, base), fd, name)
-
-
-def _open(name: str) -> int:
-    try:
-        return os.open(name, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise UsageError(f"cannot read {name}: {error.strerror}") from error
 
 
 def _print_jobs(jobs: Iterator[JobSpec]) -> ExitCode:

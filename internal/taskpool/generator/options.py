@@ -43,10 +43,13 @@ class SubmitOptions(Struct, frozen=True):
 
     pool: str | None  # None: a private one
     batch: str
-    resume: bool  # go on with it, if it is there
+    named: bool  # by a person
+    resume: bool  # go on with it
+    must_exist: bool  # or it is an error
     journal: str | None  # of a private pool: a path; "none"; None: in its state directory
     limits: Limits
     launch: LaunchOptions  # of a private dealer
+    retain_ns: int  # how long a private batch with a name is kept when it has succeeded
     halt: HaltRule | None
     form: Form
     keep_order: bool
@@ -74,10 +77,13 @@ def submit_options(args: Namespace) -> SubmitOptions:
     return SubmitOptions(
         pool=args.pool,
         batch=args.batch or os.urandom(8).hex(),  # random: no two runs on any machine share it
-        resume=args.resume,
+        named=args.batch is not None,
+        resume=bool(args.resume),
+        must_exist=args.resume == "known",
         journal=args.journal,
         limits=wanted,
         launch=LaunchOptions() if args.pool is not None else _launch_options(args),
+        retain_ns=limits.RETAIN_NS if args.retain is None else parse_duration(args.retain, "--retain"),
         halt=None if args.halt is None else parse_halt(args.halt),
         form=_form(args),
         keep_order=args.keep_order,
@@ -163,7 +169,7 @@ def _check_pool(args: Namespace) -> None:
 
 def _check_values(args: Namespace) -> None:
     if args.resume and args.batch is None:
-        raise UsageError("--resume needs --batch ID: which one is to go on")
+        raise UsageError("--resume needs --batch ID: which one is to go on; `tp-generator batches` lists them")
     if args.journal == "":
         raise UsageError("--journal: expected a path or none, got ''")
     # The dealer tells paths in messages, which carry them as text.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, _SubParsersAction
+from argparse import ArgumentParser, _ArgumentGroup, _SubParsersAction
 from collections.abc import Iterator
 from typing import NoReturn
 
@@ -20,7 +20,7 @@ VERBS: dict[str, tuple[str, str | None, bool]] = {
     "cancel": ("cancel a batch, or one job of it", "BATCH|JOB", True),
     "requeue": ("give a quarantined job a new run", "JOB", False),
     "pause": ("let no more jobs begin", None, False),
-    "resume": ("go on after pause", None, False),
+    "unpause": ("let jobs begin again after pause", None, False),
     "drain": ("finish what runs, take nothing new, and leave", None, False),
 }
 QUERIES = {
@@ -70,6 +70,7 @@ def build_parser() -> ArgumentParser:
     sub.add_argument("file", nargs="?", metavar="FILE|-", help="a file, or - for standard input")
     _add_verbs(subcommands)
     _add_queries(subcommands)
+    _add_kept(subcommands)
     return parser
 
 
@@ -106,6 +107,31 @@ def _add_queries(subcommands: _SubParsersAction[_Parser]) -> None:
             sub.add_argument("--failed", action="store_true", help="only of jobs that did not succeed: a line for each")
 
 
+def _add_kept(subcommands: _SubParsersAction[_Parser]) -> None:
+    text = "go on with a batch, without its command being typed again: only what has no outcome runs"
+    _add_going_on(subcommands.add_parser("resume", help=text, description=text, allow_abbrev=False))
+    text = "list the batches that are kept, and those of a running pool"
+    sub = subcommands.add_parser("batches", help=text, description=text, allow_abbrev=False)
+    sub.add_argument("--pool", metavar="NAME", help="of this running pool only (default: all that are known here)")
+    sub.add_argument("--json", action="store_true", help="answer in JSON, for programs")
+    _add_common(sub)
+    text = "remove what is kept of private batches that have ended or were interrupted"
+    sub = subcommands.add_parser("forget", help=text, description=text, allow_abbrev=False)
+    sub.add_argument("target", metavar="BATCH", nargs="*", help="the ids of the batches")
+    sub.add_argument("--succeeded", action="store_true", help="all of which every job has succeeded")
+    sub.add_argument("--older-than", metavar="TIME", help="all that were not used for so long; with --succeeded: both")
+    _add_common(sub)
+
+
+def _add_going_on(parser: ArgumentParser) -> None:
+    # The batch's own limits stay; how its outcomes are shown, and by how many workers it runs, may change.
+    parser.add_argument("target", metavar="BATCH", nargs="?", help="the id of the batch")
+    parser.add_argument("--pool", metavar="NAME", help="the running pool that has it (default: it is a private one)")
+    _add_halt(_add_output(parser))
+    _add_dealer(parser)
+    _add_common(parser)
+
+
 def _add_command_options(parser: ArgumentParser) -> None:
     # A default here and none for submissions: without a pool those start a private one, and there is none to command.
     parser.add_argument("--pool", metavar="NAME", default="default", help="which running pool (default: default)")
@@ -129,11 +155,20 @@ def _add_common(parser: ArgumentParser) -> None:
 def _add_submission(parser: ArgumentParser) -> None:
     parser.add_argument("--pool", metavar="NAME", help="a running pool; without it a private dealer is started")
     parser.add_argument("--batch", metavar="ID", help="name the batch (default: random)")
-    parser.add_argument("--resume", action="store_true", help="go on with --batch ID: only what has no outcome runs")
+    _add_resume(parser)
     _add_limits(parser)
-    _add_output(parser)
+    _add_detaching(_add_output(parser))
     _add_dealer(parser)
     _add_common(parser)
+
+
+def _add_resume(parser: ArgumentParser) -> None:
+    # Two options, not one with a value: `--resume 40-45` would take the job for it.
+    for name, value, text in (
+        ("--resume", "known", "go on with --batch ID: only what has no outcome runs"),
+        ("--resume=or-begin", "or-begin", "begin --batch ID, or go on with it where it is known: for scripts"),
+    ):
+        parser.add_argument(name, dest="resume", action="store_const", const=value, default="", help=text)
 
 
 def _add_limits(parser: ArgumentParser) -> None:
@@ -143,10 +178,14 @@ def _add_limits(parser: ArgumentParser) -> None:
     for option in limit_options():
         convert = int if option.is_integer else str
         group.add_argument(option.name, metavar=option.metavar, type=convert, help=option.help.replace("%", "%%"))
+    _add_halt(group)
+
+
+def _add_halt(group: _ArgumentGroup) -> None:
     group.add_argument("--halt", metavar="WHEN,fail=N|N%", help="give up: now|soon,fail=3 or fail=10%%")
 
 
-def _add_output(parser: ArgumentParser) -> None:
+def _add_output(parser: ArgumentParser) -> _ArgumentGroup:
     group = parser.add_argument_group("output")
     group.add_argument("--output", choices=("value", "json"), help="on standard output (value)")
     group.add_argument("-k", "--keep-order", action="store_true", help="print in the order of the jobs' numbers")
@@ -158,6 +197,10 @@ def _add_output(parser: ArgumentParser) -> None:
         default="auto",
         help="how far the batch is, on standard error (auto: a bar on a terminal)",
     )
+    return group
+
+
+def _add_detaching(group: _ArgumentGroup) -> None:
     group.add_argument("--dry-run", action="store_true", help="print the jobs, run nothing")
     group.add_argument("--detach", action="store_true", help="print the batch's id once all is accepted, and leave")
     group.add_argument("--no-wait", action="store_true", help="end with exit code 7 when the pool is full")

@@ -9,9 +9,11 @@ import msgspec
 
 from taskpool.client.session import JobsLost, OlderJournal
 from taskpool.errors import DealerUnreachable, ExitCode, TaskpoolError, UsageError
+from taskpool.generator.advice import Advice
 from taskpool.generator.failures import command_that_shows_failures
 from taskpool.generator.output.formats import signal_name
 from taskpool.generator.output.stream import OutputClosed
+from taskpool.generator.private.notes import Summary
 from taskpool.generator.private.process import LEAVE_NS_MAX, DealerExit, PrivateDealer
 from taskpool.generator.run import BatchRun, RunParts
 from taskpool.generator.signals import STOP_SIGNALS, first_that_applies
@@ -27,7 +29,7 @@ _REASON_NAMED = frozenset({ExitCode.USAGE, ExitCode.ENVIRONMENT, ExitCode.UNREAC
 class BatchResult:
     """Runs a batch to its end, and reports how it ended."""
 
-    def __init__(self, parts: RunParts, run: BatchRun, how_to_resume: str) -> None:
+    def __init__(self, parts: RunParts, run: BatchRun, advice: Advice) -> None:
         self._options = parts.options
         self._printer = parts.printer
         self._totals = parts.totals
@@ -38,7 +40,7 @@ class BatchResult:
         self._run = run
         self._session = run.session
         self._connection = run.connection
-        self._how_to_resume = how_to_resume
+        self._advice = advice
         self._started = parts.clock.now().mono
 
     def run_to_end(self) -> ExitCode:
@@ -71,6 +73,8 @@ class BatchResult:
         codes = run.codes | self._exit_codes()
         if self._private is not None and run.complete and not codes:
             self._private.note_all_succeeded()
+        if self._private is not None:
+            self._conclude_state(self._private)
         # Of a batch that lives on in a named pool there is nothing to sum up yet.
         if run.complete or (self._private is not None and self._session.welcome is not None):
             self._summarise(wall_ns, status)
@@ -88,6 +92,25 @@ class BatchResult:
         if self._session.welcome is not None:
             private.note_batch_known()
         private.keep_files(self._printer.referenced_files)
+        private.advise(self._how_to_go_on)
+
+    @property
+    def _nothing_left(self) -> bool:
+        """Whether every job that will ever come has its outcome."""
+        return self._run.complete and self._session.submissions.closed
+
+    @property
+    def _how_to_go_on(self) -> str:
+        if self._nothing_left:
+            return self._advice.to_rerun()
+        return self._advice.to_resume(input_complete=self._session.submissions.closed)
+
+    def _conclude_state(self, private: PrivateDealer) -> None:
+        """Note with the private pool's state what this run came to, for `tp-generator batches`."""
+        if private.keeps_state and private.journaled and self._session.welcome is not None:
+            states = {str(state): count for state, count in self._totals.by_state.items() if count}
+            ended = self._clock.now().wall
+            private.state.conclude(Summary(self._run.total, states, self._nothing_left, ended))
 
     def _exit_codes(self) -> set[ExitCode]:
         """Return what the outcomes, and those that are missing, add to the exit codes; say what is missing."""
@@ -110,7 +133,7 @@ class BatchResult:
         self._console.info(
             f"Interrupted: {accepted} of {self._run.total} jobs were accepted and live on in pool {pool!r}, "
             f"{self._totals.finished} outcomes were received; `tp-generator cancel --pool {pool} {batch}` ends them. "
-            f"{self._how_to_resume}"
+            f"{self._how_to_go_on}"
         )
 
     def _say_how_to_resume(self, error: TaskpoolError) -> None:
@@ -120,9 +143,9 @@ class BatchResult:
             if isinstance(error, UsageError):
                 self._private.omit_resume_command()
         elif isinstance(error, DealerUnreachable) and not isinstance(error, JobsLost) and self._session.welcome:
-            self._console.notice(f"Pool {self._session.pool!r} needs a dealer first. {self._how_to_resume}")
+            self._console.notice(f"Pool {self._session.pool!r} needs a dealer first. {self._how_to_go_on}")
         elif isinstance(error, OlderJournal):
-            self._console.notice(self._how_to_resume)
+            self._console.notice(self._how_to_go_on)
 
     def _report_missing(self, private: PrivateDealer) -> set[ExitCode]:
         """Say why the private dealer ended before its batch did; return the exit codes that this adds."""

@@ -307,7 +307,7 @@ class BatchRun(TurnHandler):
             return  # it refuses what was under way when we stopped
         for_now = refusal.reason in REFUSED_FOR_NOW
         self._stop(ExitCode.REFUSED if for_now else ExitCode.USAGE, close_batch=not for_now)
-        later = f"; --batch {self.session.batch} --resume adds the others later" if for_now else ""
+        later = "; the others are added when the batch is resumed" if for_now else ""
         self._console.error(
             f"job {refusal.seq} and those after it were refused ({refusal.reason}): {refusal.text}; "
             f"{self.session.submissions.submitted} jobs are accepted{later}"

@@ -3,47 +3,55 @@
 from __future__ import annotations
 
 import os
-import shlex
-import shutil
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import NamedTuple
 
 from msgspec import structs
 
 from taskpool import limits
 from taskpool.client.connection import Connection, DealerEnded
-from taskpool.client.queries import BatchQueries
+from taskpool.client.queries import BatchQueries, BatchStatus
 from taskpool.client.session import Session, SessionOptions
 from taskpool.client.transport import Transport
 from taskpool.clock import AwakeClock, SystemClock
 from taskpool.errors import ExitCode, TaskpoolError, UsageError
+from taskpool.generator.advice import Advice
 from taskpool.generator.input.feed import Feed
-from taskpool.generator.input.lines import is_regular
 from taskpool.generator.options import SubmitOptions
 from taskpool.generator.output.console import Console, ProgressBar
 from taskpool.generator.output.printer import Printer
+from taskpool.generator.private.forget import forget_expired
+from taskpool.generator.private.notes import Typed, unknown
 from taskpool.generator.private.process import PrivateDealer, wait_for_predecessor
-from taskpool.generator.private.state import PrivateState
+from taskpool.generator.private.state import Beginning, PrivateState, unknown_batch
 from taskpool.generator.result import BatchResult
 from taskpool.generator.run import BatchRun, RunParts
 from taskpool.generator.signals import RaiseOnSignal, handled_signals
 from taskpool.generator.totals import Totals
 from taskpool.ipc.mqueue import KernelNamespace, kernel_limits
 from taskpool.ipc.sizing import choose
-from taskpool.kinds.source import STDIN, Source
 from taskpool.procs.prctl import require_pidfds
 from taskpool.procs.signals import Wakeup
 
-_COMMAND_CHARS_MAX = 16 * 1024  # a longer one is no use on a terminal
-_PATH_OPTIONS = frozenset(
-    {"--cwd", "--wd", "--workdir", "--path", "--results", "--joblog", "--journal", "--worker-exec", "-a", "--arg-file"}
-)
-_DIRECTORY_OPTIONS = ("--cwd", "--wd", "--workdir")
-_NO_PATHS = ("none", "-", "")  # values of those that name no file
+
+class Jobs(NamedTuple):
+    """The input of one batch."""
+
+    feed: Feed | None  # None: it is opened when the pool turns out not to have all of it
+    reopen: Callable[[], Feed] | None = None  # then
+    typed: Typed | None = None  # what was typed, if it was
 
 
-def run_batch(options: SubmitOptions, feed: Feed, console: Console, how_to_resume: str) -> ExitCode:
-    """Submit the feed's jobs and wait for their outcomes. `how_to_resume` is what a person is told about that.
+class _Recalled(NamedTuple):
+    """What a pool has of the batch that is resumed."""
+
+    last_no: int = 0  # the last outcome that an earlier run has acknowledged
+    status: BatchStatus | None = None  # None: it knows no such batch
+
+
+def run_batch(options: SubmitOptions, jobs: Jobs, console: Console, advice: Advice) -> ExitCode:
+    """Submit the jobs and wait for their outcomes. `advice` is what a person is told about a batch that is kept.
 
     Raises TaskpoolError for what ends it early.
     """
@@ -57,27 +65,59 @@ def run_batch(options: SubmitOptions, feed: Feed, console: Console, how_to_resum
         private_state = None
         if options.pool is None:
             require_pidfds()  # to hold its dealer by
-            names_files = options.form == "json" or options.results is not None
-            private_state = PrivateState(options.batch, options.journal, resume=options.resume, names_files=names_files)
+            private_state = _take_state(options, jobs.typed)
+            cleanup.callback(private_state.close)
             wait_for_predecessor(private_state, wakeup, console)
         printer = _open_printer(options, private_state)
         cleanup.callback(printer.close)
         private = None
         if private_state is not None:
+            how_to_resume = advice.to_resume(input_complete=False)
             private = PrivateDealer(private_state, options.launch, KernelNamespace(), console, how_to_resume)
             cleanup.enter_context(private)
         totals = Totals()
         progress = ProgressBar(options.progress, console, totals, clock.now().mono)
+        feed = Feed.ended_before() if jobs.feed is None else jobs.feed
         parts = RunParts(options, feed, printer, totals, progress, console, clock, began, wakeup, private)
         session_options = _session_options(options, private)
-        cursor = 0
+        recalled = _Recalled()
+        if options.must_exist and private is None:
+            _refuse_unknown(parts, session_options)
         # A detached run takes no outcomes, so it has none to count before.
         if options.resume and not options.detach:
-            cursor = _recall(parts, session_options)
+            recalled = _recall(parts, session_options)
+        if jobs.feed is None:
+            parts, session_options = _without_input(parts, session_options, jobs, recalled)
         # Over new queues, but as the same client: for the dealer it is one connection that says hello again.
-        connection = _connect(parts, session_options, cursor=cursor)
+        connection = _connect(parts, session_options, cursor=recalled.last_no)
         cleanup.callback(connection.close)
-        return BatchResult(parts, BatchRun(parts, connection), how_to_resume).run_to_end()
+        return BatchResult(parts, BatchRun(parts, connection), advice).run_to_end()
+
+
+def _take_state(options: SubmitOptions, typed: Typed | None) -> PrivateState:
+    forget_expired(SystemClock().now().wall)
+    return PrivateState(
+        options.batch,
+        options.journal,
+        resume=options.resume,
+        names_files=options.form == "json" or options.results is not None,
+        beginning=Beginning(typed, options.named, options.retain_ns, options.must_exist),
+    )
+
+
+def _without_input(
+    parts: RunParts, options: SessionOptions, jobs: Jobs, recalled: _Recalled
+) -> tuple[RunParts, SessionOptions]:
+    """Take the jobs as the pool has them, if it has all; else open the input again. Raises UsageError."""
+    assert jobs.reopen is not None
+    if recalled.status is not None and recalled.status.total is not None:
+        return parts, structs.replace(options, adopt=True)
+    try:
+        return parts._replace(feed=jobs.reopen()), options
+    except UsageError:
+        if parts.private is not None:
+            parts.private.omit_resume_command()  # the error says what to give
+        raise
 
 
 def open_connection(
@@ -93,112 +133,6 @@ def open_connection(
 def new_client_id() -> int:
     """Return 63 random bits: the dealer tells its clients apart by them, those of earlier runs included."""
     return int.from_bytes(os.urandom(8), "big") >> 1
-
-
-def resume_command(program: str, argv: Sequence[str], batch: str, template_words: int = 0) -> str:
-    """Return the command that goes on with the batch which `program argv...` has begun, from any directory.
-
-    It is one line that any POSIX shell turns into the same words, byte for byte; where there is none, a text for a
-    person. `template_words`: how many of the last words are the command of the jobs, with its arguments.
-    """
-    subcommand, *words = argv
-    # The command of the jobs has options of its own. Ours are found by their exact names: the parser takes no
-    # abbreviations.
-    end = len(words) - template_words if template_words else (words.index("--") if "--" in words else len(words))
-    options, command = _with_absolute_paths(words[:end]), words[end:]
-    if subcommand == "command":
-        command = _with_absolute_inputs(command)
-    if subcommand == "jobs" and options and not options[-1].startswith("-"):
-        options[-1] = absolute(options[-1])  # FILE
-    added = [] if _given("--batch", options) else ["--batch", batch]
-    added += [] if "--resume" in options else ["--resume"]
-    named = any(_given(option, options) for option in _DIRECTORY_OPTIONS)
-    if subcommand == "command" and _given("--pool", options) and not named:
-        added += ["--cwd", absolute(".")]  # a private pool has a note of it
-    line = " ".join(map(_quoted, [_as_typed(program), subcommand, *added, *options, *command]))
-    if len(line) > _COMMAND_CHARS_MAX or "\n" in line:
-        return f"the same command with {' '.join(added) or 'the same options'} behind {subcommand!r}"
-    return line
-
-
-def how_to_resume(command: str, source: Source) -> str:
-    """Say how a person goes on with a batch: by which command, and with which standard input."""
-    if source.fd == STDIN or source.reads_stdin:
-        path = os.path.realpath("/proc/self/fd/0")
-        with suppress(OSError):  # it has lost its name
-            if is_regular(STDIN) and os.path.samestat(os.stat(path), os.fstat(STDIN)):
-                return f"To resume: {command} < {_quoted(path)}"
-        return f"Its jobs came from standard input, which has to bring the same again. To resume: {command}"
-    return f"To resume: {command}"
-
-
-def _given(option: str, options: Sequence[str]) -> bool:
-    return any(word == option or word.startswith(f"{option}=") for word in options)
-
-
-def _with_absolute_paths(options: Sequence[str]) -> list[str]:
-    found = list(options)
-    for at, word in enumerate(found):
-        name, equals, value = word.partition("=")
-        if name in _PATH_OPTIONS and equals:
-            found[at] = f"{name}={absolute(value)}"
-        elif at and found[at - 1] in _PATH_OPTIONS:
-            found[at] = absolute(word)
-        elif len(name) > 2 and name.startswith("-a"):
-            found[at] = f"-a{absolute(word[2:])}"
-    return found
-
-
-def _with_absolute_inputs(command: Sequence[str]) -> list[str]:
-    """Return the words behind the options, where the files behind `::::` have paths that hold from any directory."""
-    found, separator = list(command), ""
-    for at, word in enumerate(found):
-        if word in (":::", ":::+", "::::", "::::+"):
-            separator = word
-        elif separator.startswith("::::"):
-            found[at] = absolute(word)
-    return found
-
-
-def absolute(path: str) -> str:
-    """Return a path that means the same file from any directory, if it has one."""
-    try:
-        return path if path in _NO_PATHS else os.path.abspath(path)
-    except OSError:  # the current directory is gone
-        return path
-
-
-def _quoted(word: str) -> str:
-    """Quote a word for any POSIX shell. What a terminal does not show as it is becomes octal numbers for printf(1)."""
-    # As UTF-8, which is what is printed, whatever the locale has made of the bytes.
-    text = os.fsencode(word).decode(errors="surrogateescape")
-    pieces: list[str] = []
-    at = 0
-    while at < len(text):
-        shown = text[at].isprintable()
-        end = next((end for end in range(at, len(text)) if text[end].isprintable() != shown), len(text))
-        # Command substitution drops newlines at its end: the character behind them goes with them, if there is one.
-        if text[end - 1] == "\n":
-            end += 1
-        run = text[at:end]
-        if shown or run.endswith("\n"):
-            pieces.append(shlex.quote(run))
-        else:
-            octal = "".join(f"\\{byte:03o}" for byte in run.encode(errors="surrogateescape"))
-            pieces.append(f"\"$(printf '{octal}')\"")
-        at = end
-    return "".join(pieces) or "''"
-
-
-def _as_typed(program: str) -> str:
-    """Return the program's name alone, if a shell finds the same program by it; else its absolute path."""
-    if os.sep not in program:  # a frozen program is told its name alone, when a shell has found it by that
-        return program
-    name = os.path.basename(program)
-    found = shutil.which(name)  # by the name alone a shell may find another installation
-    if found is not None and os.path.isabs(found) and os.path.realpath(found) == os.path.realpath(program):
-        return name
-    return absolute(program)
 
 
 def _session_options(options: SubmitOptions, private: PrivateDealer | None) -> SessionOptions:
@@ -239,8 +173,20 @@ def _open_printer(options: SubmitOptions, private_state: PrivateState | None) ->
         raise
 
 
-def _recall(parts: RunParts, options: SessionOptions) -> int:
-    """Count the outcomes that an earlier run has acknowledged, which are not sent again; return the last's number.
+def _refuse_unknown(parts: RunParts, options: SessionOptions) -> None:
+    """Raise UsageError when a named pool has no such batch. Asked without it, for a hello with it would open it."""
+    connection = _connect(parts, structs.replace(options, batch=None), collect_pages=True)
+    queries = BatchQueries(connection, parts.clock, RaiseOnSignal(parts.wakeup))
+    try:
+        if queries.batch(parts.options.batch) is None:
+            text = unknown(parts.options.batch, queries.batches(), f"in pool {parts.options.pool!r}")
+            raise UsageError(f"--resume: {text}; --resume=or-begin begins it")
+    finally:
+        queries.close()
+
+
+def _recall(parts: RunParts, options: SessionOptions) -> _Recalled:
+    """Count the outcomes that an earlier run has acknowledged, which are not sent again.
 
     Raises DealerUnreachable, Interrupted, and UsageError when the pool has not kept them.
     """
@@ -248,23 +194,25 @@ def _recall(parts: RunParts, options: SessionOptions) -> int:
     connection = _connect(parts, options, collect_pages=True)
     queries = BatchQueries(connection, parts.clock, RaiseOnSignal(parts.wakeup))
     try:
-        last = _count_acknowledged(parts, queries)
+        recalled = _count_acknowledged(parts, queries)
     except DealerEnded:
         queries.close(goodbye=False)
-        return 0  # the run sees it too, and says how it ended
+        return _Recalled()  # the run sees it too, and says how it ended
     except TaskpoolError:
         queries.close()
         raise
     queries.close(goodbye=False)
-    return last
+    return recalled
 
 
-def _count_acknowledged(parts: RunParts, queries: BatchQueries) -> int:
+def _count_acknowledged(parts: RunParts, queries: BatchQueries) -> _Recalled:
     batch = parts.options.batch
     status = queries.batch(batch)
-    if status is None or not status.accepted:
+    if status is None or not (status.accepted or status.total is not None):
+        if parts.options.must_exist and parts.private is not None and not parts.private.state.resumed:
+            raise UsageError(unknown_batch(batch))
         parts.console.info(f"There is nothing to resume: batch {batch} begins")
-        return 0
+        return _Recalled()
     last = 0
     # Those not acknowledged are sent again after the hello, and counted then.
     for outcome in queries.outcomes(batch, 0, status.acknowledged):
@@ -279,4 +227,6 @@ def _count_acknowledged(parts: RunParts, queries: BatchQueries) -> int:
             f"--resume: {status.acknowledged} outcomes of batch {batch!r} were told to an earlier run, and without a "
             "journal the pool does not keep what was told: how the whole batch ends cannot be known"
         )
-    return last
+    if status.finished:
+        parts.console.info(f"Batch {batch} has ended already: nothing of it is left to run")
+    return _Recalled(last, status)

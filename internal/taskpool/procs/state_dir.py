@@ -37,10 +37,12 @@ _BESIDE = ("", "-wal", "-shm", "-journal", ".ballast", ".seal", ".new", ".new-wa
 
 # In a pool's directory. The two directories may lie elsewhere, behind a link.
 PRIVATE_NOTE = "private.json"  # of a private pool; its generator holds a lock on it
+TYPED_NAME = "command.json"  # of a private pool: what was typed to begin its batch
+RESULT_NAME = "result.json"  # of a private pool: what the last run of its batch came to
 JOURNAL_NAME = "journal.db"
 SPOOL_NAME = "spool"
 OUTPUT_NAME = "output"  # where workers put what jobs printed (kinds/capture.py)
-_FILES = ("pool.lock", "queues", "worker-queues", "workers", PRIVATE_NOTE)
+_FILES = ("pool.lock", "queues", "worker-queues", "workers", PRIVATE_NOTE, TYPED_NAME, RESULT_NAME)
 
 
 def state_directory(pool: str, env: Mapping[str, str] = os.environ, *, create: bool = True) -> Path:
@@ -77,6 +79,14 @@ def state_directory(pool: str, env: Mapping[str, str] = os.environ, *, create: b
             "that can be written"
         ) from error
     return directory
+
+
+def pools_directory(env: Mapping[str, str] = os.environ) -> Path:
+    """Return the directory in which the pools of this user have theirs. Raises ConfigurationError."""
+    from pathlib import Path
+
+    base, own = _base(env)
+    return Path(base, *own)
 
 
 def chosen_by(env: Mapping[str, str] = os.environ) -> str:

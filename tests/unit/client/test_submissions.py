@@ -16,7 +16,7 @@ from support.client_sessions import (
     welcome,
 )
 from taskpool import limits
-from taskpool.client.submissions import FULL_DELAY_NS_MIN
+from taskpool.client.submissions import FULL_DELAY_NS_MIN, Submissions
 from taskpool.messages import (
     Accepted,
     Close,
@@ -202,3 +202,12 @@ def test_to_resume_what_never_began_is_to_begin() -> None:
     for _ in range(3):
         talk.submissions.submit([JOB])
     assert first_seqs(intake(talk)) == [1, 2, 3]
+
+
+def test_jobs_that_the_dealer_has_are_adopted() -> None:
+    submissions = Submissions(7, "b", 0)
+    submissions.compare_first(12, adopt=True)
+    assert (submissions.submitted, submissions.accepted, submissions.settled) == (12, 12, True)
+    assert not submissions.has_room and not submissions.comparing
+    submissions.rewind(5)
+    assert submissions.next_message(5) is None and submissions.next_deadline() is None

@@ -64,7 +64,7 @@ def test_status_shows_the_pool_at_a_glance() -> None:
     assert (second["job"], second["started"]) == ("b/4", False)
 
 
-@pytest.mark.parametrize(("verb", "state"), [("pause", "paused"), ("resume", "running"), ("drain", "draining")])
+@pytest.mark.parametrize(("verb", "state"), [("pause", "paused"), ("unpause", "running"), ("drain", "draining")])
 def test_the_state_of_the_pool(verb: str, state: str) -> None:
     world = World()
     world.batch(work())
@@ -125,7 +125,7 @@ def test_a_paused_pool_lets_running_jobs_finish_and_starts_none() -> None:
     world.run()
     assert world.ends() == [(1, State.SUCCEEDED)]
     world.quiet()
-    world.command("resume")
+    world.command("unpause")
     assert world.sent() == [(1, [2])]
 
 

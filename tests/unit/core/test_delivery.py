@@ -297,7 +297,7 @@ def unread(leaves: bool = False, **options: bool) -> World:
         world.bye()
     world.batch(work(), batch="other", client=2)
     world.forget()
-    world.command("resume")
+    world.command("unpause")
     return world
 
 

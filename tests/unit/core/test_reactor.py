@@ -58,7 +58,7 @@ VERBS = (
     "cancel-waiting",
     "requeue",
     "pause",
-    "resume",
+    "unpause",
     "scale",
     "quarantine-list",
     "show",
@@ -166,7 +166,7 @@ class Walk:
         self.world.do(self.random.choice((Bye, ClientLost))(self.reader()[0]))
 
     def command(self) -> None:
-        verb = self.random.choice(("cancel", "cancel", "requeue", "pause", "resume", "resume"))
+        verb = self.random.choice(("cancel", "cancel", "requeue", "pause", "unpause", "unpause"))
         seq = self.random.randrange(1, 40)
         self.world.do_command(verb, self.reader()[1], seq)
 
@@ -223,7 +223,7 @@ class Walk:
     def calm(self) -> None:
         """From now on nothing goes wrong: everything must come to its end."""
         world = self.world
-        world.do_command("resume")
+        world.do_command("unpause")
         for index, name in enumerate(BATCHES, 1):
             world.hello(name, index, cursor=len(self.read[name]))
         for _ in range(50_000):

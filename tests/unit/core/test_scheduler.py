@@ -114,7 +114,7 @@ def test_batches_do_not_mix() -> None:
         world.submit(work(), work(), batch="a")
         world.submit(work(), work(), batch="b", client=2)
     world.forget()
-    world.command("resume")
+    world.command("unpause")
     assert world.sent() == [(1, [2, 3]), (1, [2, 3])]
 
 
@@ -192,7 +192,7 @@ def test_a_crash_that_is_reported_from_a_frame_of_several_blames_no_job() -> Non
     world.command("pause")
     world.submit(*[work(crash_limit=1)] * 8)
     world.die(1)
-    world.command("resume")
+    world.command("unpause")
     world.start(2)
     assert len(world.workers[2].todo) > 1
     world.report(2, End.CRASHED, signal=11)

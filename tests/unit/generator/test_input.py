@@ -19,8 +19,8 @@ from taskpool.generator.input.feed import SUBMIT_HEADER_BYTES, Feed, encoded_byt
 from taskpool.generator.input.jobs_file import parse_job, read_jobs
 from taskpool.generator.input.lines import Lines
 from taskpool.generator.job_limits import parse_halt, parse_limits
-from taskpool.generator.main import source_of
 from taskpool.generator.parser import build_parser
+from taskpool.generator.source import source_of
 from taskpool.kinds.source import MakeJobs, Source
 from taskpool.messages import DEFAULT_LIMITS, JobSpec, Limits, Submit
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from taskpool.generator.submit import resume_command
+from taskpool.generator.advice import resume_command
 
 
 @pytest.mark.parametrize(

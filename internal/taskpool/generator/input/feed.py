@@ -40,6 +40,13 @@ class Feed:
         self._next: JobSpec | None = None
         self._taken = 0
 
+    @classmethod
+    def ended_before(cls) -> Feed:
+        """Return a feed without jobs: the pool has all of them."""
+        feed = cls(iter(()), None, None)
+        feed.stop()
+        return feed
+
     @property
     def waits_for(self) -> int | None:
         """Give the descriptor that has to be readable before there is another job; None: no need to wait."""

@@ -215,6 +215,11 @@ class PrivateDealer:
         """Note that every job has succeeded: there is nothing to resume."""
         self._all_succeeded = True
 
+    def advise(self, text: str) -> None:
+        """Have a person told this when the batch is kept."""
+        if self._how_to_resume:  # else there is nothing to advise
+            self._how_to_resume = text
+
     def omit_resume_command(self) -> None:
         """Say nothing of resuming, because the same command would be refused again."""
         self._how_to_resume = ""
@@ -228,7 +233,9 @@ class PrivateDealer:
         """Whether the state stays for another run."""
         # One that an earlier run has left is removed only when all is done; one that another dealer uses is not ours.
         known = self._batch_known or self.state.resumed
-        return self._in_use or (self.journaled and not self._all_succeeded and known)
+        # With a name it can be asked about, and a script that resumes it learns that nothing is left to do.
+        wanted = not self._all_succeeded or self.state.named
+        return self._in_use or (self.journaled and wanted and known)
 
     def close(self) -> None:
         """End the dealer if it still lives, and clear away what it left. May be called twice."""
@@ -243,7 +250,7 @@ class PrivateDealer:
             os.close(self.pidfd)
             self.pidfd = -1
         if self.exit != DealerExit(0, None) and not self._in_use:
-            self._clear_away()
+            clear_away(self.state, self._namespace, self._console)
         self._release_state()
 
     @property
@@ -251,33 +258,17 @@ class PrivateDealer:
         """Whether our dealer found another one in the pool, which owns all that is there."""
         return self.exit is not None and self.exit.status == ExitCode.UNREACHABLE
 
-    def _clear_away(self) -> None:
-        """End what a dealer left that did not leave in good order: its workers' descendants and its queues."""
-        # Only under the pool's lock: while it is held here, no other dealer works in the pool or comes up.
-        with closing(PoolLock(self.state.directory, self.pool)) as lock:
-            if lock.hold():
-                self._end_and_unlink()
-
-    def _end_and_unlink(self) -> None:
-        try:
-            end_orphans(last_life(self.state.directory, self.pool), 0, time.monotonic_ns() + limits.TERM_GRACE_NS)
-        except ConfigurationError as error:
-            self._console.warning(str(error))
-        # A dealer that exits unlinks its queues itself. One that was killed could not, and one that could not start
-        # leaves what it found.
-        names.unlink_pool(self._namespace, self.pool, self.state.directory)
-        StaleQueues(self.state.directory).end(self._namespace, self.pool)
-
     def _release_state(self) -> None:
         self._tell_or_remove()
         self.state.close()
 
     def _tell_or_remove(self) -> None:
         if self.keeps_state:
-            if self._how_to_resume and (self._batch_known or self.state.resumed):
+            known = self._batch_known or self.state.resumed
+            if self._how_to_resume and known and not self._all_succeeded:
                 self._console.notice(
-                    f"Batch {self.state.batch} is kept in {self.state.directory}; remove that directory to forget it. "
-                    f"{self._how_to_resume}"
+                    f"Batch {self.state.batch} is kept in {self.state.directory}, until `tp-generator forget "
+                    f"{self.state.batch}`. {self._how_to_resume}"
                 )
             return
         kept = self.state.remove(self._kept_files)
@@ -288,6 +279,23 @@ class PrivateDealer:
         if self._lifeline >= 0:
             os.close(self._lifeline)
             self._lifeline = -1
+
+
+def clear_away(state: PrivateState, namespace: QueueNamespace, console: Console | None = None) -> None:
+    """End what a dealer left that did not leave in good order: its workers' descendants and its queues."""
+    # Only under the pool's lock: while it is held here, no other dealer works in the pool or comes up.
+    with closing(PoolLock(state.directory, state.pool)) as lock:
+        if not lock.hold():
+            return
+        try:
+            end_orphans(last_life(state.directory, state.pool), 0, time.monotonic_ns() + limits.TERM_GRACE_NS)
+        except ConfigurationError as error:
+            if console is not None:
+                console.warning(str(error))
+        # A dealer that exits unlinks its queues itself. One that was killed could not, and one that could not start
+        # leaves what it found.
+        names.unlink_pool(namespace, state.pool, state.directory)
+        StaleQueues(state.directory).end(namespace, state.pool)
 
 
 def wait_for_predecessor(state: PrivateState, wakeup: Wakeup, console: Console) -> None:

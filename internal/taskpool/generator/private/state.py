@@ -6,43 +6,37 @@ state of a named pool nor that of another batch is ever taken for it.
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 import time
 from collections.abc import Iterable, Set
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
+from taskpool import limits
 from taskpool.clock import SECOND, SystemClock
 from taskpool.errors import ConfigurationError, PoolInUse, TaskpoolError, UsageError
+from taskpool.generator.private import notes
+from taskpool.generator.private.notes import Note, Summary, Typed, private_pool_name
 from taskpool.kinds.capture import epoch_of
-from taskpool.limits import POOL_NAME_PATTERN
 from taskpool.procs.pool_lock import HELD_LOOK_NS, PoolLock, last_holder, lock_exclusively
 from taskpool.procs.spawn import scrubbed
-from taskpool.procs.state_dir import JOURNAL_NAME, OUTPUT_NAME, PRIVATE_NOTE, remove_all_but, state_directory
+from taskpool.procs.state_dir import (
+    JOURNAL_NAME,
+    OUTPUT_NAME,
+    PRIVATE_NOTE,
+    RESULT_NAME,
+    TYPED_NAME,
+    remove_all_but,
+    state_directory,
+)
 from taskpool.procs.wait import wait_ready
 
 NOTE_NAME = PRIVATE_NOTE
 _STATE_NAMES = ("pool.lock", JOURNAL_NAME)  # what a pool without our note is known by
 _KILLED_NS_MAX = 2 * SECOND  # how long a generator that was killed takes to be gone, on a machine under load
-_HASH_DIGITS = 10
-_READABLE_CHARS = 32 - 1 - _HASH_DIGITS
-_HASHED = re.compile(rf"-[0-9a-f]{{{_HASH_DIGITS}}}\Z")
-
-
-def private_pool_name(batch: str) -> str:
-    """Return the pool of a batch that runs privately: its id, if that can name a pool; else what can, and a hash."""
-    # Without the hash `a.b` and `a-b` would share a pool. An id that looks as if it had one is hashed too, or it could
-    # be the pool of another batch.
-    if re.match(POOL_NAME_PATTERN, batch) and not _HASHED.search(batch):
-        return batch
-    readable = re.sub(r"[^a-z0-9-]", "-", batch.lower())[:_READABLE_CHARS]
-    return f"{readable}-{hashlib.sha256(batch.encode()).hexdigest()[:_HASH_DIGITS]}"
-
-
 # Variables that belong to the session of a person or service, or say where state is: as at(1) leaves them out. All
 # others are as they were when the batch was begun.
 _OF_THE_SESSION = frozenset(
@@ -54,33 +48,25 @@ _OF_THE_SESSION = frozenset(
 _OF_A_JOB = "TP_"  # a batch that is gone on with inside a job carries the mark of that job
 
 
-class _Note(msgspec.Struct):
-    """What is kept of a private pool from run to run."""
-
-    batch: str
-    journal: str | None  # its path
-    directory: bytes | None = None  # where the batch was begun; None: it was gone, or an earlier version began it
-    environment: list[bytes] | None = None  # NAME=VALUE each, as it was there
-    after_epoch: int = 0  # outputs of epochs up to this are of earlier batches with this name
-    names_files: bool = True  # outcome objects were written, which name files of outputs
-
-
 def enter_directory(batch: str) -> str | None:
     """Go to where a kept batch was begun, from where its relative paths count.
 
     Returns why that cannot be done; None when it is done, or when nothing is kept of the batch.
     """
-    path = state_directory(private_pool_name(batch), create=False) / NOTE_NAME
-    try:
-        note = msgspec.json.decode(path.read_bytes(), type=_Note)
-    except (OSError, msgspec.MsgspecError):
-        return None  # `PrivateState` says what is wrong, if anything is
-    if note.batch == batch and note.directory is not None:
+    note = notes.read(state_directory(private_pool_name(batch), create=False) / NOTE_NAME, Note)
+    # None: `PrivateState` says what is wrong, if anything is.
+    if note is not None and note.batch == batch and note.directory is not None:
         try:
             os.chdir(note.directory)
         except OSError as error:
             return f"{os.fsdecode(note.directory)}: {error.strerror}"
     return None
+
+
+def unknown_batch(batch: str) -> str:
+    """Return the text of the error that there is no such batch to go on with."""
+    text = notes.unknown(batch, notes.known_ids(), "to resume")
+    return f"--resume: {text}; --resume=or-begin begins it"
 
 
 def _in_use(batch: str, directory: Path) -> str:
@@ -101,10 +87,27 @@ def _kept_variables() -> dict[str, str]:
     return {name: value for name, value in variables if name not in _OF_THE_SESSION and not name.startswith(_OF_A_JOB)}
 
 
+class Beginning(NamedTuple):
+    """How a run comes to its batch."""
+
+    typed: Typed | None = None  # the command; None: it was not typed again
+    named: bool = False  # by a person
+    retain_ns: int = limits.RETAIN_NS
+    must_exist: bool = False  # a batch that is to be resumed
+
+
 class PrivateState:
     """The state directory of one private pool."""
 
-    def __init__(self, batch: str, journal: str | None, *, resume: bool, names_files: bool = True) -> None:
+    def __init__(
+        self,
+        batch: str,
+        journal: str | None,
+        *,
+        resume: bool,
+        names_files: bool = True,
+        beginning: Beginning = Beginning(),  # noqa: B008 - a tuple
+    ) -> None:
         """Take the directory for the batch. `journal`: a path, "none", or None for one in the directory itself.
         `names_files`: this run writes outcome objects, which name files of outputs.
 
@@ -120,8 +123,10 @@ class PrivateState:
         self.journal = self._journal_path(journal)
         self._variables: list[bytes] | None = None
         self.resumed = False  # an earlier run has left its state
+        self._beginning = beginning
         try:
             self._take(names_files=names_files, resume=resume)
+            self._keep_typed(beginning.typed)
         except TaskpoolError:
             self.close()
             raise
@@ -131,6 +136,8 @@ class PrivateState:
         self.resumed = note is not None
         if note is None:
             self._refuse_a_named_pool()
+            if resume:
+                self._refuse_unknown()
             self._begin(names_files)
             return
         self._variables = note.environment
@@ -139,7 +146,7 @@ class PrivateState:
         if not resume:
             raise UsageError(
                 f"batch {self.batch!r} exists already, kept in {self.directory}: add --resume to go on with it, choose "
-                "another --batch, or remove that directory to forget it"
+                f"another --batch, or forget it with `tp-generator forget {self.batch}`"
             )
         # With another journal the batch would begin anew beside the one that is kept.
         if note.journal != (None if self.journal is None else str(self.journal)):
@@ -149,6 +156,8 @@ class PrivateState:
         if not self._alone:
             raise PoolInUse(_in_use(self.batch, self.directory))
         self._note = note
+        with suppress(OSError):
+            (self.directory / RESULT_NAME).unlink()  # it is that of the last run, and this one is under way
         if names_files and not note.names_files:
             self._note = msgspec.structs.replace(note, names_files=True)
             self._rewrite()
@@ -214,13 +223,38 @@ class PrivateState:
         remove_all_but(self.directory, stays)
         return sum(path.exists() for path in keep)
 
+    def _refuse_unknown(self) -> None:
+        """Raise UsageError when there is nothing to resume. A journal that a person has named may have the batch."""
+        in_journal = self.journal is not None and not self._own_journal and self.journal.exists()
+        if self._beginning.must_exist and not in_journal:
+            with suppress(OSError):  # not empty: earlier batches have left outputs
+                self.directory.rmdir()
+            raise UsageError(unknown_batch(self.batch))
+
+    def _keep_typed(self, typed: Typed | None) -> None:
+        """Note what was typed. Of a batch that goes on with other options, the latest."""
+        if typed is not None and self.journal is not None:
+            notes.write(self.directory / TYPED_NAME, typed)
+
+    def conclude(self, summary: Summary) -> None:
+        """Note what this run came to. Raises ConfigurationError."""
+        notes.write(self.directory / RESULT_NAME, summary)
+
+    @property
+    def named(self) -> bool:
+        """Whether a person has named the batch, which then stays for a while when all has succeeded."""
+        return self._note.named
+
     def _begin(self, names_files: bool) -> None:
         """Note that the batch begins, beside the outputs that earlier ones of its name have left."""
         outputs = (name for _, _, names in os.walk(self.directory / OUTPUT_NAME) for name in names)
         after_epoch = max(map(epoch_of, outputs), default=0)
         journal = None if self.journal is None else str(self.journal)
         variables = [os.fsencode(f"{name}={value}") for name, value in _kept_variables().items()]
-        self._note = _Note(self.batch, journal, _here(), variables, after_epoch, names_files)
+        begun = self._beginning
+        self._note = Note(
+            self.batch, journal, _here(), variables, after_epoch, names_files, begun.named, begun.retain_ns
+        )
         self._write()
         if after_epoch:  # the lock file that counts epochs is gone, and epochs tell outputs apart
             try:
@@ -248,10 +282,10 @@ class PrivateState:
                 f"--batch, or submit to that pool with --pool {self.pool}"
             )
 
-    def _read(self) -> _Note | None:
+    def _read(self) -> Note | None:
         try:
             data = self._open_note()
-            return None if data is None else msgspec.json.decode(data, type=_Note)
+            return None if data is None else msgspec.json.decode(data, type=Note)
         except (OSError, msgspec.MsgspecError) as error:
             raise ConfigurationError(f"cannot read {self._path}: {error}; remove it if it is no use") from error
 
