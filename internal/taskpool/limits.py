@@ -110,6 +110,7 @@ LOST_HEAD_MAX = 5
 
 # --- the journal --------------------------------------------------------------------------------------
 
+RERUN_RANGES_MAX = 64  # ranges of jobs in one request for new runs: it has to fit the control queue
 RETAIN_NS = 7 * 24 * 3600 * SECOND  # how long a finished batch is kept
 RETAIN_BATCHES_MAX = 1000
 RETAIN_GRACE_NS = 600 * SECOND  # what was in use so lately stays: its generator may still be there, and ask once more

@@ -20,6 +20,7 @@ from taskpool import limits
 U63 = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 U32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 Seq = Annotated[int, Meta(ge=1, le=limits.JOB_SEQ_MAX)]
+Ranges = tuple[tuple[Seq, Seq], ...]  # the first and the last job of each
 DurationNs = Annotated[int, Meta(ge=0, le=limits.TIMEOUT_NS_MAX)]
 BatchName = Annotated[str, Meta(pattern=limits.BATCH_ID_PATTERN)]
 KindName = Annotated[str, Meta(pattern=limits.KIND_NAME_PATTERN)]
@@ -264,6 +265,7 @@ class Command(Part, tag=7):
     batch: BatchName | None = None
     seq: U63 = 0  # 0: the whole batch
     number: Annotated[int, Meta(ge=-1_000_000, le=1_000_000)] = 0
+    jobs: Annotated[Ranges, Meta(max_length=limits.RERUN_RANGES_MAX)] = ()
 
 
 # --- dealer to generator --------------------------------------------------------------------------

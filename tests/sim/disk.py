@@ -19,9 +19,11 @@ from taskpool.core.storage import (
     Committed,
     DigestsLoaded,
     DiskFull,
+    EndedLoaded,
     FindBatch,
     LoadDigests,
     Loaded,
+    LoadEnded,
     LoadJobs,
     LoadOutcomes,
     OutcomesLoaded,
@@ -193,7 +195,7 @@ class SimStore:
         self._world.note("the store answers " + type(request).__name__)
         self._answers.append(self._answer(request))
 
-    def _answer(self, request: LoadJobs | LoadOutcomes | FindBatch | LoadDigests) -> StoreEvent:
+    def _answer(self, request: LoadJobs | LoadOutcomes | FindBatch | LoadDigests | LoadEnded) -> StoreEvent:
         model = self._disk.journal_model
         match request:
             case LoadJobs():
@@ -205,6 +207,8 @@ class SimStore:
             case LoadDigests(batch, first_seq, count):
                 digests = model.digests.get(batch, [])[first_seq - 1 : first_seq - 1 + count]
                 return DigestsLoaded(batch, first_seq, digests)
+            case LoadEnded():
+                return EndedLoaded(model.ended(request))
 
     def _commit(self, number: int, rows: Sequence[Entry]) -> None:
         faults = self._world.faults

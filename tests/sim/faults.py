@@ -84,6 +84,7 @@ SUDDEN: dict[str, int] = {
     "batch_cancelled": 2,
     "job_cancelled": 4,
     "requeued": 3,
+    "rerun": 2,
     "scaled": 4,
     "paused": 2,
     "quarantine_dropped": 1,

@@ -25,11 +25,15 @@ from taskpool.core.entries import (
     OutcomeRecorded,
     QuarantineDropped,
 )
-from taskpool.core.storage import InFlight, Restored, StoredJob
-from taskpool.messages import Outcome, State
+from taskpool.core.storage import InFlight, LoadEnded, Restored, StoredJob
+from taskpool.messages import TERMINAL, Outcome, State
 
 if TYPE_CHECKING:
     from sim.oracle import Oracle
+
+
+# What a person may have run again: what the job is stays for it.
+ENDED_BADLY = TERMINAL - {State.SUCCEEDED}
 
 
 class Kept:
@@ -132,7 +136,7 @@ class JournalModel:
 
     def _returned(self, row: JobReturned, epoch: int) -> None:
         kept = self.jobs[row.ordinal]
-        requeued = kept.state is State.QUARANTINED and row.counts.run == kept.job.counts.run + 1 and not kept.dropped
+        requeued = kept.state in ENDED_BADLY and row.counts.run == kept.job.counts.run + 1 and not kept.dropped
         if requeued:
             if row.counts != JobCounts(run=row.counts.run):
                 self._world.fail("I4", f"job {kept.name} begins a new run with {row.counts}")
@@ -197,6 +201,16 @@ class JournalModel:
                 break
             jobs.append(job)
         return jobs, len(jobs) < len(waiting)
+
+    def ended(self, request: LoadEnded) -> list[StoredJob]:
+        found = [
+            kept.job
+            for (batch, seq), kept in sorted(self.by_seq.items())
+            if batch == request.batch and seq > request.after and any(a <= seq <= b for a, b in request.ranges)
+            # Those in quarantine are the core's own.
+            if kept.state in ENDED_BADLY - {State.QUARANTINED} and request.run in (0, kept.job.counts.run)
+        ]
+        return found[: request.limit]
 
     def stored_batch(self, name: str) -> BatchRecord | None:
         batch = self.batches.get(name)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from sim.generators import Batch, Commander
 from sim.host import POOL, SimHost
+from sim.journal_model import ENDED_BADLY
 from sim.platform import LAYOUT
 from sim.queues import SimQueueEnd
 from taskpool.clock import MILLISECOND, SECOND
@@ -71,6 +72,7 @@ class Trouble:
             "batch_cancelled": self._cancel_batch,
             "job_cancelled": self._cancel_job,
             "requeued": lambda: self._parked("quarantine-requeue"),
+            "rerun": self._rerun,
             "scaled": lambda: self._command("scale", number=self._world.rng.choice((-1, 1))),
             "paused": self._pause,
             "quarantine_dropped": lambda: self._parked("quarantine-drop"),
@@ -282,6 +284,17 @@ class Trouble:
             job = self._world.rng.choice(parked).record
             self._host.job(job.batch, job.seq).requeue_asked = True
             self._command(verb, job.batch, job.seq)
+
+    def _rerun(self) -> None:
+        """Somebody wants jobs again that have ended badly: one, or all of its batch."""
+        ended = [kept.job for kept in self._host.disk.journal_model.jobs.values() if kept.state in ENDED_BADLY]
+        if ended:
+            job = self._world.rng.choice(ended).record
+            # Seldom the whole batch: of a job that was asked for again, less can be judged.
+            seq = 0 if self._world.chance(0.2) else job.seq
+            for each in self._host.jobs_of(job.batch, seq):
+                each.requeue_asked = True
+            self._command("rerun" if seq == 0 else self._world.rng.choice(("requeue", "rerun")), job.batch, seq)
 
     def _pause(self) -> None:
         self.may_be_paused = True

@@ -39,6 +39,7 @@ from taskpool.messages import (
     Outcomes,
     Ping,
     Pong,
+    Ranges,
     Refused,
     Welcome,
 )
@@ -178,9 +179,9 @@ class Session:
 
     # --- what the caller wants --------------------------------------------------------------------
 
-    def command(self, verb: str, batch: str | None = None, seq: int = 0, number: int = 0) -> None:
+    def command(self, verb: str, batch: str | None = None, seq: int = 0, number: int = 0, jobs: Ranges = ()) -> None:
         """Ask, once, for something to be done; the Answer comes into `answers`."""
-        self._commands.append(Command(client=self.client, verb=verb, batch=batch, seq=seq, number=number))
+        self._commands.append(Command(self.client, verb, batch, seq, number, jobs))
 
     def query(self, verb: str, batch: str | None = None, seq: int = 0) -> None:
         """Ask a question that changes nothing; answers come into `answers` or `pages`, which are emptied first.

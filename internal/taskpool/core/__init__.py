@@ -18,6 +18,7 @@ A job on its way:
     respawn      when a dead worker is replaced, and when not
     completion   how attempts end, and what becomes of their jobs
     delivery     outcomes out: sent within a window, acknowledged
+    reruns       new runs for jobs that have ended badly
 
 What they share:
 

@@ -55,6 +55,7 @@ class Batch(BatchRecord, eq=False, kw_only=True):
     sent: int = 0
     total_stored: bool = False
     client: Client | None = None
+    reruns: int = 0  # requests for new runs that the store looks up
     confirmed: bool = False  # the reader has said, in this connection, that it has all outcomes there are
     expires_mono_ns: int = NEVER  # without a journal: when unread outcomes are let go
     unsent: deque[Outcome] = field(default_factory=deque)  # recorded and not sent, as long as they are few
@@ -92,7 +93,7 @@ class Batch(BatchRecord, eq=False, kw_only=True):
     @property
     def finished(self) -> bool:
         """Every job that will ever come has its outcome stored."""
-        return self.total_stored and self.open == 0 and self.recorded == self.numbered
+        return self.total_stored and self.open == 0 and self.recorded == self.numbered and not self.reruns
 
     @property
     def at_rest(self) -> bool:
@@ -100,7 +101,7 @@ class Batch(BatchRecord, eq=False, kw_only=True):
         opened = self.accepted > 0 or self.total_stored  # BatchOpened is stored when what followed it is
         # What waits for its commit would come back to a batch that is gone.
         told = opened and self.closed == self.total_stored and self.recorded == self.numbered
-        return told and self.client is None and self.open == 0
+        return told and self.client is None and self.open == 0 and not self.reruns
 
     @property
     def settled(self) -> bool:
@@ -134,8 +135,15 @@ class Batch(BatchRecord, eq=False, kw_only=True):
         self.cancelled = True
 
     def reopen_job(self) -> None:
-        """A job in quarantine gets a new run."""
+        """A job that has ended gets a new run."""
         self.open += 1
+
+    def begin_rerun(self) -> None:
+        """Jobs of it may be about to get new runs: it is not over."""
+        self.reruns += 1
+
+    def end_rerun(self) -> None:
+        self.reruns -= 1
 
     def finish_job(self) -> int:
         """A run has its outcome; returns the outcome's number."""

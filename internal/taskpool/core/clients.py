@@ -6,6 +6,8 @@ loses its reply queue, not its outcomes: it says hello again. Any message may co
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from taskpool import limits
 from taskpool.clock import Instant
 from taskpool.core.batch import Batch, Client
@@ -25,7 +27,8 @@ class Clients:
     def __init__(self, pool: PoolState, delivery: Delivery) -> None:
         self._pool = pool
         self._delivery = delivery
-        self._asking: dict[str, dict[tuple[int, type], Hello | Command]] = {}  # until the store has looked
+        self._asking: dict[str, dict[tuple[int, str], Hello | Command]] = {}  # until the store has looked
+        self._verbs: dict[str, Callable[[Command], None]] = {"batch": self._describe}
         self._note_held_mono_ns = 0
 
     # --- coming ---
@@ -38,11 +41,15 @@ class Clients:
         else:
             self._ask_store(name, hello)
 
-    def describe_batch(self, command: Command) -> None:
-        """Answer where a batch stands, after a look into the store when it is not in memory."""
+    def serve(self, verb: str, answer: Callable[[Command], None]) -> None:
+        """Have `answer` called for commands of this verb, with their batch in memory if there is one."""
+        self._verbs[verb] = answer
+
+    def about_batch(self, command: Command) -> None:
+        """Answer what is asked about a batch, after a look into the store when it is not in memory."""
         name = command.batch or ""
         if self._is_known(name):
-            self._describe(command)
+            self._verbs[command.verb](command)
         else:
             self._ask_store(name, command)
 
@@ -53,7 +60,8 @@ class Clients:
     def _ask_store(self, name: str, message: Hello | Command) -> None:
         if name not in self._asking:
             self._pool.emit(FindBatch(name))
-        self._asking.setdefault(name, {})[message.client, type(message)] = message  # said twice, answered once
+        verb = "" if isinstance(message, Hello) else f"{message.verb} {message.seq} {message.jobs}"
+        self._asking.setdefault(name, {})[message.client, verb] = message  # said twice, answered once
 
     def batch_found(self, event: BatchFound, now: Instant) -> None:
         """Answer all that asked for the batch that the store looked up."""
@@ -64,7 +72,7 @@ class Clients:
             if isinstance(message, Hello):
                 self._admit(message, now)
             else:
-                self._describe(message)
+                self._verbs[message.verb](message)
         batch = self._pool.batches.get(event.name)
         if batch is not None:  # asked about and not wanted: it need not stay in memory
             self._delivery.forget_if_done(batch)
@@ -194,7 +202,7 @@ class Clients:
 
     def _forget_question(self, id: int) -> bool:
         """Let no generator in, when the store answers, that has gone meanwhile; return whether one waited for that."""
-        waiting = [asking for asking in self._asking.values() if asking.pop((id, Hello), None) is not None]
+        waiting = [asking for asking in self._asking.values() if asking.pop((id, ""), None) is not None]
         return bool(waiting)
 
     def lapse(self, now: Instant) -> None:

@@ -286,9 +286,13 @@ class Completion:
 
     def requeue(self, job: Job) -> None:
         """A person wants a quarantined job run again."""
+        del self._pool.quarantine[job.batch.name, job.seq]
+        self.run_again(job)
+
+    def run_again(self, job: Job) -> None:
+        """A person wants a job run again that has ended without success."""
         assert JOB_TABLE[job.state, JobEvent.REQUEUE] is JobAction.NEW_RUN
         pool = self._pool
-        del pool.quarantine[job.batch.name, job.seq]
         job.start_new_run()
         job.batch.reopen_job()
         pool.jobs[job.ordinal] = job

@@ -6,6 +6,8 @@
       '--due-- delayed <-----'  |---crashed too often--------> QUARANTINED
                 retry           '---cancel-------------------> CANCELLED
 
+    all of these but SUCCEEDED --requeue--> queued, as a new run
+
 Rules of this file: `Job.move` is the only writer of a job's state, and the table must allow the move.
 """
 
@@ -68,9 +70,9 @@ _ROWS: dict[State, dict[JobEvent, JobAction]] = {
         CANCEL=JobAction.STOP_ATTEMPT,
     ),
     State.SUCCEEDED: _row(),
-    State.FAILED: _row(),
-    State.TIMED_OUT: _row(),
-    State.CANCELLED: _row(),
+    State.FAILED: _row(REQUEUE=JobAction.NEW_RUN),
+    State.TIMED_OUT: _row(REQUEUE=JobAction.NEW_RUN),
+    State.CANCELLED: _row(REQUEUE=JobAction.NEW_RUN),
     State.QUARANTINED: _row(REQUEUE=JobAction.NEW_RUN),
 }
 
@@ -87,7 +89,8 @@ END_EVENT: dict[End, JobEvent] = {
 }
 
 _MOVES: frozenset[tuple[State, State]] = frozenset(
-    {(State.QUEUED, State.RUNNING), (State.DELAYED, State.QUEUED), (State.QUARANTINED, State.QUEUED)}
+    {(State.QUEUED, State.RUNNING), (State.DELAYED, State.QUEUED)}
+    | {(ended, State.QUEUED) for ended in TERMINAL - {State.SUCCEEDED}}
     | {(State.QUEUED, State.CANCELLED), (State.DELAYED, State.CANCELLED), (State.QUEUED, State.FAILED)}
     | {(State.RUNNING, state) for state in TERMINAL | {State.QUEUED, State.DELAYED}}
 )

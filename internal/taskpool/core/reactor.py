@@ -33,6 +33,7 @@ from taskpool.core.events import (
 from taskpool.core.intake import Intake
 from taskpool.core.job import Job
 from taskpool.core.recovery import CORRUPT_JOB, Recovery
+from taskpool.core.reruns import Reruns
 from taskpool.core.scheduler import Scheduler
 from taskpool.core.shutdown import Shutdown
 from taskpool.core.state import JobTitles, PoolConfig, PoolState
@@ -42,6 +43,7 @@ from taskpool.core.storage import (
     Committed,
     DigestsLoaded,
     DiskFull,
+    EndedLoaded,
     Loaded,
     LoadJobs,
     OutcomesLoaded,
@@ -72,6 +74,7 @@ class Reactor:
         self.shutdown = Shutdown(self.pool, self.supervisor)
         self._heard = True  # whether the last turn read all that workers had said
         self.commands = Commands(self.pool, self.supervisor, self.completion, self.delivery, self.shutdown)
+        self.reruns = Reruns(self.pool, self.completion, self.delivery, self.clients)
         self._spool_looked_mono_ns = 0  # when the spool was last found unusable
         self._handlers: dict[type, Callable[[Any, Instant], None]] = {
             Hello: self.clients.hello,
@@ -97,6 +100,7 @@ class Reactor:
             Loaded: self._on_loaded,
             BatchFound: self.clients.batch_found,
             DigestsLoaded: self.intake.digests_loaded,
+            EndedLoaded: lambda event, now: self.reruns.ended_loaded(event),
             OutcomesLoaded: lambda event, now: self.delivery.outcomes_loaded(event),
             Signalled: self._on_signalled,
             Reconfigured: self._on_reconfigured,
@@ -131,8 +135,8 @@ class Reactor:
         return pool.draining or pool.commits.bytes <= limits.UNSTORED_REPORTS_BYTES_MAX
 
     def _on_command(self, command: Command, now: Instant) -> None:
-        if command.verb == "batch":
-            self.clients.describe_batch(command)
+        if command.verb == "batch" or self.reruns.concerns(command):
+            self.clients.about_batch(command)
         else:
             self.commands.perform(command, now)
 
@@ -375,6 +379,8 @@ class Reactor:
         # The read must see every job that was ever accepted, and so must run behind all that gathered.
         if pool.backlog.wants_more() and pool.commits.handed_over:
             pool.emit(LoadJobs(*pool.backlog.begin_load()))
+        if pool.commits.handed_over and (question := self.reruns.question()) is not None:
+            pool.emit(question)
 
 
 def _exit_reason(worker: Worker, event: Exited, *, booting: bool) -> str:

@@ -14,7 +14,7 @@ from taskpool.messages import Outcome, Report
 
 
 class StoredJob(Struct, frozen=True):
-    """A job without an outcome of its present run, as the store gives it back."""
+    """A job without an outcome of its present run, or one that has ended badly, as the store gives it back."""
 
     record: JobRecord
     counts: JobCounts
@@ -110,6 +110,26 @@ class DigestsLoaded(Struct, frozen=True):
     digests: list[bytes]
 
 
+class LoadEnded(Struct, frozen=True):
+    """Read jobs of the batch that have ended without success and have no open run; `EndedLoaded` follows.
+
+    Up to `limit` of those numbered above `after` within one of the `ranges` (first, last), in that order, or as many as
+    BACKLOG_BYTES_MAX bytes of payload allow, but at least one. `run`: only those whose last run this was; 0: whichever.
+    """
+
+    batch: str
+    ranges: list[tuple[int, int]]
+    run: int
+    after: int
+    limit: int
+
+
+class EndedLoaded(Struct, frozen=True):
+    """Jobs that have ended without success. None of them: there are no more."""
+
+    jobs: list[StoredJob]
+
+
 class InFlight(Struct, frozen=True):
     """An attempt that had no report when its dealer ended."""
 
@@ -130,6 +150,6 @@ class Restored(Struct, frozen=True):
 
 
 # A question sees every commit requested before it, and none requested after it.
-Question = LoadJobs | LoadOutcomes | FindBatch | LoadDigests
+Question = LoadJobs | LoadOutcomes | FindBatch | LoadDigests | LoadEnded
 StoreRequest = Commit | Question
-StoreEvent = Committed | CommitFailed | DiskFull | Loaded | OutcomesLoaded | BatchFound | DigestsLoaded
+StoreEvent = Committed | CommitFailed | DiskFull | Loaded | OutcomesLoaded | BatchFound | DigestsLoaded | EndedLoaded

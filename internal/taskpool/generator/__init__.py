@@ -9,6 +9,7 @@ Read `main` first, then `submit` (how one batch is put together) and `run` (what
     totals  failures          what its outcomes add up to; jobs that did not succeed
     signals                   the signals that end it early
     resume  advice            a kept batch: gone on with; what a person is told of it
+    rerun  selection  new_runs  jobs that ended badly: chosen, asked for again, waited for
     batches                   which batches there are, and forgetting them
     private/                  a dealer started for one batch, and its state directory
     admin  queries            commands to a running pool; questions: wait, results, logs

@@ -23,6 +23,7 @@ from taskpool.generator.output.console import WHO, Console
 from taskpool.generator.output.stream import OutputClosed, OutputStream, Piece, write_out, write_pieces
 from taskpool.generator.parser import QUERIES, build_parser
 from taskpool.generator.private.state import enter_directory
+from taskpool.generator.rerun import rerun
 from taskpool.generator.resume import resume
 from taskpool.generator.signals import RaiseOnSignal, handled_signals
 from taskpool.generator.source import source_of
@@ -39,6 +40,7 @@ STDOUT, STDERR = 1, 2
 # Subcommands that look after batches, kept ones among them, and need no dealer that runs.
 KEPT: dict[str, Callable[[Namespace, Console], ExitCode]] = {
     "resume": resume,
+    "rerun": rerun,
     "batches": batches.batches,
     "forget": batches.forget,
 }

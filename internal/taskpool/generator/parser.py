@@ -18,7 +18,7 @@ VERBS: dict[str, tuple[str, str | None, bool]] = {
     "status": ("the pool at a glance", None, False),
     "show": ("one job, and what became of its attempts", "JOB", False),
     "cancel": ("cancel a batch, or one job of it", "BATCH|JOB", True),
-    "requeue": ("give a quarantined job a new run", "JOB", False),
+    "requeue": ("give a job that ended badly a new run", "JOB", False),
     "pause": ("let no more jobs begin", None, False),
     "unpause": ("let jobs begin again after pause", None, False),
     "drain": ("finish what runs, take nothing new, and leave", None, False),
@@ -110,6 +110,17 @@ def _add_queries(subcommands: _SubParsersAction[_Parser]) -> None:
 def _add_kept(subcommands: _SubParsersAction[_Parser]) -> None:
     text = "go on with a batch, without its command being typed again: only what has no outcome runs"
     _add_going_on(subcommands.add_parser("resume", help=text, description=text, allow_abbrev=False))
+    text = "have jobs of a batch that ended badly run again, and wait for their outcomes"
+    sub = subcommands.add_parser("rerun", help=text, description=text, allow_abbrev=False)
+    for option, states in (
+        ("--failed", "that failed"),
+        ("--timed-out", "that timed out"),
+        ("--quarantined", "in quarantine"),
+        ("--all", "that did not succeed, cancelled ones among them (the default)"),
+    ):
+        sub.add_argument(option, action="store_true", help=f"jobs {states}")
+    sub.add_argument("--jobs", metavar="LIST", help="only of these, by number: 3,7-9")
+    _add_going_on(sub)
     text = "list the batches that are kept, and those of a running pool"
     sub = subcommands.add_parser("batches", help=text, description=text, allow_abbrev=False)
     sub.add_argument("--pool", metavar="NAME", help="of this running pool only (default: all that are known here)")

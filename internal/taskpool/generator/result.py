@@ -37,6 +37,7 @@ class BatchResult:
         self._console = parts.console
         self._clock = parts.clock
         self._private = parts.private
+        self._again = parts.again
         self._run = run
         self._session = run.session
         self._connection = run.connection
@@ -71,7 +72,7 @@ class BatchResult:
         run.finish_writing()
         self._progress.show(run.total, self._clock.now().mono, last=True)
         codes = run.codes | self._exit_codes()
-        if self._private is not None and run.complete and not codes:
+        if self._private is not None and run.complete and not codes | self._totals.exit_codes:
             self._private.note_all_succeeded()
         if self._private is not None:
             self._conclude_state(self._private)
@@ -114,7 +115,7 @@ class BatchResult:
 
     def _exit_codes(self) -> set[ExitCode]:
         """Return what the outcomes, and those that are missing, add to the exit codes; say what is missing."""
-        codes = self._totals.exit_codes
+        codes = self._totals.exit_codes if not self._again else self._totals.exit_codes_now
         if self._run.complete:
             return codes
         if self._private is None:

@@ -18,6 +18,7 @@ from taskpool.errors import ExitCode, UsageError
 from taskpool.generator.failures import UNREMARKABLE, Flood, cause, describe
 from taskpool.generator.input.feed import Feed
 from taskpool.generator.job_limits import HaltRule
+from taskpool.generator.new_runs import NewRuns
 from taskpool.generator.options import SubmitOptions
 from taskpool.generator.output.console import Console, ProgressBar
 from taskpool.generator.output.printer import Printer
@@ -48,6 +49,7 @@ class RunParts(NamedTuple):
     began: Instant  # before a private dealer was started
     wakeup: Wakeup
     private: PrivateDealer | None
+    again: dict[int, int] | None = None  # jobs that run again, with the run that has ended; none: some of them do
 
 
 class BatchRun(TurnHandler):
@@ -66,6 +68,9 @@ class BatchRun(TurnHandler):
         self._private = parts.private
         self._halt = parts.options.halt
         self._detach = parts.options.detach
+        self._new_runs = None if parts.again is None else NewRuns(parts.again, self.session, parts.console)
+        # A named pool may have others of its jobs open; a private dealer leaves only when none is.
+        self._awaits_only_new = bool(parts.again) and parts.private is None
         self.codes: set[ExitCode] = set()  # what has gone wrong so far
         self.stopped = False  # no more jobs: a signal, --halt, or the pool refused them
         self._begun = False  # the batch is ours: the dealer has said so
@@ -83,7 +88,9 @@ class BatchRun(TurnHandler):
 
     @property
     def complete(self) -> bool:
-        """Whether every job has its outcome, or (detached) its acceptance."""
+        """Whether every job has its outcome, or (detached) its acceptance; of new runs, whether each of them has."""
+        if self._new_runs is not None and (self._awaits_only_new or not self._new_runs.complete):
+            return self._new_runs.complete
         return self.session.submissions.settled and (
             self._detach or self._totals.finished >= self.session.submissions.submitted
         )
@@ -170,7 +177,8 @@ class BatchRun(TurnHandler):
 
     def next_deadline(self) -> int | None:
         kill_at = None if self._private is None else self._private.kill_at
-        return min((each for each in (self._progress.due, kill_at) if each is not None), default=None)
+        look = None if self._new_runs is None else self._new_runs.next_look
+        return min((each for each in (self._progress.due, kill_at, look) if each is not None), default=None)
 
     def before_receive(self, now: int) -> None:
         for number in self._wakeup.pending():
@@ -195,6 +203,9 @@ class BatchRun(TurnHandler):
             if outcome.state not in UNREMARKABLE:
                 self._report_failure(outcome)
             self._printer.take(outcome)
+        if self._new_runs is not None and not self._concluding:
+            self._new_runs.heard(outcomes)
+            self._new_runs.look(now)
         if self.session.submissions.refusal is not None:
             self._on_refusal(self.session.submissions.refusal)
         if self._halt is not None and outcomes and not self.stopped:
@@ -208,6 +219,8 @@ class BatchRun(TurnHandler):
 
     def before_send(self, ready: Set[int], now: int) -> None:
         self._acknowledge()
+        if self._new_runs is not None and not self._concluding:
+            self._new_runs.ask(now)
         self._submit(ready)
         self._repeat_halt()
         self._progress.show(self._known_total(), now)

@@ -27,6 +27,7 @@ from taskpool.generator.private.process import PrivateDealer, wait_for_predecess
 from taskpool.generator.private.state import Beginning, PrivateState, unknown_batch
 from taskpool.generator.result import BatchResult
 from taskpool.generator.run import BatchRun, RunParts
+from taskpool.generator.selection import Selection, choose_jobs
 from taskpool.generator.signals import RaiseOnSignal, handled_signals
 from taskpool.generator.totals import Totals
 from taskpool.ipc.mqueue import KernelNamespace, kernel_limits
@@ -41,6 +42,7 @@ class Jobs(NamedTuple):
     feed: Feed | None  # None: it is opened when the pool turns out not to have all of it
     reopen: Callable[[], Feed] | None = None  # then
     typed: Typed | None = None  # what was typed, if it was
+    again: Selection | None = None  # jobs of the batch that run again; then there is no feed
 
 
 class _Recalled(NamedTuple):
@@ -48,6 +50,7 @@ class _Recalled(NamedTuple):
 
     last_no: int = 0  # the last outcome that an earlier run has acknowledged
     status: BatchStatus | None = None  # None: it knows no such batch
+    again: dict[int, int] | None = None  # jobs that run again, with the run that has ended
 
 
 def run_batch(options: SubmitOptions, jobs: Jobs, console: Console, advice: Advice) -> ExitCode:
@@ -85,9 +88,12 @@ def run_batch(options: SubmitOptions, jobs: Jobs, console: Console, advice: Advi
             _refuse_unknown(parts, session_options)
         # A detached run takes no outcomes, so it has none to count before.
         if options.resume and not options.detach:
-            recalled = _recall(parts, session_options)
+            recalled = _recall(parts, session_options, jobs.again)
+        parts = parts._replace(again=recalled.again)
         if jobs.feed is None:
             parts, session_options = _without_input(parts, session_options, jobs, recalled)
+        if private_state is not None:
+            private_state.begin_run()
         # Over new queues, but as the same client: for the dealer it is one connection that says hello again.
         connection = _connect(parts, session_options, cursor=recalled.last_no)
         cleanup.callback(connection.close)
@@ -109,9 +115,11 @@ def _without_input(
     parts: RunParts, options: SessionOptions, jobs: Jobs, recalled: _Recalled
 ) -> tuple[RunParts, SessionOptions]:
     """Take the jobs as the pool has them, if it has all; else open the input again. Raises UsageError."""
-    assert jobs.reopen is not None
+    if recalled.again:
+        return parts, structs.replace(options, adopt=True)
     if recalled.status is not None and recalled.status.total is not None:
         return parts, structs.replace(options, adopt=True)
+    assert jobs.reopen is not None
     try:
         return parts._replace(feed=jobs.reopen()), options
     except UsageError:
@@ -185,8 +193,8 @@ def _refuse_unknown(parts: RunParts, options: SessionOptions) -> None:
         queries.close()
 
 
-def _recall(parts: RunParts, options: SessionOptions) -> _Recalled:
-    """Count the outcomes that an earlier run has acknowledged, which are not sent again.
+def _recall(parts: RunParts, options: SessionOptions, again: Selection | None) -> _Recalled:
+    """Count the outcomes that an earlier run has acknowledged, which are not sent again. `again`: choose jobs by them.
 
     Raises DealerUnreachable, Interrupted, and UsageError when the pool has not kept them.
     """
@@ -195,6 +203,12 @@ def _recall(parts: RunParts, options: SessionOptions) -> _Recalled:
     queries = BatchQueries(connection, parts.clock, RaiseOnSignal(parts.wakeup))
     try:
         recalled = _count_acknowledged(parts, queries)
+        if again is not None:
+            recalled = recalled._replace(again=_choose(parts, queries, recalled.status, again))
+        elif recalled.status is not None and _has_new_runs(parts, queries, recalled.status):
+            recalled = recalled._replace(again={})
+        elif recalled.status is not None and recalled.status.finished:
+            parts.console.info(f"Batch {parts.options.batch} has ended already: nothing of it is left to run")
     except DealerEnded:
         queries.close(goodbye=False)
         return _Recalled()  # the run sees it too, and says how it ended
@@ -203,6 +217,29 @@ def _recall(parts: RunParts, options: SessionOptions) -> _Recalled:
         raise
     queries.close(goodbye=False)
     return recalled
+
+
+def _choose(parts: RunParts, queries: BatchQueries, status: BatchStatus | None, again: Selection) -> dict[int, int]:
+    """Return the jobs that run again. Raises UsageError."""
+    batch = parts.options.batch
+    try:
+        if parts.private is not None and (status is None or status.total is None):
+            raise UsageError(f"rerun: batch {batch!r} lacks jobs of its input: `tp-generator resume {batch}` first")
+        return choose_jobs(queries, batch, 0 if status is None else status.recorded, again)
+    except UsageError:
+        if parts.private is not None:
+            parts.private.omit_resume_command()  # what is wrong is in the error
+        raise
+
+
+def _has_new_runs(parts: RunParts, queries: BatchQueries, status: BatchStatus) -> bool:
+    """Whether jobs that have outcomes are open all the same: they were to run again, and the run was interrupted."""
+    if not status.open:
+        return False
+    batch = parts.options.batch
+    told_later = {outcome.seq for outcome in queries.outcomes(batch, status.acknowledged, status.recorded)}
+    ended = parts.totals.finished + sum(not parts.totals.has(seq) for seq in told_later)
+    return ended + status.open > status.accepted
 
 
 def _count_acknowledged(parts: RunParts, queries: BatchQueries) -> _Recalled:
@@ -227,6 +264,4 @@ def _count_acknowledged(parts: RunParts, queries: BatchQueries) -> _Recalled:
             f"--resume: {status.acknowledged} outcomes of batch {batch!r} were told to an earlier run, and without a "
             "journal the pool does not keep what was told: how the whole batch ends cannot be known"
         )
-    if status.finished:
-        parts.console.info(f"Batch {batch} has ended already: nothing of it is left to run")
     return _Recalled(last, status)

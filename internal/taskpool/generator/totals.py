@@ -60,14 +60,16 @@ class Totals:
     @property
     def exit_codes(self) -> set[ExitCode]:
         """The exit codes that the jobs' states call for."""
-        by_state = self.by_state
-        codes: set[ExitCode] = set()
-        # A cancelled job counts as failed for a script: its result is not there.
-        if self.failed > by_state[State.QUARANTINED] or by_state[State.CANCELLED]:
-            codes.add(ExitCode.JOBS_FAILED)
-        if by_state[State.QUARANTINED]:
-            codes.add(ExitCode.QUARANTINED)
-        return codes
+        return _exit_codes(self.by_state)
+
+    @property
+    def exit_codes_now(self) -> set[ExitCode]:
+        """Those that the outcomes of this life call for."""
+        return _exit_codes(self._by_state_now)
+
+    def has(self, seq: int) -> bool:
+        """Whether the job has an outcome."""
+        return seq < len(self._codes) and self._codes[seq] > 0
 
     def add(self, outcome: Outcome, *, earlier: bool = False) -> None:
         """Count an outcome. A later run of a job takes the place of the earlier one; what it cost is added.
@@ -125,6 +127,16 @@ class Totals:
             text += f"; CPU {human(self.cpu_ns)} of {human(available_ns)} available ({share}%)"
             fields["cpu_available_seconds"] = seconds(available_ns)
         return text, fields
+
+
+def _exit_codes(by_state: Counter[State]) -> set[ExitCode]:
+    codes: set[ExitCode] = set()
+    # A cancelled job counts as failed for a script: its result is not there.
+    if _failed(by_state) > by_state[State.QUARANTINED] or by_state[State.CANCELLED]:
+        codes.add(ExitCode.JOBS_FAILED)
+    if by_state[State.QUARANTINED]:
+        codes.add(ExitCode.QUARANTINED)
+    return codes
 
 
 def _failed(by_state: Counter[State]) -> int:

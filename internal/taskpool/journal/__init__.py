@@ -5,7 +5,8 @@ memory       the store of a pool without a journal
 sqlite       the store of a pool with one; hands each request to
 thread       the one thread that uses the file, which runs
 engine       group commits, reads, a full disk, the end of a life
-statements   the SQL
+statements   what is written to the tables and read from them
+sql          the text of the statements for it
 coalesce     what a run of entries comes to, so that each job is written once
 encoding     records as bytes with a checksum
 schema       the tables and their version

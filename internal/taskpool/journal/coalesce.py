@@ -58,9 +58,12 @@ class BatchChange:
     def acknowledge(self, upto: int) -> None:
         self.acknowledged = max(self.acknowledged, upto)
 
-    def leave_quarantine(self, *, opens: bool) -> None:
+    def leave_quarantine(self) -> None:
         self.quarantined -= 1
-        self.open += opens
+
+    def reopen(self, *, quarantined: bool) -> None:
+        self.quarantined -= quarantined
+        self.open += 1
 
     def close(self, total: int) -> None:
         self.total = total
@@ -80,7 +83,7 @@ class Changes:
         self.last: dict[int, AttemptMade | JobReturned | OutcomeRecorded | QuarantineDropped] = {}  # of each job
         self.returned: dict[int, JobReturned] = {}  # the last of each job, unless its outcome followed
         self.dropped: list[int] = []
-        self.quarantine_exits: list[tuple[int, int]] = []  # (1 if it is open again, job) if it was there before
+        self.again: list[tuple[int, int]] = []  # (job, its new run or 0: none) if it had ended before these entries
         self.forgotten: str | None = None
 
     def add(self, entry: Entry) -> None:
@@ -110,21 +113,21 @@ class Changes:
     def _return(self, entry: JobReturned) -> None:
         before = self.last.get(entry.ordinal)
         if isinstance(before, OutcomeRecorded):  # a person wants it to run again
-            # Only a job in quarantine can get a new run; any other return behind an outcome is an error of the program.
-            if before.outcome.state is not State.QUARANTINED:
+            # A new run is the only way back, and none for what has succeeded.
+            if before.outcome.state is State.SUCCEEDED or entry.counts.run <= before.outcome.run:
                 raise JournalError(f"job {before.batch}/{before.outcome.seq} came back after its outcome")
-            self._batch(before.batch).leave_quarantine(opens=True)
-        # Nothing in this run of entries put it there, so it lies in quarantine in the tables.
+            self._batch(before.batch).reopen(quarantined=before.outcome.state is State.QUARANTINED)
+        # Nothing in this run of entries ended it, so it may have ended in the tables.
         elif before is None and entry.counts.run > 1:
-            self.quarantine_exits.append((1, entry.ordinal))
+            self.again.append((entry.ordinal, entry.counts.run))
         self.last[entry.ordinal] = self.returned[entry.ordinal] = entry
 
     def _drop(self, entry: QuarantineDropped) -> None:
         before = self.last.get(entry.ordinal)
         if isinstance(before, OutcomeRecorded):
-            self._batch(before.batch).leave_quarantine(opens=False)
+            self._batch(before.batch).leave_quarantine()
         else:
-            self.quarantine_exits.append((0, entry.ordinal))
+            self.again.append((entry.ordinal, 0))
         self.last[entry.ordinal] = entry
         self.dropped.append(entry.ordinal)
 

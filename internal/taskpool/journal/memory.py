@@ -34,9 +34,11 @@ from taskpool.core.storage import (
     Commit,
     Committed,
     DigestsLoaded,
+    EndedLoaded,
     FindBatch,
     LoadDigests,
     Loaded,
+    LoadEnded,
     LoadJobs,
     LoadOutcomes,
     OutcomesLoaded,
@@ -112,6 +114,7 @@ class MemoryStore:
             LoadOutcomes: self._load_outcomes,
             FindBatch: lambda request: BatchFound(request.name, None),  # what there is, the core holds
             LoadDigests: self._load_digests,
+            LoadEnded: lambda request: EndedLoaded([]),  # what has ended is not kept: it would fill the memory
         }
         # Entries without a line here change nothing that is kept here: the core has it in memory.
         self._entries: dict[type, Callable[[Any], None]] = {

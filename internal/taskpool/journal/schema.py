@@ -30,7 +30,8 @@ TABLES = """
     CREATE INDEX batches_live ON batches (id) WHERE open > 0 OR quarantined > 0;
     CREATE INDEX batches_idle ON batches (changed_wall_ns)
         WHERE open = 0 AND quarantined = 0 AND name IS NOT NULL;
-    -- state: 0 queued, 1 running, 2 quarantined, 3 finished (then the spec is gone, the digest stays)
+    -- state: 0 queued, 1 running, 2 quarantined, 3 finished (then the spec of one that succeeded is gone, the digest
+    -- stays)
     -- rank: minus the priority; epoch, n: the attempt under way; told: of tries that did not succeed, with a checksum
     CREATE TABLE jobs (
         ordinal INTEGER PRIMARY KEY, batch INTEGER NOT NULL, seq INTEGER NOT NULL, rank INTEGER NOT NULL,

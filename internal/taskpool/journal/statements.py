@@ -17,10 +17,12 @@ from taskpool.core.entries import AttemptMade, BatchRecord, Entry, JobAccepted, 
 from taskpool.core.storage import (
     BatchFound,
     DigestsLoaded,
+    EndedLoaded,
     FindBatch,
     InFlight,
     LoadDigests,
     Loaded,
+    LoadEnded,
     LoadJobs,
     LoadOutcomes,
     OutcomesLoaded,
@@ -30,7 +32,7 @@ from taskpool.core.storage import (
     StoreEvent,
 )
 from taskpool.errors import JournalError
-from taskpool.journal import encoding
+from taskpool.journal import encoding, sql
 from taskpool.journal.coalesce import BatchChange, Changes, coalesce
 from taskpool.journal.encoding import JobRow, OutcomeRow
 from taskpool.journal.trouble import tolerating_full
@@ -39,68 +41,10 @@ from taskpool.messages import DEFAULT_LIMITS, Outcome, State
 WAITING = (0, 1, 2)  # the states of jobs that are not finished (schema.py)
 # Batches whose row id is kept in memory.
 _BATCHES_KNOWN_MAX = 1024
-_TOGETHER = 32  # rows in one statement: fewer calls, and each gives the interpreter away
-_TOGETHER_BYTES_MAX = 64 * 1024  # a larger row goes alone: SQLite copies what it is given
-
-
-def _together(head: str, row: str, tail: str = "") -> tuple[str, str]:
-    """A statement for one row, and for as many as go together."""
-    return head + row + tail, head + ", ".join([row] * _TOGETHER) + tail
-
-
-_INSERT_JOBS = _together(
-    "INSERT INTO jobs (ordinal, batch, seq, rank, queued_wall_ns, digest, crc, spec, state, run, tries, failures, "
-    "crashes, unclean, epoch, n) VALUES ",
-    "(?, ?, ?, ?, ?, ?, ?, ?, 0, 1, 0, 0, 0, 0, 0, 0)",
-)
-_INSERT_OUTCOMES = _together("INSERT INTO outcomes VALUES ", "(?, ?, ?, ?, ?, ?)")
-_FINISH_JOBS = _together(
-    "UPDATE jobs SET state = 3, spec = NULL, told = NULL WHERE ordinal IN (", "?", ") AND state < 3"
-)
-_RETURN_JOB = (
-    "UPDATE jobs SET state = 0, run = ?, tries = ?, failures = ?, crashes = ?, unclean = ?, told = ? "
-    "WHERE ordinal = ? AND state < 3"
-)
-_SEND_JOB = "UPDATE jobs SET state = 1, epoch = ?, n = ?, tries = ? WHERE ordinal = ? AND state < 2"
-# A job that is in quarantine may come there again by a later run only: its return was coalesced with that run's end.
-_PARK_JOB = (
-    "UPDATE jobs SET state = 2, run = ?, tries = ?, crashes = ?, told = ? "
-    "WHERE ordinal = ? AND (state < 2 OR state = 2 AND run < ?)"
-)
-_LEAVE_QUARANTINE = (
-    "UPDATE batches SET open = open + ?, quarantined = quarantined - 1, changed_wall_ns = ?, "
-    "finished_wall_ns = CASE WHEN ? = 0 THEN finished_wall_ns END "
-    "WHERE id = (SELECT batch FROM jobs WHERE ordinal = ? AND state = 2)"
-)
-_CHANGE_BATCH = (
-    "UPDATE batches SET accepted = max(accepted, ?), total = coalesce(?, total), recorded = max(recorded, ?), "
-    "acknowledged = max(acknowledged, ?), open = open + ?, quarantined = quarantined + ?, "
-    "cancelled = max(cancelled, ?), changed_wall_ns = ? WHERE id = ?"
-)
-_FINISH_BATCH = (
-    "UPDATE batches SET finished_wall_ns = CASE WHEN open = 0 AND accepted = total "
-    "THEN coalesce(finished_wall_ns, ?) END WHERE id = ?"
-)
-# A flipped bit can turn a blob into text, which Python would not even let us look at; hence the casts.
-# In the order of encoding.JobRow.
-_JOB = (
-    "SELECT j.ordinal, b.name, j.seq, j.run, j.tries, j.failures, j.crashes, j.unclean, -j.rank, j.queued_wall_ns, "
-    "CAST(j.spec AS BLOB), j.crc, CAST(b.limits AS BLOB), b.crc, j.epoch, j.n, CAST(j.told AS BLOB) "
-    "FROM jobs j JOIN batches b ON b.id = j.batch "
-)
-# Two statements, because SQLite does not use both columns of the index for (rank, ordinal) > (?, ?).
-_QUEUED_SAME_RANK = (
-    _JOB + "WHERE j.state = 0 AND j.state < 3 AND j.rank = ? AND j.ordinal > ? ORDER BY j.ordinal LIMIT ?"
-)
-_QUEUED_LOWER_RANK = _JOB + "WHERE j.state = 0 AND j.state < 3 AND j.rank > ? ORDER BY j.rank, j.ordinal LIMIT ?"
-_IN_STATE = _JOB + "WHERE j.state = ? AND j.state < 3 ORDER BY j.rank, j.ordinal"
-_BATCH = (
-    "SELECT name, CAST(limits AS BLOB), crc, accepted, total, recorded, acknowledged, open, cancelled FROM batches "
-)
 
 
 class _BatchRow(NamedTuple):
-    """A batch's row, in the order of `_BATCH`."""
+    """A batch's row, in the order of `sql.BATCH`."""
 
     name: str
     limits: bytes
@@ -147,21 +91,22 @@ class Statements:
                 "INSERT INTO batches (name, limits, crc, changed_wall_ns) VALUES (?, ?, ?, ?)", values
             )
         if changes.accepted:
-            self._write(_INSERT_JOBS, map(self._job_values, changes.accepted))
-        if changes.quarantine_exits:
-            # Plain question marks, with values said twice: Python 3.12.0 to 3.12.3 warn of numbered ones.
-            left = [(opened, now_wall_ns, opened, ordinal) for opened, ordinal in changes.quarantine_exits]
-            many(_LEAVE_QUARANTINE, left)
+            self._write(sql.INSERT_JOBS, map(self._job_values, changes.accepted))
+        if changes.again:
+            # A job is in quarantine or has ended otherwise, so one of the two finds it. Plain question marks, with
+            # values said twice: Python 3.12.0 to 3.12.3 warn of numbered ones.
+            many(sql.REOPEN_BATCH, [(now_wall_ns, ordinal, run) for ordinal, run in changes.again if run])
+            many(sql.LEAVE_QUARANTINE, [(run > 0, now_wall_ns, run, ordinal) for ordinal, run in changes.again])
         if changes.returned:
-            many(_RETURN_JOB, map(_return_values, changes.returned.values()))
+            many(sql.RETURN_JOB, map(_return_values, changes.returned.values()))
         sent = [entry for entry in changes.last.values() if isinstance(entry, AttemptMade)]
         if sent:
-            many(_SEND_JOB, [(self._epoch, entry.n, entry.try_, entry.ordinal) for entry in sent])
+            many(sql.SEND_JOB, [(self._epoch, entry.n, entry.try_, entry.ordinal) for entry in sent])
         if changes.outcomes:
-            self._write(_INSERT_OUTCOMES, map(self._outcome_values, changes.outcomes))
+            self._write(sql.INSERT_OUTCOMES, map(self._outcome_values, changes.outcomes))
             self._end_jobs([entry for entry in changes.last.values() if isinstance(entry, OutcomeRecorded)])
         if changes.dropped:
-            self._write(_FINISH_JOBS, [(ordinal,) for ordinal in changes.dropped])
+            self._write(sql.FINISH_JOBS, [(ordinal,) for ordinal in changes.dropped])
         # One statement a batch and commit, however many of its jobs changed.
         for name, change in changes.batches.items():
             self._count(name, change, now_wall_ns)
@@ -169,19 +114,25 @@ class Statements:
     def _end_jobs(self, entries: list[OutcomeRecorded]) -> None:
         """Raises JournalError when a job has an outcome of this run already: rule 3 is checked by counting rows."""
         finished: list[tuple[Any, ...]] = []
-        parked: list[tuple[Any, ...]] = []
+        others: dict[str, list[tuple[Any, ...]]] = {}
         for entry in entries:
             outcome = entry.outcome
+            run, ordinal = outcome.run, entry.ordinal
             if outcome.state is State.QUARANTINED:
                 told = encoding.pack_tries(outcome.tries)
-                parked.append((outcome.run, outcome.attempts, outcome.crashes, told, entry.ordinal, outcome.run))
+                values = (run, outcome.attempts, outcome.crashes, told, ordinal, run)
+                others.setdefault(sql.PARK_JOB, []).append(values)
+            elif outcome.state is not State.SUCCEEDED:
+                others.setdefault(sql.KEEP_JOB, []).append((run, ordinal, run))
+            elif run > 1:
+                others.setdefault(sql.FINISH_RUN, []).append((run, ordinal, run))
             else:
-                finished.append((entry.ordinal,))
+                finished.append((ordinal,))
         # The conditions in the statements let a row change once; a second outcome changes none and is missed in the
         # sum.
-        changed = self._write(_FINISH_JOBS, finished)
-        if parked:
-            changed += self._connection.executemany(_PARK_JOB, parked).rowcount
+        changed = self._write(sql.FINISH_JOBS, finished)
+        for statement, values_of_each in others.items():
+            changed += self._connection.executemany(statement, values_of_each).rowcount
         if changed != len(entries):
             raise JournalError(
                 f"{len(entries) - changed} outcomes are of jobs that have one already, or that were never accepted"
@@ -193,12 +144,12 @@ class Statements:
         group: list[tuple[Any, ...]] = []
         written = 0
         for row in rows:  # made one by one: a commit of large ones is in memory already
-            if isinstance(row[-1], bytes) and len(row[-1]) > _TOGETHER_BYTES_MAX:
+            if isinstance(row[-1], bytes) and len(row[-1]) > sql.TOGETHER_BYTES_MAX:
                 written += self._connection.execute(single, row).rowcount
                 continue
             group.append(row)
             # Only whole groups: sqlite3 keeps prepared statements by their text, and each other length is one more.
-            if len(group) == _TOGETHER:
+            if len(group) == sql.TOGETHER:
                 written += self._connection.execute(together, [value for each in group for value in each]).rowcount
                 group.clear()
         return written + self._connection.executemany(single, group).rowcount if group else written
@@ -209,8 +160,8 @@ class Statements:
         batch_id = self._id(name)
         levels = (change.accepted, change.total, change.recorded, change.acknowledged)
         steps = (change.open, change.quarantined, change.cancelled)
-        self._connection.execute(_CHANGE_BATCH, (*levels, *steps, now_wall_ns, batch_id))
-        self._connection.execute(_FINISH_BATCH, (now_wall_ns, batch_id))
+        self._connection.execute(sql.CHANGE_BATCH, (*levels, *steps, now_wall_ns, batch_id))
+        self._connection.execute(sql.FINISH_BATCH, (now_wall_ns, batch_id))
 
     def _job_values(self, entry: JobAccepted) -> tuple[Any, ...]:
         job = entry.job
@@ -249,16 +200,18 @@ class Statements:
                 return BatchFound(name, self.find(name, now_wall_ns))
             case LoadDigests(batch, first_seq, count):
                 return DigestsLoaded(batch, first_seq, self.digests(batch, first_seq, count))
+            case LoadEnded():
+                return EndedLoaded(self.ended(request))
 
     def restore(self) -> Restored | None:
         """None: nothing was ever accepted into what is kept."""
         (clean,) = self._connection.execute("SELECT value FROM meta WHERE key = 'clean'").fetchone()
         # Of all jobs ever accepted: an ordinal that is given twice would put two jobs in one place of the queue.
         (ordinal,) = self._connection.execute("SELECT coalesce(max(ordinal), 0) FROM jobs").fetchone()
-        running = map(JobRow._make, self._connection.execute(_IN_STATE, (1,)))
+        running = map(JobRow._make, self._connection.execute(sql.IN_STATE, (1,)))
         in_flight = [InFlight(row.epoch, row.n, self._job(row)) for row in running]
-        quarantined = [self._job(row) for row in map(JobRow._make, self._connection.execute(_IN_STATE, (2,)))]
-        live = self._connection.execute(_BATCH + "WHERE open > 0 OR quarantined > 0 ORDER BY id")
+        quarantined = [self._job(row) for row in map(JobRow._make, self._connection.execute(sql.IN_STATE, (2,)))]
+        live = self._connection.execute(sql.BATCH + "WHERE open > 0 OR quarantined > 0 ORDER BY id")
         batches = [_batch_record(row) for row in live]
         if clean and not ordinal:
             return None
@@ -277,11 +230,25 @@ class Statements:
             jobs.append(job)
         return jobs, False
 
+    def ended(self, request: LoadEnded) -> list[StoredJob]:
+        """Return jobs that have ended without success; see `storage.LoadEnded`."""
+        jobs: list[StoredJob] = []
+        bytes_left = limits.BACKLOG_BYTES_MAX
+        for first, last in request.ranges:
+            within = (request.batch, max(first, request.after + 1), last)
+            cursor = self._connection.execute(sql.ENDED, (*within, request.run, request.run, request.limit - len(jobs)))
+            for job in map(self._job, map(JobRow._make, cursor)):
+                bytes_left -= len(job.record.spec.payload)
+                if len(jobs) == request.limit or (jobs and bytes_left < 0):
+                    return jobs
+                jobs.append(job)
+        return jobs
+
     def _queued(self, after: tuple[int, int], limit: int) -> Iterator[JobRow]:
         # A key is (-priority, ordinal); the column `rank` holds -priority, so that one index serves the order.
         rank, ordinal = after
-        yield from map(JobRow._make, self._connection.execute(_QUEUED_SAME_RANK, (rank, ordinal, limit)))
-        yield from map(JobRow._make, self._connection.execute(_QUEUED_LOWER_RANK, (rank, limit)))
+        yield from map(JobRow._make, self._connection.execute(sql.QUEUED_SAME_RANK, (rank, ordinal, limit)))
+        yield from map(JobRow._make, self._connection.execute(sql.QUEUED_LOWER_RANK, (rank, limit)))
 
     def outcomes(self, batch: str, after: int, limit: int, bytes_max: int, *, upto: int = 2**63 - 1) -> list[Outcome]:
         """As many as are asked for and fit, but at least one if there is one."""
@@ -300,7 +267,7 @@ class Statements:
         return items
 
     def batch(self, name: str) -> BatchRecord | None:
-        row = self._connection.execute(_BATCH + "WHERE name = ?", (name,)).fetchone()
+        row = self._connection.execute(sql.BATCH + "WHERE name = ?", (name,)).fetchone()
         return None if row is None else _batch_record(row)
 
     def find(self, name: str, now_wall_ns: int) -> BatchRecord | None:
@@ -314,7 +281,7 @@ class Statements:
 
     def batches(self) -> Iterator[BatchRecord]:
         """All of them, in the order in which they were opened."""
-        for row in self._connection.execute(_BATCH + "WHERE name IS NOT NULL ORDER BY id"):
+        for row in self._connection.execute(sql.BATCH + "WHERE name IS NOT NULL ORDER BY id"):
             yield _batch_record(row)
 
     def batches_without_limits(self) -> list[str]:
@@ -325,9 +292,9 @@ class Statements:
     def in_state(self, state: int, ordinal: int | None = None) -> Iterator[StoredJob]:
         """All jobs in one of the states WAITING, or one of them if it is."""
         if ordinal is None:
-            rows = self._connection.execute(_IN_STATE, (state,))
+            rows = self._connection.execute(sql.IN_STATE, (state,))
         else:
-            rows = self._connection.execute(_JOB + "WHERE j.ordinal = ? AND j.state = ?", (ordinal, state))
+            rows = self._connection.execute(sql.JOB + "WHERE j.ordinal = ? AND j.state = ?", (ordinal, state))
         return map(self._job, map(JobRow._make, rows))
 
     def in_use(self) -> list[bool]:
@@ -361,7 +328,7 @@ class Statements:
 def _return_values(entry: JobReturned) -> tuple[Any, ...]:
     counts = entry.counts
     numbers = (counts.run, counts.tries, counts.failures, counts.crashes, counts.unclean_exits)
-    return *numbers, encoding.pack_tries(counts.told), entry.ordinal
+    return *numbers, encoding.pack_tries(counts.told), entry.ordinal, counts.run
 
 
 def _batch_record(columns: Sequence[Any]) -> BatchRecord:

@@ -60,8 +60,8 @@ def test_a_command_for_a_finished_job_is_an_error(state: State, verb: str) -> No
 
 
 @pytest.mark.parametrize("state", [State.QUEUED, State.RUNNING, State.DELAYED])
-def test_a_job_that_is_not_in_quarantine_cannot_be_requeued(state: State) -> None:
-    assert "not in quarantine" in job_in(state).command("requeue", "b", 1)["error"]
+def test_a_job_that_has_not_ended_cannot_be_requeued(state: State) -> None:
+    assert "has not ended badly" in job_in(state).command("requeue", "b", 1)["error"]
 
 
 def test_a_job_in_quarantine_cannot_be_cancelled() -> None:

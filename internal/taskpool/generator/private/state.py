@@ -156,8 +156,6 @@ class PrivateState:
         if not self._alone:
             raise PoolInUse(_in_use(self.batch, self.directory))
         self._note = note
-        with suppress(OSError):
-            (self.directory / RESULT_NAME).unlink()  # it is that of the last run, and this one is under way
         if names_files and not note.names_files:
             self._note = msgspec.structs.replace(note, names_files=True)
             self._rewrite()
@@ -235,6 +233,11 @@ class PrivateState:
         """Note what was typed. Of a batch that goes on with other options, the latest."""
         if typed is not None and self.journal is not None:
             notes.write(self.directory / TYPED_NAME, typed)
+
+    def begin_run(self) -> None:
+        """Forget what the last run came to: this one is under way."""
+        with suppress(OSError):
+            (self.directory / RESULT_NAME).unlink()
 
     def conclude(self, summary: Summary) -> None:
         """Note what this run came to. Raises ConfigurationError."""

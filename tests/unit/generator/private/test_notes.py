@@ -43,7 +43,9 @@ def test_where_a_batch_stands(batch: str, summary: Summary | None, state: str) -
             private_state.conclude(summary)
     kept = find(batch)
     assert (kept.state, kept.summary, kept.note.named) == (state, summary, True)
-    with closing(begin(batch, resume=True)):
+    with closing(begin(batch, resume=True)) as private_state:
+        assert find(batch).summary == summary
+        private_state.begin_run()
         assert find(batch).summary is None, "it was that of the run before"
 
 
