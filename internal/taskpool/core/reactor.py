@@ -290,8 +290,7 @@ class Reactor:
     def _on_disk_full(self, event: DiskFull, now: Instant) -> None:
         told = event.where in self.pool.full
         if event.where != "journal":
-            # What a worker has to say may be too long for its queue and wait for the spool: it is not silent, and its
-            # job has perhaps ended in time.
+            # A worker whose report waits for the spool is not silent, and its job has perhaps ended in time.
             self.supervisor.extend_deadlines(now.mono - self._spool_looked_mono_ns if told else 0)
             self._spool_looked_mono_ns = now.mono
         elif event.full:
