@@ -25,7 +25,8 @@ class Backlog:
     """Waiting jobs. A cancelled job stays in the heap until it surfaces and is passed over."""
 
     def __init__(self, jobs_max: int = limits.BACKLOG_JOBS_MAX, bytes_max: int = limits.BACKLOG_BYTES_MAX) -> None:
-        self._heap: list[tuple[Key, Job]] = []
+        # The run beside the key: one that was cancelled may still be in it when the job's next run comes.
+        self._heap: list[tuple[Key, int, Job]] = []
         # A heap cannot give up an entry in its middle; what is not in here is skipped when it surfaces.
         self._waiting: dict[int, Job] = {}  # by ordinal: what in the heap still counts
         self._held: list[Job] = []
@@ -65,14 +66,14 @@ class Backlog:
         keep = self._fitting(ordered)
         for job in ordered[keep:]:
             self.discard(job)
-        self._heap = [(job.key, job) for job in ordered[:keep]]  # sorted, hence a heap
+        self._heap = [(job.key, job.counts.run, job) for job in ordered[:keep]]  # sorted, hence a heap
         self.horizon = ordered[keep - 1].key
         return ordered[keep:]
 
     def peek(self) -> Job | None:
         """The next job, left where it is."""
         while self._heap:
-            job = self._heap[0][1]
+            job = self._heap[0][2]
             if self._waiting.get(job.ordinal) is job:
                 return job
             heapq.heappop(self._heap)
@@ -129,7 +130,7 @@ class Backlog:
 
     def _add(self, job: Job) -> None:
         assert job.state is State.QUEUED
-        heapq.heappush(self._heap, (job.key, job))
+        heapq.heappush(self._heap, (job.key, job.counts.run, job))
         self._waiting[job.ordinal] = job
         self._bytes += len(job.spec.payload)
 

@@ -314,7 +314,7 @@ class Reactor:
                 continue
             job = Job.restored(stored, batch)
             pool.jobs[job.ordinal] = job
-            if batch.cancelled or stored.corrupt:
+            if job.given_up or stored.corrupt:
                 dropped.append((stored, job))
             else:
                 jobs.append(job)

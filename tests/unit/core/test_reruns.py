@@ -8,6 +8,7 @@ import pytest
 
 from support.builders import World, work
 from taskpool.core import reruns
+from taskpool.core.backlog import Backlog
 from taskpool.core.entries import BatchRecord, JobCounts, JobReturned, OutcomeRecorded
 from taskpool.core.storage import EndedLoaded, LoadEnded, StoredJob
 from taskpool.journal.memory import MemoryStore
@@ -154,3 +155,17 @@ def test_without_a_journal_only_the_quarantine_is_kept() -> None:
     world.run(end=End.FAILED, exit_status=1)
     assert "without a journal, only jobs in quarantine" in world.command("requeue", "b", 2)["error"]
     assert rerun(world) == {"requeued": 1}
+
+
+def test_jobs_of_a_cancelled_batch_run_again_also_those_that_wait_in_the_store() -> None:
+    world = World(journaled=True, store=KeepingStore(), backlog=Backlog(1, 1000))
+    world.batch(*[work("command") for _ in range(4)])
+    world.start()
+    world.command("cancel", "b")
+    world.die(signal=9)
+    assert world.core.pool.pending == 0
+    world.forget()
+    assert rerun(world, 1) == {"requeued": 4}
+    for _ in range(4):
+        world.run(2)
+    assert sorted(world.ends()) == [(seq, State.SUCCEEDED) for seq in (1, 2, 3, 4)]
