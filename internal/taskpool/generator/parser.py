@@ -169,7 +169,7 @@ def _add_submission(parser: ArgumentParser) -> None:
     _add_resume(parser)
     _add_limits(parser)
     _add_detaching(_add_output(parser))
-    _add_dealer(parser)
+    _add_dealer(parser, "--jobs")  # as GNU parallel has it
     _add_common(parser)
 
 
@@ -217,10 +217,10 @@ def _add_detaching(group: _ArgumentGroup) -> None:
     group.add_argument("--no-wait", action="store_true", help="end with exit code 7 when the pool is full")
 
 
-def _add_dealer(parser: ArgumentParser) -> None:
+def _add_dealer(parser: ArgumentParser, *aliases: str) -> None:
     group = parser.add_argument_group("private pool")
     group.add_argument(
-        "-j", "-P", "--workers", "--jobs", metavar="N|N%|+N", help="default: the CPUs this process may use"
+        "-j", "-P", "--workers", *aliases, metavar="N|N%|+N", help="default: the CPUs this process may use"
     )
     group.add_argument("--spares", metavar="N", help="workers kept ready (1)")
     group.add_argument(
