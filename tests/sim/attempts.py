@@ -110,7 +110,8 @@ class Attempts:
             return
         attempt.frame.heard_mono_ns = platform.clock.now().mono
         attempt.frame.unread.discard(report.n)
-        if attempt.report is not None or report.end not in _REPORTABLE:
+        # A worker may say it twice, and the dealer that read it first may have died before it recorded it.
+        if report.end not in _REPORTABLE or (attempt.report is not None and attempt.reader == platform.epoch):
             return
         attempt.report, attempt.reader = report, platform.epoch
         attempt.judged_ns = platform.woke_ns

@@ -390,7 +390,7 @@ def test_what_is_unsent_to_a_slow_reader_is_bounded_by_its_bytes() -> None:
     assert told == list(range(1, total + 1))
 
 
-def test_long_error_texts_are_bytes_too() -> None:
+def test_long_texts_are_bytes_too() -> None:
     world = World()
     world.batch(*[work()] * 3)
     world.run(end=End.FAILED, error=JobError("E", "m" * 1000, "t" * 2000))
@@ -398,6 +398,8 @@ def test_long_error_texts_are_bytes_too() -> None:
     batch = world.core.pool.batches["b"]
     tries = 256 * 2  # what is told of each attempt
     assert batch.unread_bytes == 256 * 2 + 4000 + tries
+    world.run(output=Output(stdout="o" * 10, stderr="e" * 7))
+    assert batch.unread_bytes == 256 * 3 + 4000 + tries + 17
 
 
 def test_outcomes_are_read_back_one_answer_at_a_time() -> None:
