@@ -54,12 +54,6 @@ def test_each_line_of_a_large_output_has_its_tag(stage: Stage) -> None:
     assert run.lines == [f"1 {last}\t{number}" for last in (30000, 2) for number in range(1, last + 1)]
 
 
-def test_standard_input_has_to_come_again_wherever_it_stands(stage: Stage) -> None:
-    run = stage.private("command", "--", "sh", "-c", "exit 1", "{1}{2}", ":::", "a", "::::", "-", stdin=b"1\n")
-    run.says("Its jobs came from standard input, which has to bring the same again")
-    run.wait()
-
-
 @pytest.mark.parametrize(
     ("words", "said"),
     [

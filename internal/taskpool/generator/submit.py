@@ -21,7 +21,7 @@ from taskpool.generator.input.feed import Feed
 from taskpool.generator.options import SubmitOptions
 from taskpool.generator.output.console import Console, ProgressBar
 from taskpool.generator.output.printer import Printer
-from taskpool.generator.private.forget import forget_expired
+from taskpool.generator.private.forget import forget_expired, forget_succeeded
 from taskpool.generator.private.notes import Typed, unknown
 from taskpool.generator.private.process import PrivateDealer, wait_for_predecessor
 from taskpool.generator.private.state import Beginning, PrivateState, unknown_batch
@@ -102,6 +102,8 @@ def run_batch(options: SubmitOptions, jobs: Jobs, console: Console, advice: Advi
 
 def _take_state(options: SubmitOptions, typed: Typed | None) -> PrivateState:
     forget_expired(SystemClock().now().wall)
+    if not options.resume:
+        forget_succeeded(options.batch)
     return PrivateState(
         options.batch,
         options.journal,

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from taskpool.generator.advice import resume_command
+from taskpool.generator.advice import resume_command, stdin_again
+from taskpool.kinds.source import STDIN, Source
+from taskpool.messages import JobSpec
 
 
 @pytest.mark.parametrize(
@@ -96,3 +99,12 @@ def test_a_shell_reads_the_same_bytes(shell: list[str]) -> None:
 def test_what_no_line_can_say_is_told_in_words(word: str) -> None:
     command = resume_command("tp", ["command", "--batch", "b", "--", word], "b")
     assert command == "the same command with --resume behind 'command'"
+
+
+def test_standard_input_is_wanted_again_wherever_it_stands_among_the_inputs() -> None:
+    def no_jobs(lines: Iterator[bytes]) -> Iterator[JobSpec]:
+        return iter(())
+
+    assert stdin_again(Source(no_jobs)) is None
+    for source in (Source(no_jobs, STDIN, "standard input"), Source(no_jobs, reads_stdin=True)):
+        assert stdin_again(source) == "", "it is no file that could be named"

@@ -41,6 +41,14 @@ def forget_expired(now_wall_ns: int) -> None:
                 forget(kept)
 
 
+def forget_succeeded(batch: str) -> None:
+    """Make room for a new batch of this name where all of the kept one has succeeded, as that of last night."""
+    kept = notes.find(batch)
+    if kept is not None and kept.state == "succeeded":
+        with suppress(PoolInUse):  # it is begun just now by another, who is told of instead
+            forget(kept)
+
+
 def find(batch: str) -> KeptBatch:
     """Return a kept batch. Raises UsageError, which names the nearest ids, when there is none."""
     kept = notes.find(batch)
