@@ -12,6 +12,7 @@ from sim.queues import SimNamespace
 from sim.spool import SimSpool
 from sim.worker import Descendant, WorkerProcess
 from sim.world import World
+from taskpool import limits
 from taskpool.clock import STANDSTILL_NS_MIN
 from taskpool.procs.wait import STEP_NS
 
@@ -117,10 +118,12 @@ class SimHost:
         return self.pauses[-1][1] if self.pauses else 0
 
     def ran_ns(self, began_ns: int) -> int:
-        """How long the pool has not stood still since then; of a pause, as much counts as nothing can see."""
+        """How long the pool has not stood still since then; of a pause, as much counts as nothing can see: of one in a
+        wait a step and what may be bad luck, of one amid a turn what is no stall yet."""
         now_ns = self.world.now_ns
         stood = [max(0, min(until, now_ns) - max(since, began_ns)) for since, until in self.pauses]
-        return now_ns - began_ns - sum(max(0, stood_ns - STEP_NS - STANDSTILL_NS_MIN) for stood_ns in stood)
+        unseen_ns = max(STEP_NS + STANDSTILL_NS_MIN, limits.LOOP_STALL_NS)
+        return now_ns - began_ns - sum(max(0, stood_ns - unseen_ns) for stood_ns in stood)
 
     def dealer_died(self) -> None:
         """Its workers follow it, as far as the death signal reaches them."""
