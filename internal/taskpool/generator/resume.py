@@ -19,6 +19,7 @@ from taskpool.generator.input.feed import Feed, open_feed
 from taskpool.generator.options import submit_options
 from taskpool.generator.output.console import Console
 from taskpool.generator.parser import build_parser
+from taskpool.generator.private import notes
 from taskpool.generator.private.notes import Typed, typed_of
 from taskpool.generator.private.state import enter_directory
 from taskpool.generator.source import source_of
@@ -58,6 +59,8 @@ def begun_by(args: Namespace, batch: str, console: Console) -> Typed | None:
     """Return what was typed to begin a private batch, and go to where that was; None when it is not known."""
     if args.pool is not None:
         return None
+    if args.journal is None and notes.find(batch) is None:  # a journal that is named may have it
+        raise UsageError(f"{args.subcommand}: {notes.unknown(batch, notes.known_ids(), 'that is kept here')}")
     if os.sep in sys.argv[0]:
         sys.argv[0] = absolute(sys.argv[0])  # the other programs are looked for beside it
     if (problem := enter_directory(batch)) is not None:
