@@ -22,6 +22,10 @@ class JobsStored(NamedTuple):
     jobs: list[Job]
 
 
+class RunStored(NamedTuple):
+    job: Job  # that has ended, and begins anew
+
+
 class CloseStored(NamedTuple):
     batch: Batch
 
@@ -35,7 +39,7 @@ class FrameStored(NamedTuple):
     effect: SendFrame
 
 
-Stored = JobsStored | CloseStored | OutcomeStored | FrameStored
+Stored = JobsStored | RunStored | CloseStored | OutcomeStored | FrameStored
 
 
 class Commits:

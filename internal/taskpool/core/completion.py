@@ -6,7 +6,7 @@ fault is decided at the acknowledgement: only a job that had started, alone in i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from heapq import heappush
 
 from msgspec import structs
@@ -15,7 +15,7 @@ from taskpool import limits
 from taskpool.certificate import certificate
 from taskpool.clock import SECOND, Instant
 from taskpool.core.attempt import Attempt
-from taskpool.core.commits import OutcomeStored
+from taskpool.core.commits import OutcomeStored, RunStored
 from taskpool.core.effects import Level, Topic
 from taskpool.core.entries import JobReturned, OutcomeRecorded
 from taskpool.core.events import Exited
@@ -295,11 +295,18 @@ class Completion:
         pool = self._pool
         job.start_new_run()
         job.batch.reopen_job()
-        pool.jobs[job.ordinal] = job
         pool.count_payload(len(job.spec.payload))
-        self._store_counts(job)
-        if not pool.backlog.push(job):
-            del pool.jobs[job.ordinal]
+        # Queued once it is stored: a kill must not leave an execution of a run that never was.
+        pool.commits.add(JobReturned(job.ordinal, job.counts.copy()), RunStored(job))
+
+    def queue(self, jobs: Sequence[Job], now: Instant) -> None:
+        """Stored jobs take their places in the queue."""
+        for job in jobs:
+            self._pool.jobs[job.ordinal] = job
+            if job.given_up:
+                self.cancel_waiting(job, now)
+            elif not self._pool.backlog.push(job):
+                del self._pool.jobs[job.ordinal]
 
     def _return(self, job: Job) -> None:
         self._store_counts(job)

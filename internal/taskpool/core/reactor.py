@@ -10,7 +10,7 @@ from taskpool import limits
 from taskpool.clock import SECOND, Instant
 from taskpool.core.clients import Clients
 from taskpool.core.commands import Commands
-from taskpool.core.commits import CloseStored, JobsStored, OutcomeStored
+from taskpool.core.commits import CloseStored, FrameStored, JobsStored, OutcomeStored, RunStored
 from taskpool.core.completion import REPORTABLE, SIGNAL_HINTS, Completion
 from taskpool.core.delivery import Delivery
 from taskpool.core.effects import Effect, Exit, Level, Topic
@@ -256,30 +256,23 @@ class Reactor:
         """What hung on the commit may follow. Outcomes are delivered behind all of it: as few messages as fit."""
         recorded = {}
         for stored in self.pool.commits.committed(event.number):
-            if isinstance(stored, OutcomeStored):
-                stored.batch.record(stored.outcome)
-                recorded[stored.batch.name] = stored.batch
-            elif isinstance(stored, JobsStored):
-                self.intake.accepted(stored.batch, stored.jobs)
-                for job in stored.jobs:
-                    self._queue(job, now)
-            elif isinstance(stored, CloseStored):
-                self.intake.closed(stored.batch)
-                recorded[stored.batch.name] = stored.batch
-            else:
-                self.scheduler.send_stored(stored.effect, now)
+            match stored:
+                case OutcomeStored(batch, outcome):
+                    batch.record(outcome)
+                    recorded[batch.name] = batch
+                case JobsStored(batch, jobs):
+                    self.intake.accepted(batch, jobs)
+                    self.completion.queue(jobs, now)
+                case RunStored(job):
+                    self.completion.queue([job], now)
+                case CloseStored(batch):
+                    self.intake.closed(batch)
+                    recorded[batch.name] = batch
+                case FrameStored(effect):
+                    self.scheduler.send_stored(effect, now)
         for batch in recorded.values():
             self.delivery.deliver(batch)
             self.delivery.forget_if_done(batch)
-
-    def _queue(self, job: Job, now: Instant) -> None:
-        """A stored job takes its place in the queue."""
-        pool = self.pool
-        pool.jobs[job.ordinal] = job
-        if job.batch.cancelled:
-            self.completion.cancel_waiting(job, now)
-        elif not pool.backlog.push(job):
-            del pool.jobs[job.ordinal]
 
     def _on_commit_failed(self, event: CommitFailed, now: Instant) -> None:
         """What failed may be half there: only a restart that reads the journal again can tell."""

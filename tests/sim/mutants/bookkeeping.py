@@ -109,9 +109,9 @@ BOOKKEEPING = (
     mutant(
         "jobs of a cancelled batch are lost on their way in",
         "I1",
-        REACTOR,
-        "        if job.batch.cancelled:\n            self.completion.cancel_waiting(job, now)\n",
-        "        if job.batch.cancelled:\n            del pool.jobs[job.ordinal]\n",
+        "core/completion.py",
+        "            if job.given_up:\n                self.cancel_waiting(job, now)\n",
+        "            if job.given_up:\n                del self._pool.jobs[job.ordinal]\n",
     ),
     mutant(
         "a batch is forgotten with jobs open",
