@@ -141,6 +141,7 @@ class JournalModel:
             if row.counts != JobCounts(run=row.counts.run):
                 self._world.fail("I4", f"job {kept.name} begins a new run with {row.counts}")
             self.batches[kept.job.record.batch].open += 1
+            kept.not_before_ns = 0  # it was cancelled amid the back-off of another run
         elif kept.state is not State.RUNNING or row.counts.run != kept.job.counts.run:
             self._world.fail("I2", f"job {kept.name} comes back and is {kept.state}")
         else:
