@@ -580,7 +580,9 @@ class Oracle:
         parked = {kept.job.record.batch for kept in journal_model.jobs.values() if kept.state is State.QUARANTINED}
         for name, batch in pool.batches.items():
             kept = journal_model.batches.get(name)
-            if kept is None or kept.total is None or kept.open or batch.client is not None or name in parked or batch.reruns:
+            if kept is None or kept.total is None or kept.open or name in parked:
+                continue
+            if batch.client is not None or batch.reruns:
                 continue
             if self._host.durable or kept.acknowledged >= kept.recorded:
                 self._world.fail("I6", f"batch {name}, finished and held by none, stays in memory")
