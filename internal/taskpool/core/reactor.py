@@ -10,7 +10,7 @@ from taskpool import limits
 from taskpool.clock import SECOND, Instant
 from taskpool.core.clients import Clients
 from taskpool.core.commands import Commands
-from taskpool.core.commits import CloseStored, FrameStored, JobsStored, OutcomeStored, RunStored
+from taskpool.core.commits import CloseStored, JobsStored, OutcomeStored, RunStored
 from taskpool.core.completion import REPORTABLE, SIGNAL_HINTS, Completion
 from taskpool.core.delivery import Delivery
 from taskpool.core.effects import Effect, Exit, Level, Topic
@@ -268,8 +268,8 @@ class Reactor:
                 case CloseStored(batch):
                     self.intake.closed(batch)
                     recorded[batch.name] = batch
-                case FrameStored(effect):
-                    self.scheduler.send_stored(effect, now)
+                case _:
+                    self.scheduler.send_stored(stored.effect, now)
         for batch in recorded.values():
             self.delivery.deliver(batch)
             self.delivery.forget_if_done(batch)
