@@ -235,13 +235,14 @@ def _choose(parts: RunParts, queries: BatchQueries, status: BatchStatus | None, 
 
 
 def _has_new_runs(parts: RunParts, queries: BatchQueries, status: BatchStatus) -> bool:
-    """Whether jobs that have outcomes are open all the same: they were to run again, and the run was interrupted."""
-    if not status.open:
-        return False
+    """Whether jobs that have outcomes are open all the same, or have ended again since: they were to run again, and the
+    run that asked for it was interrupted."""
     batch = parts.options.batch
-    told_later = {outcome.seq for outcome in queries.outcomes(batch, status.acknowledged, status.recorded)}
-    ended = parts.totals.finished + sum(not parts.totals.has(seq) for seq in told_later)
-    return ended + status.open > status.accepted
+    told_later = [outcome.seq for outcome in queries.outcomes(batch, status.acknowledged, status.recorded)]
+    first_ends = sum(not parts.totals.has(seq) for seq in set(told_later))
+    if first_ends < len(told_later):
+        return True
+    return parts.totals.finished + first_ends + status.open > status.accepted
 
 
 def _count_acknowledged(parts: RunParts, queries: BatchQueries) -> _Recalled:
