@@ -14,9 +14,9 @@ from contextlib import suppress
 
 from taskpool.clock import SECOND
 from taskpool.errors import WorkerCannotBoot
+from taskpool.procs.spawn import TEMPLATE_READY
 from taskpool.procs.wait import wait_ready
 
-_READY = b"ready"
 _FDS = struct.Struct("2i")
 _ANSWER_BYTES_MAX = 256
 _BOOT_NS_MAX = 3 * SECOND  # so long the first worker waits for it: what one of its own may take on a busy machine
@@ -43,11 +43,14 @@ class WorkerTemplate:
         """Start one, if there is none, and go on without waiting for it."""
         if self.pid or not self._works:
             return
-        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        try:
+            ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        except OSError:  # out of descriptors: the next worker tries again
+            return
         try:
             self.pid = self._start(theirs.fileno())
-        except WorkerCannotBoot:
-            self._works = False  # the worker that is started without it tells why
+        except (WorkerCannotBoot, OSError) as error:
+            self._works = isinstance(error, OSError)  # else the worker that is started without it tells why
             ours.close()
             return
         finally:
@@ -91,7 +94,7 @@ class WorkerTemplate:
 
     def _is_ready(self, timeout_ns: int) -> bool:
         if not self._ready:
-            self._ready = self._answer(timeout_ns) == _READY
+            self._ready = self._answer(timeout_ns) == TEMPLATE_READY
         return self._ready
 
     def _answer(self, timeout_ns: int) -> bytes:

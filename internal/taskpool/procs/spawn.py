@@ -19,6 +19,7 @@ LOG_FD = 3  # the descriptor on which a worker finds the dealer's standard error
 REPORTS_FD = 4  # ... and the memory for the reports it holds, see ipc/held_reports.py
 INCARNATION_FLAG = "--incarnation"
 TEMPLATE_FLAG = "--as-template"  # of the same length, so that a copy can show which worker it is
+TEMPLATE_READY = b"ready"  # what it says once it can be copied
 INCARNATION_DIGITS = 19  # of the largest number that a message carries
 _BOOTLOADER_PREFIX = "_PYI_"  # PyInstaller's bootloader sets _PYI_ARCHIVE_FILE and more
 _LIBRARIES = "LD_LIBRARY_PATH"

@@ -20,9 +20,8 @@ from typing import NamedTuple
 from taskpool.procs import procfs
 from taskpool.procs.prctl import ParentTie
 from taskpool.procs.process_tree import MARK_VARIABLE
-from taskpool.procs.spawn import INCARNATION_DIGITS, INCARNATION_FLAG, REPORTS_FD, TEMPLATE_FLAG
+from taskpool.procs.spawn import INCARNATION_DIGITS, INCARNATION_FLAG, REPORTS_FD, TEMPLATE_FLAG, TEMPLATE_READY
 
-READY = b"ready"
 _CAPTURE_FDS = (1, 2)
 _FDS = struct.Struct("2i")
 _REQUEST_BYTES_MAX = 64
@@ -48,7 +47,7 @@ def copy_on_request(dealer_pid: int) -> int:
     ParentTie(dealer_pid)
     channel = _socket.socket(fileno=REPORTS_FD)
     _load()
-    channel.send(READY)
+    channel.send(TEMPLATE_READY)
     while (request := _receive(channel)) is not None:
         try:
             is_worker = _fork_twice(dealer_pid)

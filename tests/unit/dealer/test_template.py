@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -16,6 +17,7 @@ from support.worker_stage import PROGRAM
 from taskpool.clock import SystemClock
 from taskpool.core.events import Spawned
 from taskpool.dealer.processes import LaunchSpec, WorkerProcesses
+from taskpool.dealer.template import WorkerTemplate
 from taskpool.ipc import names
 from taskpool.ipc.mqueue import KernelNamespace
 from taskpool.ipc.names import StaleQueues
@@ -100,6 +102,33 @@ def test_a_stopped_template_is_ended_and_what_it_had_begun_with_it(processes: Wo
     assert not alive(stopped)
     assert {first, second} <= set(children_of(os.getpid()))
     until(lambda: numbers() == [1, 2], "one worker of each number")  # amid its exec one shows nothing
+
+
+@pytest.mark.parametrize("room", [0, 3])  # for no socket; for both of its ends, and nothing else
+def test_without_descriptors_there_is_no_template_until_there_are_some(room: int) -> None:
+    def start(socket_fd: int) -> int:
+        os.close(os.dup(socket_fd))
+        os.close(os.open(os.devnull, os.O_RDONLY))
+        held.append(os.open(os.devnull, os.O_RDONLY))
+        held.append(os.open(os.devnull, os.O_RDONLY))
+        return os.getpid()
+
+    held: list[int] = []
+    template = WorkerTemplate(start)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.open(os.devnull, os.O_RDONLY)
+    os.close(free)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free + room, before[1]))
+        template.prepare()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert template.pid == 0
+    template.prepare()
+    assert template.pid == os.getpid()
+    template.reaped(os.getpid())
+    for fd in held:
+        os.close(fd)
 
 
 def test_nothing_is_left_at_the_end(processes: WorkerProcesses) -> None:
