@@ -25,6 +25,7 @@ INLINE: dict[str, float] = {
     "worker_dies_before_it_holds": 0.2,
     "worker_dies_before_it_forgets": 0.2,
     "held_reports_damaged": 0.3,
+    "held_reports_spoilt_by_frame": 1.0,
     "worker_stopped_with_frame": 0.1,
     "worker_stopped_amid_frame": 0.1,
     "pool_paused_amid_job": 0.3,

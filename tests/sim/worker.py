@@ -150,12 +150,12 @@ class WorkerProcess(Process):
         jobs = [self.host.job(frame.batch, task.seq) for task in tasks]
         if jobs[0].script.act(jobs[0].executions + 1).what == "die_at_once":
             self._begin_uncounted(jobs[0])
-            yield from self._die(11)
+            yield from self._die_of_frame()
         if faults.fires("worker_stopped_with_frame"):
             self.stop(faults.amount(MILLISECOND, 5 * SECOND))
             yield 1_000
         if faults.fires("worker_dies_before_started"):
-            yield from self._die(11)
+            yield from self._die_of_frame()
         if faults.fires("worker_leaves_with_frame"):  # its code is older than the files it came from
             self.spent = True
             return
@@ -365,6 +365,12 @@ class WorkerProcess(Process):
     def _die(self, signal: int | None) -> Steps:
         self.end(status=None if signal is not None else 1, signal=signal)
         yield None
+
+    def _die_of_frame(self) -> Steps:
+        """Decoding it is the end, and may also spoil what is held of the frame before."""
+        if self.in_memory and self.world.faults.fires("held_reports_spoilt_by_frame"):
+            self.in_memory.clear()
+        yield from self._die(11)
 
     def at_end(self) -> None:
         if self.job is not None:

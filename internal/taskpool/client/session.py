@@ -326,6 +326,9 @@ class Session:
             theirs = unreachable.Standing(welcome.accepted, welcome.last_no)
             kind = OlderJournal if any(theirs) else JobsLost
             raise kind(unreachable.replaced(self.pool, (previous.epoch, welcome.epoch), ours, theirs))
+        elif self.options.resume or welcome.accepted > self.submissions.sent_upto:
+            # Of another client of this batch: what it left in the queues may be accepted long after it is gone.
+            self.submissions.compare_first(welcome.accepted, adopt=self.options.adopt)
 
     def _on_accepted(self, accepted: Accepted, now: int) -> None:
         self._heard_at = now

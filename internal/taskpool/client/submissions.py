@@ -38,7 +38,7 @@ class Submissions:
         self._batch = batch
         self._frames: deque[_Frame] = deque()
         self._unsent = 0  # index of the next frame to send
-        self._sent_upto = 0  # the last job ever sent, accepted or not
+        self.sent_upto = 0  # the last job ever sent, accepted or not
         self.submitted = 0  # the last job put into a frame
         self.accepted = 0
         self.known = 0  # jobs that an earlier client got accepted, and that are to be compared
@@ -118,7 +118,7 @@ class Submissions:
             if self._unsent == 0:
                 self._progress_at = now
             self._unsent += 1
-            self._sent_upto = max(self._sent_upto, frame.last)
+            self.sent_upto = max(self.sent_upto, frame.last)
             return frame.data
         # A close is answered at once, with everything that is accepted, while a frame before it is still compared.
         if self._total is None or self._close_sent or self.comparing:
@@ -139,7 +139,8 @@ class Submissions:
     def accept(self, upto: int, now: int, *, closed: bool) -> None:
         """Drop the frames up to this job, cumulatively. A number beyond what was submitted is ignored."""
         if self.comparing:
-            upto = min(upto, self._sent_upto)  # the dealer names jobs that this client has not sent yet
+            # The dealer names all that it has: no frame counts but the one under way.
+            upto = min(upto, self._frames[0].last if self._unsent else self.accepted)
         if self.accepted < upto <= self.submitted:
             self.accepted = upto
             while self._frames and self._frames[0].last <= upto:
@@ -206,7 +207,7 @@ class Submissions:
     def _drop_unsent(self) -> bool:
         """Drop the frames that no dealer can have; return whether there were any."""
         before = len(self._frames)
-        while self._frames and self._frames[-1].first > self._sent_upto:
+        while self._frames and self._frames[-1].first > self.sent_upto:
             self._drop_last()
         return len(self._frames) < before
 

@@ -20,6 +20,13 @@ CONNECTIONS = (
         "total=batch.total if batch is not None else None,",
     ),
     mutant(
+        "what another generator left in the queues is not compared",
+        "I2",
+        "client/session.py",
+        "        elif self.options.resume or welcome.accepted > self.submissions.sent_upto:\n",
+        "        elif self.options.adopt:\n",
+    ),
+    mutant(
         "spool files of a connection that is over stay",
         "I6",
         "dealer/reply_queues.py",

@@ -10,6 +10,7 @@ from support.client_sessions import (
     connected,
     first_seqs,
     intake,
+    outcome,
     refused,
     resumed,
     session,
@@ -20,6 +21,7 @@ from taskpool.client.submissions import FULL_DELAY_NS_MIN, Submissions
 from taskpool.messages import (
     Accepted,
     Close,
+    Outcomes,
     Submit,
 )
 
@@ -194,6 +196,33 @@ def test_what_was_not_compared_before_a_restart_is_compared_after_it() -> None:
     talk.receive(welcome(epoch=2, accepted=3, last_no=3), 0)
     assert talk.submissions.accepted == 0
     assert first_seqs(intake(talk)) == [1]
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_what_another_client_left_in_the_queues_is_compared_and_its_outcomes_are_told(resume: bool) -> None:
+    """Accepted while this client waited for the next dealer."""
+    talk = connected(resume=resume)
+    talk.reconnect(0)
+    talk.receive(welcome(epoch=2, accepted=2, last_no=2), 0)
+    assert talk.receive(Outcomes(ME, "b", [outcome(1), outcome(2)]), 0) == []
+    told = []
+    for number in (1, 2):
+        talk.submissions.submit([JOB])
+        assert first_seqs(intake(talk)) == [number]
+        told += talk.receive(Accepted(ME, "b", 2), 0)
+    assert [item.no for item in told] == [1, 2]
+
+
+def test_what_was_sent_and_not_accepted_before_a_restart_is_compared_one_by_one() -> None:
+    """What the next dealer has may be what another client left in the queues, not this one."""
+    talk = connected(jobs=3, resume=True)
+    talk.reconnect(0)
+    talk.receive(welcome(epoch=2, accepted=3), 0)
+    for number in (1, 2, 3):
+        assert talk.submissions.accepted == number - 1
+        assert first_seqs(intake(talk)) == [number]
+        talk.receive(Accepted(ME, "b", 3), 0)
+    assert not talk.submissions.comparing
 
 
 def test_to_resume_what_never_began_is_to_begin() -> None:
