@@ -312,10 +312,8 @@ class Session:
         self.submissions.rewind(now)
 
     def _check_batch(self, welcome: Welcome, previous: Welcome | None) -> None:
-        if previous is None and self.options.resume:
-            self.submissions.compare_first(welcome.accepted, adopt=self.options.adopt)
-        elif previous is None:
-            if welcome.accepted or welcome.last_no or welcome.total is not None:
+        if previous is None:
+            if not self.options.resume and (welcome.accepted or welcome.last_no or welcome.total is not None):
                 raise UsageError(
                     f"batch {self.batch!r} exists already in pool {self.pool!r} ({welcome.accepted} jobs accepted, "
                     f"{welcome.last_no} outcomes): add --resume to go on with it, or choose another --batch"
@@ -326,7 +324,7 @@ class Session:
             theirs = unreachable.Standing(welcome.accepted, welcome.last_no)
             kind = OlderJournal if any(theirs) else JobsLost
             raise kind(unreachable.replaced(self.pool, (previous.epoch, welcome.epoch), ours, theirs))
-        elif self.options.resume or welcome.accepted > self.submissions.sent_upto:
+        if self.options.resume or welcome.accepted > self.submissions.sent_upto:
             # Of another client of this batch: what it left in the queues may be accepted long after it is gone.
             self.submissions.compare_first(welcome.accepted, adopt=self.options.adopt)
 

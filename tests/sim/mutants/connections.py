@@ -23,8 +23,8 @@ CONNECTIONS = (
         "what another generator left in the queues is not compared",
         "I2",
         "client/session.py",
-        "        elif self.options.resume or welcome.accepted > self.submissions.sent_upto:\n",
-        "        elif self.options.adopt:\n",
+        "        if self.options.resume or welcome.accepted > self.submissions.sent_upto:\n",
+        "        if previous is None and self.options.resume:\n",
     ),
     mutant(
         "spool files of a connection that is over stay",
