@@ -358,7 +358,8 @@ class Session:
             self.hello_due = self.turn.await_holder(self._refusal(refused), refused.text, now)
             return
         if resume and not self.connecting and refused.reason in ("conflict", "closed"):
-            raise UsageError(self._changed_input(refused))
+            total = self.welcome.total if self.welcome is not None else None
+            raise UsageError(unreachable.changed_input(refused, self.batch, total))
         if self.connecting:
             kind = PoolRefuses if refused.reason in REFUSED_FOR_NOW else UsageError
             raise kind(self._refusal(refused))
@@ -366,20 +367,6 @@ class Session:
 
     def _refusal(self, refused: Refused) -> str:
         return f"pool {self.pool!r} refuses: {refused.text}"
-
-    def _changed_input(self, refused: Refused) -> str:
-        total = self.welcome.total if self.welcome is not None else None
-        if refused.reason == "closed" and total is not None and refused.seq > total:
-            return (
-                f"--resume: the input has changed: job {refused.seq} is new, and batch {self.batch} was closed at "
-                f"{total} jobs; submit what is new as another --batch"
-            )
-        if refused.reason == "closed":
-            return f"--resume: {refused.text}: it was cancelled"
-        return (
-            f"--resume: the input has changed: {refused.text}. Where it has not, the directory has: relative paths and "
-            "the directory of a job count from where the command is typed; go to where the batch was begun"
-        )
 
     def _on_outcomes(self, outcomes: Outcomes, now: int) -> None:
         if self.options.collect_pages:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from taskpool import __version__
 from taskpool.codec import PROTOCOL_VERSION, VersionRefused
+from taskpool.messages import Refused
 
 
 def no_answer(pool: str, waited: str, *, said_hello: bool) -> str:
@@ -51,6 +52,22 @@ def replaced(pool: str, epochs: tuple[int, int], ours: Standing, theirs: Standin
         f"were accepted and {min(theirs.outcomes, ours.outcomes)} of the {ours.outcomes} outcomes that were received. "
         "What it has goes on there; --resume submits again what it lacks. Jobs whose outcomes it lacks run again, and "
         "are told again"
+    )
+
+
+def changed_input(refused: Refused, batch: str | None, total: int | None) -> str:
+    """Return the text for a job of a resumed batch that is not the one which was accepted before. `total`: of a batch
+    that is closed."""
+    if refused.reason == "closed" and total is not None and refused.seq > total:
+        return (
+            f"--resume: the input has changed: job {refused.seq} is new, and batch {batch} was closed at {total} jobs; "
+            "submit what is new as another --batch"
+        )
+    if refused.reason == "closed":
+        return f"--resume: {refused.text}: it was cancelled"
+    return (
+        f"--resume: the input has changed: {refused.text}. Where it has not, the directory has: relative paths and the "
+        "directory of a job count from where the command is typed; go to where the batch was begun"
     )
 
 
