@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from taskpool.codec import decode
+from taskpool.identifiers import Epoch, Incarnation
 from taskpool.ipc import names
 from taskpool.ipc.mqueue import KernelNamespace
 from taskpool.ipc.queue import QueueEnd
 from taskpool.ipc.sizing import Shape
-from taskpool.messages import Epoch, Incarnation, Ready
+from taskpool.messages import Ready
 from taskpool.procs import reap
 from taskpool.procs.spawn import find_worker, scrubbed, spawn_worker
 

@@ -6,7 +6,7 @@ Read docs/architecture.md first, then `core/reactor.py`. Layers; imports point o
     client                        a generator's side of the protocol
     ipc procs metrics journal kinds   the edges: queues, processes, pages, storage, job kinds
     core                          decisions: events in, effects out, no I/O
-    chaos durations log codec certificate messages limits clock errors   what all layers share
+    chaos durations sizes log codec certificate messages identifiers limits clock errors   what all layers share
 """
 
 __version__ = "0.2.0"

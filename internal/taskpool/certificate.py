@@ -16,8 +16,12 @@ from taskpool.messages import Report, Try
 _SIGKILL = 9
 
 
-def certificate(no: int, report: Report, pid: int, slot: int | None) -> Try:
-    """Make what is kept of try number `no` of a run. `pid` and `slot` are its worker's; 0: not known."""
+OUT_OF_MEMORY = "OutOfMemory"
+"""The type of a report's error where a job was ended by its memory limit, or could allocate no more."""
+
+
+def certificate(no: int, report: Report, pid: int, slot: int | None, memory_limit_bytes: int = 0) -> Try:
+    """Make what is kept of try number `no` of a run. `pid` and `slot` are its worker's; 0: not known, or none."""
     error = report.error
     words = "" if error is None else ": ".join(filter(None, (error.type, error.message.strip())))
     return Try(
@@ -32,15 +36,16 @@ def certificate(no: int, report: Report, pid: int, slot: int | None) -> Try:
         slot=slot,
         stderr_tail=tail(report.stderr_tail or report.output.stderr),
         error=words[: limits.TRY_ERROR_CHARS_MAX] or None,
+        memory_limit_bytes=memory_limit_bytes or None,
     )
 
 
 def _out_of_memory(report: Report) -> bool | None:
     """Whether memory ran out; None where that cannot be told: SIGKILL is how the kernel ends a process for it, and how
-    people end one for any reason."""
-    if report.error is not None and report.error.type == "MemoryError":
+    people end one for any reason. What saw that end has asked the kernel."""
+    if report.error is not None and report.error.type in (OUT_OF_MEMORY, "MemoryError"):
         return True
-    return None if report.signal == _SIGKILL else False
+    return report.out_of_memory if report.signal == _SIGKILL else False
 
 
 def tail(text: str | None) -> str | None:
@@ -64,6 +69,7 @@ def as_fields(tried: Try, signal_name: Callable[[int], str]) -> dict[str, Any]:
         "signal_name": None if tried.signal is None else signal_name(tried.signal),
         "core_dumped": tried.core_dumped if tried.signal is not None else None,
         "out_of_memory": tried.out_of_memory,
+        "memory_limit_bytes": tried.memory_limit_bytes,
         "started_at": rfc3339(usage.started_wall_ns) if ran else None,
         "wall_seconds": seconds(usage.run_ns) if ran else None,
         "cpu_seconds": seconds(usage.cpu_ns) if ran else None,

@@ -129,6 +129,9 @@ SHORTAGE_PAUSE_NS_MAX = 2 * SECOND
 
 # --- stopping -----------------------------------------------------------------------------------------
 
+MEMORY_BYTES_MAX = 2**50  # of a job's memory limit: beyond any host, and sums stay far below 2**63
+MEMORY_LOOK_NS = 20 * MILLISECOND  # between two looks at a program with a memory limit: each takes some 0.1 ms
+MEMORY_GROWTH_PERCENT_MAX = 1000
 TERM_GRACE_NS = 2 * SECOND  # between TERM and KILL
 # The worker ends a command at its time-out itself, KILL included; the dealer steps in this much later.
 COMMAND_BACKSTOP_NS = 3 * SECOND

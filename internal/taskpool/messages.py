@@ -10,7 +10,7 @@ Rules of this file:
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, NamedTuple, NewType
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta, Struct
@@ -18,6 +18,7 @@ from msgspec import Meta, Struct
 from taskpool import limits
 
 U63 = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+MemoryBytes = Annotated[int, Meta(ge=0, le=limits.MEMORY_BYTES_MAX)]
 U32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 Seq = Annotated[int, Meta(ge=1, le=limits.JOB_SEQ_MAX)]
 Ranges = tuple[tuple[Seq, Seq], ...]  # the first and the last job of each
@@ -31,22 +32,6 @@ Value = Annotated[bytes, Meta(max_length=limits.VALUE_BYTES_MAX)]
 Captured = Annotated[str, Meta(max_length=limits.INLINE_OUTPUT_BYTES_MAX)]
 JobTitle = Annotated[str, Meta(max_length=limits.JOB_TEXT_BYTES_MAX)]
 FilePath = Annotated[str, Meta(max_length=4096)]
-
-
-# --- identifiers: plain data, cheap to compare and to print ---
-
-Epoch = NewType("Epoch", int)
-"""One life of a dealer. Begins at 1, grows by one at each start of the pool, is kept in its lock file."""
-
-Incarnation = NewType("Incarnation", int)
-"""The number of a worker process within an epoch, from 1. Never used twice."""
-
-
-class Token(NamedTuple):
-    """Names one attempt over all epochs, in the files of its output."""
-
-    epoch: int
-    n: int
 
 
 # --- what messages are made of ---
@@ -96,6 +81,10 @@ class Limits(Part):
     retry_failed: bool = True  # every failure, whatever its status
     crash_limit: Annotated[int, Meta(ge=0, le=limits.RETRIES_MAX)] = limits.CRASH_LIMIT_DEFAULT  # 0: unlimited
     priority: Annotated[int, Meta(ge=-limits.PRIORITY_MAX, le=limits.PRIORITY_MAX)] = 0  # higher first
+    memory_bytes: MemoryBytes = 0  # 0: as much as there is
+    # A try after one that ran out of memory has so much of that one's limit, up to the maximum; 0: the same.
+    memory_growth_percent: Annotated[int, Meta(ge=0, le=limits.MEMORY_GROWTH_PERCENT_MAX)] = 0
+    memory_bytes_max: MemoryBytes = 0  # 0: none
 
 
 DEFAULT_LIMITS = Limits()
@@ -153,6 +142,7 @@ class Report(Part):
     output: Output = NO_OUTPUT
     core_dumped: bool = False
     stderr_tail: Text | None = None  # the end of its standard error, where `output` has no text of it
+    out_of_memory: bool | None = None  # of one killed by SIGKILL: by the kernel, for want of memory; None: unknown
 
 
 class Try(Part):
@@ -169,6 +159,7 @@ class Try(Part):
     slot: U32 | None = None
     stderr_tail: Annotated[str, Meta(max_length=limits.TRY_TAIL_BYTES_MAX)] | None = None
     error: Annotated[str, Meta(max_length=limits.TRY_ERROR_CHARS_MAX)] | None = None
+    memory_limit_bytes: MemoryBytes | None = None
 
 
 class Outcome(Part):

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from sim.attempts import SentFrame
 from sim.jobs import Planned
 from taskpool import codec, limits
-from taskpool.messages import Frame, Incarnation, State
+from taskpool.identifiers import Incarnation
+from taskpool.messages import Frame, State
 
 if TYPE_CHECKING:
     from sim.host import SimHost

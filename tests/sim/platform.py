@@ -26,11 +26,12 @@ from taskpool.dealer.options import DealerOptions
 from taskpool.dealer.performer import Performer
 from taskpool.dealer.reply_queues import ReplyQueue, ReplyQueues
 from taskpool.errors import QueueEmpty, SpoolFull
+from taskpool.identifiers import Epoch
 from taskpool.ipc.memory import _Queue
 from taskpool.ipc.sizing import Layout, Room, Shape
 from taskpool.ipc.spool import Spool
 from taskpool.journal.store import Store
-from taskpool.messages import Command, Epoch, Frame
+from taskpool.messages import Command, Frame
 
 if TYPE_CHECKING:
     from sim.host import SimHost

@@ -9,11 +9,11 @@ from sim.worker import WorkerProcess
 from taskpool.codec import decode
 from taskpool.core.events import Exited, Spawned, SpawnFailed
 from taskpool.errors import MessageError, QueueEmpty
+from taskpool.identifiers import Incarnation
 from taskpool.ipc import names
 from taskpool.ipc.queue import QueueEnd
 from taskpool.ipc.sizing import Shape
 from taskpool.ipc.spool import Spool
-from taskpool.messages import Incarnation
 
 if TYPE_CHECKING:
     from sim.platform import SimPlatform

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from taskpool.identifiers import Token
 from taskpool.kinds.base import Context, Result
 from taskpool.kinds.command import COMMAND
-from taskpool.messages import Limits, Token
+from taskpool.messages import Limits
 
 
 def context(state: Path, *, timeout_ns: int = 0, slot: int = 0) -> Context:

@@ -37,6 +37,7 @@ from taskpool.core.reactor import Reactor
 from taskpool.core.state import PoolConfig
 from taskpool.core.storage import BatchFound, Commit, FindBatch, Restored, StoreRequest
 from taskpool.errors import ExitCode
+from taskpool.identifiers import Incarnation
 from taskpool.journal.memory import MemoryStore
 from taskpool.messages import (
     NO_USAGE,
@@ -48,7 +49,6 @@ from taskpool.messages import (
     End,
     Frame,
     Hello,
-    Incarnation,
     JobSpec,
     Limits,
     Outcome,

@@ -18,6 +18,7 @@ from taskpool.core.events import Exited, Spawned
 from taskpool.dealer.dealer import Dealer
 from taskpool.dealer.log import DealerLog
 from taskpool.dealer.options import DealerOptions
+from taskpool.identifiers import Epoch, Incarnation
 from taskpool.ipc import names
 from taskpool.ipc.memory import MemoryNamespace, MemoryQueueEnd
 from taskpool.ipc.sizing import Layout, Room, Shape
@@ -25,7 +26,7 @@ from taskpool.ipc.spool import Spool
 from taskpool.journal.memory import MemoryStore
 from taskpool.journal.store import Store
 from taskpool.kinds import KINDS
-from taskpool.messages import Epoch, Frame, Incarnation, Message, Ready
+from taskpool.messages import Frame, Message, Ready
 from taskpool.procs.writer import LineWriter
 
 POOL = "p"

@@ -141,6 +141,7 @@ class Completion:
             usage=usage,
             core_dumped=exit.core_dumped,
             stderr_tail=exit.stderr_tail,
+            out_of_memory=exit.out_of_memory,
         )
 
     def _death_error(self, attempt: Attempt, end: End, exit: Exited) -> JobError:
@@ -228,6 +229,7 @@ class Completion:
         if job.given_up or not may_retry(job, report):
             self._finish(job, state, attempt, report, now)
             return
+        job.resolve_limits()
         self._pool.counters.retries[report.end] += 1
         delay_ns = retry_delay_ns(job)
         self._pool.note(Level.DEBUG, Topic.JOB_RETRIED, job=job.name, end=report.end.value, delay_ns=delay_ns)
@@ -339,7 +341,8 @@ class Completion:
 
 
 def _certificate(attempt: Attempt, report: Report) -> Try:
-    return certificate(attempt.job.counts.tries, report, attempt.worker.pid, attempt.worker.slot)
+    worker, job = attempt.worker, attempt.job
+    return certificate(job.counts.tries, report, worker.pid, worker.slot, job.limits.memory_bytes)
 
 
 def _outcome(

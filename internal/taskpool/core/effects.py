@@ -12,7 +12,8 @@ from msgspec import Struct
 
 from taskpool.core.storage import StoreRequest
 from taskpool.errors import ExitCode
-from taskpool.messages import Accepted, Answer, Frame, Incarnation, Outcomes, Pong, Refused, Welcome
+from taskpool.identifiers import Incarnation
+from taskpool.messages import Accepted, Answer, Frame, Outcomes, Pong, Refused, Welcome
 
 
 class SendFrame(Struct, frozen=True):

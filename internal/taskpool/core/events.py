@@ -6,19 +6,8 @@ from msgspec import Struct
 
 from taskpool.core.entries import Traits
 from taskpool.core.storage import Restored, StoreEvent
-from taskpool.messages import (
-    Ack,
-    Bye,
-    Close,
-    Command,
-    Hello,
-    Incarnation,
-    JobSpec,
-    Ping,
-    Progress,
-    Ready,
-    Report,
-)
+from taskpool.identifiers import Incarnation
+from taskpool.messages import Ack, Bye, Close, Command, Hello, JobSpec, Ping, Progress, Ready, Report
 
 
 class CheckedJob(Struct, frozen=True):
@@ -70,6 +59,7 @@ class Exited(Struct, frozen=True):
     max_rss_bytes: int = 0
     stderr_tail: str | None = None
     core_dumped: bool = False
+    out_of_memory: bool | None = None  # of one killed by SIGKILL: by the kernel, for want of memory; None: unknown
     held: tuple[Report, ...] = ()  # what it had not sent yet, or had sent and not forgotten yet
 
 

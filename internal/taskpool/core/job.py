@@ -15,11 +15,13 @@ from __future__ import annotations
 
 from enum import Enum
 
+from msgspec.structs import replace
+
 from taskpool import limits
 from taskpool.core.batch import Batch
 from taskpool.core.entries import JobCounts, JobRecord, Traits
 from taskpool.core.storage import StoredJob
-from taskpool.messages import TERMINAL, End, JobSpec, Limits, Report, State
+from taskpool.messages import TERMINAL, End, JobSpec, Limits, Report, State, Try
 
 
 class _Word(Enum):
@@ -118,10 +120,9 @@ class Job:
     ) -> None:
         self.record = record
         self.batch = batch
-        # Resolved once: asked for at each dispatch and each end.
-        self.limits: Limits = record.spec.limits if record.spec.limits is not None else batch.limits
         # Its own object: only its methods change it, and the store gets copies.
         self.counts = counts if counts is not None else JobCounts()
+        self.resolve_limits()
         self.state = state
         self.took_worker = False  # its last crash was a worker's death, not what a worker reported
         self.lost_at_head = 0  # workers in a row that had it at the head, and died or gave it back before it ran
@@ -212,6 +213,11 @@ class Job:
         self.attempt_n = 0
         self.counts.take_back_try()
 
+    def resolve_limits(self) -> None:
+        """Work out the limits of its next try, which are asked for at each dispatch and each end."""
+        spec = self.record.spec
+        self.limits: Limits = _with_more_memory(spec.limits or self.batch.limits, self.counts.told)
+
     def run_by_worker(self) -> None:
         """A worker ran it after all, however it ended: no loss before counts against it any more."""
         self.lost_at_head = 0
@@ -257,9 +263,21 @@ class Job:
         """A person asks for the job again: nothing of its past counts against it."""
         self.move(State.QUEUED)
         self.counts.begin_run()
+        self.resolve_limits()
         self.lost_at_head = 0
         self.alone = self.cancelled = self.took_worker = False
         self.recovering = None
+
+
+def _with_more_memory(wanted: Limits, told: tuple[Try, ...]) -> Limits:
+    """Raise the memory limit over that of the last try which it ended, when that is asked for."""
+    if not wanted.memory_growth_percent:
+        return wanted
+    had = next((each.memory_limit_bytes for each in reversed(told) if each.out_of_memory), None)
+    if not had:
+        return wanted
+    raised = min(had * wanted.memory_growth_percent // 100, wanted.memory_bytes_max or limits.MEMORY_BYTES_MAX)
+    return replace(wanted, memory_bytes=max(raised, wanted.memory_bytes))
 
 
 def may_retry(job: Job, report: Report) -> bool:

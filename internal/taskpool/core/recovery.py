@@ -15,7 +15,8 @@ from taskpool.core.job import Job
 from taskpool.core.state import PoolState
 from taskpool.core.storage import InFlight, Restored
 from taskpool.core.worker import Worker
-from taskpool.messages import Incarnation, JobError, Report, State
+from taskpool.identifiers import Incarnation
+from taskpool.messages import JobError, Report, State
 
 CORRUPT_JOB = JobError("Corrupt", "the journal's copy of this job does not match its checksum: submit it again")
 

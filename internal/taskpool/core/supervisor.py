@@ -15,7 +15,8 @@ from taskpool.core.respawn import Respawn
 from taskpool.core.state import PoolState
 from taskpool.core.worker import StopReason, Worker, WorkerEvent, WorkerState
 from taskpool.errors import ExitCode
-from taskpool.messages import Incarnation, Ready
+from taskpool.identifiers import Incarnation
+from taskpool.messages import Ready
 
 EXIT_CANNOT_BOOT = frozenset({int(ExitCode.ENVIRONMENT), int(ExitCode.UNREACHABLE)})
 

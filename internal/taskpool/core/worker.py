@@ -16,7 +16,7 @@ from taskpool import limits
 from taskpool.clock import NEVER, Instant
 from taskpool.core.frame import FrameRecord
 from taskpool.core.job import Job
-from taskpool.messages import Incarnation
+from taskpool.identifiers import Incarnation
 
 
 class WorkerState(Enum):

@@ -27,11 +27,11 @@ from taskpool.dealer.platform import Platform, Poller, Processes
 from taskpool.dealer.reply_queues import GeneratorProcesses, ReplyQueues
 from taskpool.dealer.systemd import Notifier, ServiceReporter
 from taskpool.errors import ExitCode, GeneratorGone, TaskpoolError, UsageError
+from taskpool.identifiers import Epoch
 from taskpool.ipc import sizing
 from taskpool.ipc.spool import Spool
 from taskpool.journal.store import Store
 from taskpool.kinds import KINDS, job_title
-from taskpool.messages import Epoch
 
 # The core, which is handed numbers, imports no module that could send a signal.
 SIGNAL_NAMES = {int(number): number.name for number in Signals}

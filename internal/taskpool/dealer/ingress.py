@@ -15,6 +15,7 @@ from taskpool.core.counters import Counters
 from taskpool.core.entries import Traits
 from taskpool.core.events import CheckedJob, Event, ReadyUnreadable, ReportLost, Submitted
 from taskpool.errors import MessageError
+from taskpool.identifiers import Incarnation
 from taskpool.ipc.spool import Spool
 from taskpool.kinds import KINDS
 from taskpool.messages import (
@@ -23,7 +24,6 @@ from taskpool.messages import (
     Close,
     Command,
     Hello,
-    Incarnation,
     JobSpec,
     Message,
     Ping,

@@ -15,13 +15,14 @@ from taskpool.dealer import dead_pools
 from taskpool.dealer.options import DealerOptions
 from taskpool.dealer.processes import LaunchSpec, WorkerProcesses
 from taskpool.errors import ConfigurationError
+from taskpool.identifiers import Epoch
 from taskpool.ipc.mqueue import KernelNamespace, ipc_namespace, kernel_limits
 from taskpool.ipc.names import StaleQueues
 from taskpool.ipc.sizing import Layout, Room, Shape, choose, room
 from taskpool.ipc.spool import Spool
 from taskpool.journal.memory import MemoryStore
 from taskpool.journal.store import Store
-from taskpool.messages import Epoch, Welcome
+from taskpool.messages import Welcome
 from taskpool.procs import prctl, procfs
 from taskpool.procs.control_group import ControlGroup
 from taskpool.procs.orphans import WorkerList, end_orphans, last_life

@@ -37,9 +37,10 @@ from taskpool.dealer.performer import Performer
 from taskpool.dealer.platform import Poller, Processes
 from taskpool.dealer.reply_queues import GeneratorProcesses, ReplyQueues
 from taskpool.errors import QueueEmpty
+from taskpool.identifiers import Incarnation
 from taskpool.ipc.queue import QueueEnd
 from taskpool.journal.store import Store
-from taskpool.messages import Hello, Incarnation, Ready
+from taskpool.messages import Hello, Ready
 from taskpool.procs.wait import STEP_NS
 
 TICKS_PER_TURN_MAX = 16

@@ -11,11 +11,11 @@ from typing import Protocol
 from taskpool.clock import AwakeClock
 from taskpool.core.events import Exited, Spawned, SpawnFailed
 from taskpool.dealer.options import DealerOptions
+from taskpool.identifiers import Epoch, Incarnation
 from taskpool.ipc.queue import QueueEnd, QueueNamespace
 from taskpool.ipc.sizing import Layout, Room, Shape
 from taskpool.ipc.spool import Spool
 from taskpool.journal.store import Store
-from taskpool.messages import Epoch, Incarnation
 
 
 class Poller(Protocol):

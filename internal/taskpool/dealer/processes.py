@@ -23,15 +23,16 @@ from taskpool.core.events import Exited, Spawned, SpawnFailed
 from taskpool.dealer.slot_usage import use_of
 from taskpool.dealer.template import CopyLost, WorkerTemplate
 from taskpool.errors import ConfigurationError, MessageError, QueueEmpty, QueueError, WorkerCannotBoot
+from taskpool.identifiers import Incarnation
 from taskpool.ipc import held_reports, names
 from taskpool.ipc.names import StaleQueues
 from taskpool.ipc.queue import QueueEnd, QueueNamespace
 from taskpool.ipc.sizing import Shape
 from taskpool.ipc.spool import Spool
-from taskpool.messages import Incarnation
-from taskpool.procs import process_tree, procfs, reap
+from taskpool.procs import oom, process_tree, procfs, reap
 from taskpool.procs.files import open_unnamed_somewhere
 from taskpool.procs.orphans import WorkerList
+from taskpool.procs.reap import ChildExit
 from taskpool.procs.spawn import INCARNATION_DIGITS, INCARNATION_FLAG, TEMPLATE_FLAG, scrubbed, spawn_worker
 
 TRACER_NS = 1 * SECOND  # so long a tracer (strace, gdb) has to let go of a worker that was killed
@@ -61,12 +62,20 @@ class WorkerProcess:
         self.reports_fd = reports_fd
         self.pid = 0
         self.killed_mono_ns: int | None = None  # when it was sent SIGKILL
-        self.exit: reap.ChildExit | None = None  # once it is reaped
+        self.exit: ChildExit | None = None  # once it is reaped
         self.death_mono_ns = 0  # when its death was first seen; recovery is measured from here
+        self.oom_kills: int | None = None  # by the kernel, up to a second before this one was last given work
+        self.out_of_memory: bool | None = None  # whether it was one of those
 
-    def reaped(self, exit: reap.ChildExit, death_mono_ns: int) -> None:
+    def ran_out_of_memory(self, exit: ChildExit) -> bool | None:
+        """Say whether the kernel has killed it for that; None: another signal, ours, or the kernel does not tell."""
+        by_another = exit.signal == signal.SIGKILL and self.killed_mono_ns is None
+        return oom.since(self.oom_kills) if by_another else None
+
+    def reaped(self, exit: ChildExit, death_mono_ns: int, *, out_of_memory: bool | None = None) -> None:
         self.exit = exit
         self.death_mono_ns = death_mono_ns
+        self.out_of_memory = out_of_memory
 
 
 class WorkerProcesses:
@@ -90,6 +99,8 @@ class WorkerProcesses:
         self._processes: dict[Incarnation, WorkerProcess] = {}
         self._by_pid: dict[int, WorkerProcess] = {}
         self._reaped: list[WorkerProcess] = []  # their descendants may be alive
+        self._oom_kills = oom.kills()  # by the kernel, when that was last looked at
+        self._oom_look_due_ns = 0
         self._held: set[int] = set()  # children that will run no more and are not reaped: a tracer has them
         # What the program that execed this one had started; to PID 1 others may come.
         self._strangers = set(process_tree.children_of())
@@ -195,7 +206,10 @@ class WorkerProcesses:
 
     def request_queue(self, incarnation: Incarnation) -> QueueEnd | None:
         process = self._processes.get(incarnation)
-        return process.queue if process is not None else None
+        if process is None:
+            return None
+        process.oom_kills = self._oom_kills
+        return process.queue
 
     def kill(self, incarnation: Incarnation, name: str) -> None:
         """Signal the worker and its group. While it is not reaped, no other process can have its PID.
@@ -230,8 +244,11 @@ class WorkerProcesses:
             self._strangers.discard(pid)
             self._held.discard(pid)
             if process is not None:
-                process.reaped(ended, now_ns)
+                process.reaped(ended, now_ns, out_of_memory=process.ran_out_of_memory(ended))
                 self._reaped.append(process)
+                self._oom_look_due_ns = now_ns  # what it counted for counts for no worker that is given work after it
+        if now_ns >= self._oom_look_due_ns:
+            self._oom_kills, self._oom_look_due_ns = oom.kills(), now_ns + SECOND
         self._give_up_held()
 
     def _give_up_held(self) -> None:
@@ -246,7 +263,7 @@ class WorkerProcesses:
             del self._by_pid[pid]
             self._held.add(pid)
             use = use_of(pid)
-            process.reaped(reap.ChildExit(pid, None, signal.SIGKILL, use.cpu_ns, use.resident_bytes), now_ns)
+            process.reaped(ChildExit(pid, None, signal.SIGKILL, use.cpu_ns, use.resident_bytes), now_ns)
             self._reaped.append(process)
 
     def take_exited(self) -> list[Exited]:
@@ -326,6 +343,7 @@ class WorkerProcesses:
             ended.max_rss_bytes,
             stderr_tail,
             ended.core_dumped,
+            process.out_of_memory,
             held,
         )
 

@@ -27,11 +27,12 @@ from taskpool.dealer.log import DealerLog
 from taskpool.dealer.options import DealerOptions
 from taskpool.dealer.platform import Platform
 from taskpool.errors import GeneratorGone, MessageError, PoolInUse, QueueEmpty
+from taskpool.identifiers import Epoch
 from taskpool.ipc import names
 from taskpool.ipc.queue import QueueEnd, QueueNamespace
 from taskpool.ipc.spool import Spool
 from taskpool.journal.store import Store
-from taskpool.messages import Epoch, Progress, Report
+from taskpool.messages import Progress, Report
 from taskpool.procs.pool_lock import HELD_LOOK_NS
 from taskpool.procs.wait import wait_ready
 

@@ -23,6 +23,8 @@ def cause(outcome: Outcome) -> str:
     """Say in a word or two why a job did not succeed: `exit 1`, `SIGSEGV`, `timed out`, `ValueError`."""
     if outcome.state is State.TIMED_OUT:
         return "timed out"
+    if outcome.tries and outcome.tries[-1].out_of_memory:
+        return "out of memory"
     if outcome.signal is not None:
         return signal_name(outcome.signal)
     if outcome.exit_status:  # not 0, which would be no reason

@@ -21,6 +21,8 @@ from taskpool.durations import EXPECTED, parse_duration
 from taskpool.errors import UsageError
 from taskpool.kinds.base import WrongField, read_fields
 from taskpool.messages import DEFAULT_LIMITS, Limits
+from taskpool.sizes import EXPECTED as SIZE_EXPECTED
+from taskpool.sizes import human_size, parse_size
 
 Where = Callable[[str], str]  # the words for a key: `--retries`, or `jobs.jsonl:3: field 'retries'`
 
@@ -32,6 +34,9 @@ _SIGNAL = "(0?[1-9]|[1-5][0-9]|6[0-4]|[A-Za-z][A-Za-z0-9]*)"
 _ENDS = f"(timeout|exit:{_EXIT_STATUS}|signal:{_SIGNAL})"
 # Ranges of durations written as text are beyond a pattern: parse_duration has the last word.
 _SECONDS_MAX = limits.TIMEOUT_NS_MAX // SECOND
+
+_SIZE = "^[0-9]{1,18}(\\.[0-9]{1,9})?([KMGTkmgt]?[Ii]?[Bb]?)$"
+_GROWTH_EXPECTED = f"xN from x1.1 to x{limits.MEMORY_GROWTH_PERCENT_MAX // 100}, or xN,max=SIZE"
 
 _DURATION_EXPECTED = EXPECTED.removeprefix("expected ")
 _RETRY_ON_EXPECTED = "exit:1..255, signal:NAME or timeout, separated by commas"
@@ -102,7 +107,28 @@ class LimitFields(Struct, forbid_unknown_fields=True, kw_only=True):
             extra={"expected": f"an integer {-limits.PRIORITY_MAX}..{limits.PRIORITY_MAX}", "metavar": "N"},
         ),
     ] = UNSET
+    mem_limit: Annotated[
+        int | str | UnsetType,
+        Meta(
+            description="end a try that takes more memory, all its processes together (default: none)",
+            examples=["512M", "1.5G", 1048576],
+            extra={"expected": SIZE_EXPECTED.removeprefix("expected "), "metavar": "SIZE"},
+            extra_json_schema={"pattern": _SIZE, "minimum": 1, "maximum": limits.MEMORY_BYTES_MAX},
+        ),
+    ] = UNSET
+    mem_escalate: Annotated[
+        str | UnsetType,
+        Meta(
+            description="more memory for the next try after one that ran out of it: x2,max=16G",
+            examples=["x2", "x1.5,max=16G"],
+            extra={"expected": _GROWTH_EXPECTED, "metavar": "xN,max=SIZE"},
+            extra_json_schema={"pattern": rf"^x{_NUMBER}(,max={_SIZE[1:-1]})?$"},
+        ),
+    ] = UNSET
 
+
+_GROWTH = re.compile(rf"x({_NUMBER.replace('(', '(?:', 1)})(?:,max=(\S+))?", re.ASCII)
+_GROWTH_PERCENT_MIN = 110
 
 KEYS = frozenset(LimitFields.__struct_fields__)
 
@@ -117,7 +143,25 @@ def parse_limits(given: Mapping[str, object], where: Where, base: Limits = DEFAU
     for key, value in given.items():  # checked, and as it was written: errors quote it
         reader = _READERS.get(key)
         changes.update({key: value} if reader is None else reader(value, where(key)))
-    return msgspec.structs.replace(base, **changes) if changes else base
+    if not changes:
+        return base
+    wanted = msgspec.structs.replace(base, **changes)
+    if "mem_escalate" in given or "mem_limit" in given:
+        _check_growth(wanted, where("mem_escalate"))
+    return wanted
+
+
+def _check_growth(wanted: Limits, where: str) -> None:
+    """Refuse what would never act."""
+    if not wanted.memory_growth_percent:
+        return
+    if not wanted.memory_bytes:
+        raise UsageError(f"{where}: there is no memory limit to raise; add {option_name('mem_limit')} SIZE")
+    if not wanted.retries:
+        raise UsageError(f"{where}: no try comes after the first; add {option_name('retries')} N")
+    if wanted.memory_bytes_max and wanted.memory_bytes_max <= wanted.memory_bytes:
+        most, first = human_size(wanted.memory_bytes_max), human_size(wanted.memory_bytes)
+        raise UsageError(f"{where}: max={most} is not more than the memory limit of the first try, {first}")
 
 
 class LimitOption(NamedTuple):
@@ -208,11 +252,30 @@ def _signal_number(text: str) -> int | None:
         return None
 
 
+def _read_mem_limit(value: object, where: str) -> dict[str, Any]:
+    size = parse_size(value, where)
+    if size == 0:
+        raise UsageError(f"{where}: a memory limit of 0 lets no job run; leave it out for none")
+    return {"memory_bytes": size}
+
+
+def _read_mem_escalate(value: object, where: str) -> dict[str, Any]:
+    """`x2,max=16G`: the factor from one try to the next, and the most there will be."""
+    match = _GROWTH.fullmatch(value) if isinstance(value, str) else None
+    percent = round(float(match[1]) * 100) if match else 0
+    if match is None or not _GROWTH_PERCENT_MIN <= percent <= limits.MEMORY_GROWTH_PERCENT_MAX:
+        raise UsageError(f"{where}: expected {_GROWTH_EXPECTED}, got {value!r}")
+    size_max = parse_size(match[2], f"{where}: max") if match[2] else 0
+    return {"memory_growth_percent": percent, "memory_bytes_max": size_max}
+
+
 _READERS: dict[str, Callable[[Any, str], dict[str, Any]]] = {
     "timeout": _read_timeout,
     "backoff": _read_backoff,
     "retry_on": _read_retry_on,
     "crash_limit": _read_crash_limit,
+    "mem_limit": _read_mem_limit,
+    "mem_escalate": _read_mem_escalate,
 }
 
 assert _READERS.keys() <= KEYS

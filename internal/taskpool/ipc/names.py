@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from taskpool import limits
 from taskpool.errors import QueueError, QueueExists, QueueLimit, QueueMissing, UsageError
+from taskpool.identifiers import Epoch, Incarnation
 from taskpool.ipc import sizing
-from taskpool.messages import Epoch, Incarnation
 
 if TYPE_CHECKING:
     from pathlib import Path  # a worker starts without it

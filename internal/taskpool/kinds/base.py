@@ -27,10 +27,11 @@ import msgspec
 from msgspec import Meta, Struct
 
 from taskpool.errors import MessageError, UsageError
+from taskpool.identifiers import Token
 from taskpool.kinds.source import STDIN, Source
 from taskpool.limits import JOB_TEXT_BYTES_MAX
 from taskpool.log import excerpt
-from taskpool.messages import DEFAULT_LIMITS, NO_OUTPUT, End, JobError, JobSpec, Limits, Output, Token
+from taskpool.messages import DEFAULT_LIMITS, NO_OUTPUT, End, JobError, JobSpec, Limits, Output
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -115,6 +116,7 @@ class Result(NamedTuple):
     cpu_ns: int = 0  # of the attempt's child processes ...
     max_rss_bytes: int = 0  # ... 0 for kinds inside the worker, which measures itself
     core_dumped: bool = False
+    out_of_memory: bool | None = None  # whether the kernel ended it for want of memory; None: it does not tell
 
 
 # --- job objects ----------------------------------------------------------------------------------

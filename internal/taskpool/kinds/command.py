@@ -10,17 +10,20 @@ from typing import TYPE_CHECKING, Annotated
 from msgspec import Meta, Struct
 
 from taskpool import limits
+from taskpool.certificate import OUT_OF_MEMORY
 from taskpool.clock import AwakeClock, SystemClock, seconds
 from taskpool.errors import MessageError, UsageError
 from taskpool.kinds.base import OWN_VARIABLES, Argument, Context, Kind, Result, Text, wrong_value
 from taskpool.kinds.capture import Streams, await_spool, lost
-from taskpool.kinds.execute import CannotStart, Ended, Program, start, wait, when_possible
+from taskpool.kinds.execute import Bounds, CannotStart, Ended, Program, start, wait, when_possible
 from taskpool.kinds.source import Source
 from taskpool.kinds.template import SLOT, shell_quote
 from taskpool.log import excerpt
 from taskpool.messages import End, JobError, JobSpec, Part
+from taskpool.procs import oom
 from taskpool.procs.process_tree import kill_descendants
 from taskpool.procs.spawn import scrubbed
+from taskpool.sizes import human_size
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -271,7 +274,8 @@ def _patience_ns(context: Context) -> int:
 
 
 def _see_through(pid: int, context: Context, streams: Streams) -> Result:
-    ended = wait(pid, context.deadline_ns, streams)
+    kills = oom.kills()
+    ended = wait(pid, Bounds(context.deadline_ns, context.limits.memory_bytes), streams)
     kill_descendants()  # before the output is read: it must not grow any more
     try:
         output = streams.collect(context)
@@ -281,11 +285,12 @@ def _see_through(pid: int, context: Context, streams: Streams) -> Result:
         _end_of(ended),
         exit_status=ended.child.status,
         signal=ended.child.signal,
-        error=_timed_out(context, ended) if ended.timed_out else None,
+        error=_cut_short(context, ended),
         output=output,
         cpu_ns=ended.child.cpu_ns,
         max_rss_bytes=ended.child.max_rss_bytes,
         core_dumped=ended.child.core_dumped,
+        out_of_memory=oom.since(kills) if ended.child.signal == signal.SIGKILL else None,
     )
 
 
@@ -293,9 +298,19 @@ def _end_of(ended: Ended) -> End:
     # The time-out first: SIGTERM at its end is ours, and a program that handles it may exit with 0.
     if ended.timed_out:
         return End.TIMED_OUT
+    if ended.held_bytes:
+        return End.FAILED  # by a limit that its owner has set: no crash, although it was killed
     if ended.child.signal is not None:
         return End.CRASHED
     return End.SUCCEEDED if ended.child.status == 0 else End.FAILED
+
+
+def _cut_short(context: Context, ended: Ended) -> JobError | None:
+    if ended.held_bytes:
+        limit = human_size(context.limits.memory_bytes)
+        text = f"held {human_size(ended.held_bytes)} of memory, more than its limit of {limit}, and was killed"
+        return JobError(OUT_OF_MEMORY, text)
+    return _timed_out(context, ended) if ended.timed_out else None
 
 
 def _timed_out(context: Context, ended: Ended) -> JobError:

@@ -19,6 +19,7 @@ from taskpool.clock import MILLISECOND, AwakeClock
 from taskpool.errors import call_refused, is_lacking
 from taskpool.kinds.base import WorkerUnfit
 from taskpool.kinds.capture import Streams
+from taskpool.procs import memory
 from taskpool.procs.process_tree import children_of
 from taskpool.procs.reap import ChildExit, reap
 from taskpool.procs.signals import catchable
@@ -67,11 +68,19 @@ class Program(NamedTuple):
     stdin: bytes | None  # None: nothing to read
 
 
+class Bounds(NamedTuple):
+    """What a program may use."""
+
+    deadline_ns: int | None  # by the clock; None: no time-out
+    memory_bytes: int  # of all its processes; 0: as much as there is
+
+
 class Ended(NamedTuple):
     """How the program ended. LIMIT: its peak memory is at least the worker's own, which counts until the exec."""
 
     timed_out: bool
     child: ChildExit
+    held_bytes: int = 0  # not 0: it was killed because it held so much memory
 
 
 def when_possible(
@@ -129,13 +138,18 @@ def start(program: Program, streams: Streams) -> int:
             raise _cannot_run(path, error) from None
 
 
-def wait(pid: int, deadline_ns: int | None, streams: Streams) -> Ended:
-    """Wait for the program and reap it; past the deadline end it: SIGTERM, some grace, SIGKILL.
+def wait(pid: int, bounds: Bounds, streams: Streams) -> Ended:
+    """Wait for the program and reap it; past the deadline end it: SIGTERM, some grace, SIGKILL. With more memory than
+    its limit it is killed at once, for that grows.
 
-    `deadline_ns` is by the clock; None: no time-out. A pause of the whole pool ends neither the time nor the grace.
-    What it leaves behind is the caller's to end.
+    A pause of the whole pool ends neither the time nor the grace. What it leaves behind is the caller's to end.
     """
-    timed_out = not _ends_by(pid, deadline_ns, streams)
+    held_bytes = _watch_memory(pid, bounds, streams) if bounds.memory_bytes else 0
+    if held_bytes:
+        _signal_group(pid, signal.SIGKILL)
+        _ends_by(pid, None, streams)
+        return Ended(False, reap(pid), held_bytes)
+    timed_out = not _ends_by(pid, bounds.deadline_ns, streams)
     grace_ns = streams.clock.now().mono + limits.TERM_GRACE_NS
     if timed_out:
         _signal_group(pid, signal.SIGTERM)
@@ -147,6 +161,18 @@ def wait(pid: int, deadline_ns: int | None, streams: Streams) -> Ended:
     if timed_out:
         _spare_children_until(grace_ns, streams)
     return Ended(timed_out, end)
+
+
+def _watch_memory(pid: int, bounds: Bounds, streams: Streams) -> int:
+    """Look at its memory until it ends or its time is over, and return 0; or what it holds once that is too much."""
+    while True:
+        due_ns = streams.clock.now().mono + limits.MEMORY_LOOK_NS
+        if bounds.deadline_ns is not None and bounds.deadline_ns <= due_ns:
+            return 0
+        if _ends_by(pid, due_ns, streams):
+            return 0
+        if held_bytes := memory.exceeds(bounds.memory_bytes):
+            return held_bytes
 
 
 def _ends_by(pid: int, deadline_ns: int | None, streams: Streams) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import select
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from taskpool.clock import MILLISECOND
@@ -90,18 +91,26 @@ class ControlGroup:
 
 def own_directory() -> Path | None:
     """Return where the group of this process is in the file system; None where there is no unified hierarchy."""
+    unified = next((group for controllers, group in own_groups() if not controllers), None)
+    return None if unified is None else mounted(unified, "cgroup2")
+
+
+def own_groups() -> Iterator[tuple[frozenset[str], Path]]:
+    """Give the groups of this process, each with its controllers: none for that of the unified hierarchy."""
     for line in _read(Path("/proc/self/cgroup")).splitlines():
-        if line.startswith("0::/") and not line.startswith("0::/.."):  # ..: outside of what this mount shows
-            return _mounted(Path(line.removeprefix("0::")))
-    return None
+        _, controllers, group = line.split(":", 2)
+        if not group.startswith("/.."):  # outside of what this mount shows
+            yield frozenset(filter(None, controllers.split(","))), Path(group)
 
 
-def _mounted(group: Path) -> Path | None:
-    """Find a group below the mount that shows it, see proc_pid_mountinfo(5)."""
+def mounted(group: Path, kind: str, controller: str = "") -> Path | None:
+    """Find a group below the mount that shows it, see proc_pid_mountinfo(5). One of v1 is of a controller."""
     for line in _read(Path("/proc/self/mountinfo")).splitlines():
-        mount, _, kind = line.partition(" - ")
+        mount, _, source = line.partition(" - ")
         root, point = (field.encode().decode("unicode_escape") for field in mount.split()[3:5])
-        if kind.startswith("cgroup2 ") and group.is_relative_to(root):
+        words = source.split()
+        of_kind = words[0] == kind and (not controller or controller in words[2].split(","))
+        if of_kind and group.is_relative_to(root):
             return Path(point) / group.relative_to(root)
     return None
 

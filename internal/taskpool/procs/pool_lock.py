@@ -17,7 +17,7 @@ import msgspec
 
 from taskpool.clock import MILLISECOND, SECOND, rfc3339
 from taskpool.errors import ConfigurationError, PoolInUse
-from taskpool.messages import Epoch
+from taskpool.identifiers import Epoch
 from taskpool.procs import procfs
 from taskpool.procs.files import sync_directory
 from taskpool.procs.wait import wait_ready

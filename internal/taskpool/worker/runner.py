@@ -11,14 +11,18 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from taskpool import limits
+from taskpool.certificate import OUT_OF_MEMORY
 from taskpool.clock import SystemClock, seconds
 from taskpool.errors import TaskpoolError
+from taskpool.identifiers import Token
 from taskpool.kinds import KINDS, Context, JobTimedOut, Kind, Result, WorkerUnfit
 from taskpool.kinds.capture import lost
-from taskpool.messages import End, Frame, JobError, Output, Report, Task, Token, Usage
+from taskpool.messages import End, Frame, JobError, Output, Report, Task, Usage
+from taskpool.procs.memory import bounded_allocation
 from taskpool.procs.prctl import ParentTie
 from taskpool.procs.process_tree import kill_descendants
 from taskpool.procs.procfs import take_own_peak_bytes
+from taskpool.sizes import human_size
 from taskpool.worker.capture import Capture
 from taskpool.worker.helpers import forget_helpers, shut_down_in_order
 from taskpool.worker.imports import Imports
@@ -133,10 +137,11 @@ class Runner:
     def _run_inside(self, kind: Kind[Any, Any], payload: bytes, context: Context) -> Result:
         try:
             self._timeout_signal.arm(context.deadline_ns)
-            result = kind.run(payload, context)
-            if kind.runs_user_code:
-                shut_down_in_order()
-            return result
+            with bounded_allocation(context.limits.memory_bytes if kind.runs_user_code else 0):
+                result = kind.run(payload, context)
+                if kind.runs_user_code:
+                    shut_down_in_order()
+            return _of_memory(result, context)
         finally:
             self._timeout_signal.disarm()  # until it has returned, the signal may still come
 
@@ -167,11 +172,22 @@ class Runner:
             return lost(error)
 
 
+def _of_memory(result: Result, context: Context) -> Result:
+    """Name its limit where a job could allocate no more: MemoryError says nothing by itself."""
+    error, limit = result.error, context.limits.memory_bytes
+    if not limit or error is None or error.type != "MemoryError":
+        return result
+    text = f"could allocate no more within its memory limit of {human_size(limit)}"
+    return result._replace(
+        error=JobError(OUT_OF_MEMORY, f"{text}: {error.message}".removesuffix(": "), error.traceback)
+    )
+
+
 def _report(n: int, result: Result, usage: Usage, output: Output) -> Report:
     error = _accepted(result.error) if result.error else None
     tail = None if result.end is End.SUCCEEDED or output.stderr_file is None else _tail(output.stderr_file)
     ended = (result.end, result.value, result.exit_status, result.signal, error)
-    return Report(n, *ended, usage, output, result.core_dumped, tail)
+    return Report(n, *ended, usage, output, result.core_dumped, tail, result.out_of_memory)
 
 
 def _tail(name: str) -> str | None:

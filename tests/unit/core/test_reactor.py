@@ -34,6 +34,7 @@ from taskpool.core.events import (
 )
 from taskpool.core.storage import Commit
 from taskpool.core.worker import WorkerState
+from taskpool.identifiers import Incarnation
 from taskpool.messages import (
     Ack,
     Bye,
@@ -42,7 +43,6 @@ from taskpool.messages import (
     End,
     Frame,
     Hello,
-    Incarnation,
     Outcome,
     Outcomes,
     Ping,

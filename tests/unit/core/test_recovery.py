@@ -36,6 +36,7 @@ from taskpool.core.storage import (
     StoreRequest,
 )
 from taskpool.errors import ExitCode
+from taskpool.identifiers import Incarnation
 from taskpool.journal.memory import MemoryStore
 from taskpool.limits import (
     BOOT_NS_MAX,
@@ -46,7 +47,7 @@ from taskpool.limits import (
     UNCLEAN_EXITS_ALONE_MIN,
     WRITE_AHEAD_NS,
 )
-from taskpool.messages import DEFAULT_LIMITS, End, Incarnation, Outcome, Report, State
+from taskpool.messages import DEFAULT_LIMITS, End, Outcome, Report, State
 
 BEFORE = EPOCH - 1  # the life that left all this
 

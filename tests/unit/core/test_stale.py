@@ -11,8 +11,9 @@ from taskpool.core.job import Job, retry_delay_ns
 from taskpool.core.metric import Histogram
 from taskpool.core.respawn import Respawn
 from taskpool.core.worker import Worker, WorkerEvent, WorkerState
+from taskpool.identifiers import Incarnation
 from taskpool.limits import RESPAWN_DELAY_NS_MIN
-from taskpool.messages import DEFAULT_LIMITS, TERMINAL, End, Incarnation, Limits, Progress, Report, State
+from taskpool.messages import DEFAULT_LIMITS, TERMINAL, End, Limits, Progress, Report, State
 
 # --- the stale cells, from outside ----------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from taskpool.clock import MILLISECOND, SECOND
 from taskpool.core.effects import Topic
 from taskpool.core.events import ReadyUnreadable, Reconfigured, Signalled, Spawned, SpawnFailed, TakenBack
 from taskpool.errors import ExitCode
+from taskpool.identifiers import Incarnation
 from taskpool.limits import (
     BOOT_DEATHS_MAX,
     BOOT_DEATHS_WINDOW_NS,
@@ -21,7 +22,7 @@ from taskpool.limits import (
     RESPAWN_DELAY_NS_MIN,
     WORKERS_MAX,
 )
-from taskpool.messages import End, Incarnation, Progress, Ready, Report, State
+from taskpool.messages import End, Progress, Ready, Report, State
 
 
 def states(world: World) -> dict[int, str]:

@@ -12,10 +12,10 @@ import pytest
 
 from taskpool.dealer import dead_pools
 from taskpool.errors import QueueLimit
+from taskpool.identifiers import Epoch, Incarnation
 from taskpool.ipc import names
 from taskpool.ipc.memory import MemoryNamespace, MemoryQueueEnd
 from taskpool.ipc.sizing import LOCK, Shape
-from taskpool.messages import Epoch, Incarnation
 
 HERE, ELSEWHERE = "ipc:[1]", "ipc:[2]"
 POOL, OWN = "dead", "own"

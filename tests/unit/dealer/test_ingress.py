@@ -14,8 +14,9 @@ from taskpool.core.counters import Counters
 from taskpool.core.events import ReadyUnreadable, ReportLost
 from taskpool.dealer.ingress import CONTROL, EVENTS, INTAKE, Ingress
 from taskpool.dealer.log import WarningLimit
+from taskpool.identifiers import Incarnation
 from taskpool.ipc.spool import Spool
-from taskpool.messages import End, Hello, Incarnation, JobSpec, Progress, Ready, Refused, Report, Submit
+from taskpool.messages import End, Hello, JobSpec, Progress, Ready, Refused, Report, Submit
 
 CLIENT = 7
 

@@ -13,9 +13,10 @@ from taskpool import limits
 from taskpool.clock import SECOND
 from taskpool.dealer.dealer import Dealer
 from taskpool.dealer.loop import LoopCounters
+from taskpool.identifiers import Incarnation
 from taskpool.ipc import names
 from taskpool.kinds.fib import FIB
-from taskpool.messages import Close, End, Frame, Hello, Incarnation, JobSpec, Progress, Report, Submit
+from taskpool.messages import Close, End, Frame, Hello, JobSpec, Progress, Report, Submit
 
 WORKERS = 40
 EVENTS = names.events(POOL)

@@ -15,10 +15,11 @@ from taskpool.core.events import TakenBack
 from taskpool.core.storage import DiskFull
 from taskpool.dealer.performer import Performer
 from taskpool.dealer.reply_queues import ReplyQueues
+from taskpool.identifiers import Incarnation
 from taskpool.ipc.memory import MemoryNamespace, MemoryQueueEnd
 from taskpool.ipc.sizing import Shape
 from taskpool.ipc.spool import Spool
-from taskpool.messages import Frame, Incarnation, Task
+from taskpool.messages import Frame, Task
 
 WORKER = Incarnation(1)
 

@@ -24,11 +24,11 @@ from taskpool.core.state import PoolConfig
 from taskpool.core.worker import Worker, WorkerState
 from taskpool.dealer.processes import LaunchSpec, WorkerProcesses
 from taskpool.dealer.slot_usage import NOTHING, SlotUsage, use_of
+from taskpool.identifiers import Epoch, Incarnation
 from taskpool.ipc.mqueue import KernelNamespace
 from taskpool.ipc.names import StaleQueues
 from taskpool.ipc.sizing import Shape
 from taskpool.ipc.spool import Spool
-from taskpool.messages import Epoch, Incarnation
 from taskpool.procs.orphans import WorkerList
 
 ONE, TWO = Incarnation(1), Incarnation(2)

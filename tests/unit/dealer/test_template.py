@@ -18,12 +18,12 @@ from taskpool.clock import SystemClock
 from taskpool.core.events import Spawned
 from taskpool.dealer.processes import LaunchSpec, WorkerProcesses
 from taskpool.dealer.template import WorkerTemplate
+from taskpool.identifiers import Epoch, Incarnation
 from taskpool.ipc import names
 from taskpool.ipc.mqueue import KernelNamespace
 from taskpool.ipc.names import StaleQueues
 from taskpool.ipc.sizing import Shape
 from taskpool.ipc.spool import Spool
-from taskpool.messages import Epoch, Incarnation
 from taskpool.procs import prctl, procfs
 from taskpool.procs.orphans import WorkerList
 

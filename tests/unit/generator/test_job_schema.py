@@ -26,6 +26,8 @@ GOOD: list[dict[str, Any]] = [
     {"kind": "fib", "n": 40, "timeout": "90", "backoff": "5s", "crash_limit": 1},
     {"kind": "fib", "n": 40, "crash_limit": "unlimited", "retry_on": "exit:75,signal:KILL,timeout"},
     {"kind": "fib", "n": 40, "retry_on": ["exit:255", "signal:9", "signal:sigterm"]},
+    {"kind": "fib", "n": 40, "mem_limit": 1},
+    {"kind": "fib", "n": 40, "mem_limit": "1.5gib", "retries": 2, "mem_escalate": "x1.5,max=16G"},
     {"kind": "command", "argv": ["true"]},
     {"kind": "command", "argv": ["sha256sum", "", "a b", "\u00fc\n"], "label": "\u00fc"},
     {"kind": "command", "argv": ["ls"], "cwd": None, "env": None, "stdin": None, "shell": None},
@@ -36,6 +38,9 @@ GOOD: list[dict[str, Any]] = [
     {"kind": "python", "call": "m:f", "args": [10**30, 1.5, None, [{"a": True}]], "kwargs": {"": 1}},
     {"kind": "python", "call": "m:f", "args": None, "kwargs": None, "path": ["lib", "/opt"], "priority": 2**31 - 1},
 ]
+
+COMPANIONS: dict[str, dict[str, Any]] = {"mem_escalate": {"mem_limit": "1G", "retries": 1}}
+"""Without which a field would be refused, because it could not act."""
 
 BAD: list[Any] = [
     [],
@@ -82,6 +87,15 @@ BAD: list[Any] = [
     {"kind": "fib", "n": 1, "crash_limit": 0},
     {"kind": "fib", "n": 1, "crash_limit": "never"},
     {"kind": "fib", "n": 1, "priority": 2**31},
+    {"kind": "fib", "n": 1, "mem_limit": 0},
+    {"kind": "fib", "n": 1, "mem_limit": -1},
+    {"kind": "fib", "n": 1, "mem_limit": 1.5},
+    {"kind": "fib", "n": 1, "mem_limit": 2**51},
+    {"kind": "fib", "n": 1, "mem_limit": "1 G"},
+    {"kind": "fib", "n": 1, "mem_limit": "1P"},
+    {"kind": "fib", "n": 1, "mem_limit": "1G", "retries": 1, "mem_escalate": "2"},
+    {"kind": "fib", "n": 1, "mem_limit": "1G", "retries": 1, "mem_escalate": "x2,max="},
+    {"kind": "fib", "n": 1, "mem_limit": "1G", "retries": 1, "mem_escalate": 2},
     {"kind": "command"},
     {"kind": "command", "argv": []},
     {"kind": "command", "argv": "ls"},
@@ -153,6 +167,6 @@ def test_every_field_is_described_with_an_example_that_is_good(validator: Draft2
         for key, field in fields.items():
             assert field["description"], key
             for example in field.get("examples", ()):
-                job = {"kind": name, **required, key: example}
+                job = {"kind": name, **required, **COMPANIONS.get(key, {}), key: example}
                 assert validator.is_valid(job), job
                 assert parses(job), job

@@ -9,10 +9,10 @@ import pytest
 
 from taskpool import limits
 from taskpool.errors import ExitCode, QueueGone, QueueMissing, UsageError
+from taskpool.identifiers import Epoch, Incarnation
 from taskpool.ipc import names
 from taskpool.ipc.memory import MemoryNamespace, MemoryQueueEnd
 from taskpool.ipc.sizing import LOCK, Shape
-from taskpool.messages import Epoch, Incarnation
 
 LONGEST_QUEUE_NAME = 255  # NAME_MAX; mq_overview(7)
 

@@ -25,8 +25,9 @@ from taskpool.core.worker import Worker, WorkerState
 from taskpool.dealer.dealer import Dealer
 from taskpool.dealer.http import metric_sources
 from taskpool.dealer.log import LogCounters
+from taskpool.identifiers import Incarnation
 from taskpool.journal.sqlite import SqliteStore
-from taskpool.messages import DEFAULT_LIMITS, Incarnation, JobSpec
+from taskpool.messages import DEFAULT_LIMITS, JobSpec
 from taskpool.metrics.exporter import registry
 from taskpool.procs.writer import LineWriter
 

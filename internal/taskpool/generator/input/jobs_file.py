@@ -15,7 +15,7 @@ from taskpool.kinds.base import WrongField, read_fields
 from taskpool.messages import JobSpec, Limits
 
 # Fields that later versions have. A job that needs another one first must not run as if it did not.
-_NOT_YET = ("needs", "after", "mem_limit")
+_NOT_YET = ("needs", "after")
 LABEL_CHARS_MAX = 256  # as messages.JobSpec has it
 _SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
 

@@ -1,0 +1,76 @@
+"""How much memory this process has and what descends from it, and a bound for what it may allocate."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from taskpool.procs import procfs
+from taskpool.procs.process_tree import children_of
+
+_KIB = 1024
+
+
+def exceeds(limit_bytes: int) -> int:
+    """Return what all descendants of this process hold in memory when it is more than the limit, else 0.
+
+    Resident sets count a page once for each process that shares it, as a program and what it forks do. So where their
+    sum is too much, each page is divided by those who share it (Pss of proc_pid_smaps_rollup(5)): that takes the kernel
+    milliseconds, and is asked only then. LIMIT: of processes that cannot be looked into the resident set counts.
+    """
+    family = list(_descendants())
+    if sum(_resident(pid) for pid in family) <= limit_bytes:
+        return 0
+    held = sum(_proportional(pid) for pid in family)
+    return held if held > limit_bytes else 0
+
+
+@contextmanager
+def bounded_allocation(more_bytes: int) -> Iterator[None]:
+    """Let this process allocate so many bytes more than it has now, within the block; 0 sets no bound.
+
+    What does not fit fails with ENOMEM, in Python a MemoryError. RLIMIT_DATA counts private writable memory, so neither
+    files that are mapped nor address space that is only reserved, as RLIMIT_AS would (getrlimit(2), since Linux 4.7).
+    """
+    if not more_bytes:
+        yield
+        return
+    soft, hard = before = resource.getrlimit(resource.RLIMIT_DATA)
+    bound = _allocated() + more_bytes
+    for limit in (soft, hard):
+        if limit != resource.RLIM_INFINITY:
+            bound = min(bound, limit)
+    resource.setrlimit(resource.RLIMIT_DATA, (bound, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def _descendants() -> Iterator[int]:
+    left = children_of()
+    while left:
+        pid = left.pop()
+        yield pid
+        left += children_of(pid)
+
+
+def _resident(pid: int) -> int:
+    stat = procfs.stat_of(pid)
+    return stat.resident_bytes if stat is not None else 0
+
+
+def _proportional(pid: int) -> int:
+    return _field(procfs.read(pid, "smaps_rollup"), b"Pss:") or _resident(pid)
+
+
+def _allocated() -> int:
+    return _field(procfs.read(os.getpid(), "status"), b"VmData:")
+
+
+def _field(text: bytes | None, name: bytes) -> int:
+    """Read a line of kibibytes; 0 where there is none."""
+    _, found, rest = (text or b"").partition(name)
+    return int(rest.split(None, 1)[0]) * _KIB if found else 0
