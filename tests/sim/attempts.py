@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from msgspec import structs
+
 from sim.jobs import Planned
 from taskpool import limits
 from taskpool.core.entries import JobCounts
-from taskpool.messages import End, Outcome, Progress, Report, State, Try
+from taskpool.messages import End, Limits, Outcome, Progress, Report, State, Try
 
 if TYPE_CHECKING:
     from sim.host import SimHost
@@ -21,6 +23,14 @@ if TYPE_CHECKING:
     from sim.worker import WorkerProcess
 
 Mark = tuple[int, int]  # of a worker: (epoch, incarnation)
+
+
+def raised_memory(wanted: Limits, had: int) -> int:
+    """What a try may have after one that ran out of so much."""
+    if not wanted.memory_growth_percent:
+        return had
+    raised = had * wanted.memory_growth_percent // 100
+    return min(raised, wanted.memory_bytes_max) if wanted.memory_bytes_max else raised
 
 
 class Moves(NamedTuple):
@@ -214,6 +224,7 @@ class Attempts:
             self._world.fail("I4", f"job {kept.name}: told of its tries was {before}, and with try {tries} {told}")
             return
         self._world.faults.seen["told_of_tries"] += len(told) > 1
+        self._check_memory(kept, told)
         last, attempt = told[-1], self._made.get(kept.attempt)
         if attempt is None:
             return
@@ -228,6 +239,32 @@ class Attempts:
             self._world.fail("I4", f"job {kept.name}: try {tries} is told as {last}; seen was {seen}")
         if attempt.worker is not None and last.pid not in (attempt.worker.pid, None):
             self._world.fail("I4", f"job {kept.name}: try {tries} is told of PID {last.pid}, not {attempt.worker.pid}")
+
+    def check_limits(self, job: Planned, limits_: Limits) -> None:
+        """It runs under its own; its memory may have been raised as often as it ran out of that."""
+        wanted = self._host.oracle.limits_of(job)
+        if structs.replace(limits_, memory_bytes=wanted.memory_bytes) != wanted:
+            self._world.fail("I2", f"job {job.number} runs under the limits of another")
+        may = [wanted.memory_bytes]
+        for _ in range(job.memory_ends):
+            may.append(raised_memory(wanted, may[-1]))
+        if limits_.memory_bytes not in may:
+            self._world.fail("I2", f"job {job.number} runs with {limits_.memory_bytes} bytes of memory: {may}")
+        self._world.faults.seen["memory_raised"] += limits_.memory_bytes > wanted.memory_bytes
+
+    def _check_memory(self, kept: Kept, told: tuple[Try, ...]) -> None:
+        """Each try had the memory of the one before, or more when that one ran out of it."""
+        wanted = self._host.oracle.limits_of(self._host.job(kept.job.record.batch, kept.job.record.seq))
+        before = None
+        for each in told:
+            had = each.memory_limit_bytes or 0
+            if before is None:
+                fits = each.no > 1 or had == wanted.memory_bytes
+            else:
+                fits = had == (raised_memory(wanted, before[0]) if before[1] else before[0])
+            if not fits:
+                self._world.fail("I4", f"job {kept.name}: try {each.no} had {had} bytes of memory: {told}")
+            before = (had, each.out_of_memory)
 
     def _moves(self, kept: Kept, epoch: int) -> set[Moves]:
         """How the counts may move."""

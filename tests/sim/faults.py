@@ -108,6 +108,7 @@ SEEN = (
     "descendant_outlived_worker",
     "frame_of_several_jobs",
     "told_of_tries",
+    "memory_raised",
     "second_frame_in_flight",
     "frame_taken_back",
     "message_spilled",

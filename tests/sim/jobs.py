@@ -13,14 +13,15 @@ from taskpool.kinds import KINDS
 from taskpool.messages import JobSpec, Limits, State
 
 SEGV = 11
+MIB = 1024 * 1024
 
 
 class Act(NamedTuple):
     """What one execution does."""
 
-    what: str  # ok, fail, crash, exit, hang, die_at_once, end_host, big
+    what: str  # ok, fail, crash, exit, hang, die_at_once, end_host, big, need_memory
     run_ns: int = MILLISECOND
-    number: int = 0  # exit status or signal
+    number: int = 0  # exit status, signal, or bytes of memory
     forks: bool = False  # starts a process that does not end by itself for a long time
     deaf: bool = False  # hears no SIGTERM
 
@@ -89,6 +90,7 @@ class Planned:
         self.head_epoch = 0  # of the last worker that died with it unstarted at the head, or gave it back
         self.unstarted = 0  # such losses in this epoch, since a worker last ran it
         self.given_up = 0  # the epoch of the dealer that said it had cancelled it
+        self.memory_ends = 0  # executions that ran out of memory, in whatever run
         self.requeue_asked = False
         self.cancel_asked = False
 
@@ -128,6 +130,7 @@ class Style:
         self.priorities = self.crowded or rng.random() < 0.3
         self.end_host = rng.random() < 0.1
         self.bulky = rng.random() < 0.2
+        self.hungry = rng.random() < 0.25
 
 
 def draw_script(rng: Random, style: Style) -> Script:
@@ -142,8 +145,11 @@ def draw_script(rng: Random, style: Style) -> Script:
     acts = [ok]
     if rng.random() < style.trouble:
         acts = _trouble(rng, ok, timeout_ns)
+    hungry = style.hungry and rng.random() < 0.6
+    if hungry and not timeout_ns:  # beside what else may happen to it
+        acts = [*acts[:-1], *_need_memory(rng, ok)]
     own = None
-    if timeout_ns or style.priorities or rng.random() < 0.3:
+    if timeout_ns or hungry or style.priorities or rng.random() < 0.3:
         own = Limits(
             timeout_ns=timeout_ns,
             retries=rng.choice((0, 1, 2)),
@@ -151,10 +157,19 @@ def draw_script(rng: Random, style: Style) -> Script:
             backoff_max_ns=SECOND,
             retry_signal=rng.choice(((), (), (SEGV,))),
             retry_timeout=rng.random() < 0.7,
-            crash_limit=rng.choice((0, 1, 2, 3)) if acts[-1].what in ("ok", "big") else rng.choice((1, 2, 3)),
+            crash_limit=rng.choice((0, 1, 2, 3) if acts[-1].what in ("ok", "big", "need_memory") else (1, 2, 3)),
             priority=rng.choice((-1, 0, 1)) if style.priorities else 0,
+            memory_bytes=MIB if hungry else 0,
+            memory_growth_percent=rng.choice((0, 150, 200, 200)) if hungry else 0,
+            memory_bytes_max=rng.choice((0, 3 * MIB)) if hungry else 0,
         )
     return Script(tuple(acts), own, kind)
+
+
+def _need_memory(rng: Random, ok: Act) -> list[Act]:
+    """Fails until it has enough, or always; what another failure would do to its memory is seen between two of them."""
+    hungry = ok._replace(what="need_memory", number=rng.choice((MIB, 2 * MIB, 4 * MIB, 100 * MIB)))
+    return [hungry, ok._replace(what="fail", number=1), hungry] if rng.random() < 0.3 else [hungry]
 
 
 def _trouble(rng: Random, ok: Act, timeout_ns: int) -> list[Act]:

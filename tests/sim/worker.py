@@ -12,6 +12,7 @@ from sim.process import Life, Process
 from sim.queues import SimQueueEnd
 from sim.world import World
 from taskpool import __version__, codec
+from taskpool.certificate import OUT_OF_MEMORY
 from taskpool.clock import MILLISECOND, SECOND
 from taskpool.errors import MessageError, QueueMissing
 from taskpool.ipc import names
@@ -201,15 +202,14 @@ class WorkerProcess(Process):
         self.host.oracle.begins(self, job, n)
         if task.payload != job.spec.payload:
             self.world.fail("I2", f"job {job.number} runs with the payload of another")
-        if self.limits != self.host.oracle.limits_of(job):
-            self.world.fail("I2", f"job {job.number} runs under the limits of another")
+        self.host.oracle.attempts.check_limits(job, self.limits)
         job.executions += 1
         act = job.script.act(job.executions)
         if self.timeout_ns and self.world.faults.fires("pool_paused_amid_job"):
             pause_ns = self.world.faults.amount(10 * MILLISECOND, 40 * SECOND)
             in_ns = self.world.between(0, min(act.run_ns, self.timeout_ns))
             self.world.at(self.world.now_ns + in_ns, lambda: self.host.pause_pool(pause_ns))
-        if act.what in ("fail", "crash", "exit") and self.world.faults.fires("cancelled_amid_attempt"):
+        if act.what in ("fail", "crash", "exit", "need_memory") and self.world.faults.fires("cancelled_amid_attempt"):
             self.host.cancel(job)
         job.live.append(self)
         self.job, self.began_ns, self.terminated = job, self.world.now_ns, False
@@ -254,6 +254,9 @@ class WorkerProcess(Process):
     def _plain_report(self, act: Act, job: Planned, n: int) -> Report:
         if act.what in ("fail", "exit"):
             return Report(n, End.FAILED, exit_status=act.number)
+        if act.what == "need_memory" and act.number > self.limits.memory_bytes:
+            job.memory_ends += 1
+            return Report(n, End.FAILED, signal=KILL, error=JobError(OUT_OF_MEMORY))
         value = b"%d" % job.number
         return Report(n, End.SUCCEEDED, value=value + b" " * 5000 if act.what == "big" else value)
 

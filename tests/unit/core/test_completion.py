@@ -8,7 +8,7 @@ import pytest
 
 from support.builders import Work, World, work
 from taskpool.clock import MILLISECOND, SECOND
-from taskpool.core.effects import Topic
+from taskpool.core.effects import SendFrame, Topic
 from taskpool.core.entries import AttemptMade, JobCounts, JobReturned
 from taskpool.limits import COMMAND_BACKSTOP_NS, LOST_HEAD_MAX, TERM_GRACE_NS
 from taskpool.messages import End, JobError, Output, State, Try, Usage
@@ -55,6 +55,34 @@ def test_a_run_in_between_ends_the_row() -> None:
             world.run(end=end)
     world.run()
     assert world.ends() == [(1, State.SUCCEEDED)]
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+HUNGRY = JobError("OutOfMemory")
+
+
+@pytest.mark.parametrize(
+    ("ends", "limits", "had"),
+    [
+        ([HUNGRY, HUNGRY, HUNGRY], {"memory_growth_percent": 200}, [100, 200, 400]),
+        ([HUNGRY, HUNGRY, HUNGRY], {"memory_growth_percent": 200, "memory_bytes_max": 150}, [100, 150, 150]),
+        ([HUNGRY, JobError("ValueError"), HUNGRY], {"memory_growth_percent": 150}, [100, 150, 150]),
+        ([JobError("ValueError"), HUNGRY, HUNGRY], {"memory_growth_percent": 150}, [100, 100, 150]),
+        ([HUNGRY, HUNGRY, HUNGRY], {}, [100, 100, 100]),
+    ],
+)
+def test_a_try_after_one_without_enough_memory_has_more(
+    ends: list[JobError], limits: dict[str, Any], had: list[int]
+) -> None:
+    world = World()
+    world.batch(work("command", retries=2, memory_bytes=100, **limits))
+    sent = []
+    for error in ends:
+        sent += [effect.frame.limits.memory_bytes for effect in world.take(SendFrame)]
+        world.run(end=End.FAILED, error=error)
+    (outcome,) = world.outcomes()
+    assert sent == [each.memory_limit_bytes for each in outcome.tries] == had
 
 
 # --- retries --------------------------------------------------------------------------------------

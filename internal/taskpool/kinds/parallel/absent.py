@@ -91,9 +91,8 @@ ABSENT: dict[tuple[str, ...], str] = {
         "--limit",
         "--memsuspend",
     ): "fewer --workers; on a named pool, tp-generator pause and resume",
-    (
-        "--memfree",
-    ): "--mem-limit for each job and fewer --workers; a job that the kernel ends for want of memory runs again (--crash-limit)",
+    ("--memfree",): "--mem-limit for each job and fewer --workers; a job that the kernel ends for want of memory runs "
+    "again (--crash-limit)",
     ("--nice",): "start it as nice -n N tp-generator ...: workers inherit that",
     ("--term-seq",): "TERM, and KILL after a grace",
     ("--max-procs",): "--workers, -j",
