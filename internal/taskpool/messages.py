@@ -19,6 +19,7 @@ from taskpool import limits
 
 U63 = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 MemoryBytes = Annotated[int, Meta(ge=0, le=limits.MEMORY_BYTES_MAX)]
+SignalNumber = Annotated[int, Meta(ge=1, le=64)]
 U32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 Seq = Annotated[int, Meta(ge=1, le=limits.JOB_SEQ_MAX)]
 Ranges = tuple[tuple[Seq, Seq], ...]  # the first and the last job of each
@@ -76,7 +77,7 @@ class Limits(Part):
     backoff_min_ns: DurationNs = 0  # before the first retry; doubles up to backoff_max_ns
     backoff_max_ns: DurationNs = 0
     retry_exit: tuple[Annotated[int, Meta(ge=0, le=255)], ...] = ()  # retry only these exit statuses ...
-    retry_signal: tuple[Annotated[int, Meta(ge=1, le=64)], ...] = ()  # ... and these signals ...
+    retry_signal: tuple[SignalNumber, ...] = ()  # ... and these signals ...
     retry_timeout: bool = True  # ... and time-outs
     retry_failed: bool = True  # every failure, whatever its status
     crash_limit: Annotated[int, Meta(ge=0, le=limits.RETRIES_MAX)] = limits.CRASH_LIMIT_DEFAULT  # 0: unlimited
@@ -85,6 +86,13 @@ class Limits(Part):
     # A try after one that ran out of memory has so much of that one's limit, up to the maximum; 0: the same.
     memory_growth_percent: Annotated[int, Meta(ge=0, le=limits.MEMORY_GROWTH_PERCENT_MAX)] = 0
     memory_bytes_max: MemoryBytes = 0  # 0: none
+    # How a command is ended: each signal, and how long it is waited for; then KILL. Empty: the usual one.
+    term_sequence: Annotated[tuple[tuple[SignalNumber, DurationNs], ...], Meta(max_length=limits.TERM_SIGNALS_MAX)] = ()
+
+    @property
+    def grace_ns(self) -> int:
+        """How long a command may take to end, from the first signal to KILL."""
+        return sum(pause_ns for _, pause_ns in self.term_sequence or limits.TERM_SEQUENCE)
 
 
 DEFAULT_LIMITS = Limits()
@@ -136,7 +144,7 @@ class Report(Part):
     end: End  # SUCCEEDED, FAILED, CRASHED (its program was killed by a signal) or TIMED_OUT
     value: Value | None = None  # JSON
     exit_status: Annotated[int, Meta(ge=0, le=255)] | None = None
-    signal: Annotated[int, Meta(ge=1, le=64)] | None = None
+    signal: SignalNumber | None = None
     error: JobError | None = None
     usage: Usage = NO_USAGE
     output: Output = NO_OUTPUT
@@ -151,7 +159,7 @@ class Try(Part):
     no: U32  # within its run, from 1
     end: End  # FAILED, CRASHED or TIMED_OUT
     exit_status: Annotated[int, Meta(ge=0, le=255)] | None = None
-    signal: Annotated[int, Meta(ge=1, le=64)] | None = None
+    signal: SignalNumber | None = None
     core_dumped: bool = False
     out_of_memory: bool | None = None  # None: cannot be told
     usage: Usage = NO_USAGE
@@ -175,7 +183,7 @@ class Outcome(Part):
     crashes: U32
     value: Value | None = None
     exit_status: Annotated[int, Meta(ge=0, le=255)] | None = None
-    signal: Annotated[int, Meta(ge=1, le=64)] | None = None
+    signal: SignalNumber | None = None
     slot: U32 | None = None
     pid: U32 | None = None
     queued_wall_ns: U63 = 0

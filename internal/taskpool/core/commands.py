@@ -22,7 +22,7 @@ from taskpool.core.shutdown import Shutdown
 from taskpool.core.state import PoolState
 from taskpool.core.storage import LoadOutcomes
 from taskpool.core.supervisor import Supervisor
-from taskpool.core.worker import StopReason, Worker
+from taskpool.core.worker import Worker
 from taskpool.messages import Command, State
 
 Body = dict[str, Any]
@@ -145,7 +145,7 @@ class Commands:
                 self._cancel_one(job, now)
                 waiting += 1
             elif action is JobAction.STOP_ATTEMPT:
-                self._stop_attempt(job)
+                self._stop_attempt(job, now)
                 running += 1
         return {"cancelled": waiting, "stopping": running}
 
@@ -162,12 +162,12 @@ class Commands:
         self._pool.backlog.discard(job)
         self._completion.cancel_waiting(job, now)
 
-    def _stop_attempt(self, job: Job) -> None:
+    def _stop_attempt(self, job: Job, now: Instant) -> None:
         """Its worker goes with it. What waits behind it in the same worker goes back, uncounted."""
         job.cancel()
         attempt = self._pool.attempts[job.attempt_n]
         if attempt.worker.head is attempt.frame:
-            self._supervisor.stop(attempt.worker, StopReason.CANCELLED)
+            self._supervisor.cancel(attempt.worker, job, now)
         elif not attempt.frame.taking_back:  # a frame asked for and not returned is stopped when it starts
             self._supervisor.take_back(attempt.worker)
 

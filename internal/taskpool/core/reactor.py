@@ -169,8 +169,9 @@ class Reactor:
         if not worker.start(first_n, now):
             self._stale(worker, first_n)
             return
-        if any(job.cancelled for job in worker.frames[0].jobs.values()):
-            self.supervisor.stop(worker, StopReason.CANCELLED)  # the wish came too late to take the frame back
+        cancelled = next((job for job in worker.frames[0].jobs.values() if job.cancelled), None)
+        if cancelled is not None:
+            self.supervisor.cancel(worker, cancelled, now)  # the wish came too late to take the frame back
 
     def _stale(self, worker: Worker, n: int) -> None:
         """The worker told of an attempt that is none of its own any more, or never was."""

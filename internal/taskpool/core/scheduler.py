@@ -18,7 +18,7 @@ from taskpool.core.job import Job
 from taskpool.core.state import PoolState
 from taskpool.core.supervisor import Supervisor
 from taskpool.core.worker import Worker
-from taskpool.limits import COMMAND_BACKSTOP_NS, TERM_GRACE_NS, WRITE_AHEAD_NS
+from taskpool.limits import COMMAND_BACKSTOP_NS, WRITE_AHEAD_NS
 from taskpool.messages import Frame, Task
 
 TASK_OVERHEAD_BYTES = 24  # what a task takes in a frame beside its payload
@@ -162,4 +162,4 @@ def _backstop_ns(job: Job) -> int:
     """When the dealer itself ends an attempt: at the time-out, or later when the worker does it first."""
     if not job.limits.timeout_ns or job.traits.in_process:
         return job.limits.timeout_ns
-    return job.limits.timeout_ns + TERM_GRACE_NS + COMMAND_BACKSTOP_NS
+    return job.limits.timeout_ns + job.limits.grace_ns + COMMAND_BACKSTOP_NS

@@ -18,6 +18,9 @@ from taskpool.errors import ExitCode
 from taskpool.identifiers import Incarnation
 from taskpool.messages import Ready
 
+CANCEL_SIGNAL = "USR1"
+"""Has a worker end the program that it waits for, and itself. Not TERM: that comes from a service manager as well."""
+
 EXIT_CANNOT_BOOT = frozenset({int(ExitCode.ENVIRONMENT), int(ExitCode.UNREACHABLE)})
 
 
@@ -98,6 +101,15 @@ class Supervisor:
         self._pool.emit(Kill(worker.incarnation, signal))
         if reason is not StopReason.UNWANTED:
             self._pool.note(Level.WARNING, Topic.WORKER_STOPPED, pid=worker.pid, reason=reason.value, signal=signal)
+
+    def cancel(self, worker: Worker, job: Job, now: Instant) -> None:
+        """End the job that it runs, and it. A program is told to end as at its time-out; code within the worker cannot
+        be: what it does next is not known to be safe to interrupt."""
+        if job.traits.in_process:
+            self.stop(worker, StopReason.CANCELLED)
+        else:
+            kill_at_ns = now.mono + job.limits.grace_ns + limits.COMMAND_BACKSTOP_NS
+            self.stop(worker, StopReason.CANCELLED, CANCEL_SIGNAL, kill_at_ns)
 
     def remove(self, worker: Worker) -> None:
         """The worker's process is gone; its slot is free for the next one."""

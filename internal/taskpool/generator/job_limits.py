@@ -17,7 +17,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from taskpool import limits
 from taskpool.clock import SECOND
-from taskpool.durations import EXPECTED, parse_duration
+from taskpool.durations import EXPECTED, human, parse_duration
 from taskpool.errors import UsageError
 from taskpool.kinds.base import WrongField, read_fields
 from taskpool.messages import DEFAULT_LIMITS, Limits
@@ -38,6 +38,8 @@ _SECONDS_MAX = limits.TIMEOUT_NS_MAX // SECOND
 _SIZE = "^[0-9]{1,18}(\\.[0-9]{1,9})?([KMGTkmgt]?[Ii]?[Bb]?)$"
 _GROWTH_EXPECTED = f"xN from x1.1 to x{limits.MEMORY_GROWTH_PERCENT_MAX // 100}, or xN,max=SIZE"
 
+_GIVEN, _KILL = rf"{_SIGNAL},[0-9][0-9.hms]*[hms]", "(KILL|SIGKILL|9)"
+_SEQUENCE_EXPECTED = "SIGNAL,TIME,SIGNAL,TIME,... as in INT,5s,TERM,2s,KILL"
 _DURATION_EXPECTED = EXPECTED.removeprefix("expected ")
 _RETRY_ON_EXPECTED = "exit:1..255, signal:NAME or timeout, separated by commas"
 
@@ -123,6 +125,15 @@ class LimitFields(Struct, forbid_unknown_fields=True, kw_only=True):
             examples=["x2", "x1.5,max=16G"],
             extra={"expected": _GROWTH_EXPECTED, "metavar": "xN,max=SIZE"},
             extra_json_schema={"pattern": rf"^x{_NUMBER}(,max={_SIZE[1:-1]})?$"},
+        ),
+    ] = UNSET
+    term_seq: Annotated[
+        str | UnsetType,
+        Meta(
+            description="how a command is ended, KILL comes last in any case (TERM,2s,KILL)",
+            examples=["TERM,10s,KILL", "INT,5s,TERM,2s"],
+            extra={"expected": _SEQUENCE_EXPECTED, "metavar": "SIGNAL,TIME..."},
+            extra_json_schema={"pattern": f"^({_GIVEN}(,{_GIVEN})*(,{_KILL})?|{_KILL})$"},
         ),
     ] = UNSET
 
@@ -237,6 +248,26 @@ def _read_retry_on(value: str | list[str], where: str) -> dict[str, Any]:
     }
 
 
+def _read_term_seq(value: object, where: str) -> dict[str, Any]:
+    """`TERM,10s,KILL`: each signal with the time that it is given. A number alone is milliseconds to GNU parallel and
+    seconds to us, so it needs its unit."""
+    words = value.split(",") if isinstance(value, str) else []
+    if words and _signal_number(words[-1]) == Signals.SIGKILL:
+        words = words[:-1]
+        if not words:
+            return {"term_sequence": ((int(Signals.SIGKILL), 0),)}
+    numbers = [_signal_number(word) for word in words[::2]]
+    pauses = words[1::2]
+    if not words or None in numbers or len(pauses) != len(numbers) or len(numbers) > limits.TERM_SIGNALS_MAX:
+        raise UsageError(f"{where}: expected {_SEQUENCE_EXPECTED}, {limits.TERM_SIGNALS_MAX} at most, got {value!r}")
+    if bare := next((pause for pause in pauses if pause.strip().isdecimal()), None):
+        raise UsageError(f"{where}: {bare!r} has no unit: give {bare}s, or {bare}ms as GNU parallel takes it")
+    sequence = tuple((number, parse_duration(pause, where)) for number, pause in zip(numbers, pauses, strict=True))
+    if sum(pause_ns for _, pause_ns in sequence) > limits.TERM_SEQUENCE_NS_MAX:
+        raise UsageError(f"{where}: {value!r} takes longer than {human(limits.TERM_SEQUENCE_NS_MAX)} altogether")
+    return {"term_sequence": sequence}
+
+
 def _is_exit_status(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) <= 3 and 1 <= int(text) <= 255
 
@@ -276,6 +307,7 @@ _READERS: dict[str, Callable[[Any, str], dict[str, Any]]] = {
     "crash_limit": _read_crash_limit,
     "mem_limit": _read_mem_limit,
     "mem_escalate": _read_mem_escalate,
+    "term_seq": _read_term_seq,
 }
 
 assert _READERS.keys() <= KEYS

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import msgspec
@@ -58,6 +59,10 @@ class JobTimedOut(BaseException):
     """
 
 
+class JobCancelled(BaseException):
+    """Raised by a worker's signal handler while it waits for the program of a job that a person has cancelled."""
+
+
 class WorkerUnfit(Exception):
     """This process can start no program any more, and another one can: the job has not begun."""
 
@@ -83,6 +88,7 @@ class Context(NamedTuple):
     started_ns: int  # monotonic, when the attempt began
     limits: Limits = DEFAULT_LIMITS
     keep: Callable[[], None] = nothing  # what has been changed about the process until now is to stay for later jobs
+    interruptible: Callable[[], AbstractContextManager[None]] = nullcontext  # within, JobCancelled may be raised
     lowered: Callable[..., str | None] = none_lowered  # names one of these RLIMIT_* that the worker had higher
 
     @property

@@ -275,7 +275,10 @@ def _patience_ns(context: Context) -> int:
 
 def _see_through(pid: int, context: Context, streams: Streams) -> Result:
     kills = oom.kills()
-    ended = wait(pid, Bounds(context.deadline_ns, context.limits.memory_bytes), streams)
+    wanted = context.limits
+    sequence = wanted.term_sequence or limits.TERM_SEQUENCE
+    bounds = Bounds(context.deadline_ns, wanted.memory_bytes, sequence, context.interruptible)
+    ended = wait(pid, bounds, streams)
     kill_descendants()  # before the output is read: it must not grow any more
     try:
         output = streams.collect(context)
@@ -298,6 +301,8 @@ def _end_of(ended: Ended) -> End:
     # The time-out first: SIGTERM at its end is ours, and a program that handles it may exit with 0.
     if ended.timed_out:
         return End.TIMED_OUT
+    if ended.cancelled:
+        return End.LOST  # it has not happened: the dealer says that it is cancelled
     if ended.held_bytes:
         return End.FAILED  # by a limit that its owner has set: no crash, although it was killed
     if ended.child.signal is not None:

@@ -11,13 +11,13 @@ import os
 import resource
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple, TypeVar
 
 from taskpool import limits
 from taskpool.clock import MILLISECOND, AwakeClock
 from taskpool.errors import call_refused, is_lacking
-from taskpool.kinds.base import WorkerUnfit
+from taskpool.kinds.base import JobCancelled, WorkerUnfit
 from taskpool.kinds.capture import Streams
 from taskpool.procs import memory
 from taskpool.procs.process_tree import children_of
@@ -69,17 +69,20 @@ class Program(NamedTuple):
 
 
 class Bounds(NamedTuple):
-    """What a program may use."""
+    """What a program may use, and how it is ended."""
 
     deadline_ns: int | None  # by the clock; None: no time-out
     memory_bytes: int  # of all its processes; 0: as much as there is
+    term_sequence: tuple[tuple[int, int], ...]  # signals, each with a pause, before KILL
+    interruptible: Callable[[], AbstractContextManager[None]]  # within, JobCancelled may be raised
 
 
 class Ended(NamedTuple):
     """How the program ended. LIMIT: its peak memory is at least the worker's own, which counts until the exec."""
 
-    timed_out: bool
     child: ChildExit
+    timed_out: bool = False
+    cancelled: bool = False
     held_bytes: int = 0  # not 0: it was killed because it held so much memory
 
 
@@ -139,28 +142,45 @@ def start(program: Program, streams: Streams) -> int:
 
 
 def wait(pid: int, bounds: Bounds, streams: Streams) -> Ended:
-    """Wait for the program and reap it; past the deadline end it: SIGTERM, some grace, SIGKILL. With more memory than
-    its limit it is killed at once, for that grows.
+    """Wait for the program and reap it. Past the deadline, or when it is cancelled, end it by its sequence of signals;
+    with more memory than its limit kill it at once, for that grows.
 
     A pause of the whole pool ends neither the time nor the grace. What it leaves behind is the caller's to end.
     """
-    held_bytes = _watch_memory(pid, bounds, streams) if bounds.memory_bytes else 0
+    held_bytes, ended, cancelled = 0, False, False
+    try:
+        with bounds.interruptible():
+            held_bytes = _watch_memory(pid, bounds, streams) if bounds.memory_bytes else 0
+            ended = not held_bytes and _ends_by(pid, bounds.deadline_ns, streams)
+    except JobCancelled:
+        cancelled = True
+    if ended:
+        return Ended(reap(pid))
     if held_bytes:
-        _signal_group(pid, signal.SIGKILL)
-        _ends_by(pid, None, streams)
-        return Ended(False, reap(pid), held_bytes)
-    timed_out = not _ends_by(pid, bounds.deadline_ns, streams)
-    grace_ns = streams.clock.now().mono + limits.TERM_GRACE_NS
-    if timed_out:
-        _signal_group(pid, signal.SIGTERM)
-        _signal_group(pid, signal.SIGCONT)  # a stopped process acts on SIGTERM only when it goes on
-        if not _ends_by(pid, grace_ns, streams):
-            _signal_group(pid, signal.SIGKILL)
-            _ends_by(pid, None, streams)  # one that runs as another user does not die, and must not wait for a reader
+        _kill(pid, streams)
+        return Ended(reap(pid), held_bytes=held_bytes)
+    grace_ns = _end_in_order(pid, bounds.term_sequence, streams)
     end = reap(pid)
-    if timed_out:
-        _spare_children_until(grace_ns, streams)
-    return Ended(timed_out, end)
+    _spare_children_until(grace_ns, streams)
+    return Ended(end, timed_out=not cancelled, cancelled=cancelled)
+
+
+def _end_in_order(pid: int, sequence: tuple[tuple[int, int], ...], streams: Streams) -> int:
+    """End the program by one signal after the other, and by SIGKILL at last; return until when it had to obey."""
+    grace_ns = 0
+    for number, pause_ns in sequence:
+        _signal_group(pid, number)
+        _signal_group(pid, signal.SIGCONT)  # a stopped process acts on a signal only when it goes on
+        grace_ns = streams.clock.now().mono + pause_ns
+        if _ends_by(pid, grace_ns, streams):
+            return grace_ns
+    _kill(pid, streams)
+    return grace_ns
+
+
+def _kill(pid: int, streams: Streams) -> None:
+    _signal_group(pid, signal.SIGKILL)
+    _ends_by(pid, None, streams)  # one that runs as another user does not die, and must not wait for a reader
 
 
 def _watch_memory(pid: int, bounds: Bounds, streams: Streams) -> int:
@@ -206,7 +226,7 @@ def _spare_children_until(deadline_ns: int, streams: Streams) -> None:
             return
 
 
-def _signal_group(pid: int, number: signal.Signals) -> None:
+def _signal_group(pid: int, number: int) -> None:
     """Signal the program's group; the pid is safe from reuse because the process is not reaped yet."""
     try:
         os.killpg(pid, number)

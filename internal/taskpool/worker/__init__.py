@@ -12,6 +12,7 @@ Read `loop` first, the exchange with the dealer, then `runner`: one attempt from
 - imports: watches what jobs load, and whether its files are edited
 - helpers: the processes of multiprocessing, ended and forgotten between jobs
 - timeout: interrupts a job that is past its deadline
+- cancel: ends the program that the worker waits for
 - capture: what a job inside the worker prints
 - native_streams: what C and C++ code holds back of it, flushed
 - chaos: what `--chaos` does to a worker

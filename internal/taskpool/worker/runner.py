@@ -23,6 +23,7 @@ from taskpool.procs.prctl import ParentTie
 from taskpool.procs.process_tree import kill_descendants
 from taskpool.procs.procfs import take_own_peak_bytes
 from taskpool.sizes import human_size
+from taskpool.worker.cancel import CancelSignal
 from taskpool.worker.capture import Capture
 from taskpool.worker.helpers import forget_helpers, shut_down_in_order
 from taskpool.worker.imports import Imports
@@ -50,6 +51,7 @@ class Runner:
         self._spool = spool
         self._tie = tie
         self._timeout_signal = timeout_signal
+        self._cancel_signal = CancelSignal()
         self._capture = capture
         self._log = log
         self._fault_injector = fault_injector
@@ -81,7 +83,8 @@ class Runner:
         token = Token(frame.epoch, n)
         identity = (frame.batch, task.seq, task.try_, frame.slot, token)
         state = self._process_state
-        context = Context(*identity, self._spool, began.mono, frame.limits, state.keep, state.lowered)
+        ways = (state.keep, self._cancel_signal.interruptible, state.lowered)
+        context = Context(*identity, self._spool, began.mono, frame.limits, *ways)
         result = self._result(kind, task.payload, context)
         if kind.runs_user_code and os.getpid() != self._pid:
             # The job has forked, and this is the child that returned from it: there must be no second worker that
@@ -147,8 +150,11 @@ class Runner:
 
     def _wait(self, kind: Kind[Any, Any], payload: bytes, context: Context) -> Result:
         """Run a job that is a process of its own: its kind keeps its time, and this one has only to wait."""
-        with self._tie.descendants_first():
-            return kind.run(payload, context)
+        with self._tie.descendants_first(), self._cancel_signal.heard():
+            result = kind.run(payload, context)
+        # The dealer waits for the end of this process, whether the program was still there to be ended or not.
+        self.must_exit = self.must_exit or self._cancel_signal.came
+        return result
 
     def _timed_out(self, context: Context) -> Result:
         self.must_exit = True  # interrupted at any point: locks held, half-done imports, threads

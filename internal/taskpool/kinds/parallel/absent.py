@@ -94,7 +94,6 @@ ABSENT: dict[tuple[str, ...], str] = {
     ("--memfree",): "--mem-limit for each job and fewer --workers; a job that the kernel ends for want of memory runs "
     "again (--crash-limit)",
     ("--nice",): "start it as nice -n N tp-generator ...: workers inherit that",
-    ("--term-seq",): "TERM, and KILL after a grace",
     ("--max-procs",): "--workers, -j",
     (
         "--use-cores-instead-of-threads",
