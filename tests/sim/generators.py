@@ -87,6 +87,12 @@ class Batch:
         self.process.ended = self._ended
         self.process.run(self.process.life())
 
+    def recall(self) -> None:
+        """A new life asks what the dealer has. Without a journal a batch that ended is gone, and begins anew."""
+        kept = self.host.disk.journal_model.batches.get(self.name)
+        if not self.host.durable and (kept is None or kept.recorded < len(self.stored)):
+            self.stored.clear()
+
     def _ended(self) -> None:
         self.process = None
         if not self.done:
@@ -103,6 +109,7 @@ class Generator(Process):
         self.batch = batch
         self.client = 10**6 + pid
         self._host = batch.host
+        batch.recall()
         self._transport = SimTransport(batch.host, batch.pool)
         options = SessionOptions(
             pool=batch.pool,

@@ -447,6 +447,8 @@ class Oracle:
                 self._rows[row.outcome.state] += 1
             elif isinstance(row, JobAccepted):
                 self._rows["accepted"] += 1
+                # Submitted anew, once its batch was forgotten: what was said of it before means the other one.
+                self._host.job(row.job.batch, row.job.seq).given_up = 0
 
     def life_begins(self) -> None:
         self._rows.clear()
@@ -507,13 +509,17 @@ class Oracle:
                 self._world.fail("I4", f"{job.lost_at_head} deaths are held against job {job.seq} that it never met")
 
     def _look_at_frames(self, platform: SimPlatform) -> None:
+        dead = {process.mark[1] for process in platform.workers() if not process.alive}
         for worker in platform.core.supervisor.workers.values():
             frames = worker.frames
             if len(frames) < 2 or not frames[0].started or worker.state is WorkerState.STOPPING:
                 continue
+            if worker.incarnation in dead:  # they come back with its end, once none of its descendants is alive
+                continue
             # By the dealer's clock, which leaves out its standstills; it may stand amid a turn too.
+            # And while it leaves reports unread it cannot know what has become of the frame before.
             waits_ns = platform.clock.now().mono - frames[0].heard_mono_ns
-            waits_ns -= self._world.now_ns - max(platform.woke_ns, self._unread_ns)
+            waits_ns = min(waits_ns, self._world.now_ns - self._unread_ns) - (self._world.now_ns - platform.woke_ns)
             if waits_ns > 5 * SECOND + limits.FRAME_TAKE_BACK_NS and platform.frames_waiting(worker.incarnation):
                 self._world.fail("I10", f"a frame waits behind a job that has run for {waits_ns / 1e9:.1f} s")
 

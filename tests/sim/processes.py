@@ -8,6 +8,7 @@ from sim.queues import SimQueueEnd
 from sim.worker import WorkerProcess
 from taskpool.codec import decode
 from taskpool.core.events import Exited, Spawned, SpawnFailed
+from taskpool.core.supervisor import CANCEL_SIGNAL
 from taskpool.errors import MessageError, QueueEmpty
 from taskpool.identifiers import Incarnation
 from taskpool.ipc import names
@@ -75,6 +76,10 @@ class SimProcesses:
             return
         child.process.end_asked = True
         if child in self._dead:
+            return
+        if name == CANCEL_SIGNAL:
+            self._world.note("the dealer tells worker {} to end its program", incarnation)
+            child.process.cancel()
             return
         self._world.note("the dealer signals worker {} (TERM: {})", incarnation, name == "TERM")
         if name == "TERM":

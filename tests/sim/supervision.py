@@ -89,6 +89,9 @@ class Supervision:
         """The dealer sends KILL to a worker that is alive."""
         if worker.distrusted or worker.stood_ns or worker.stopped or self._platform.core.pool.draining:
             return
+        due_ns = limits.TERM_GRACE_NS + limits.COMMAND_BACKSTOP_NS - SECOND
+        if worker.cancelled_ns and worker.job is not None and self._host.ran_ns(worker.cancelled_ns) < due_ns:
+            self._world.fail("I10", f"worker {worker.pid} is killed while its cancelled command may yet obey")
         if any(each.cancel_asked for each in worker.ran):
             return
         if not worker.term_ns:

@@ -62,6 +62,7 @@ class WorkerProcess(Process):
         self.stubborn = False  # no death signal reaches it
         self.killed_by_us = False  # by its dealer, or with it
         self.terminated = False
+        self.cancelled_ns = 0  # told to end the program that it waits for
         self.end_asked = False  # the dealer has sent it a signal
         self.term_ns = 0  # when TERM came
         self.distrusted = False  # it, or another in its name, broke the protocol
@@ -225,18 +226,12 @@ class WorkerProcess(Process):
             self.host.end_dealer("host_killed_by_job")
             yield None  # its death comes with the dealer's
         in_process = KINDS[task.kind].in_process
-        until = self.began_ns + (FOREVER_NS if act.what == "hang" else act.run_ns)
-        if self.timeout_ns and not in_process:
-            until = min(until, self.began_ns + self.timeout_ns)
-            if act.deaf and act.what == "hang":
-                until += TERM_GRACE_NS  # TERM does not end it
         stood_ns = self.stood_ns
-        while (left_ns := until - world.now_ns + self.stood_ns - stood_ns) > 0:
-            yield left_ns
-            if self.terminated and in_process and not act.deaf:
-                break
+        cancelled = yield from self._wait_out(act, in_process=in_process)
         run_ns = world.now_ns - self.began_ns - self.stood_ns + stood_ns
-        if act.what in ("crash", "die_at_once"):
+        if cancelled:
+            report = Report(n, End.LOST)
+        elif act.what in ("crash", "die_at_once"):
             if in_process:
                 yield from self._die(act.number or 11)
             report = Report(n, End.CRASHED, signal=act.number or 11)
@@ -250,6 +245,23 @@ class WorkerProcess(Process):
             report = self._plain_report(act, job, n)
         yield from self._end_descendants()
         return self._after(report, job, run_ns)
+
+    def _wait_out(self, act: Act, *, in_process: bool) -> Generator[int | None, None, bool]:
+        """Wait for the end of what runs; return whether it was ended because it is cancelled."""
+        until = self.began_ns + (FOREVER_NS if act.what == "hang" else act.run_ns)
+        if self.timeout_ns and not in_process:
+            until = min(until, self.began_ns + self.timeout_ns)
+            if act.deaf and act.what == "hang":
+                until += TERM_GRACE_NS  # TERM does not end it
+        stood_ns, obeys_by_ns = self.stood_ns, 0
+        while (left_ns := until - self.world.now_ns + self.stood_ns - stood_ns) > 0:
+            yield left_ns
+            if self.terminated and in_process and not act.deaf:
+                break
+            if self.cancelled_ns and not obeys_by_ns:
+                grace_ns = TERM_GRACE_NS if act.deaf else self.world.between(10_000, 10 * MILLISECOND)
+                obeys_by_ns = until = self.world.now_ns + grace_ns
+        return obeys_by_ns > 0
 
     def _plain_report(self, act: Act, job: Planned, n: int) -> Report:
         if act.what in ("fail", "exit"):
@@ -364,6 +376,18 @@ class WorkerProcess(Process):
             self.terminated = True
             self.host.oracle.interrupted(self)
             self.wake()
+
+    def cancel(self) -> None:
+        """SIGUSR1: ends the program that it waits for and then itself; without one, itself at once."""
+        if self.job is None or KINDS[self.job.spec.kind].in_process:
+            self.killed_by_us = True
+            self.host.kill_soon(self)
+            return
+        self.world.faults.seen["command_cancelled"] += 1
+        if self.world.faults.fires("cancel_is_not_heard"):  # its program is another user's, or it is stuck in a call
+            return
+        self.cancelled_ns, self.spent = self.world.now_ns, True
+        self.wake()
 
     def _die(self, signal: int | None) -> Steps:
         self.end(status=None if signal is not None else 1, signal=signal)

@@ -318,6 +318,10 @@ class Session:
                     f"batch {self.batch!r} exists already in pool {self.pool!r} ({welcome.accepted} jobs accepted, "
                     f"{welcome.last_no} outcomes): add --resume to go on with it, or choose another --batch"
                 )
+            if welcome.last_no < self.deliveries.cursor:  # it had more when it was asked, a moment ago
+                gone = f"pool {self.pool!r} has let go of batch {self.batch!r}"
+                had = f"{self.deliveries.cursor} outcomes were received"
+                raise JobsLost(f"{gone}, of which {had}: submit it again under another name")
         elif welcome.accepted < self.submissions.accepted or welcome.last_no < self.deliveries.cursor:
             # A dealer with the journal knows at least what it has told us: accepted and told come after the commit.
             ours = unreachable.Standing(self.submissions.accepted, self.deliveries.cursor)

@@ -85,6 +85,20 @@ DECISIONS = (
         "                if len(frames) > 100:\n",
     ),
     mutant(
+        "a cancelled command has no time to obey",
+        "I10",
+        "core/supervisor.py",
+        "            kill_at_ns = now.mono + job.limits.grace_ns + limits.COMMAND_BACKSTOP_NS\n",
+        "            kill_at_ns = now.mono\n",
+    ),
+    mutant(
+        "a worker that does not end a cancelled command is not killed",
+        "I10",
+        "core/supervisor.py",
+        "            self.stop(worker, StopReason.CANCELLED, CANCEL_SIGNAL, kill_at_ns)\n",
+        "            self.stop(worker, StopReason.CANCELLED, CANCEL_SIGNAL)\n",
+    ),
+    mutant(
         "a try after one without enough memory has no more",
         "I4",
         "core/job.py",

@@ -82,6 +82,12 @@ def test_a_batch_that_is_there_already_is_not_added_to() -> None:
         session().receive(welcome(accepted=3, last_no=1), 0)
 
 
+def test_a_batch_that_was_let_go_a_moment_ago_is_told_to_be_gone() -> None:
+    talk = session(resume=True, cursor=3)
+    with pytest.raises(JobsLost, match="has let go of batch 'b', of which 3 outcomes were received"):
+        talk.receive(welcome(accepted=0, last_no=0), 0)
+
+
 def test_a_client_that_does_not_want_the_batch_lets_go_of_it_and_leaves_no_job_in_it() -> None:
     talk = session()
     talk.submissions.submit([JOB])
