@@ -28,7 +28,7 @@ EXIT_STATUS = {
     ExitCode.USAGE: "The command line or the input is wrong.",
     ExitCode.ENVIRONMENT: "This machine's limits, permissions or configuration.",
     ExitCode.UNREACHABLE: "No dealer, the dealer was lost, or the pool is in use.",
-    ExitCode.HALTED: "Stopped by --halt.",
+    ExitCode.HALTED: "Stopped by --halt, because jobs failed or went into quarantine.",
     ExitCode.QUARANTINED: "Some jobs are in quarantine.",
     ExitCode.REFUSED: "Refused: the pool is full, or draining.",
     ExitCode.WAIT_TIMED_OUT: "A wait timed out.",

@@ -95,7 +95,7 @@ BAD_ARGUMENTS: dict[str, tuple[list[Any], tuple[str, ...]]] = {
     "no call": (["python", "math"], ("MODULE:FUNCTION", "math")),
     "bad crash limit": (["fib", "20", "--crash-limit", "0"], ("--crash-limit", "unlimited", "0")),
     "bad time-out": (["fib", "20", "--timeout", "soon"], ("--timeout", "soon")),
-    "bad halt": (["fib", "20", "--halt", "never"], ("--halt", "now|soon,fail=N", "never")),
+    "bad halt": (["fib", "20", "--halt", "ever"], ("--halt", "now|soon,fail|success", "ever")),
     "bad chaos": (["fib", "20", "--chaos", "crash=2"], ("--chaos", "from 0 to 1", "2")),
     "hang without time-out": (["fib", "20", "--chaos", "hang=0.1"], ("--chaos", "needs --timeout")),
     "bad retry-on": (["fib", "20", "--retry-on", "rain"], ("--retry-on", "exit:1..255", "rain")),

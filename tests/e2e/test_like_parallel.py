@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from support.harness import DEADLINE_SECONDS, FAILED, OK, Stage, until
+from support.harness import DEADLINE_SECONDS, FAILED, HALTED, OK, Stage, until
 from support.parallel_cases import Case, cases, lay_out
 
 CASES = list(cases())
@@ -37,7 +37,7 @@ def ours(case: Case, stage: Stage, folder: Path) -> tuple[bytes, bool]:
     options = [*where, "--keep-order", "-q", *(["--shell"] if case.shell else [])]
     run = stage.generator("command", *options, *case.words, stdin=case.stdin, cwd=folder)
     code = run.wait()
-    assert code in (OK, FAILED), run.stderr
+    assert code in (OK, FAILED, HALTED), run.stderr
     return run.stdout_bytes, code == OK
 
 

@@ -17,7 +17,6 @@ import pytest
 from support.harness import (
     ENVIRONMENT,
     FAILED,
-    HALTED,
     OK,
     QUARANTINED,
     TERMINATED,
@@ -188,25 +187,6 @@ def test_the_joblog_has_the_header_of_gnu_parallel(tmp_path: Path) -> None:
     log = tmp_path / "joblog"
     subprocess.run(["parallel", "--joblog", log, "true", ":::", "1"], capture_output=True, env={"HOME": str(tmp_path)})
     assert log.read_text().splitlines()[0] == JOBLOG_HEADER
-
-
-@pytest.mark.parametrize("journal", ["none", "kept"])
-@pytest.mark.parametrize("when", ["now", "soon"])
-def test_halt(stage: Stage, ledger: Ledger, when: str, journal: str) -> None:
-    """Without a journal what does not run any more is cancelled; with one it is kept for another run."""
-    options = ["--workers", 2, "--halt", f"{when},fail=2", "--output", "json"]
-    options += ["--journal", "none"] if journal == "none" else []
-    names = map(str, range(1, 61))
-    run = stage.private("command", *options, "--", *ledger.command("sleep=0.05", "exit=1"), ":::", *names)
-    run.ends(HALTED)
-    states = Counter(job["state"] for job in run.objects())
-    assert states["failed"] >= 2
-    assert ledger.count("start") < 30, "jobs were started behind the halt"
-    if journal == "none":
-        assert states["failed"] + states["cancelled"] == 60
-    else:
-        assert set(states) == {"failed"}
-        assert "To resume: " in run.stderr
 
 
 def test_retries_print_the_last_try_only(stage: Stage) -> None:

@@ -256,6 +256,26 @@ echo {} '>' out.{#} '&&' cat out.{#} ::: a b
 -I @ 'echo @; echo {}' ::: 'a  b'
 'echo {/.}' ::: "d/it's.c" 'd/a b.c'
 --colsep , 'echo {3}x' ::: a
+-j1 --halt now,fail=2 'test {} -gt 3 && exec sleep 60; echo {}; test {} = 2' ::: 1 2 3 4 5
+-j1 --halt now,fail=1 'test {} -gt 3 && exec sleep 60; echo {}; test {} -lt 3' ::: 1 2 3 4 5
+-j1 --halt now,success=2 'test {} -gt 3 && exec sleep 60; echo {}; test {} -gt 1' ::: 1 2 3 4 5
+-j1 --halt now,done=3 'test {} -gt 3 && exec sleep 60; echo {}; test {} = 1' ::: 1 2 3 4 5
+-j1 --halt now,fail=30% 'test {} -gt 3 && exec sleep 60; echo {}; false' ::: 1 2 3 4 5 6 7 8 9 10
+-j1 --halt now,fail=25% 'test {} -gt 3 && exec sleep 60; echo {}; false' ::: 1 2 3 4 5 6 7 8 9 10
+-j1 --halt now,fail=1% 'test {} -gt 1 && exec sleep 60; echo {}; false' ::: 1 2 3 4 5 6 7 8 9 10
+-j1 --halt now,success=25% 'test {} -gt 3 && exec sleep 60; echo {}' ::: 1 2 3 4 5 6 7 8 9 10
+-j1 --halt now,done=25% 'test {} -gt 3 && exec sleep 60; echo {}; false' ::: 1 2 3 4 5 6 7 8 9 10
+-j1 -N2 --halt now,fail=25% 'test {1} -gt 3 && exec sleep 60; echo {}; false' ::: 1 2 3 4 5 6 7 8 9 10
+-j1 --halt now,fail=40% 'test {} -gt 3; echo {}' ::: 1 2 3 4 5 6 7 8 9 10
+-j1 --halt 2 'test {} -gt 1 && exec sleep 60; echo {}; false' ::: 1 2 3
+-j1 --halt -2 'test {} -gt 2 && exec sleep 60; echo {}; test {} = 2' ::: 1 2 3
+--halt soon,fail=4 'echo {}; false' ::: 1 2 3
+--halt soon,success=100% 'echo {}' ::: 1 2 3
+--halt soon,done=100% 'echo {}; test {} = 2' ::: 1 2 3
+--halt -1 'echo {}; false' ::: 1 2 3
+--halt 0 'echo {}; false' ::: 1 2 3
+--halt never 'echo {}; false' ::: 1 2 3
+--halt 100% 'echo {}; test {} = 2' ::: 1 2 3
 """
 
 # (arguments, standard input)

@@ -1,4 +1,4 @@
-"""What a job may use and how often it is tried, and when a batch gives up.
+"""What a job may use and how often it is tried.
 
 `--retry-on exit:75` and `{"retry_on": "exit:75"}` are one thing: `LimitFields` declares each limit as people write it,
 and options, job objects and the JSON Schema are made of that. `messages.Limits` is what becomes of it on the wire.
@@ -7,7 +7,6 @@ A new limit is a field in both, and, when it is written in another form than it 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from signal import Signals
 from typing import Annotated, Any, Literal, NamedTuple
@@ -311,31 +310,3 @@ _READERS: dict[str, Callable[[Any, str], dict[str, Any]]] = {
 }
 
 assert _READERS.keys() <= KEYS
-
-
-# --- when a batch gives up ------------------------------------------------------------------------
-
-_HALT = re.compile(r"(now|soon),fail=(\d{1,9})(%?)", re.ASCII)
-PERCENT_FAILURES_MIN = 3  # as GNU parallel: a share of two jobs says nothing
-
-
-class HaltRule(NamedTuple):
-    """`--halt now|soon,fail=N|N%`. `soon` lets running jobs finish, `now` stops them."""
-
-    now: bool
-    failures: int  # or percent
-    percent: bool
-
-    def reached(self, failed: int, finished: int) -> bool:
-        """Say whether that many failures, of so many finished jobs, are enough."""
-        if not self.percent:
-            return failed >= self.failures
-        return failed >= PERCENT_FAILURES_MIN and failed * 100 >= finished * self.failures
-
-
-def parse_halt(spec: str) -> HaltRule:
-    """Read the text of --halt. Raises UsageError."""
-    match = _HALT.fullmatch(spec)
-    if match is None or int(match[2]) == 0 or (match[3] and int(match[2]) > 100):
-        raise UsageError(f"--halt: expected now|soon,fail=N or now|soon,fail=N% (N from 1), got {spec!r}")
-    return HaltRule(now=match[1] == "now", failures=int(match[2]), percent=bool(match[3]))

@@ -12,7 +12,8 @@ from taskpool import chaos, limits
 from taskpool.client.session import ConnectTimeouts
 from taskpool.durations import parse_duration
 from taskpool.errors import UsageError
-from taskpool.generator.job_limits import KEYS, HaltRule, option_name, parse_halt, parse_limits
+from taskpool.generator.halt import HaltRule, parse_halt
+from taskpool.generator.job_limits import KEYS, option_name, parse_limits
 from taskpool.generator.output.console import ProgressMode, choose_mode
 from taskpool.generator.output.printer import Form
 from taskpool.generator.private.process import LaunchOptions

@@ -193,7 +193,11 @@ def _add_limits(parser: ArgumentParser) -> None:
 
 
 def _add_halt(group: _ArgumentGroup) -> None:
-    group.add_argument("--halt", metavar="WHEN,fail=N|N%", help="give up: now|soon,fail=3 or fail=10%%")
+    group.add_argument(
+        "--halt",
+        metavar="WHEN,WHY=N|N%",
+        help="stop early: now|soon,fail|success|done|quarantined=N, or =N%% of all jobs, as GNU parallel",
+    )
 
 
 def _add_output(parser: ArgumentParser) -> _ArgumentGroup:

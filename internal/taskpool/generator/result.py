@@ -115,7 +115,7 @@ class BatchResult:
 
     def _exit_codes(self) -> set[ExitCode]:
         """Return what the outcomes, and those that are missing, add to the exit codes; say what is missing."""
-        codes = self._totals.exit_codes if not self._again else self._totals.exit_codes_now
+        codes = self._codes_of_outcomes()
         if self._run.complete:
             return codes
         if self._private is None:
@@ -123,6 +123,14 @@ class BatchResult:
         else:
             codes |= self._report_missing(self._private)
         return codes
+
+    def _codes_of_outcomes(self) -> set[ExitCode]:
+        """Return what the outcomes add to the exit codes."""
+        halted = self._run.halted
+        # What it has cancelled was not to run: only the jobs that it counts say how the batch went.
+        if halted is not None and not halted.is_failure:
+            return self._totals.exit_codes_of(halted.states)
+        return self._totals.exit_codes_now if self._again else self._totals.exit_codes
 
     def _say_batch_lives_on(self) -> None:
         """Say that a named pool goes on with the batch, and how to end or resume it."""

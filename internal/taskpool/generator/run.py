@@ -16,8 +16,8 @@ from taskpool.client.session import REFUSED_FOR_NOW
 from taskpool.clock import SECOND, AwakeClock, Instant
 from taskpool.errors import ExitCode, UsageError
 from taskpool.generator.failures import UNREMARKABLE, Flood, cause, describe
+from taskpool.generator.halt import HaltRule
 from taskpool.generator.input.feed import Feed
-from taskpool.generator.job_limits import HaltRule
 from taskpool.generator.new_runs import NewRuns
 from taskpool.generator.options import SubmitOptions
 from taskpool.generator.output.console import Console, ProgressBar
@@ -68,11 +68,13 @@ class BatchRun(TurnHandler):
         self._private = parts.private
         self._halt = parts.options.halt
         self._detach = parts.options.detach
+        self._again = parts.again
         self._new_runs = None if parts.again is None else NewRuns(parts.again, self.session, parts.console)
         # A named pool may have others of its jobs open; a private dealer leaves only when none is.
         self._awaits_only_new = bool(parts.again) and parts.private is None
         self.codes: set[ExitCode] = set()  # what has gone wrong so far
         self.stopped = False  # no more jobs: a signal, --halt, or the pool refused them
+        self.halted: HaltRule | None = None  # the rule that has stopped it
         self._begun = False  # the batch is ours: the dealer has said so
         self._told_before = 0  # the last outcome that was there then
         self._began_wall_ns = parts.began.wall
@@ -155,7 +157,7 @@ class BatchRun(TurnHandler):
     @property
     def _dealer_told_to_leave(self) -> bool:
         """Whether the private dealer was told to leave. It then waits for its last outcomes to be acknowledged."""
-        return self.interrupted or (ExitCode.HALTED in self.codes and not self._halting)
+        return self.interrupted or (self.halted is not None and not self._halting)
 
     def _is_over(self) -> bool:
         if self._private is None and self.interrupted:
@@ -284,9 +286,10 @@ class BatchRun(TurnHandler):
 
     # --- stopping ---------------------------------------------------------------------------------
 
-    def _stop(self, code: ExitCode, *, close_batch: bool) -> None:
+    def _stop(self, code: ExitCode | None, *, close_batch: bool) -> None:
         """Submit no more jobs, and drop those that were read and not sent. `close_batch`: no other run adds them."""
-        self.codes.add(code)
+        if code is not None:
+            self.codes.add(code)
         self.stopped = True
         self._feed.stop()
         if close_batch:
@@ -295,18 +298,31 @@ class BatchRun(TurnHandler):
             self.session.submissions.abandon()
 
     def _check_halt(self, halt: HaltRule) -> None:
-        failed, finished = self._totals.failed_now, self._totals.finished_now
-        if not halt.reached(failed, finished):
+        counted, jobs = self._totals.count_now(halt.states), self._jobs_of_this_run()
+        if not halt.reached(counted, jobs):
             return
-        self._console.info(f"Halting: {failed} of {finished} finished jobs failed")
+        self.halted = halt
+        self._console.info(f"Halting: {counted} of {'?' if jobs is None else jobs} jobs {halt.verb}")
+        # Enough successes are no failure, and jobs that have ended speak for themselves.
+        code = ExitCode.HALTED if halt.is_failure else None
         if self._private is not None and self._private.journaled:
             # Not cancelled, which would be an outcome: what does not run now is there for another run.
-            self._stop(ExitCode.HALTED, close_batch=False)
+            self._stop(code, close_batch=False)
             self._private.send_signal(Signals.SIGQUIT if halt.now else Signals.SIGINT)
         else:
-            self._stop(ExitCode.HALTED, close_batch=True)
+            self._stop(code, close_batch=True)
             self._halting = True
             self._repeat_halt()
+
+    def _jobs_of_this_run(self) -> int | None:
+        """Return how many jobs this run of the batch has, those with an outcome from before left out, and those that
+        run again counted; None while the input has not ended and is no file."""
+        if self._again:
+            return len(self._again)
+        known = self._known_total()
+        if known is None or self._again is not None:  # which of them run again is not known
+            return known
+        return known - (self._totals.finished - self._totals.finished_now)
 
     def _repeat_halt(self) -> None:
         """Cancel the batch, once in each connection: a dealer that was killed may have heard it and not stored it."""

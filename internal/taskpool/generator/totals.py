@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from taskpool.clock import seconds
@@ -47,10 +48,9 @@ class Totals:
         """How many jobs did not do what they should."""
         return _failed(self.by_state)
 
-    @property
-    def failed_now(self) -> int:
-        """How many of those have failed in this life: --halt counts them."""
-        return _failed(self._by_state_now)
+    def count_now(self, states: Iterable[State]) -> int:
+        """How many jobs have ended in one of these states in this life: --halt counts them."""
+        return sum(self._by_state_now[state] for state in states)
 
     @property
     def finished_now(self) -> int:
@@ -66,6 +66,10 @@ class Totals:
     def exit_codes_now(self) -> set[ExitCode]:
         """Those that the outcomes of this life call for."""
         return _exit_codes(self._by_state_now)
+
+    def exit_codes_of(self, states: Iterable[State]) -> set[ExitCode]:
+        """Those that the jobs in these states call for."""
+        return _exit_codes(Counter({state: self.by_state[state] for state in states}))
 
     def has(self, seq: int) -> bool:
         """Whether the job has an outcome."""

@@ -18,7 +18,7 @@ from taskpool.errors import UsageError
 from taskpool.generator.input.feed import SUBMIT_HEADER_BYTES, Feed, encoded_bytes, open_feed, preview
 from taskpool.generator.input.jobs_file import parse_job, read_jobs
 from taskpool.generator.input.lines import Lines
-from taskpool.generator.job_limits import parse_halt, parse_limits
+from taskpool.generator.job_limits import parse_limits
 from taskpool.generator.parser import build_parser
 from taskpool.generator.source import source_of
 from taskpool.kinds.source import MakeJobs, Source
@@ -85,26 +85,6 @@ def test_wrong_limits_name_the_option_and_the_value(fields: dict[str, object]) -
 def test_a_jobs_limits_start_from_the_batchs() -> None:
     base = Limits(retries=2, timeout_ns=SECOND)
     assert parse_limits({"timeout": 9}, option, base) == Limits(retries=2, timeout_ns=9 * SECOND)
-
-
-@pytest.mark.parametrize(
-    ("spec", "failed", "finished", "reached"),
-    [
-        ("now,fail=1", 0, 5, False),
-        ("now,fail=1", 1, 1, True),
-        ("soon,fail=50%", 2, 2, False),  # fewer than three failures say nothing
-        ("soon,fail=50%", 3, 7, False),
-        ("soon,fail=50%", 3, 6, True),
-    ],
-)
-def test_halt(spec: str, failed: int, finished: int, reached: bool) -> None:
-    assert parse_halt(spec).reached(failed, finished) is reached
-
-
-@pytest.mark.parametrize("spec", ["never", "now", "now,fail=0", "now,fail=101%", "later,fail=1", "now,success=1"])
-def test_wrong_halt(spec: str) -> None:
-    with pytest.raises(UsageError, match="--halt"):
-        parse_halt(spec)
 
 
 # --- job files ----------------------------------------------------------------------------------------

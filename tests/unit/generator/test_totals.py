@@ -7,6 +7,8 @@ from taskpool.clock import SECOND
 from taskpool.generator.totals import PoolFacts, Totals
 from taskpool.messages import State
 
+FAILED = (State.FAILED, State.TIMED_OUT, State.QUARANTINED)
+
 
 def test_the_totals_count_a_job_by_its_last_run() -> None:
     totals = Totals()
@@ -25,10 +27,10 @@ def test_what_an_earlier_run_has_told_counts_for_the_states_alone() -> None:
     totals.add(outcome(3, State.FAILED))
     totals.add(outcome(4))
     assert (totals.finished, totals.failed) == (4, 3)
-    assert (totals.finished_now, totals.failed_now) == (2, 1)
+    assert (totals.finished_now, totals.count_now(FAILED)) == (2, 1)
     assert (totals.attempts, totals.crashes, totals.cpu_ns) == (2, 0, 2 * SECOND)
     totals.add(outcome(1, State.QUARANTINED))  # it was given another run, which is one of this life
-    assert (totals.finished, totals.finished_now, totals.failed_now) == (4, 3, 2)
+    assert (totals.finished, totals.finished_now, totals.count_now(FAILED)) == (4, 3, 2)
     text, fields = totals.summary(5, SECOND, PoolFacts())
     assert text.startswith("5 jobs: 1 succeeded, 1 failed, 1 timed-out, 1 quarantined, 1 not run (1 in earlier runs); ")
     assert fields["earlier"] == 1

@@ -103,7 +103,7 @@ ABSENT: dict[tuple[str, ...], str] = {
     # going on
     ("--resume-failed",): "--batch ID --resume runs what has no outcome; --retries N tries again what has failed",
     ("--retry-failed",): "--retries N, or submit those of --results whose state is failed",
-    ("-H", "--halt-on-error"): "--halt soon,fail=N or now,fail=N",
+    ("-H", "--halt-on-error"): "--halt, which takes the same values",
     ("--ctrl-c", "--no-ctrl-c"): "Ctrl-C lets running jobs finish; a second one stops them",
     # databases
     ("--sql", "--sql-master", "--sql-worker", "--sql-and-worker"): _SQL,
