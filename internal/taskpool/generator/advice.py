@@ -16,7 +16,19 @@ from taskpool.kinds.source import STDIN, Source
 
 _COMMAND_CHARS_MAX = 2048  # a longer one is no use on a terminal
 _PATH_OPTIONS = frozenset(
-    {"--cwd", "--wd", "--workdir", "--path", "--results", "--joblog", "--journal", "--worker-exec", "-a", "--arg-file"}
+    {
+        "--cwd",
+        "--wd",
+        "--workdir",
+        "--path",
+        "--results",
+        "--joblog",
+        "--output-dir",
+        "--journal",
+        "--worker-exec",
+        "-a",
+        "--arg-file",
+    }
 )
 _DIRECTORY_OPTIONS = ("--cwd", "--wd", "--workdir")
 _NO_PATHS = ("none", "-", "")  # values of those that name no file
@@ -87,7 +99,8 @@ def typed_now(argv: Sequence[str], source: Source) -> Typed:
 
 def output_options(args: Namespace) -> tuple[str, ...]:
     """Return the options of a command line that say where outcomes go, for a command from any directory."""
-    files = {name: absolute(value) for name in ("results", "joblog") if (value := getattr(args, name)) is not None}
+    options = {"results": args.results, "joblog": args.joblog, "output-dir": args.output_dir}
+    files = {name: absolute(value) for name, value in options.items() if value is not None}
     chosen = {"output": args.output, **files} if args.output is not None else files
     words = [f"--{name}={value}" for name, value in chosen.items()]
     return (*words, "--keep-order") if args.keep_order else tuple(words)

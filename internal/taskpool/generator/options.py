@@ -35,8 +35,9 @@ DEALER_OPTIONS = (
     "chaos",
     "drain_timeout",
 )
+STDOUT = "-"  # as a value of --results
 # What a detached generator cannot do, because it leaves before the outcomes come.
-_NEEDS_OUTCOMES = ("results", "joblog", "keep_order", "output", "halt")
+_NEEDS_OUTCOMES = ("results", "joblog", "output_dir", "keep_order", "output", "halt")
 
 
 class SubmitOptions(Struct, frozen=True):
@@ -56,6 +57,7 @@ class SubmitOptions(Struct, frozen=True):
     keep_order: bool
     results: str | None
     joblog: str | None
+    output_dir: str | None
     detach: bool
     wait_for_room: bool  # in a full pool
     timeouts: ConnectTimeouts
@@ -88,8 +90,9 @@ def submit_options(args: Namespace) -> SubmitOptions:
         halt=None if args.halt is None else parse_halt(args.halt),
         form=_form(args),
         keep_order=args.keep_order,
-        results=args.results,
+        results=None if args.results == STDOUT else args.results,
         joblog=args.joblog,
+        output_dir=args.output_dir,
         detach=args.detach,
         wait_for_room=not args.no_wait,
         timeouts=connect_timeouts(args),
@@ -104,7 +107,9 @@ def _has_tags(args: Namespace) -> bool:
 
 
 def _form(args: Namespace) -> Form:
-    if args.output == "json":
+    if args.results == STDOUT and args.output == "value":
+        raise UsageError("--results - writes outcome objects to standard output: leave out --output value")
+    if args.output == "json" or args.results == STDOUT:
         return "json"
     return "tagged" if _has_tags(args) else "value"
 

@@ -103,7 +103,8 @@ def _add_queries(subcommands: _SubParsersAction[_Parser]) -> None:
             sub.add_argument("--timeout", metavar="TIME", help="end with exit code 124 if it lasts longer")
         elif verb == "results":
             sub.add_argument("--output", choices=("value", "json"), default="value", help="what to print (value)")
-            sub.add_argument("--results", metavar="FILE", help="write outcome objects as JSON Lines")
+            sub.add_argument("--results", metavar="FILE|-", help="write outcome objects as JSON Lines")
+            sub.add_argument("--output-dir", metavar="DIR", help="write DIR/NUMBER/stdout, stderr and outcome.json")
             sub.add_argument("--failed", action="store_true", help="only of jobs that did not succeed: a line for each")
 
 
@@ -204,7 +205,14 @@ def _add_output(parser: ArgumentParser) -> _ArgumentGroup:
     group = parser.add_argument_group("output")
     group.add_argument("--output", choices=("value", "json"), help="on standard output (value)")
     group.add_argument("-k", "--keep-order", action="store_true", help="print in the order of the jobs' numbers")
-    group.add_argument("--results", metavar="FILE", help="write outcome objects as JSON Lines (--resume: append)")
+    group.add_argument(
+        "--results",
+        metavar="FILE|-",
+        help="write outcome objects as JSON Lines (--resume: append); -: to standard output, and nothing else",
+    )
+    group.add_argument(
+        "--output-dir", metavar="DIR", help="write DIR/NUMBER/stdout, stderr and outcome.json of each job"
+    )
     group.add_argument("--joblog", metavar="FILE", help="write GNU parallel's job log (--resume: append)")
     group.add_argument(
         "--progress",

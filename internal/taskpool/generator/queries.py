@@ -17,10 +17,11 @@ from taskpool.durations import human, parse_duration
 from taskpool.errors import ExitCode, UsageError
 from taskpool.generator import admin
 from taskpool.generator.failures import UNREMARKABLE, command_that_shows_failures
+from taskpool.generator.options import STDOUT
 from taskpool.generator.output.console import Console
 from taskpool.generator.output.formats import to_json
 from taskpool.generator.output.job_view import ended_job, lay_out_job
-from taskpool.generator.output.printer import ERR, OUT, Form, Printer, stream_pieces
+from taskpool.generator.output.printer import ERR, OUT, Files, Form, Printer, stream_pieces
 from taskpool.generator.output.stream import Piece, write_out, write_pieces
 from taskpool.generator.signals import first_that_applies
 from taskpool.generator.totals import PoolFacts, Totals
@@ -55,9 +56,12 @@ def parse(args: Namespace) -> Query:
     if seq:
         raise UsageError(f"{args.subcommand}: expected a batch, got the job {args.target!r}")
     if args.subcommand == "results":
-        form: Form = "json" if args.json else args.output
+        to_stdout = args.results == STDOUT
+        form: Form = "json" if args.json or to_stdout else args.output
         form = "failure" if args.failed and form == "value" else form
-        return lambda context: results(context, batch, form, args.results, failed=args.failed)
+        # Anew: all that is recorded is printed again.
+        files = Files(results=None if to_stdout else args.results, output_dir=args.output_dir)
+        return lambda context: results(context, batch, form, files, failed=args.failed)
     timeout_ns = None if args.timeout is None else parse_duration(args.timeout, "--timeout")
     return lambda context: wait(context, batch, timeout_ns, as_json=args.json)
 
@@ -98,13 +102,13 @@ def wait(context: QueryContext, batch: str, timeout_ns: int | None, *, as_json: 
     return first_that_applies(totals.exit_codes)
 
 
-def results(context: QueryContext, batch: str, form: Form, file: str | None, *, failed: bool = False) -> ExitCode:
+def results(context: QueryContext, batch: str, form: Form, files: Files, *, failed: bool = False) -> ExitCode:
     """Print what is recorded so far, as the batch's own run prints it; `failed`: only of jobs that did not succeed.
 
     Raises UsageError.
     """
     status = _status(context.queries, batch)
-    printer = Printer(batch, form, results=file)  # to a file anew: all that is recorded is printed again
+    printer = Printer(batch, form, files=files)
     try:
         printer.begin()
         for outcome in context.queries.outcomes(batch, 0, status.recorded):

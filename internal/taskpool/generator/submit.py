@@ -20,7 +20,7 @@ from taskpool.generator.advice import Advice
 from taskpool.generator.input.feed import Feed
 from taskpool.generator.options import SubmitOptions
 from taskpool.generator.output.console import Console, ProgressBar
-from taskpool.generator.output.printer import Printer
+from taskpool.generator.output.printer import Files, Printer
 from taskpool.generator.private.forget import forget_expired, forget_succeeded
 from taskpool.generator.private.notes import Typed, unknown
 from taskpool.generator.private.process import PrivateDealer, wait_for_predecessor
@@ -172,9 +172,13 @@ def _open_printer(options: SubmitOptions, private_state: PrivateState | None) ->
             options.batch,
             options.form,
             keep_order=options.keep_order,
-            results=options.results,
-            joblog=options.joblog,
-            append=options.resume,
+            files=Files(
+                results=options.results,
+                joblog=options.joblog,
+                output_dir=options.output_dir,
+                append=options.resume,
+                links=private_state is not None and private_state.gives_outputs_away,
+            ),
         )
     except UsageError:
         # Or the same command, corrected, would be told that its batch exists already.

@@ -139,7 +139,7 @@ def test_keep_order_and_files(run: Run, dealer: FakeDealer, tmp_path: Path, capf
     assert run("fib", "7-9", "--keep-order", "--results", str(results), "--joblog", str(joblog)) == ExitCode.OK
     assert capfd.readouterr().out == "1\n2\n3\n"
     assert [json.loads(line)["seq"] for line in results.read_text().splitlines()] == [3, 2, 1]
-    assert [line.split("\t")[-1] for line in joblog.read_text().splitlines()[1:]] == ["fib 9", "fib 8", "fib 7"]
+    assert [line.split("\t")[-1] for line in joblog.read_text().splitlines()[1:]] == ["fib 7", "fib 8", "fib 9"]
 
 
 def test_detach_waits_for_acceptance_only(run: Run, dealer: FakeDealer, capfd: pytest.CaptureFixture[str]) -> None:

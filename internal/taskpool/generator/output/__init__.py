@@ -5,6 +5,7 @@ Read `printer` first: it takes a batch's outcomes and writes what was asked for.
     stream           standard output and error, whose reader may be slow or gone
     keep_order       `--keep-order`
     resumable_file   the files of `--results` and `--joblog`, which a later run goes on with
+    output_dir       `--output-dir`: a folder for each job
     formats          what an outcome or an answer looks like: JSON, job log, words and tables
     job_view         what `show` prints of one job
 

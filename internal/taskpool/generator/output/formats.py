@@ -10,7 +10,6 @@ import msgspec
 
 from taskpool.certificate import as_fields
 from taskpool.clock import rfc3339, seconds
-from taskpool.generator.output.resumable_file import ResumableFile
 from taskpool.kinds import KINDS
 from taskpool.log import printable
 from taskpool.messages import JobError, JobSpec, Outcome, State
@@ -87,21 +86,19 @@ def _error(error: JobError) -> dict[str, str | None]:
 
 
 class JobLog:
-    """Writes one line for each job that ran."""
+    """Makes one line for each job that ran."""
 
-    def __init__(self, file: ResumableFile) -> None:
-        self._file = file
+    def __init__(self) -> None:
         self._unfinished: dict[int, JobSpec] = {}
 
     def remember(self, first_seq: int, jobs: list[JobSpec]) -> None:
         """Keep the commands of these jobs until they end: outcomes do not carry them."""
         self._unfinished.update(enumerate(jobs, first_seq))
 
-    def write(self, outcome: Outcome) -> None:
-        """Write the job's line. Raises OSError."""
+    def line(self, outcome: Outcome) -> bytes | None:
+        """Return the job's line; None when it has not run."""
         spec = self._unfinished.pop(outcome.seq, None)
-        if outcome.attempts:
-            self._file.write(joblog_line(outcome, _command(spec, outcome)))
+        return joblog_line(outcome, _command(spec, outcome)) if outcome.attempts else None
 
 
 def joblog_line(outcome: Outcome, command: str) -> bytes:
@@ -146,8 +143,8 @@ def _printed_bytes(outcome: Outcome) -> int:
 
 
 def _command(spec: JobSpec | None, outcome: Outcome) -> str:
-    if spec is None:  # a new run of a job that was requeued from quarantine
-        return outcome.label or outcome.kind
+    if spec is None:  # of an earlier run of this program, or a new run of the job
+        return outcome.job or outcome.label or outcome.kind
     return KINDS[spec.kind].command_line(spec.payload)
 
 

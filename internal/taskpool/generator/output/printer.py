@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from taskpool.errors import ConfigurationError
 from taskpool.generator.failures import describe
 from taskpool.generator.output.formats import JOBLOG_HEADER, JobLog, one_line, to_json
 from taskpool.generator.output.keep_order import KeepOrder
+from taskpool.generator.output.output_dir import OutputDirectory
 from taskpool.generator.output.resumable_file import ResumableFile
 from taskpool.generator.output.stream import OutputStream, Piece, tagged
 from taskpool.kinds import KINDS
@@ -20,32 +21,40 @@ from taskpool.messages import JobSpec, Outcome
 # that failed.
 Form = Literal["value", "tagged", "json", "failure"]
 OUT, ERR = 1, 2
+_LOG = 3  # the job log, as a stream of pieces
+
+
+class Files(NamedTuple):
+    """Which files are written beside standard output, by their paths; None: it is not."""
+
+    results: str | None = None
+    joblog: str | None = None
+    output_dir: str | None = None
+    append: bool = False  # an earlier run of the batch has begun them
+    links: bool = False  # see OutputDirectory
+
+
+_NO_FILES = Files()
 
 
 class Printer:
     """Takes a batch's outcomes and writes what was asked for, without waiting for slow readers."""
 
-    def __init__(
-        self,
-        batch: str,
-        form: Form,
-        *,
-        keep_order: bool = False,
-        results: str | None = None,
-        joblog: str | None = None,
-        append: bool = False,
-    ) -> None:
-        """Open the files. `append`: an earlier run of the batch has begun them. Raises UsageError."""
+    def __init__(self, batch: str, form: Form, *, keep_order: bool = False, files: Files = _NO_FILES) -> None:
+        """Open the files. Raises UsageError."""
         self._batch = batch
         self._form: Form = form
         self._order = KeepOrder() if keep_order else None
         self._streams = {OUT: OutputStream(OUT), ERR: OutputStream(ERR)}
         self._files: list[ResumableFile] = []
-        # Both are opened even if the batch turns out to be refused: opening changes neither (see `begin`).
-        self._results = self._open(results, append)
-        log = self._open(joblog, append)
+        # All are opened even if the batch turns out to be refused: opening changes none (see `begin`).
+        self._folders: OutputDirectory | None = None
+        if files.output_dir is not None:
+            self._folders = OutputDirectory(files.output_dir, batch, append=files.append, links=files.links)
+        self._results = self._open(files.results, files.append)
+        log = self._open(files.joblog, files.append)
         self._joblog_file = log
-        self._joblog = None if log is None else JobLog(log)
+        self._joblog = None if log is None else JobLog()
         # Files of jobs' output that an outcome object written here names: they must stay when the pool's state goes.
         self.referenced_files: set[Path] = set()
         self._files_due: list[Path] = []  # those whose content was queued
@@ -79,6 +88,8 @@ class Printer:
         """Begin to write: the files are emptied, or gone on with. Raises ConfigurationError."""
         for file in self._files:
             file.begin(JOBLOG_HEADER if file is self._joblog_file else b"")
+        if self._folders is not None:
+            self._folders.begin()
 
     def remember(self, first_seq: int, jobs: list[JobSpec]) -> None:
         """Note jobs that were submitted with these numbers, for the job log."""
@@ -89,7 +100,7 @@ class Printer:
         """Take an outcome that an earlier run has acknowledged. It has written it, unless --keep-order held it back."""
         if self._order is not None:
             record = to_json(self._batch, outcome) if self._form == "json" else b""
-            self._order.recall(outcome.seq, self._pieces(outcome, record))
+            self._order.recall(outcome.seq, [*self._log_pieces(outcome), *self._pieces(outcome, record)])
 
     def take(self, outcome: Outcome) -> None:
         """Write an outcome's lines and queue its output. Raises ConfigurationError when a file cannot be written."""
@@ -100,13 +111,13 @@ class Printer:
         try:
             if self._results is not None:
                 self._results.write(record)
-            if self._joblog is not None:
-                self._joblog.write(outcome)
+            if self._folders is not None:
+                self._folders.write(outcome)
+            # Results get outcomes as they come: programs read them. What people read is ordered.
+            pieces = [*self._log_pieces(outcome), *self._pieces(outcome, record)]
+            self._put(pieces if self._order is None else self._order.put(outcome.seq, pieces))
         except OSError as error:
             raise self._unwritable(error) from error
-        # The files get outcomes as they come: their lines carry the job's number. Only standard output is ordered.
-        pieces = self._pieces(outcome, record)
-        self._put(pieces if self._order is None else self._order.put(outcome.seq, pieces))
 
     def note_files(self, outcome: Outcome) -> None:
         """Count the files of an outcome's output among those that written objects name."""
@@ -142,7 +153,10 @@ class Printer:
     def release_held(self) -> None:
         """Queue what --keep-order holds back, because no run prints it in its turn."""
         if self._order is not None:
-            self._put(self._order.remaining())
+            try:
+                self._put(self._order.remaining())
+            except OSError as error:
+                raise self._unwritable(error) from error
 
     def close(self) -> None:
         """Close the files, and write no more. May be called twice."""
@@ -174,14 +188,23 @@ class Printer:
         pieces = value_pieces(outcome)
         return _tagged(pieces, outcome) if self._form == "tagged" else pieces
 
+    def _log_pieces(self, outcome: Outcome) -> list[Piece]:
+        line = None if self._joblog is None else self._joblog.line(outcome)
+        return [] if line is None else [Piece(_LOG, line)]
+
     def _put(self, pieces: Iterable[Piece]) -> None:
         for stream, content, tag in pieces:
+            if stream == _LOG:
+                assert self._joblog_file is not None and isinstance(content, bytes)
+                self._joblog_file.write(content)
+                continue
             self._streams[stream].put(content, tag)
             if isinstance(content, Path):
                 self._files_due.append(content)
 
     def _unwritable(self, error: OSError) -> ConfigurationError:
-        names = ", ".join(file.name for file in self._files)
+        folders = [] if self._folders is None else [self._folders.path]
+        names = ", ".join([*(file.name for file in self._files), *folders])
         return ConfigurationError(f"cannot write {names}: {error.strerror}")
 
 

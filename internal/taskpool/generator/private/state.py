@@ -180,23 +180,24 @@ class PrivateState:
             os.close(self._note_fd)
             self._note_fd = -1
 
+    @property
+    def gives_outputs_away(self) -> bool:
+        """Whether no file of jobs' output is shown or read any more once it is printed."""
+        return self._own_journal and not self.names_files
+
     def empty(self, printed: Iterable[Path]) -> None:
         """Free the disk of files of jobs' output that were printed, unless something that stays names them.
 
         Their names stay: whether the dealer has stored the acknowledgement is not known here, so after a kill an
         outcome may come again, and what is printed of it then is what its file holds: nothing.
         """
-        if self.names_files or not self._own_journal:
+        if not self.gives_outputs_away:
             return
         for path in printed:
             if path.parent != self.directory / OUTPUT_NAME / self.batch:  # it comes from a message
                 continue
             with suppress(OSError):  # then it goes with the directory
-                fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-                try:
-                    os.ftruncate(fd, 0)
-                finally:
-                    os.close(fd)
+                _empty(path)
 
     @property
     def _own_journal(self) -> bool:
@@ -330,3 +331,16 @@ class PrivateState:
             raise UsageError(f"batch {self.batch!r} is just being started by another tp-generator") from None
         except OSError as error:
             raise ConfigurationError(f"cannot write {self._path}: {error.strerror}") from error
+
+
+def _empty(path: Path) -> None:
+    """Truncate a file; one that has another name too stays under that as it is. Raises OSError."""
+    fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if os.fstat(fd).st_nlink > 1:
+            path.unlink()
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        else:
+            os.ftruncate(fd, 0)
+    finally:
+        os.close(fd)

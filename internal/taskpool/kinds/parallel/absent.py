@@ -74,7 +74,7 @@ ABSENT: dict[tuple[str, ...], str] = {
     ("--no-keep-order", "--nok", "--no-k"): "so it is without --keep-order",
     ("--ctag", "--ctag-string", "--color", "--colour"): "--tag, without colours",
     ("--color-failed", "--colour-failed", "--color-fail", "--colour-fail", "--cf"): "--tag, without colours",
-    ("--files", "--output-as-files"): "--output json names the files of large outputs; --results FILE has all outcomes",
+    ("--files", "--output-as-files"): "--output-dir DIR",
     ("--compress", "--compress-program", "--use-compress-program", "--tmpdir", "--tempdir"): _PLAIN,
     ("--decompress-program", "--use-decompress-program"): _PLAIN,
     ("-T", "--tty", "-o", "--open-tty", "--tmux", "--tmux-pane"): _TERMINAL,
@@ -110,7 +110,7 @@ ABSENT: dict[tuple[str, ...], str] = {
     # other spellings
     ("--dr",): "--dry-run",
     ("--jl",): "--joblog FILE",
-    ("--res", "--result"): "--results FILE: an object a line",
+    ("--res", "--result"): "--output-dir DIR: a folder for each job; --results FILE: an object a line",
     # about the program
     ("--number-of-cpus", "--number-of-cores", "--number-of-sockets", "--number-of-threads"): _CPUS,
     ("--max-line-length-allowed", "--show-limits"): "getconf ARG_MAX",
