@@ -22,6 +22,8 @@ class Dispatch:
     def __init__(self, host: SimHost) -> None:
         self._host = host
         self._world = host.world
+        self._started_ns: dict[int, int] = {}  # by epoch: when an attempt last was
+        self.delay_ns = 0
 
     def check_not_again(self, platform: SimPlatform, job: Planned, n: int, unread: set[Planned]) -> None:
         """Nothing of the job runs, and nothing is known of a result; and its attempt is stored, if it must be."""
@@ -39,6 +41,8 @@ class Dispatch:
         """Nothing that the dealer was told stands against it."""
         batches = self._host.disk.journal_model.batches
         where = f"frame {frame.first_n} is sent"
+        if self.delay_ns and frame.count > 1:
+            self._world.fail("I12", f"{where} with {frame.count} jobs, which start one after the other")
         if platform.full:
             self._world.fail("R6", f"{where} while {platform.full} has no room")
         if platform.paused or platform.draining:
@@ -78,6 +82,14 @@ class Dispatch:
                 self._world.fail("I4", f"job {job.number}, which must be alone, shares a frame of {len(jobs)}")
             if (job.spec.kind, job.affinity) != (jobs[0].spec.kind, jobs[0].affinity):
                 self._world.fail("I4", f"job {job.number} shares a frame with jobs of another kind or path")
+
+    def check_pause(self, epoch: int) -> None:
+        """An attempt starts: not too soon after the one before."""
+        now_ns = self._world.now_ns
+        since_ns = now_ns - self._started_ns.get(epoch, -self.delay_ns)
+        if since_ns < self.delay_ns:
+            self._world.fail("I12", f"{since_ns / 1e6:.1f} of {self.delay_ns / 1e6:g} ms lie between two starts")
+        self._started_ns[epoch] = now_ns
 
     def check_behind(self, frames: list[SentFrame], jobs: list[Planned]) -> None:
         """A worker that holds a frame gets another."""

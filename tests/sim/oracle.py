@@ -12,6 +12,7 @@ broken:
     I9   what a person wanted and was told is so: paused, given up, scaled
     I10  in a calm everything ends, and nobody is ended without need
     I11  a dealer that leaves leaves nothing behind
+    I12  in a pool with a delay, no attempt starts too soon after the one before
     R1 to R9, as in docs/protocol.md; order: first come, first served; fence: what is stale is dropped
 """
 
@@ -324,7 +325,12 @@ class Oracle:
         frames = [frame for mark, frames in self._frames.items() if mark != worker.mark for frame in frames]
         return [n for frame in frames for n in frame.left][:3]
 
+    def keep_apart(self, delay_ns: int) -> None:
+        """The pool has a delay."""
+        self._dispatch.delay_ns = delay_ns
+
     def started(self, worker: WorkerProcess, first_n: int) -> None:
+        self._dispatch.check_pause(worker.mark[0])
         for frame in self._frames.get(worker.mark, ()):
             frame.started = frame.started or frame.first_n == first_n
 

@@ -70,6 +70,8 @@ class Plan:
         pending_max = rng.choice((5, 8, 200_000, 200_000))
         alone = self.durable and self.batches == 1  # what others leave unread fills the pool for good
         self.pending_max = pending_max if alone else 200_000
+        # Its own chance: what else a seed draws does not depend on it.
+        self.delay_ns = Random(f"delay {seed}").choice((0, 0, 0, 2 * MILLISECOND, 40 * MILLISECOND))
         self.outcomes_in_flight = rng.choice((1, 2, 4, 512, 512))
         self.invariants_every = rng.choice((4, 10, 25))
         self.chaos_ns = int(0.2 * SECOND * 30 ** rng.random())
@@ -131,6 +133,7 @@ class Schedule:
         self.faults = Faults(seed, dealer_may_end=plan.durable, deleted=deleted)
         self.world = World(seed, self.faults, tracing=tracing)
         self.host = SimHost(self.world, durable=plan.durable)
+        self.host.oracle.keep_apart(plan.delay_ns)
         self.batches = plan.draw_batches(self.host)
         self.trouble = Trouble(self.host, self.batches, plan.mean_ns, durable=plan.durable)
         self._calm_since_ns = 0
@@ -243,8 +246,8 @@ class Schedule:
         platform.performer = dealer._performer
         platform.reply_queues = dealer._performer._reply_queues
         core.pool.backlog._jobs_max = plan.backlog_jobs
-        config = structs.replace(core.pool.config, pending_max=plan.pending_max, connections_max=plan.connections)
-        core.pool.config = config
+        limited = {"pending_max": plan.pending_max, "connections_max": plan.connections, "delay_ns": plan.delay_ns}
+        core.pool.config = structs.replace(core.pool.config, **limited)
         handle, trim = core.handle, core.pool.backlog.trim
         handled = 0
 

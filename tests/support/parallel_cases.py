@@ -210,6 +210,7 @@ echo {1/.}{2} :::: paths num
 -j 2 echo ::: a b
 --jobs 2 echo ::: a b
 -P2 echo ::: a b
+-j2 --delay 0.01 echo ::: a b c
 -j 200% echo ::: a b
 -j +1 echo ::: a b
 --wd /usr pwd ::: a

@@ -14,6 +14,7 @@ A job on its way:
     intake       jobs in: taken in order, or refused
     backlog      the order in which they wait
     scheduler    which job goes to which worker, and which share a frame
+    pacing       a pause between starts
     supervisor   worker processes: wanted against actual, slots, deadlines
     respawn      when a dead worker is replaced, and when not
     completion   how attempts end, and what becomes of their jobs

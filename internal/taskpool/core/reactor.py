@@ -124,6 +124,7 @@ class Reactor:
         deadlines = [self.shutdown.next_deadline_ns()]
         deadlines += [self.supervisor.next_deadline_ns(now)] if self._heard else []
         deadlines += [pool.delayed[0][0]] if pool.delayed else []
+        deadlines += [self.scheduler.pacing.next_deadline_ns(now)] if pool.config.delay_ns else []
         deadlines += (client.lease_mono_ns for client in pool.clients.values())
         return min(deadlines)
 
@@ -169,6 +170,7 @@ class Reactor:
         if not worker.start(first_n, now):
             self._stale(worker, first_n)
             return
+        self.scheduler.pacing.started(now)
         cancelled = next((job for job in worker.frames[0].jobs.values() if job.cancelled), None)
         if cancelled is not None:
             self.supervisor.cancel(worker, cancelled, now)  # the wish came too late to take the frame back
@@ -252,6 +254,8 @@ class Reactor:
         self.recovery.take_over(event, now)
         if event.unclean_exit:
             self.scheduler.write_ahead(now)
+        if event.ordinal:  # it may have started a job just before its end
+            self.scheduler.pacing.started(now)
 
     def _on_committed(self, event: Committed, now: Instant) -> None:
         """What hung on the commit may follow. Outcomes are delivered behind all of it: as few messages as fit."""

@@ -15,6 +15,7 @@ from taskpool.core.effects import Level, SendFrame, Topic
 from taskpool.core.entries import AttemptMade
 from taskpool.core.frame import FrameRecord
 from taskpool.core.job import Job
+from taskpool.core.pacing import Pacing
 from taskpool.core.state import PoolState
 from taskpool.core.supervisor import Supervisor
 from taskpool.core.worker import Worker
@@ -31,6 +32,7 @@ class Scheduler:
     def __init__(self, pool: PoolState, supervisor: Supervisor) -> None:
         self._pool = pool
         self._supervisor = supervisor
+        self.pacing = Pacing(pool)
         self._write_ahead_until_ns = 0  # until then every attempt is stored before it is sent
         self._alone: Job | None = None  # the last job sent that wanted the pool for itself
 
@@ -44,12 +46,15 @@ class Scheduler:
         over, and room is made for a fresh one."""
         backlog = self._pool.backlog
         passed_over: list[Job] = []
+        paced = self.pacing.active
         while self._supervisor.has_capacity() and len(passed_over) <= len(self._supervisor.workers):
+            if paced and self.pacing.must_wait(now):
+                break
             job = backlog.peek()
             # Strict priority: the best job waits for its turn, and nothing overtakes it meanwhile.
             if job is None or self._must_wait(job):
                 break
-            worker = self._supervisor.pick(job, now)
+            worker = self._supervisor.pick(job, now, seconds=not paced)
             if worker is not None:
                 self._send(worker, self._frame_from(backlog.pop()), now)
             elif not (job.wants_fresh_worker or job.traits.affinity or self._supervisor.any_affinity):
@@ -70,7 +75,7 @@ class Scheduler:
     def _frame_from(self, first: Job) -> list[Job]:
         """The job, and those behind it that may share its frame."""
         jobs = [first]
-        if not first.shares_frames:
+        if not first.shares_frames or self.pacing.active:
             return jobs
         backlog = self._pool.backlog
         # A worker must not take so much that another one idles while these wait in its frame.
@@ -94,6 +99,7 @@ class Scheduler:
         frame = self._frame(jobs, now)
         tasks = [self._begin(job, worker, frame, now) for job in jobs]
         worker.hold(frame, jobs)
+        self.pacing.sent(frame)
         assert worker.slot is not None
         # Remembered until it ends: what is dispatched next must wait for it.
         self._alone = jobs[0] if jobs[0].wants_pool_alone else None

@@ -37,6 +37,7 @@ class PoolConfig(Struct, frozen=True):
     verbose: bool = False  # notes for every job
     frame_bytes: int = 1024  # what the request queue of a worker takes
     drain_timeout_ns: int = limits.DRAIN_TIMEOUT_NS
+    delay_ns: int = 0  # between the starts of two attempts
     pid: int = 0
     version: str = ""
     kinds: tuple[str, ...] = ()  # what every worker must be able to run

@@ -133,8 +133,9 @@ class Supervisor:
 
     # --- which one gets work ---
 
-    def pick(self, job: Job, now: Instant) -> Worker | None:
-        """The worker for this job now: an idle one, a spare when a slot is free, or one whose jobs are short."""
+    def pick(self, job: Job, now: Instant, *, seconds: bool = True) -> Worker | None:
+        """The worker for this job now: an idle one, a spare when a slot is free, or one whose jobs are short, which
+        then holds a second frame if there are to be `seconds`."""
         # An idle worker before a spare: a spare without work is what makes the next replacement immediate.
         spare = None
         short = None
@@ -145,7 +146,9 @@ class Supervisor:
                 return worker
             if worker.state is WorkerState.SPARE and self.free_slots and spare is None:
                 spare = worker
-            elif worker.state is WorkerState.BUSY and short is None and self._takes_second(worker, job, now):
+            elif (
+                seconds and worker.state is WorkerState.BUSY and short is None and self._takes_second(worker, job, now)
+            ):
                 short = worker
         return spare or short
 

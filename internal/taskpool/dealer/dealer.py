@@ -184,6 +184,7 @@ def _config(
         verbose=options.verbosity > 0,
         frame_bytes=layout.worker.msgsize,
         drain_timeout_ns=options.drain_timeout_ns,
+        delay_ns=options.delay_ns,
         pid=os.getpid(),
         version=__version__,
         kinds=tuple(KINDS),

@@ -33,6 +33,7 @@ FILE_KEYS = (
     "metrics_tls_key",
     "metrics_auth_file",
     "drain_timeout",
+    "delay",
     "worker_exec",
     "log_format",
     "chaos",
@@ -50,6 +51,7 @@ class DealerOptions(Struct, frozen=True, kw_only=True):
     metrics_tls: tuple[Path, Path] | None = None  # certificate and key
     metrics_auth_file: Path | None = None
     drain_timeout_ns: int = limits.DRAIN_TIMEOUT_NS
+    delay_ns: int = 0
     journal: str | None = None  # a path; "none"; None: in the pool's state directory
     journal_sync: str = "full"
     retain_ns: int = limits.RETAIN_NS
@@ -78,6 +80,7 @@ def parse(argv: Sequence[str], env: Mapping[str, str] = os.environ) -> DealerOpt
         metrics_tls=_tls(given),
         metrics_auth_file=Path(given["metrics_auth_file"]) if "metrics_auth_file" in given else None,
         drain_timeout_ns=_duration(given, "drain_timeout", limits.DRAIN_TIMEOUT_NS),
+        delay_ns=_duration(given, "delay", 0),
         journal=given.get("journal"),
         journal_sync=_choice(given, "journal_sync", ("full", "normal")),
         retain_ns=_duration(given, "retain", limits.RETAIN_NS),
@@ -137,6 +140,7 @@ def build_parser() -> ArgumentParser:
         "--metrics-auth-file", metavar="FILE", help="who may see the pages: lines `bearer TOKEN`, `basic USER:PASSWORD`"
     )
     parser.add_argument("--drain-timeout", metavar="T", help="how long running jobs may take on TERM (default: 8s)")
+    parser.add_argument("--delay", metavar="T", help="start no job sooner than this after the one before (default: 0)")
     parser.add_argument("--worker-exec", metavar="PATH", help="the worker program (default: tp-worker beside this one)")
     parser.add_argument("--chaos", metavar="SPEC", help="inject faults: crash=0.3,exit=0.01,hang=0.01,seed=7")
     parser.add_argument("--config", metavar="FILE", type=Path, help="TOML file with the same names, _ for -")

@@ -34,6 +34,7 @@ DEALER_OPTIONS = (
     "worker_exec",
     "chaos",
     "drain_timeout",
+    "delay",
 )
 STDOUT = "-"  # as a value of --results
 # What a detached generator cannot do, because it leaves before the outcomes come.

@@ -6,6 +6,27 @@ from sim.mutants.plan import mutant
 
 DISPATCH = (
     mutant(
+        "the pause between starts is not kept",
+        "I12",
+        "core/pacing.py",
+        "        return now.mono < self._open_mono_ns",
+        "        return False",
+    ),
+    mutant(
+        "the pause between starts is counted from the sending",
+        "I12",
+        "core/pacing.py",
+        "            return True",
+        "            pass",
+    ),
+    mutant(
+        "jobs share a frame in spite of the pause",
+        "I12",
+        "core/scheduler.py",
+        " or self.pacing.active:",
+        ":",
+    ),
+    mutant(
         "jobs are sent while a disk is full",
         "R6",
         "core/reactor.py",

@@ -84,7 +84,6 @@ ABSENT: dict[tuple[str, ...], str] = {
     ("--bar", "--eta"): "--progress bar; it is there on a terminal anyway",
     ("--embed", "--shell-completion"): "tp-generator brings completions for bash and zsh",
     # when jobs run
-    ("--delay",): "jobs start as workers are free: give fewer --workers, or begin the command with a sleep (--shell)",
     (
         "--load",
         "--noswap",

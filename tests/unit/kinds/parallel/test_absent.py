@@ -47,7 +47,7 @@ def test_an_option_has_one_row() -> None:
         (["-Shost", "echo"], "-S"),
         (["--pipe", "-N2", "cat"], "--pipe"),
         (["-k", "--line-buffer", "echo", ":::", "a"], "--line-buffer"),
-        (["--delay", "1", "echo"], "--delay"),
+        (["--load", "1", "echo"], "--load"),
     ],
 )
 def test_an_option_that_is_not_there(words: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
