@@ -206,13 +206,22 @@ class Command(Kind[CommandJob, Payload]):
                 yield None if rendered is None else self._spec(base, rendered)
 
         fd, name = language.open()
-        return Source(make_jobs, fd, name, delimiter=language.delimiter, expands=True, reads_stdin=language.reads_stdin)
+        return Source(
+            make_jobs,
+            fd,
+            name,
+            delimiter=language.delimiter,
+            expands=True,
+            multiplies=language.cutter is not None,  # what is cut may be far larger than any list of jobs
+            cutter=language.cutter,
+            reads_stdin=language.reads_stdin,
+        )
 
     def _spec(self, base: Payload, rendered: Rendered) -> JobSpec:
         words = rendered.words
         if not words or not words[0]:
             raise UsageError(f"command: argument {rendered.number} makes the name of the program empty")
-        payload = Payload(tuple(words), base.cwd, base.env, None, base.shell)
+        payload = Payload(tuple(words), base.cwd, base.env, rendered.stdin, base.shell)
         return JobSpec(self.name, self.encode(payload), label=rendered.label)
 
     def jobs(self, args: Namespace, lines: Iterator[bytes]) -> Iterator[bytes]:

@@ -123,13 +123,13 @@ def open_feed(source: Source) -> Feed:
     if source.fd is None:
         kept, total = _read_ahead(source.make_jobs(iter(())), to_end=not source.multiplies)
         return Feed(source.make_jobs(iter(())) if kept is None else iter(kept), None, total)
-    lines = Lines(source.fd, source.name, source.delimiter)
+    lines = _lines_of(source)
     jobs = source.make_jobs(lines)  # wrong arguments are told before a terminal is
     _refuse_terminal(source.fd, source.name)
     if not is_regular(source.fd):
         return Feed(jobs, lines, None, expands=source.expands)
     start = os.lseek(source.fd, 0, os.SEEK_CUR)  # a shell may have read the first lines of what it hands on
-    whole = _whole(Lines(source.fd, source.name, source.delimiter))
+    whole = _whole(_lines_of(source))
     kept, total = _read_ahead(source.make_jobs(whole), to_end=not source.multiplies)
     if kept is not None:
         return Feed(iter(kept), None, total)
@@ -139,11 +139,16 @@ def open_feed(source: Source) -> Feed:
 
 def preview(source: Source) -> Iterator[JobSpec]:
     """Make every job, read to the end, for --dry-run. Raises UsageError."""
-    lines: Iterator[bytes] = iter(()) if source.fd is None else _whole(Lines(source.fd, source.name, source.delimiter))
+    lines: Iterator[bytes] = iter(()) if source.fd is None else _whole(_lines_of(source))
     jobs = source.make_jobs(lines)
     if source.fd is not None:
         _refuse_terminal(source.fd, source.name)
     return (job for job in jobs if job is not None)
+
+
+def _lines_of(source: Source) -> Lines:
+    assert source.fd is not None
+    return Lines(source.fd, source.name, source.delimiter, None if source.cutter is None else source.cutter())
 
 
 def _refuse_terminal(fd: int, name: str) -> None:

@@ -8,6 +8,7 @@ from collections import deque
 
 from taskpool import limits
 from taskpool.errors import UsageError
+from taskpool.kinds.source import Cutter
 
 CHUNK_BYTES = 64 * 1024
 LINE_BYTES_MAX = 4 * limits.PAYLOAD_BYTES_MAX  # JSON escapes may take several bytes for one
@@ -19,7 +20,9 @@ class Lines:
     `ready` says whether the next one is there; `fill` reads more. The last line needs no newline.
     """
 
-    def __init__(self, fd: int, name: str, delimiter: bytes = b"\n") -> None:
+    def __init__(self, fd: int, name: str, delimiter: bytes = b"\n", cutter: Cutter | None = None) -> None:
+        """With a `cutter`, what it makes are the lines."""
+        self._cutter = cutter
         self.fd = fd
         self.name = name
         self._delimiter = delimiter
@@ -44,12 +47,16 @@ class Lines:
             return  # another process that shares the pipe was faster
         except OSError as error:
             raise UsageError(f"cannot read {self.name}: {error.strerror}") from error
-        if not chunk:
-            self.ended = True
-            if self._tail:
-                self._complete.append(self._tail)
-                self._tail = b""
-            return
+        self.ended = not chunk
+        if self._cutter is not None:
+            self._complete.extend(self._cutter.feed(chunk) if chunk else self._cutter.end())
+        elif chunk:
+            self._take(chunk)
+        elif self._tail:
+            self._complete.append(self._tail)
+            self._tail = b""
+
+    def _take(self, chunk: bytes) -> None:
         # The tail is copied for each chunk that does not end it: LINE_BYTES_MAX keeps that from growing without end.
         *complete, self._tail = (self._tail + chunk).split(self._delimiter)
         self._number += len(complete)

@@ -15,6 +15,7 @@ from taskpool.log import printable
 from taskpool.messages import JobError, JobSpec, Outcome, State
 
 JOBLOG_HEADER = b"Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n"
+_SHORT_BYTES_MAX = 1024  # of a job's payload: it takes no more memory than its command line
 _STOPPED = frozenset({State.TIMED_OUT, State.CANCELLED})
 
 _encoder = msgspec.json.Encoder()
@@ -89,11 +90,13 @@ class JobLog:
     """Makes one line for each job that ran."""
 
     def __init__(self) -> None:
-        self._unfinished: dict[int, JobSpec] = {}
+        self._unfinished: dict[int, JobSpec | str] = {}
 
     def remember(self, first_seq: int, jobs: list[JobSpec]) -> None:
         """Keep the commands of these jobs until they end: outcomes do not carry them."""
-        self._unfinished.update(enumerate(jobs, first_seq))
+        # Of a job with a long input, its line alone: there may be any number of them.
+        for seq, job in enumerate(jobs, first_seq):
+            self._unfinished[seq] = job if len(job.payload) <= _SHORT_BYTES_MAX else _command_line(job)
 
     def line(self, outcome: Outcome) -> bytes | None:
         """Return the job's line; None when it has not run."""
@@ -142,9 +145,15 @@ def _printed_bytes(outcome: Outcome) -> int:
     return len(outcome.value or b"")
 
 
-def _command(spec: JobSpec | None, outcome: Outcome) -> str:
+def _command(spec: JobSpec | str | None, outcome: Outcome) -> str:
+    if isinstance(spec, str):
+        return spec
     if spec is None:  # of an earlier run of this program, or a new run of the job
         return outcome.job or outcome.label or outcome.kind
+    return _command_line(spec)
+
+
+def _command_line(spec: JobSpec) -> str:
     return KINDS[spec.kind].command_line(spec.payload)
 
 

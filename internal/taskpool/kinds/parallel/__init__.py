@@ -5,6 +5,7 @@
     words        the template, and the inputs behind `:::` and its relatives
     inputs       the values of one input: a list, a file, the file that is read as the jobs run
     records      one value of each input: all combinations, or linked; columns; headers
+    blocks       a stream that is cut, for the standard input of jobs (`--pipe`)
     packing      how many records make a job
     suspects     words that look like something which is not there, or is meant for a shell
     absent       what GNU parallel has and this program has not, with the way to do it here

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 _HOSTS = "jobs run on this host; to use others, run a pool on each, or submit commands that call ssh"
-_PIPE = (
-    "a job's standard input is empty, or `stdin` of its object in `tp-generator jobs`; split the input into files first"
-)
+_PIPE = "--pipe cuts the input in order, each record for one job: split it into files first"
 _STRINGS = "replacement strings have their usual spellings, and -I STR for {}"
 _NO_PERL = "there is no Perl here: change arguments before they come here, or in a --shell line"
 _WHOLE = "a job's output is printed whole when it ends, and nothing is mixed; see it with tp-generator logs JOB"
@@ -36,9 +34,17 @@ ABSENT: dict[tuple[str, ...], str] = {
     ): _HOSTS,
     ("-M", "--controlmaster", "--ssh", "--ssh-delay", "--rsync-opts"): _HOSTS,
     # records of standard input
-    ("--pipe", "--spreadstdin", "--pipe-part", "--block", "--block-size", "--block-timeout", "--bt"): _PIPE,
-    ("--round-robin", "--round", "--recstart", "--recend", "--regexp", "--regex", "--remove-rec-sep", "--rrs"): _PIPE,
-    ("--cat", "--fifo", "--tee", "--shard", "--bin", "--group-by"): _PIPE,
+    ("--spreadstdin",): "--pipe",
+    ("--pipe-part",): "--pipe -a FILE: the file is read once, and cut as it is read",
+    (
+        "--block-timeout",
+        "--bt",
+    ): "a block is sent when it is whole: for a slow input, a smaller --block, or -N",
+    ("--round-robin", "--round"): "each block is a job: a larger --block for fewer of them",
+    ("--regexp", "--regex"): "--recstart and --recend are texts: mark the records before, as with sed",
+    ("--remove-rec-sep", "--rrs"): "remove the marks in the command, as with --shell 'sed ... | ...'",
+    ("--cat", "--fifo"): "a job's standard input is a file: --shell 'program /dev/stdin'",
+    ("--tee", "--shard", "--bin", "--group-by"): _PIPE,
     # input
     ("--csv",): "--colsep , for fields without quotes; else make job objects of the file for tp-generator jobs",
     ("-E", "-e", "--eof"): "end the input there: sed '/^EOF$/Q'",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple
 
 from taskpool.errors import UsageError
 from taskpool.kinds.parallel import inputs, records, suspects
+from taskpool.kinds.parallel.blocks import BlockCutter
 from taskpool.kinds.parallel.options import input_options
 from taskpool.kinds.parallel.packing import Filling, by_number
 from taskpool.kinds.parallel.records import Record
@@ -28,6 +29,7 @@ class Rendered(NamedTuple):
     number: int
     words: list[bytes]
     tag: bytes | None
+    stdin: bytes | None = None
 
     @property
     def label(self) -> str | None:
@@ -67,6 +69,8 @@ class Language:
         self._templates(self.words, self._options.tag)  # finds now what is wrong with them
 
     def _check_inputs(self) -> None:
+        if self._options.blocks is not None and (len(self._inputs) > 1 or self._inputs[0].values is not None):
+            raise UsageError("--pipe cuts one input, standard input or -a FILE; it takes no arguments behind :::")
         if self._options.tag is not None and b"{%}" in self._options.tag:
             raise UsageError("--tagstring: {%} is not known before a job runs")
         if sum(each.is_stdin for each in self._inputs) > 1:
@@ -76,6 +80,12 @@ class Language:
     def delimiter(self) -> bytes:
         """What ends a line of the file that is read as the jobs run."""
         return self._options.ends_line
+
+    @property
+    def cutter(self) -> Callable[[], BlockCutter] | None:
+        """Makes what cuts the file that is read as the jobs run; None: it has lines."""
+        wanted = self._options.blocks
+        return None if wanted is None else lambda: BlockCutter(wanted)
 
     def open(self) -> tuple[int | None, str]:
         """Open the file that is read as the jobs run; give its descriptor, None if there is none, and its name."""
@@ -96,6 +106,9 @@ class Language:
 
     def render(self, lines: Iterator[bytes]) -> Iterator[Rendered | None]:
         """Give the command of each job; None before each item that takes one of `lines`."""
+        if self._options.blocks is not None:
+            yield from self._of_blocks(lines)
+            return
         first: Iterator[bytes | None]
         if self._streams:
             first, others = inputs.as_they_come(lines), self._others
@@ -130,6 +143,17 @@ class Language:
                 suspects.refuse_program(rendered[0])
             yield Rendered(number, rendered, tagged)
 
+    def _of_blocks(self, blocks: Iterator[bytes]) -> Iterator[Rendered | None]:
+        template, tag_template = self._templates(self.words, self._options.tag)
+        number = 0
+        for block in inputs.as_they_come(blocks):
+            if block is None:
+                yield None
+                continue
+            number += 1
+            tag = None if tag_template is None else b" ".join(tag_template.render((), number))
+            yield Rendered(number, template.render((), number), tag, block)
+
     def _names(self, header: bytes) -> list[bytes]:
         assert self._options.colsep is not None
         return records.columns_of(header.removesuffix(b"\r"), self._options.colsep)
@@ -138,7 +162,8 @@ class Language:
         options = self._options
         strings = {(options.replace if string == b"{}" else string): each for string, each in STRINGS.items()}
         syntax = Syntax({**PLUS, **strings} if options.plus else strings)
-        template = Template(words, shell=self._shell, syntax=syntax, context=options.context)
+        appends = options.blocks is None
+        template = Template(words, shell=self._shell, syntax=syntax, context=options.context, appends=appends)
         if options.colsep is None and options.count is not None:
             suspects.refuse_positions(template, len(self._inputs) * max(options.count, 1))
         return template, None if tag is None else Template([tag], syntax=syntax, appends=False)

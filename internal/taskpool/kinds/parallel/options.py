@@ -10,6 +10,8 @@ from msgspec import Struct
 
 from taskpool import limits
 from taskpool.errors import UsageError
+from taskpool.kinds.parallel import blocks
+from taskpool.kinds.parallel.blocks import BlockOptions
 from taskpool.procs.cpus import usable_cpus
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ class InputOptions(Struct, frozen=True):
     replace: bytes = b"{}"
     plus: bool = False
     tag: bytes | None = None
+    blocks: BlockOptions | None = None  # the input is cut into these
 
     @property
     def ends_line(self) -> bytes:
@@ -72,10 +75,16 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     group.add_argument("--tag", action="store_true", help="begin each line of output with the arguments and a tab")
     group.add_argument("--tagstring", "--tag-string", metavar="STR", help="... with STR, where {} {1} ... are replaced")
+    blocks.add_arguments(parser)
 
 
 def input_options(args: Namespace) -> InputOptions:
     """Return what the parsed options mean. Raises UsageError."""
+    cut = blocks.block_options(args)
+    if cut is not None:
+        return InputOptions(
+            files=tuple(args.arg_file), replace=_replace_string(args), plus=args.plus, tag=_tag(args), blocks=cut
+        )
     fills = args.X or args.m or args.xargs
     count = _count(args)
     trim = args.trim or ("lr" if args.colsep is not None else "n")

@@ -45,7 +45,7 @@ def test_an_option_has_one_row() -> None:
         (["-S", "host", "echo"], "-S"),
         (["--sshlogin=host", "echo"], "--sshlogin"),
         (["-Shost", "echo"], "-S"),
-        (["--pipe", "-N2", "cat"], "--pipe"),
+        (["--pipe-part", "-N2", "cat"], "--pipe-part"),
         (["-k", "--line-buffer", "echo", ":::", "a"], "--line-buffer"),
         (["--load", "1", "echo"], "--load"),
     ],
