@@ -58,7 +58,7 @@ def test_each_line_of_a_large_output_has_its_tag(stage: Stage) -> None:
     ("words", "said"),
     [
         (["echo {} | wc", ":::", "a"], "did you mean --shell?"),
-        (["--pipe", "cat"], "--pipe is GNU parallel's and not supported here"),
+        (["--pipe-part", "cat"], "--pipe-part is GNU parallel's and not supported here"),
         (["--keeporder", "echo"], "--keeporder is spelt --keep-order here"),
         (["echo", "{3}", ":::", "a"], "{3}: a job has 1 argument"),
     ],

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-from argparse import Namespace
 from collections.abc import Iterator
 from math import ceil
 from typing import TYPE_CHECKING
@@ -20,7 +19,7 @@ from taskpool import limits
 from taskpool.errors import UsageError
 
 if TYPE_CHECKING:
-    from argparse import ArgumentParser
+    from argparse import ArgumentParser, Namespace
 
 # A block is a job's payload, with its command line.
 BLOCK_BYTES_MAX = limits.PAYLOAD_BYTES_MAX - limits.COMMAND_BYTES_MAX
