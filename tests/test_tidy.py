@@ -59,14 +59,19 @@ EDGES: dict[str, frozenset[str]] = {
     "kinds": frozenset({"procs", "ipc"}),
     # The one protocol client. What is the generator's (notices, a private dealer to look after) is handed in.
     "client": frozenset({"procs", "ipc"}),
+    # A dealer that is started for one batch: by the generator, and by a program that uses the Python interface.
+    "private": frozenset({"client", "ipc", "procs", "kinds"}),
     "worker": frozenset({"ipc", "procs", "kinds"}),
-    "generator": frozenset({"client", "ipc", "procs", "kinds"}),
+    "generator": frozenset({"private", "client", "ipc", "procs", "kinds"}),
     "dealer": frozenset({"core", "ipc", "procs", "metrics", "journal", "kinds", "client"}),
 }
 PROGRAMS = ("generator", "dealer", "worker")
 
 # Parts that not all of a program may use: a dealer talks to its generators, and is a client in its health check only.
-ONLY_USERS = {"client": ("client/*", "generator/*", "dealer/health.py")}
+ONLY_USERS = {
+    "client": ("client/*", "private/*", "generator/*", "dealer/health.py"),
+    "private": ("private/*", "generator/*"),
+}
 
 ONLY_IMPORTER = {
     "posix_ipc": "ipc/mqueue.py",

@@ -11,9 +11,8 @@ Read `main` first, then `submit` (how one batch is put together) and `run` (what
     resume  advice            a kept batch: gone on with; what a person is told of it
     rerun  selection  new_runs  jobs that ended badly: chosen, asked for again, waited for
     batches                   which batches there are, and forgetting them
-    private/                  a dealer started for one batch, and its state directory
     admin  queries            commands to a running pool; questions: wait, results, logs
     output/                   where outcomes go, and what a person sees meanwhile
 
-The connection with the dealer is `taskpool.client`.
+The connection with the dealer is `taskpool.client`; a dealer started for one batch is `taskpool.private`.
 """

@@ -11,8 +11,8 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from taskpool.generator.input.lines import is_regular
-from taskpool.generator.private.notes import Typed
 from taskpool.kinds.source import STDIN, Source
+from taskpool.private.notes import Typed
 
 _COMMAND_CHARS_MAX = 2048  # a longer one is no use on a terminal
 _PATH_OPTIONS = frozenset(

@@ -21,11 +21,11 @@ from taskpool.generator.options import connect_timeouts
 from taskpool.generator.output.console import Console
 from taskpool.generator.output.formats import lay_out
 from taskpool.generator.output.stream import Piece, write_pieces
-from taskpool.generator.private import forget as forgetting
-from taskpool.generator.private import notes
-from taskpool.generator.private.notes import KeptBatch
 from taskpool.generator.submit import new_client_id, open_connection
 from taskpool.ipc.names import check_pool_name
+from taskpool.private import forget as forgetting
+from taskpool.private import notes
+from taskpool.private.notes import KeptBatch
 from taskpool.procs.pool_lock import is_held
 from taskpool.procs.state_dir import PRIVATE_NOTE, pools_directory
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections import Counter
 
-from taskpool.generator.output.formats import signal_name
 from taskpool.limits import JOB_TEXT_BYTES_MAX
 from taskpool.log import excerpt
 from taskpool.messages import Outcome, Output, State
+from taskpool.procs.signals import signal_name
 
 # Ends that need no line of their own: the first is the rule, the second was asked for.
 UNREMARKABLE = frozenset({State.SUCCEEDED, State.CANCELLED})

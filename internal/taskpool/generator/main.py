@@ -22,7 +22,6 @@ from taskpool.generator.options import connect_timeouts, log_format, submit_opti
 from taskpool.generator.output.console import WHO, Console
 from taskpool.generator.output.stream import OutputClosed, OutputStream, Piece, write_out, write_pieces
 from taskpool.generator.parser import QUERIES, build_parser
-from taskpool.generator.private.state import enter_directory
 from taskpool.generator.rerun import rerun
 from taskpool.generator.resume import resume
 from taskpool.generator.signals import RaiseOnSignal, handled_signals
@@ -31,6 +30,7 @@ from taskpool.generator.submit import Jobs, new_client_id, open_connection, run_
 from taskpool.ipc.names import check_pool_name
 from taskpool.kinds import KINDS
 from taskpool.messages import JobSpec
+from taskpool.private.state import enter_directory
 from taskpool.procs import signals
 from taskpool.procs.garbage import collect_rarely
 from taskpool.procs.writer import LineWriter

@@ -16,10 +16,10 @@ from taskpool.generator.halt import HaltRule, parse_halt
 from taskpool.generator.job_limits import KEYS, option_name, parse_limits
 from taskpool.generator.output.console import ProgressMode, choose_mode
 from taskpool.generator.output.printer import Form
-from taskpool.generator.private.process import LaunchOptions
 from taskpool.ipc.names import check_pool_name
 from taskpool.log import Format
 from taskpool.messages import Limits
+from taskpool.private.process import LaunchOptions
 from taskpool.procs.state_dir import is_text
 
 _BATCH = re.compile(limits.BATCH_ID_PATTERN)

@@ -11,14 +11,14 @@ from taskpool.client.session import JobsLost, OlderJournal
 from taskpool.errors import DealerUnreachable, ExitCode, TaskpoolError, UsageError
 from taskpool.generator.advice import Advice
 from taskpool.generator.failures import command_that_shows_failures
-from taskpool.generator.output.formats import signal_name
 from taskpool.generator.output.stream import OutputClosed
-from taskpool.generator.private.notes import Summary
-from taskpool.generator.private.process import LEAVE_NS_MAX, DealerExit, PrivateDealer
 from taskpool.generator.run import BatchRun, RunParts
 from taskpool.generator.signals import STOP_SIGNALS, first_that_applies
 from taskpool.generator.totals import PoolFacts
+from taskpool.private.notes import Summary
+from taskpool.private.process import LEAVE_NS_MAX, DealerExit, PrivateDealer
 from taskpool.procs.cpus import usable_cpus
+from taskpool.procs.signals import signal_name
 
 # How a dealer ends that was told to leave: by exiting (None), or by a signal that was meant for the whole group.
 _ENDS_ON_ORDER = frozenset({None, *map(int, STOP_SIGNALS)})

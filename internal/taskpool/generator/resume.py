@@ -19,12 +19,12 @@ from taskpool.generator.input.feed import Feed, open_feed
 from taskpool.generator.options import submit_options
 from taskpool.generator.output.console import Console
 from taskpool.generator.parser import build_parser
-from taskpool.generator.private import notes
-from taskpool.generator.private.notes import Typed, typed_of
-from taskpool.generator.private.state import enter_directory
 from taskpool.generator.source import source_of
 from taskpool.generator.submit import Jobs, run_batch
 from taskpool.kinds.source import STDIN
+from taskpool.private import notes
+from taskpool.private.notes import Typed, typed_of
+from taskpool.private.state import enter_directory
 from taskpool.procs.garbage import collect_rarely
 
 _BATCH = re.compile(limits.BATCH_ID_PATTERN)

@@ -23,11 +23,11 @@ from taskpool.generator.options import SubmitOptions
 from taskpool.generator.output.console import Console, ProgressBar
 from taskpool.generator.output.printer import Printer
 from taskpool.generator.output.stream import write_out
-from taskpool.generator.private.process import PrivateDealer
 from taskpool.generator.signals import STOP_SIGNALS, Interrupted
 from taskpool.generator.totals import Totals
 from taskpool.log import Fact
 from taskpool.messages import Outcome, Refused
+from taskpool.private.process import PrivateDealer
 from taskpool.procs.signals import Wakeup
 from taskpool.procs.wait import Descriptor
 from taskpool.procs.writer import STUCK_NS

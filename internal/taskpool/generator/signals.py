@@ -8,7 +8,7 @@ from signal import Signals
 
 from taskpool.client.connection import TurnHandler
 from taskpool.errors import PRECEDENCE, ExitCode, TaskpoolError
-from taskpool.procs.signals import Wakeup
+from taskpool.procs.signals import ENDING, Wakeup
 from taskpool.procs.wait import Descriptor
 
 # As a shell has it, 128 and the signal's number. QUIT and HUP share the code of TERM: what a caller needs to know is
@@ -19,6 +19,7 @@ STOP_SIGNALS = {
     Signals.SIGQUIT: ExitCode.TERMINATED,
     Signals.SIGHUP: ExitCode.TERMINATED,
 }
+assert STOP_SIGNALS.keys() == ENDING
 
 
 class Interrupted(TaskpoolError):

@@ -21,17 +21,17 @@ from taskpool.generator.input.feed import Feed
 from taskpool.generator.options import SubmitOptions
 from taskpool.generator.output.console import Console, ProgressBar
 from taskpool.generator.output.printer import Files, Printer
-from taskpool.generator.private.forget import forget_expired, forget_succeeded
-from taskpool.generator.private.notes import Typed, unknown
-from taskpool.generator.private.process import PrivateDealer, wait_for_predecessor
-from taskpool.generator.private.state import Beginning, PrivateState, unknown_batch
 from taskpool.generator.result import BatchResult
 from taskpool.generator.run import BatchRun, RunParts
 from taskpool.generator.selection import Selection, choose_jobs
-from taskpool.generator.signals import RaiseOnSignal, handled_signals
+from taskpool.generator.signals import RaiseOnSignal, handled_signals, raise_if_stopped
 from taskpool.generator.totals import Totals
 from taskpool.ipc.mqueue import KernelNamespace, kernel_limits
 from taskpool.ipc.sizing import choose
+from taskpool.private.forget import forget_expired, forget_succeeded
+from taskpool.private.notes import Typed, unknown
+from taskpool.private.process import PrivateDealer, wait_for_predecessor
+from taskpool.private.state import Beginning, PrivateState, unknown_batch
 from taskpool.procs.prctl import require_pidfds
 from taskpool.procs.signals import Wakeup
 
@@ -70,7 +70,7 @@ def run_batch(options: SubmitOptions, jobs: Jobs, console: Console, advice: Advi
             require_pidfds()  # to hold its dealer by
             private_state = _take_state(options, jobs.typed)
             cleanup.callback(private_state.close)
-            wait_for_predecessor(private_state, wakeup, console)
+            wait_for_predecessor(private_state, console, (wakeup,), lambda: raise_if_stopped(wakeup))
         printer = _open_printer(options, private_state)
         cleanup.callback(printer.close)
         private = None

@@ -10,6 +10,9 @@ from types import FrameType
 
 from taskpool.errors import ExitCode
 
+ENDING = frozenset({Signals.SIGINT, Signals.SIGTERM, Signals.SIGQUIT, Signals.SIGHUP})
+"""By these a person or a service manager ends a program."""
+
 _WAKEUP_BYTES_MAX = 65_536  # a pipe's capacity: one read empties it
 
 # Python ignores these two itself, so that they come as OSError. nohup(1) ignores SIGHUP on purpose.
@@ -19,6 +22,14 @@ _LEFT_IGNORED = frozenset({Signals.SIGPIPE, Signals.SIGXFSZ, Signals.SIGHUP})
 def catchable() -> set[int]:
     """Return every signal whose disposition a process may choose."""
     return {int(number) for number in signal.valid_signals()} - {Signals.SIGKILL, Signals.SIGSTOP}
+
+
+def signal_name(number: int) -> str:
+    """Return `SIGSEGV` for 11; real-time signals have numbers only."""
+    try:
+        return Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def reset_inherited() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from signal import Signals
 
 import msgspec
 
@@ -13,6 +12,7 @@ from taskpool.clock import rfc3339, seconds
 from taskpool.kinds import KINDS
 from taskpool.log import printable
 from taskpool.messages import JobError, JobSpec, Outcome, State
+from taskpool.procs.signals import signal_name
 
 JOBLOG_HEADER = b"Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n"
 _SHORT_BYTES_MAX = 1024  # of a job's payload: it takes no more memory than its command line
@@ -65,14 +65,6 @@ def one_line(value: bytes) -> bytes:
     """Return JSON without line breaks."""
     # A line break can only stand between two tokens: within a string JSON writes it as an escape.
     return value if b"\n" not in value else value.replace(b"\n", b" ")
-
-
-def signal_name(number: int) -> str:
-    """Return `SIGSEGV` for 11; real-time signals have numbers only."""
-    try:
-        return Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def _moment(wall_ns: int) -> str | None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from contextlib import closing, suppress
 
 from taskpool.errors import PoolInUse, TaskpoolError, UsageError
-from taskpool.generator.private import notes
-from taskpool.generator.private.notes import KeptBatch
-from taskpool.generator.private.process import clear_away
-from taskpool.generator.private.state import PrivateState
 from taskpool.ipc.mqueue import KernelNamespace
+from taskpool.private import notes
+from taskpool.private.notes import KeptBatch
+from taskpool.private.process import clear_away
+from taskpool.private.state import PrivateState
 from taskpool.procs.pool_lock import is_held, last_holder
 from taskpool.procs.state_dir import OUTPUT_NAME
 

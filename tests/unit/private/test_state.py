@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from taskpool.errors import ConfigurationError, PoolInUse, UsageError
-from taskpool.generator.private.notes import private_pool_name
-from taskpool.generator.private.state import NOTE_NAME, PrivateState
 from taskpool.ipc.names import check_pool_name
+from taskpool.private.notes import private_pool_name
+from taskpool.private.state import NOTE_NAME, PrivateState
 from taskpool.procs.pool_lock import PoolLock
 
 

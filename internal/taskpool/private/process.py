@@ -1,33 +1,34 @@
-"""The dealer of a private pool: started for one batch, ended with it, and started again when it is killed."""
+"""The dealer of a private pool: started for one batch, ended with it, and started again when it is killed.
+
+Any thread may hold one: the dealer is tied to its client by a pipe, not by the thread that has started it.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 import time
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from contextlib import closing, suppress
 from fcntl import F_DUPFD_CLOEXEC, fcntl
 from pathlib import Path
 from signal import Signals
 from types import TracebackType
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from taskpool import limits
+from taskpool.client.connection import Notices
 from taskpool.clock import NEVER, SECOND, AwakeClock, SystemClock
 from taskpool.errors import ConfigurationError, ExitCode
-from taskpool.generator.output.console import Console
-from taskpool.generator.output.formats import signal_name
-from taskpool.generator.private.state import PrivateState
-from taskpool.generator.signals import STOP_SIGNALS, raise_if_stopped
 from taskpool.ipc import names
 from taskpool.ipc.names import StaleQueues
 from taskpool.ipc.queue import QueueNamespace
+from taskpool.private.state import PrivateState
 from taskpool.procs.orphans import end_orphans, last_life
 from taskpool.procs.pool_lock import HELD_LOOK_NS, PoolLock, is_held, last_holder
-from taskpool.procs.signals import Wakeup, catchable
+from taskpool.procs.signals import ENDING, catchable, signal_name
 from taskpool.procs.spawn import find_program
-from taskpool.procs.wait import wait_until
+from taskpool.procs.wait import Descriptor, wait_until
 
 DEALER = "tp-dealer"
 LIFELINE_FD = 3  # where the dealer finds it
@@ -35,6 +36,13 @@ RESTARTS_MAX = 5  # more, and whatever kills it will do so again
 LEAVE_NS_MAX = 2 * limits.TERM_GRACE_NS + limits.DRAIN_TIMEOUT_NS  # between the lifeline's end and SIGKILL
 INTERRUPTS_MAX = 3  # so many mean: leave now
 QUICK_EXIT_NS = 1 * SECOND  # how long it may take then to leave in good order
+
+
+class KeepingNotices(Notices, Protocol):
+    """Where a private dealer says what a person may want to know."""
+
+    def notice(self, text: str) -> None:
+        """Say something even when asked to be quiet: it names what the person can do."""
 
 
 class DealerExit(NamedTuple):
@@ -64,7 +72,7 @@ class PrivateDealer:
         state: PrivateState,
         launch: LaunchOptions,
         namespace: QueueNamespace,
-        console: Console,
+        console: KeepingNotices,
         how_to_resume: str = "",
     ) -> None:
         """Start it. `how_to_resume` is what a person is told when the batch is kept.
@@ -192,7 +200,7 @@ class PrivateDealer:
             self._interrupts += 1
             wait_ns = QUICK_EXIT_NS if self._interrupts >= INTERRUPTS_MAX else NEVER
         else:
-            wait_ns = self._launch.drain_ns + LEAVE_NS_MAX if number in STOP_SIGNALS else NEVER
+            wait_ns = self._launch.drain_ns + LEAVE_NS_MAX if number in ENDING else NEVER
         self.kill_at = min(self.kill_at, now + wait_ns)
 
     def kill_if_overdue(self, now: int) -> None:
@@ -281,7 +289,7 @@ class PrivateDealer:
             self._lifeline = -1
 
 
-def clear_away(state: PrivateState, namespace: QueueNamespace, console: Console | None = None) -> None:
+def clear_away(state: PrivateState, namespace: QueueNamespace, console: Notices | None = None) -> None:
     """End what a dealer left that did not leave in good order: its workers' descendants and its queues."""
     # Only under the pool's lock: while it is held here, no other dealer works in the pool or comes up.
     with closing(PoolLock(state.directory, state.pool)) as lock:
@@ -298,22 +306,25 @@ def clear_away(state: PrivateState, namespace: QueueNamespace, console: Console 
         StaleQueues(state.directory).end(namespace, state.pool)
 
 
-def wait_for_predecessor(state: PrivateState, wakeup: Wakeup, console: Console) -> None:
-    """Wait until the dealer of an earlier run has left. Raises Interrupted.
+def wait_for_predecessor(
+    state: PrivateState, console: Notices, readable: Iterable[Descriptor] = (), check: Callable[[], None] = lambda: None
+) -> None:
+    """Wait until the dealer of an earlier run has left. `check` is called when one of the descriptors can be read, and
+    ends the wait by what it raises.
 
     If it stays, the dealer that is started next finds the pool in use and says so.
     """
     # Its generator was killed, for the state is ours, so its lifeline has ended and it is about to leave. One that is
     # only coming up leaves at once (dealer/takeover.py).
-    clock = AwakeClock(SystemClock())
+    clock, readable = AwakeClock(SystemClock()), [*readable]
     deadline = clock.now().mono + LEAVE_NS_MAX
     told = False
     while is_held(state.directory) and (now := clock.now().mono) < deadline:
         if not told and (holder := last_holder(state.directory)):
             console.info(f"Waiting for the dealer of an earlier run, PID {holder.pid}, to exit")
             told = True
-        wait_until(min(deadline, now + HELD_LOOK_NS), clock, (wakeup,))
-        raise_if_stopped(wakeup)
+        wait_until(min(deadline, now + HELD_LOOK_NS), clock, readable)
+        check()
 
 
 def _find() -> str:

@@ -18,9 +18,9 @@ import msgspec
 from taskpool import limits
 from taskpool.clock import SECOND, SystemClock
 from taskpool.errors import ConfigurationError, PoolInUse, TaskpoolError, UsageError
-from taskpool.generator.private import notes
-from taskpool.generator.private.notes import Note, Summary, Typed, private_pool_name
 from taskpool.kinds.capture import epoch_of
+from taskpool.private import notes
+from taskpool.private.notes import Note, Summary, Typed, private_pool_name
 from taskpool.procs.pool_lock import HELD_LOOK_NS, PoolLock, last_holder, lock_exclusively
 from taskpool.procs.spawn import scrubbed
 from taskpool.procs.state_dir import (

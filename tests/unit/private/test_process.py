@@ -16,14 +16,14 @@ from taskpool.clock import MILLISECOND, NEVER, SECOND
 from taskpool.errors import ConfigurationError, ExitCode, QueueMissing
 from taskpool.generator import main as program
 from taskpool.generator.output.console import Console
-from taskpool.generator.private import process as private
-from taskpool.generator.private.process import DealerExit, LaunchOptions, PrivateDealer
-from taskpool.generator.private.state import PrivateState
 from taskpool.identifiers import Epoch, Incarnation
 from taskpool.ipc import names
 from taskpool.ipc.mqueue import KernelNamespace
 from taskpool.ipc.names import StaleQueues
 from taskpool.ipc.sizing import Shape
+from taskpool.private import process as private
+from taskpool.private.process import DealerExit, LaunchOptions, PrivateDealer
+from taskpool.private.state import PrivateState
 from taskpool.procs.pool_lock import PoolLock
 from taskpool.procs.process_tree import worker_mark
 from taskpool.procs.state_dir import identity

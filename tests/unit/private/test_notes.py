@@ -10,10 +10,10 @@ import pytest
 
 from taskpool.clock import SECOND
 from taskpool.errors import PoolInUse, UsageError
-from taskpool.generator.private import notes
-from taskpool.generator.private.forget import find, forget, forget_expired
-from taskpool.generator.private.notes import Summary, Typed
-from taskpool.generator.private.state import Beginning, PrivateState
+from taskpool.private import notes
+from taskpool.private.forget import find, forget, forget_expired
+from taskpool.private.notes import Summary, Typed
+from taskpool.private.state import Beginning, PrivateState
 
 
 @pytest.fixture
