@@ -59,6 +59,7 @@ UNSTORED_REPORTS_BYTES_MAX = 24 * 1024 * 1024
 
 PAYLOAD_BYTES_MAX = 4 * 1024 * 1024  # one job's arguments
 VALUE_BYTES_MAX = 4 * 1024 * 1024  # one job's JSON value
+CALL_INLINE_BYTES_MAX = 1024 * 1024  # of a pickled call or its result; a longer one goes into a file of its own
 # What -X fills a command line with: the most that Linux takes as one word (MAX_ARG_STRLEN), as a line for a shell is
 # one; as many words it leaves room for the environment on every machine with a stack of the usual size.
 COMMAND_BYTES_MAX = 128 * 1024 - 1
@@ -191,4 +192,5 @@ assert PING_NS < REPLY_OVERDUE_NS < LEASE_NS < RETURN_WELCOME_NS
 # The largest report (value, both outputs, error texts) and the largest job still fit one spilled message.
 assert INLINE_OUTPUT_BYTES_MAX * 2 + VALUE_BYTES_MAX + ERROR_TEXT_BYTES_MAX * 3 < SPILL_BYTES_MAX
 assert PAYLOAD_BYTES_MAX < SPILL_BYTES_MAX
+assert min(PAYLOAD_BYTES_MAX, VALUE_BYTES_MAX) > CALL_INLINE_BYTES_MAX * 2  # base64 and what goes with it
 assert CONNECTIONS_TO_ASK_MIN < CONNECTIONS_MIN <= CONNECTIONS_MAX

@@ -26,7 +26,8 @@ from taskpool.generator.job_limits import KEYS, parse_limits
 from taskpool.ipc import held_reports
 from taskpool.ipc.spool import Spool
 from taskpool.journal import encoding
-from taskpool.kinds import KINDS
+from taskpool.kinds import KINDS, call
+from taskpool.kinds.call import CALL
 from taskpool.messages import DEFAULT_LIMITS, Frame, JobSpec, Limits, Spilled
 from unit.test_codec import ONE_OF_EACH, OUTCOME, REPORT, TASKS
 
@@ -229,6 +230,9 @@ _REPORT = codec.encode_report(REPORT)
 
 
 def _payloads(kind: str) -> tuple[bytes, ...]:
+    if kind == CALL.name:
+        small = call.Payload("m.f", (3, 11), b"(pickle", path=(b"/p",), setup=b"(pickle", calls_max=3)
+        return CALL.encode(small), CALL.encode(call.Payload("m.f", (3, 11), b"", b"/f"))
     jobs = [job for job in _JOBS if job["kind"] == kind]
     return tuple(parse_job(msgspec.json.encode(job), "seed", Limits()).payload for job in jobs)
 

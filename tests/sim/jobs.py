@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from taskpool import limits
 from taskpool.clock import MILLISECOND, SECOND
-from taskpool.kinds import KINDS
+from taskpool.kinds import KINDS, TYPED_KINDS
 from taskpool.messages import JobSpec, Limits, State
 
 SEGV = 11
@@ -107,11 +107,11 @@ class Planned:
 @cache
 def payload(kind: str, number: int) -> bytes:
     if kind == "fib":
-        return KINDS["fib"].parse({"n": number % 92}, "job")
+        return TYPED_KINDS["fib"].parse({"n": number % 92}, "job")
     if kind == "command":
-        return KINDS["command"].parse({"argv": ["true", str(number), "x" * (400 * (number % 4))]}, "job")
+        return TYPED_KINDS["command"].parse({"argv": ["true", str(number), "x" * (400 * (number % 4))]}, "job")
     path = f"/srv/code{number % 2}"
-    return KINDS["python"].parse({"call": "math:factorial", "args": [number], "path": [path]}, "job")
+    return TYPED_KINDS["python"].parse({"call": "math:factorial", "args": [number], "path": [path]}, "job")
 
 
 def draw_batch_limits(rng: Random) -> Limits:

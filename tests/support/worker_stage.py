@@ -18,7 +18,7 @@ from taskpool.ipc.mqueue import KernelNamespace
 from taskpool.ipc.queue import QueueEnd
 from taskpool.ipc.sizing import Shape
 from taskpool.ipc.spool import Spool
-from taskpool.kinds import kind
+from taskpool.kinds import typed_kind
 from taskpool.messages import Frame, Limits, Progress, Ready, Report, Task
 from taskpool.procs.process_tree import MARK_VARIABLE, worker_mark
 from taskpool.procs.spawn import spawn_worker
@@ -263,13 +263,13 @@ class Start:
 
 
 def fib(n: int, seq: int = 1) -> Task:
-    return Task(seq, 1, "fib", kind("fib").parse({"n": n}, "test"))
+    return Task(seq, 1, "fib", typed_kind("fib").parse({"n": n}, "test"))
 
 
 def call(dealer: Dealer, function: str, *args: object, seq: int = 1) -> Task:
     job: dict[str, object] = {"call": f"jobs_of_the_test:{function}", "args": list(args), "path": [str(dealer.home)]}
-    return Task(seq, 1, "python", kind("python").parse(job, "test"))
+    return Task(seq, 1, "python", typed_kind("python").parse(job, "test"))
 
 
 def command(*argv: str) -> Task:
-    return Task(1, 1, "command", kind("command").parse({"argv": list(argv)}, "test"))
+    return Task(1, 1, "command", typed_kind("command").parse({"argv": list(argv)}, "test"))

@@ -28,7 +28,7 @@ from taskpool.generator.signals import RaiseOnSignal, handled_signals
 from taskpool.generator.source import source_of
 from taskpool.generator.submit import Jobs, new_client_id, open_connection, run_batch
 from taskpool.ipc.names import check_pool_name
-from taskpool.kinds import KINDS
+from taskpool.kinds import KINDS, TYPED_KINDS
 from taskpool.messages import JobSpec
 from taskpool.private.state import enter_directory
 from taskpool.procs import signals
@@ -63,7 +63,7 @@ def _run(argv: Sequence[str], stderr: LineWriter) -> int:
     args = build_parser().parse_args(argv)
     console = Console(stderr, verbosity=verbosity(args), fmt=log_format(args))
     try:
-        if args.subcommand in KINDS or args.subcommand == "jobs":
+        if args.subcommand in TYPED_KINDS or args.subcommand == "jobs":
             return submit(args, console, argv)
         if args.subcommand in KEPT:
             return KEPT[args.subcommand](args, console)

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import taskpool
 from taskpool.generator.job_limits import limit_options
-from taskpool.kinds import KINDS
+from taskpool.kinds import TYPED_KINDS
 from taskpool.kinds.parallel import absent
 
 _JOBS_HELP = "job objects as JSON Lines, of any kinds"
@@ -58,7 +58,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--version", action="version", version=f"tp-generator {taskpool.__version__}")
     subcommands = parser.add_subparsers(dest="subcommand", metavar="SUBCOMMAND", required=True)
     # A kind brings its own arguments, so that a new kind needs no line here.
-    for kind in KINDS.values():
+    for kind in TYPED_KINDS.values():
         sub = subcommands.add_parser(kind.name, help=kind.summary, description=kind.summary, allow_abbrev=False)
         _add_submission(sub)
         kind.add_arguments(sub)

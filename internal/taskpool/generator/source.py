@@ -8,14 +8,14 @@ from argparse import Namespace
 from taskpool.errors import UsageError
 from taskpool.generator.input.jobs_file import read_jobs
 from taskpool.generator.options import batch_limits
-from taskpool.kinds import KINDS
+from taskpool.kinds import TYPED_KINDS
 from taskpool.kinds.source import STDIN, Source
 
 
 def source_of(args: Namespace) -> Source:
     """Where the jobs come from. Raises UsageError."""
     if args.subcommand != "jobs":
-        return KINDS[args.subcommand].source(args)
+        return TYPED_KINDS[args.subcommand].source(args)
     if args.file is None:
         raise UsageError("jobs: expected a FILE of job objects, or - for standard input, got neither")
     base = batch_limits(args)

@@ -1,10 +1,11 @@
 """What a kind of job is, what a worker tells it about an attempt, and what it answers.
 
-A kind is one instance of a subclass of `Kind` in a module of its own. Its jobs have two forms:
+A kind is one instance of a subclass of `Kind` in a module of its own; of `TypedKind`, where people write its jobs. Such
+jobs have two forms, those that a program makes have only the second one:
 
-1. The job object that a person writes, one line of a `jobs` file. A msgspec Struct, `Kind.object_type`, declares its
-   fields: it checks them, describes them in errors and gives the JSON Schema.
-   What depends on more than one field, or on more than a type and a range can say, is for `Kind.to_payload`.
+1. The job object that a person writes, one line of a `jobs` file. A msgspec Struct, `TypedKind.object_type`, declares
+   its fields: it checks them, describes them in errors and gives the JSON Schema.
+   What depends on more than one field, or on more than a type and a range can say, is for `TypedKind.to_payload`.
 2. The payload that crosses the queues and lies in journals: MessagePack of `Kind.payload_type`, opaque to the code
    between generator and worker. Unless a kind says otherwise it is the same Struct. Where the payload holds bytes,
    because arguments of programs are bytes and need not be UTF-8, it cannot be: JSON has none.
@@ -123,6 +124,7 @@ class Result(NamedTuple):
     max_rss_bytes: int = 0  # ... 0 for kinds inside the worker, which measures itself
     core_dumped: bool = False
     out_of_memory: bool | None = None  # whether the kernel ended it for want of memory; None: it does not tell
+    last: bool = False  # the process is to run no job after this one
 
 
 # --- job objects ----------------------------------------------------------------------------------
@@ -181,40 +183,22 @@ def _find_wrong(struct: type[Struct], given: Mapping[str, object]) -> WrongField
 # --- kinds ----------------------------------------------------------------------------------------
 
 
-class Kind(ABC, Generic[_Object, _Payload]):
+class Kind(ABC, Generic[_Payload]):
     """One kind of job. A new one needs a subclass in a module here, and its instance in `KINDS`.
 
     The defaults are those that are safe for a kind of which nothing is known.
     """
 
     name: ClassVar[str]
-    summary: ClassVar[str]  # one line for --help
     in_process: ClassVar[bool] = True  # runs inside the worker process: such a job's crash is the worker's death
     runs_user_code: ClassVar[bool] = True  # ... and calls code that may leave anything behind in it
-    object_type: type[_Object]  # the fields of its job objects, beside those that every job may have
-    payload_type: Any = None  # what msgspec makes the payload of; None: `object_type`
+    payload_type: Any = None  # what msgspec makes the payload of
 
     def __init__(self) -> None:
         # A decoder is compiled from its type, which takes longer than any payload: once for each process.
-        self._decoder: msgspec.msgpack.Decoder[_Payload] = msgspec.msgpack.Decoder(
-            self.payload_type or self.object_type
-        )
+        self._decoder: msgspec.msgpack.Decoder[_Payload] = msgspec.msgpack.Decoder(self.payload_type)
 
     # Making and checking payloads
-
-    def parse(self, job: Mapping[str, object], where: str) -> bytes:
-        """Make the payload of a job object, of which only this kind's own fields are given.
-
-        Raises UsageError that starts with `where` and names the field, the value and what was expected.
-        """
-        try:
-            return self.encode(self.to_payload(read_fields(self.object_type, job)))
-        except WrongField as wrong:
-            raise UsageError(f"{where}: {wrong}") from None
-
-    def to_payload(self, job: _Object) -> _Payload:
-        """Turn a job object into its payload. Raises WrongField for what the Struct alone cannot tell."""
-        return job  # type: ignore[return-value]  # the same, unless `payload_type` says otherwise
 
     def encode(self, payload: _Payload) -> bytes:
         """Give the bytes of a payload. Equal payloads have equal bytes: digests of jobs are made of them."""
@@ -228,7 +212,7 @@ class Kind(ABC, Generic[_Object, _Payload]):
             raise MessageError(f"{self.name}: {error}") from None
 
     def check(self, payload: bytes) -> None:
-        """Refuse what `parse` and `jobs` would not make. Raises MessageError."""
+        """Refuse what no submitter of ours would make. Raises MessageError."""
         self.decode(payload)
 
     # Words for people. They never raise for a payload that passed `check`.
@@ -258,6 +242,34 @@ class Kind(ABC, Generic[_Object, _Payload]):
     @abstractmethod
     def run(self, payload: bytes, context: Context) -> Result:
         """Run the job, in a worker's main thread. Raises JobTimedOut; MessageError for a bad payload."""
+
+
+class TypedKind(Kind[_Payload], Generic[_Object, _Payload]):
+    """A kind whose jobs people write, on a command line or as job objects."""
+
+    summary: ClassVar[str]  # one line for --help
+    object_type: type[_Object]  # the fields of its job objects, beside those that every job may have
+
+    def __init__(self) -> None:
+        if self.payload_type is None:
+            self.payload_type = self.object_type
+        super().__init__()
+
+    # Making payloads
+
+    def parse(self, job: Mapping[str, object], where: str) -> bytes:
+        """Make the payload of a job object, of which only this kind's own fields are given.
+
+        Raises UsageError that starts with `where` and names the field, the value and what was expected.
+        """
+        try:
+            return self.encode(self.to_payload(read_fields(self.object_type, job)))
+        except WrongField as wrong:
+            raise UsageError(f"{where}: {wrong}") from None
+
+    def to_payload(self, job: _Object) -> _Payload:
+        """Turn a job object into its payload. Raises WrongField for what the Struct alone cannot tell."""
+        return job  # type: ignore[return-value]  # the same, unless `payload_type` says otherwise
 
     # On the command line
 

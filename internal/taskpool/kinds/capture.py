@@ -176,6 +176,16 @@ def collect(context: Context, stdout_fd: int, stderr_fd: int) -> Output:
     return Output(stdout, stderr, stdout_file, stderr_file)
 
 
+def keep(context: Context, data: bytes, suffix: str) -> str:
+    """Keep bytes of an outcome that are too many for a message; return the path of their file. Raises OSError."""
+    fd = open_unnamed(context.spool)
+    try:
+        _write(fd, data)
+        return _keep(context, fd, suffix, reused=False)
+    finally:
+        os.close(fd)
+
+
 def lost(error: Exception) -> Output:
     """Make the output of a job whose own cannot be kept: a full disk does not change how the job ended."""
     text = f"[taskpool] what the job printed is lost: {error}\n"

@@ -13,7 +13,7 @@ from taskpool import limits
 from taskpool.certificate import OUT_OF_MEMORY
 from taskpool.clock import AwakeClock, SystemClock, seconds
 from taskpool.errors import MessageError, UsageError
-from taskpool.kinds.base import OWN_VARIABLES, Argument, Context, Kind, Result, Text, wrong_value
+from taskpool.kinds.base import OWN_VARIABLES, Argument, Context, Result, Text, TypedKind, wrong_value
 from taskpool.kinds.capture import Streams, await_spool, lost
 from taskpool.kinds.execute import Bounds, CannotStart, Ended, Program, start, wait, when_possible
 from taskpool.kinds.source import Source
@@ -90,7 +90,7 @@ class Payload(Part, frozen=True):
     shell: bool = False  # argv is one line for sh
 
 
-class Command(Kind[CommandJob, Payload]):
+class Command(TypedKind[CommandJob, Payload]):
     """Programs are processes of their own, so that whatever they do costs the worker nothing."""
 
     name = "command"

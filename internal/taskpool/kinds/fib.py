@@ -12,7 +12,7 @@ from msgspec import Meta, Struct
 
 from taskpool.errors import UsageError
 from taskpool.kinds import fib_kernel
-from taskpool.kinds.base import Context, Kind, Result
+from taskpool.kinds.base import Context, Result, TypedKind
 from taskpool.messages import End
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class FibJob(Struct, frozen=True, forbid_unknown_fields=True):
     n: _N
 
 
-class Fib(Kind[FibJob, int]):
+class Fib(TypedKind[FibJob, int]):
     """The payload is the bare integer: the smallest message there is, for jobs of which millions may wait."""
 
     name = "fib"

@@ -18,6 +18,7 @@ from taskpool import limits
 from taskpool.kinds.base import JobTimedOut, Result
 from taskpool.messages import End, JobError
 
+_OWN_FOLDER = os.path.dirname(__file__)
 _EXIT_STATUS_MASK = 0xFF  # what the kernel keeps of a status
 
 # Of the class itself, whatever its metaclass makes of the attribute.
@@ -38,7 +39,7 @@ def invoke(function: Function, args: Sequence[Any], kwargs: Mapping[str, Any], k
     `keep` is called when the process has been changed for good, see `Context`.
     """
     try:
-        _put_ahead(function.path, keep)
+        put_ahead(function.path, keep)
         called = _load(function.module, function.name)
         # What it sets in its context (a precision of decimals, say) goes with it; what its import has set stays.
         value = _to_json(copy_context().run(called, *args, **kwargs))
@@ -47,14 +48,14 @@ def invoke(function: Function, args: Sequence[Any], kwargs: Mapping[str, Any], k
     except SystemExit as request:
         return _exited(request.code)
     except BaseException as error:  # noqa: BLE001 - the border: an exception of any class is the job's, and is told
-        return Result(End.FAILED, error=_explain(error))
+        return Result(End.FAILED, error=explain(error))
     return Result(End.SUCCEEDED, value=value)
 
 
 _ahead: list[bytes] = []  # what has been put ahead of sys.path
 
 
-def _put_ahead(directories: Sequence[bytes], keep: Callable[[], None]) -> None:
+def put_ahead(directories: Sequence[bytes], keep: Callable[[], None]) -> None:
     """Extend sys.path for good: such a worker serves this path only (see `affinity`), and keeps its modules."""
     # Remembered, not looked for: modules, too, put directories ahead when they are imported.
     if [*directories] != _ahead:
@@ -108,7 +109,8 @@ def _exited(code: object) -> Result:
     return Result(End.FAILED, exit_status=status, error=JobError("SystemExit", text))
 
 
-def _explain(error: BaseException) -> JobError:
+def explain(error: BaseException) -> JobError:
+    """Put an exception of a job's code into words. Raises JobTimedOut only."""
     kind = type(error)
     name = _told(lambda: _name_of(kind))
     message = _told(lambda: str(error))
@@ -149,14 +151,14 @@ def _where_modules_come_from() -> str:
 
 
 def _traceback(error: BaseException, last_line: str) -> str | None:
-    """Format the frames of the job's code; None when it was never entered. Raises JobTimedOut only."""
+    """Format the frames of the job's code, and the cause; None when it was never entered. Raises JobTimedOut only."""
     import traceback
 
     # The pool's own frames come first in every traceback and say nothing about the job.
     inner: TracebackType | None = error.__traceback__
-    while inner and inner.tb_frame.f_code.co_filename == invoke.__code__.co_filename:
+    while inner and os.path.dirname(inner.tb_frame.f_code.co_filename) == _OWN_FOLDER:
         inner = inner.tb_next
-    if inner is None:
+    if inner is None and error.__cause__ is None:
         return None
     frames = inner
     try:

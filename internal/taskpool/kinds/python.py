@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 from msgspec import Meta, Struct
 
 from taskpool.errors import MessageError, UsageError
-from taskpool.kinds.base import Argument, Context, Kind, Result, wrong_value
+from taskpool.kinds.base import Argument, Context, Result, TypedKind, wrong_value
 from taskpool.kinds.invoke import Function, invoke
 from taskpool.limits import JOB_TEXT_BYTES_MAX
 from taskpool.log import excerpt
@@ -71,7 +71,7 @@ class Payload(Part, frozen=True):
     path: tuple[bytes, ...] = ()  # absolute directories, ahead of the worker's own sys.path
 
 
-class Python(Kind[PythonJob, Payload]):
+class Python(TypedKind[PythonJob, Payload]):
     """Calls happen inside the worker: no process has to be started for each, and modules stay loaded."""
 
     name = "python"

@@ -118,7 +118,7 @@ class Runner:
         kill_descendants()
         return self._take_output(context)
 
-    def _result(self, kind: Kind[Any, Any], payload: bytes, context: Context) -> Result:
+    def _result(self, kind: Kind[Any], payload: bytes, context: Context) -> Result:
         try:
             result = self._run_inside(kind, payload, context) if kind.in_process else self._wait(kind, payload, context)
         except JobTimedOut:
@@ -131,13 +131,14 @@ class Runner:
         except (OSError, TaskpoolError) as error:
             # The machine under the job fails, or its payload is damaged: what a job's own code raises, its kind tells.
             return Result(End.FAILED, error=JobError(type(error).__name__, str(error)))
+        self.must_exit = self.must_exit or result.last
         if self._timeout_signal.fired and result.end is End.FAILED:
             return self._timed_out(context)  # its code caught JobTimedOut, and failed because of it
         # A job that caught it and succeeded keeps its result; the process is as suspect as after any interruption.
         self.must_exit = self.must_exit or self._timeout_signal.fired
         return result
 
-    def _run_inside(self, kind: Kind[Any, Any], payload: bytes, context: Context) -> Result:
+    def _run_inside(self, kind: Kind[Any], payload: bytes, context: Context) -> Result:
         try:
             self._timeout_signal.arm(context.deadline_ns)
             with bounded_allocation(context.limits.memory_bytes if kind.runs_user_code else 0):
@@ -148,7 +149,7 @@ class Runner:
         finally:
             self._timeout_signal.disarm()  # until it has returned, the signal may still come
 
-    def _wait(self, kind: Kind[Any, Any], payload: bytes, context: Context) -> Result:
+    def _wait(self, kind: Kind[Any], payload: bytes, context: Context) -> Result:
         """Run a job that is a process of its own: its kind keeps its time, and this one has only to wait."""
         with self._tie.descendants_first(), self._cancel_signal.heard():
             result = kind.run(payload, context)

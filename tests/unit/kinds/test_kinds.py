@@ -18,7 +18,7 @@ from support.attempts import context
 from taskpool import messages
 from taskpool.errors import MessageError, UsageError
 from taskpool.generator.parser import build_parser
-from taskpool.kinds import KINDS, Context, Kind, Result, job_title, kind
+from taskpool.kinds import KINDS, TYPED_KINDS, Context, Result, TypedKind, job_title, typed_kind
 from taskpool.limits import JOB_TEXT_BYTES_MAX
 from taskpool.messages import End, JobSpec
 
@@ -28,18 +28,20 @@ GOOD_JOBS: dict[str, dict[str, object]] = {
     "python": {"call": "math:factorial", "args": [5]},
 }
 
-each_kind = pytest.mark.parametrize("each", KINDS.values(), ids=list(KINDS))
+each_kind = pytest.mark.parametrize("each", TYPED_KINDS.values(), ids=list(TYPED_KINDS))
 
 
 def test_kinds_are_found_by_name() -> None:
-    assert list(KINDS) == ["fib", "command", "python"]
-    assert all(kind(name) is module for name, module in KINDS.items())
+    assert list(KINDS) == ["fib", "command", "python", "call"]
+    assert all(typed_kind(name) is module for name, module in TYPED_KINDS.items())
     with pytest.raises(UsageError, match="unknown kind 'shell'; this program knows fib, command, python"):
-        kind("shell")
+        typed_kind("shell")
+    with pytest.raises(UsageError, match=r"kind 'call' are made by Python programs .* one of fib, command, python"):
+        typed_kind("call")
 
 
 @each_kind
-def test_a_parsed_job_passes_the_check_and_is_told_in_one_short_line(each: Kind[Any, Any]) -> None:
+def test_a_parsed_job_passes_the_check_and_is_told_in_one_short_line(each: TypedKind[Any, Any]) -> None:
     payload = each.parse(GOOD_JOBS[each.name], "line 1")
     each.check(payload)
     assert each.describe(payload).startswith(f"{each.name}(")
@@ -65,7 +67,7 @@ TITLES: list[tuple[str, dict[str, object], str]] = [
 
 @pytest.mark.parametrize(("name", "job", "title"), TITLES)
 def test_a_title_is_the_command_line_or_the_call(name: str, job: dict[str, object], title: str) -> None:
-    assert job_title(JobSpec(name, KINDS[name].parse(job, "line 1"))) == title
+    assert job_title(JobSpec(name, TYPED_KINDS[name].parse(job, "line 1"))) == title
 
 
 @pytest.mark.parametrize(
@@ -79,13 +81,13 @@ def test_a_title_is_the_command_line_or_the_call(name: str, job: dict[str, objec
     ],
 )
 def test_a_title_is_bounded(name: str, job: dict[str, object]) -> None:
-    title = job_title(JobSpec(name, KINDS[name].parse(job, "line 1")))
+    title = job_title(JobSpec(name, TYPED_KINDS[name].parse(job, "line 1")))
     assert title.endswith("...") and JOB_TEXT_BYTES_MAX - 4 <= len(title.encode()) <= JOB_TEXT_BYTES_MAX
 
 
 def test_a_title_has_every_byte_of_an_argument() -> None:
     args = build_parser().parse_args(["command", "--", "cat", ":::", "\udcff"])
-    (payload,) = KINDS["command"].jobs(args, iter(()))
+    (payload,) = TYPED_KINDS["command"].jobs(args, iter(()))
     assert job_title(JobSpec("command", payload)) == "cat '\\xff'"
 
 
@@ -95,27 +97,27 @@ def test_a_job_of_another_version_is_told_by_its_kind() -> None:
 
 
 @each_kind
-def test_parse_leaves_the_job_as_it_was(each: Kind[Any, Any]) -> None:
+def test_parse_leaves_the_job_as_it_was(each: TypedKind[Any, Any]) -> None:
     job = dict(GOOD_JOBS[each.name])
     each.parse(job, "line 1")
     assert job == GOOD_JOBS[each.name]
 
 
 @each_kind
-def test_unknown_fields_are_named(each: Kind[Any, Any]) -> None:
+def test_unknown_fields_are_named(each: TypedKind[Any, Any]) -> None:
     with pytest.raises(UsageError, match="line 9: field 'retires' is unknown: expected "):
         each.parse({**GOOD_JOBS[each.name], "retires": 3}, "line 9")
 
 
 @each_kind
 @given(payload=st.binary(max_size=60))
-def test_check_raises_nothing_but_message_errors(each: Kind[Any, Any], payload: bytes) -> None:
+def test_check_raises_nothing_but_message_errors(each: TypedKind[Any, Any], payload: bytes) -> None:
     survives(each, payload)
 
 
 @each_kind
 @given(data=st.data())
-def test_check_stands_a_good_payload_with_bytes_changed(each: Kind[Any, Any], data: st.DataObject) -> None:
+def test_check_stands_a_good_payload_with_bytes_changed(each: TypedKind[Any, Any], data: st.DataObject) -> None:
     payload = bytearray(each.parse(GOOD_JOBS[each.name], "line 1"))
     for _ in range(data.draw(st.integers(1, 4))):
         payload[data.draw(st.integers(0, len(payload) - 1))] = data.draw(st.integers(0, 255))
@@ -124,12 +126,12 @@ def test_check_stands_a_good_payload_with_bytes_changed(each: Kind[Any, Any], da
 
 @each_kind
 @pytest.mark.parametrize("payload", [b"", b"\x91" * 100_000, b"\xdf\xff\xff\xff\xff", b"\xc1", b"\x90", b"\xc0"])
-def test_check_refuses_garbage(each: Kind[Any, Any], payload: bytes) -> None:
+def test_check_refuses_garbage(each: TypedKind[Any, Any], payload: bytes) -> None:
     with pytest.raises(MessageError):
         each.check(payload)
 
 
-def survives(each: Kind[Any, Any], payload: bytes) -> None:
+def survives(each: TypedKind[Any, Any], payload: bytes) -> None:
     """Refused with a MessageError, or good enough for everything that follows."""
     try:
         each.check(payload)
@@ -148,7 +150,7 @@ class ShoutJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     times: int = 1
 
 
-class Shout(Kind[ShoutJob, ShoutJob]):
+class Shout(TypedKind[ShoutJob, ShoutJob]):
     """The least that a kind has to say."""
 
     name = "shout"
@@ -252,7 +254,7 @@ def test_the_bytes_of_a_job_object(
     name: str, job: dict[str, object], payload: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir("/usr")
-    assert KINDS[name].parse(job, "line 1") == payload
+    assert TYPED_KINDS[name].parse(job, "line 1") == payload
     KINDS[name].check(payload)
 
 
@@ -284,5 +286,5 @@ def test_the_bytes_of_a_command_line(
     words: list[str], lines: list[bytes], payloads: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir("/usr")
-    found = KINDS[words[0]].jobs(build_parser().parse_args(words), iter(lines))
+    found = TYPED_KINDS[words[0]].jobs(build_parser().parse_args(words), iter(lines))
     assert list(found) == payloads

@@ -17,7 +17,7 @@ import pytest
 
 from support.harness import shared_memory, until
 from support.worker_stage import Dealer, Start, call, command, fib
-from taskpool.kinds import kind
+from taskpool.kinds import typed_kind
 from taskpool.messages import Task
 
 LOOK = """
@@ -63,7 +63,7 @@ def start(pool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 def job(dealer: Dealer, name: str, *args: object) -> Task:
     fields: dict[str, object] = {"call": name, "args": list(args), "path": [str(dealer.home)]}
-    return Task(1, 1, "python", kind("python").parse(fields, "test"))
+    return Task(1, 1, "python", typed_kind("python").parse(fields, "test"))
 
 
 def value(dealer: Dealer, name: str, *args: object) -> Any:
@@ -253,7 +253,7 @@ def test_an_archive_of_modules_is_watched_too(start: Start, monkeypatch: pytest.
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("zipped.py", "def f(): return 1")
     fields: dict[str, object] = {"call": "zipped:f", "path": [str(archive)]}
-    task = Task(1, 1, "python", kind("python").parse(fields, "test"))
+    task = Task(1, 1, "python", typed_kind("python").parse(fields, "test"))
     assert dealer.result(task).value == b"1"
     os.utime(archive, ns=(1, 1))
     monkeypatch.setattr("support.worker_stage.BATCH", "another")

@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 
 from taskpool.errors import UsageError
 from taskpool.generator.job_limits import KEYS, LimitFields, parse_limits
-from taskpool.kinds import KINDS, Kind, kind
+from taskpool.kinds import TYPED_KINDS, TypedKind, typed_kind
 from taskpool.kinds.base import WrongField, read_fields
 from taskpool.messages import JobSpec, Limits
 
@@ -23,7 +23,7 @@ _SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
 class _Head(Struct):
     """What every job object has, beside its limits and its kind's own fields."""
 
-    kind: Annotated[str, Meta(extra={"expected": f"one of {', '.join(KINDS)}"})]
+    kind: Annotated[str, Meta(extra={"expected": f"one of {', '.join(TYPED_KINDS)}"})]
     label: Annotated[
         Annotated[str, Meta(max_length=LABEL_CHARS_MAX)] | None,
         Meta(
@@ -51,7 +51,7 @@ def parse_job(line: bytes, where: str, base: Limits) -> JobSpec:
     fields = _decode(line, where)
     try:
         head = read_fields(_Head, {key: fields.pop(key) for key in _HEAD_KEYS if key in fields})
-        found = kind(head.kind)
+        found = typed_kind(head.kind)
     except WrongField as wrong:
         raise UsageError(f"{where}: {wrong}") from None
     except UsageError as error:
@@ -91,11 +91,11 @@ def job_schema() -> dict[str, Any]:
     return {
         "$schema": _SCHEMA_DIALECT,
         "title": "A job of taskpool, one line of a file for `tp-generator jobs`",
-        "oneOf": [_kind_schema(each, {"label": label, **common}) for each in KINDS.values()],
+        "oneOf": [_kind_schema(each, {"label": label, **common}) for each in TYPED_KINDS.values()],
     }
 
 
-def _kind_schema(each: Kind[Any, Any], common: dict[str, Any]) -> dict[str, Any]:
+def _kind_schema(each: TypedKind[Any, Any], common: dict[str, Any]) -> dict[str, Any]:
     own = _object_schema(each.object_type)
     tag = {"const": each.name, "description": "What kind of job it is."}
     return {
