@@ -12,8 +12,9 @@ from sim.process import Life, Process
 from sim.queues import SimQueueEnd
 from taskpool import limits
 from taskpool.client.connection import Connection, NoNotices
-from taskpool.client.session import JobsLost, Session, SessionOptions
+from taskpool.client.session import Session, SessionOptions
 from taskpool.client.transport import QueueSender, Transport
+from taskpool.client.unreachable import JobsLost
 from taskpool.clock import MILLISECOND, SECOND, AwakeClock
 from taskpool.codec import encode
 from taskpool.errors import TaskpoolError

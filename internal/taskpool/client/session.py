@@ -21,10 +21,11 @@ from taskpool.client import unreachable
 from taskpool.client.deliveries import Deliveries
 from taskpool.client.submissions import Submissions
 from taskpool.client.turn import Turn
+from taskpool.client.unreachable import JobsLost, OlderJournal, PoolRefuses
 from taskpool.clock import MILLISECOND
 from taskpool.codec import OtherVersion, VersionRefused, encode
 from taskpool.durations import human
-from taskpool.errors import DealerUnreachable, ExitCode, TaskpoolError, UsageError
+from taskpool.errors import DealerUnreachable, TaskpoolError, UsageError
 from taskpool.messages import (
     DEFAULT_LIMITS,
     Accepted,
@@ -72,23 +73,9 @@ class SessionOptions(Struct, frozen=True, kw_only=True):
     private: bool = False  # the dealer serves this batch only
     resume: bool = False  # the batch may be there already: jobs that it has are compared with ours
     adopt: bool = False  # its jobs are those that the dealer has: none is submitted
+    extend: bool = False  # its jobs are those that the dealer has, and ours come behind them
     cursor: int = 0  # the last outcome that an earlier client of the batch acknowledged
     collect_pages: bool = False  # outcomes go into `pages` as they come, for `queries`
-
-
-class PoolRefuses(TaskpoolError):
-    """The pool takes nothing now: it is full, of jobs or of generators, or about to end."""
-
-    exit_code = ExitCode.REFUSED
-
-
-class JobsLost(DealerUnreachable):
-    """Accepted jobs or their outcomes are gone: the dealer came back without the journal they were in, if there was
-    one, or kept them no longer."""
-
-
-class OlderJournal(JobsLost):
-    """The dealer came back with a journal that has the batch as it was before, as a backup has."""
 
 
 class Session:
@@ -313,7 +300,9 @@ class Session:
 
     def _check_batch(self, welcome: Welcome, previous: Welcome | None) -> None:
         if previous is None:
-            if not self.options.resume and (welcome.accepted or welcome.last_no or welcome.total is not None):
+            if self.options.extend:
+                self._extend(welcome)
+            elif not self.options.resume and (welcome.accepted or welcome.last_no or welcome.total is not None):
                 raise UsageError(
                     f"batch {self.batch!r} exists already in pool {self.pool!r} ({welcome.accepted} jobs accepted, "
                     f"{welcome.last_no} outcomes): add --resume to go on with it, or choose another --batch"
@@ -328,9 +317,14 @@ class Session:
             theirs = unreachable.Standing(welcome.accepted, welcome.last_no)
             kind = OlderJournal if any(theirs) else JobsLost
             raise kind(unreachable.replaced(self.pool, (previous.epoch, welcome.epoch), ours, theirs))
-        if self.options.resume or welcome.accepted > self.submissions.sent_upto:
+        if (self.options.resume and not self.options.extend) or welcome.accepted > self.submissions.sent_upto:
             # Of another client of this batch: what it left in the queues may be accepted long after it is gone.
             self.submissions.compare_first(welcome.accepted, adopt=self.options.adopt)
+
+    def _extend(self, welcome: Welcome) -> None:
+        if welcome.total is not None:
+            raise UsageError(f"batch {self.batch!r} was closed at {welcome.total} jobs: choose another one")
+        self.submissions.begin_behind(welcome.accepted)
 
     def _on_accepted(self, accepted: Accepted, now: int) -> None:
         self._heard_at = now

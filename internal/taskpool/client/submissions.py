@@ -10,16 +10,32 @@ Pure: times are monotonic nanoseconds, handed in.
 from __future__ import annotations
 
 from collections import deque
+from functools import lru_cache
 from typing import NamedTuple
 
 from taskpool import limits
 from taskpool.clock import MILLISECOND
 from taskpool.codec import encode
-from taskpool.messages import Close, JobSpec, Refused, Submit
+from taskpool.messages import Close, JobSpec, Limits, Refused, Submit
+
+SUBMIT_HEADER_BYTES = 96  # version, tag, client, batch, first_seq and list header of a Submit
 
 # A full pool has room again as soon as a job ends, which may take milliseconds or hours: so the pause doubles.
 FULL_DELAY_NS_MIN = 50 * MILLISECOND
 FULL_DELAY_NS_MAX = 2_000 * MILLISECOND
+
+
+def encoded_bytes(job: JobSpec) -> int:
+    """Give the most that a job takes in a Submit."""
+    # Estimated, not encoded: each job is encoded once, with its frame. 4 bytes are the most a character takes in UTF-8.
+    label = 1 if job.label is None else 3 + 4 * len(job.label)
+    own = 1 if job.limits is None else _limits_bytes(job.limits)
+    return 8 + len(job.kind) + len(job.payload) + label + own
+
+
+@lru_cache(maxsize=64)  # the jobs of one file mostly share a few limits
+def _limits_bytes(wanted: Limits) -> int:
+    return len(encode(wanted))
 
 
 class _Frame(NamedTuple):
@@ -77,6 +93,10 @@ class Submissions:
         if adopt:
             self.submitted = self.accepted = self._total = known
             self.closed = self._close_sent = True
+
+    def begin_behind(self, known: int) -> None:
+        """Begin behind the first `known` jobs, which the dealer has and keeps as they are."""
+        self.submitted = self.accepted = self.sent_upto = known
 
     def submit(self, jobs: list[JobSpec]) -> None:
         """Put the batch's next jobs into a frame. Only while it `has_room`."""

@@ -1,4 +1,4 @@
-"""Why a client cannot go on with its dealer, in words that name the cure."""
+"""Why a client cannot go on with its dealer: the errors, and words for them that name the cure."""
 
 from __future__ import annotations
 
@@ -7,6 +7,22 @@ from typing import NamedTuple
 from taskpool import __version__
 from taskpool.codec import PROTOCOL_VERSION, VersionRefused
 from taskpool.messages import Refused
+from taskpool.errors import DealerUnreachable, ExitCode, TaskpoolError
+
+
+class PoolRefuses(TaskpoolError):
+    """The pool takes nothing now: it is full, of jobs or of generators, or about to end."""
+
+    exit_code = ExitCode.REFUSED
+
+
+class JobsLost(DealerUnreachable):
+    """Accepted jobs or their outcomes are gone: the dealer came back without the journal they were in, if there was
+    one, or kept them no longer."""
+
+
+class OlderJournal(JobsLost):
+    """The dealer came back with a journal that has the batch as it was before, as a backup has."""
 
 
 def no_answer(pool: str, waited: str, *, said_hello: bool) -> str:

@@ -8,8 +8,9 @@ from contextlib import closing
 
 from taskpool import limits
 from taskpool.client.connection import Connection, NoNotices
-from taskpool.client.session import ConnectTimeouts, PoolRefuses, Session, SessionOptions
+from taskpool.client.session import ConnectTimeouts, Session, SessionOptions
 from taskpool.client.transport import ReplySlotsTaken, Transport
+from taskpool.client.unreachable import PoolRefuses
 from taskpool.clock import SECOND, AwakeClock, SystemClock
 from taskpool.errors import DealerUnreachable, ExitCode
 from taskpool.ipc.mqueue import KernelNamespace

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from taskpool.client.session import JobsLost, OlderJournal
+from taskpool.client.unreachable import JobsLost, OlderJournal
 from taskpool.errors import DealerUnreachable, ExitCode, TaskpoolError, UsageError
 from taskpool.generator.advice import Advice
 from taskpool.generator.failures import command_that_shows_failures

@@ -261,6 +261,15 @@ class PrivateDealer:
             clear_away(self.state, self._namespace, self._console)
         self._release_state()
 
+    def let_go(self) -> None:
+        """Close what a forked child has of it, and leave the dealer to the parent."""
+        self._closed = True
+        self._close_lifeline()
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+        self.state.close()
+
     @property
     def _in_use(self) -> bool:
         """Whether our dealer found another one in the pool, which owns all that is there."""

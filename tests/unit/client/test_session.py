@@ -20,11 +20,9 @@ from support.client_sessions import (
 from taskpool import limits
 from taskpool.client.session import (
     ConnectTimeouts,
-    JobsLost,
-    OlderJournal,
-    PoolRefuses,
 )
 from taskpool.client.turn import HOLDER_NS_MAX, RETRY_NS
+from taskpool.client.unreachable import JobsLost, OlderJournal, PoolRefuses
 from taskpool.clock import SECOND
 from taskpool.codec import decode
 from taskpool.errors import DealerUnreachable, ExitCode, QueueRoomTaken, UsageError
@@ -321,3 +319,26 @@ def test_the_user_is_not_told_to_start_a_private_dealer() -> None:
     with pytest.raises(DealerUnreachable, match=r"private dealer did not answer within 1\.0s") as raised:
         mine.tick(SECOND)
     assert "tp-dealer" not in str(raised.value)
+
+
+def test_a_batch_is_extended_behind_the_jobs_that_are_there() -> None:
+    talk = session(resume=True, extend=True)
+    talk.receive(welcome(accepted=2, last_no=1), 0)
+    assert not talk.submissions.comparing
+    talk.receive(Outcomes(ME, "b", [outcome(1)]), 0)
+    talk.submissions.submit([JOB])
+    assert first_seqs(intake(talk)) == [3]
+    # A dealer that was started again has the one, or not: neither is another client's.
+    talk.reconnect(0)
+    talk.receive(welcome(epoch=2, accepted=2, last_no=1), 0)
+    assert first_seqs(intake(talk)) == [3]
+    talk.reconnect(0)
+    talk.receive(welcome(epoch=3, accepted=3, last_no=1), 0)
+    assert (intake(talk), talk.submissions.accepted) == ([], 3)
+    assert talk.submissions.has_room
+
+
+def test_a_closed_batch_is_not_extended() -> None:
+    talk = session(resume=True, extend=True)
+    with pytest.raises(UsageError, match="was closed at 2 jobs"):
+        talk.receive(welcome(accepted=2, total=2), 0)

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from taskpool import limits
+from taskpool.client.submissions import SUBMIT_HEADER_BYTES, encoded_bytes
 from taskpool.clock import SECOND
 from taskpool.codec import encode
 from taskpool.errors import UsageError
-from taskpool.generator.input.feed import SUBMIT_HEADER_BYTES, Feed, encoded_bytes, open_feed, preview
+from taskpool.generator.input.feed import Feed, open_feed, preview
 from taskpool.generator.input.jobs_file import parse_job, read_jobs
 from taskpool.generator.input.lines import Lines
 from taskpool.generator.job_limits import parse_limits

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from functools import lru_cache
 
 from taskpool import limits
-from taskpool.codec import encode
+from taskpool.client.submissions import SUBMIT_HEADER_BYTES, encoded_bytes
 from taskpool.errors import UsageError
 from taskpool.generator.input.lines import Lines, is_regular
 from taskpool.kinds.source import Source
-from taskpool.messages import JobSpec, Limits
+from taskpool.messages import JobSpec
 
-SUBMIT_HEADER_BYTES = 96  # version, tag, client, batch, first_seq and list header of a Submit
 KEPT_BYTES_MAX = 32 * 1024 * 1024  # what may be kept of the jobs that were checked; of more, each is made again
 _JOB_OBJECT_BYTES = 256  # of memory, beside its payload and label
 
@@ -165,19 +163,6 @@ def too_large(job: JobSpec, number: int) -> UsageError | None:
         f"job {number}: its arguments take {len(job.payload)} bytes; the most is {limits.PAYLOAD_BYTES_MAX}: "
         "pass the name of a file instead"
     )
-
-
-def encoded_bytes(job: JobSpec) -> int:
-    """Give the most that a job takes in a Submit."""
-    # Estimated, not encoded: each job is encoded once, with its frame. 4 bytes are the most a character takes in UTF-8.
-    label = 1 if job.label is None else 3 + 4 * len(job.label)
-    own = 1 if job.limits is None else _limits_bytes(job.limits)
-    return 8 + len(job.kind) + len(job.payload) + label + own
-
-
-@lru_cache(maxsize=64)  # the jobs of one file mostly share a few limits
-def _limits_bytes(wanted: Limits) -> int:
-    return len(encode(wanted))
 
 
 def _read_ahead(jobs: Iterator[JobSpec | None], *, to_end: bool) -> tuple[list[JobSpec] | None, int | None]:
