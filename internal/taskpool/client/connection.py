@@ -97,7 +97,7 @@ class _Flush(TurnHandler):
         return True
 
 
-NO_HANDLER = TurnHandler()
+NO_HANDLER: TurnHandler = TurnHandler()
 _FLUSH = _Flush()
 
 

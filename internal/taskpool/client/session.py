@@ -317,7 +317,8 @@ class Session:
             theirs = unreachable.Standing(welcome.accepted, welcome.last_no)
             kind = OlderJournal if any(theirs) else JobsLost
             raise kind(unreachable.replaced(self.pool, (previous.epoch, welcome.epoch), ours, theirs))
-        if (self.options.resume and not self.options.extend) or welcome.accepted > self.submissions.sent_upto:
+        compares = self.options.resume and not self.options.extend
+        if compares or welcome.accepted > self.submissions.sent_upto:
             # Of another client of this batch: what it left in the queues may be accepted long after it is gone.
             self.submissions.compare_first(welcome.accepted, adopt=self.options.adopt)
 

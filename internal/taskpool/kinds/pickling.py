@@ -16,12 +16,14 @@ from __future__ import annotations
 import io
 import pickle
 import types
+from collections import ChainMap
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 _MAIN = "__main__"
 _MAIN_BYTES = _MAIN.encode()
+_NO_FILE = "<dynamic-code>"  # what cloudpickle puts there
 _PROTOCOL = pickle.HIGHEST_PROTOCOL
 _DEFINITIONS = (types.FunctionType, types.ModuleType, type)  # they come anew with each call, and mean the same
 
@@ -93,6 +95,15 @@ class _MainNamespace(dict[str, Any]):
         return main_namespace, ()
 
 
+def _reduce_code(code: types.CodeType) -> tuple[Any, ...]:
+    """Reduce as cloudpickle does, but with the name of the file, by which a traceback finds the lines."""
+    from cloudpickle import cloudpickle
+
+    make, args = cloudpickle._code_reduce(code)
+    file = "".join(code.co_filename)  # a copy: what is equal must not be one object now and two another time
+    return make, tuple(file if isinstance(part, str) and part == _NO_FILE else part for part in args)
+
+
 @cache
 def _pickler() -> type[pickle.Pickler]:
     """Return cloudpickle's pickler, with what is said above of globals."""
@@ -107,5 +118,7 @@ def _pickler() -> type[pickle.Pickler]:
                 return made
             make, (code, _, *rest), state, *items, _ = made
             return make, (code, _MainNamespace(), *rest), state, *items, set_function_state
+
+        dispatch_table = ChainMap({types.CodeType: _reduce_code}, cloudpickle.Pickler.dispatch_table)
 
     return MainPickler

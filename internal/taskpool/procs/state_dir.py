@@ -39,10 +39,11 @@ _BESIDE = ("", "-wal", "-shm", "-journal", ".ballast", ".seal", ".new", ".new-wa
 PRIVATE_NOTE = "private.json"  # of a private pool; its generator holds a lock on it
 TYPED_NAME = "command.json"  # of a private pool: what was typed to begin its batch
 RESULT_NAME = "result.json"  # of a private pool: what the last run of its batch came to
+CALLS_NAME = "calls"  # of a private pool: the calls of a Python program, in the order of its jobs
 JOURNAL_NAME = "journal.db"
 SPOOL_NAME = "spool"
 OUTPUT_NAME = "output"  # where workers put what jobs printed (kinds/capture.py)
-_FILES = ("pool.lock", "queues", "worker-queues", "workers", PRIVATE_NOTE, TYPED_NAME, RESULT_NAME)
+_FILES = ("pool.lock", "queues", "worker-queues", "workers", PRIVATE_NOTE, TYPED_NAME, RESULT_NAME, CALLS_NAME)
 
 
 def state_directory(pool: str, env: Mapping[str, str] = os.environ, *, create: bool = True) -> Path:

@@ -23,7 +23,7 @@ CONNECTIONS = (
         "what another generator left in the queues is not compared",
         "I2",
         "client/session.py",
-        "        if self.options.resume or welcome.accepted > self.submissions.sent_upto:\n",
+        "        if compares or welcome.accepted > self.submissions.sent_upto:\n",
         "        if previous is None and self.options.resume:\n",
     ),
     mutant(

@@ -1,0 +1,105 @@
+"""One call on its way into the pool: pickled in the thread that submits it, made a job of in the loop's."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import sysconfig
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from taskpool.kinds import pickling
+from taskpool.kinds.call import CALL, Payload
+from taskpool.limits import CALL_INLINE_BYTES_MAX, JOB_TEXT_BYTES_MAX
+from taskpool.messages import JobSpec, Limits
+from taskpool.procs.state_dir import OUTPUT_NAME, open_inside
+
+KEY_BYTES = 16
+_HERE = (sys.version_info[0], sys.version_info[1])
+
+
+class Setup(NamedTuple):
+    """What the processes are like in which the calls of one Executor run."""
+
+    initializer: bytes = b""  # pickled with its arguments; empty: none
+    path: tuple[str, ...] = ()  # directories for imports, ahead of those of the program
+    calls_max: int = 0  # so many calls run in a process; 0: any number
+
+
+class Call(NamedTuple):
+    """A pickled call."""
+
+    title: str
+    pickle: bytes
+    path: tuple[bytes, ...]
+    setup: Setup
+    limits: Limits | None  # None: the batch's
+
+    @property
+    def key(self) -> bytes:
+        """What is equal for equal calls, in another run of the program too."""
+        data = b"".join((hashlib.sha256(self.setup.initializer).digest(), *self.path, b"\0", self.pickle))
+        return hashlib.blake2b(data, digest_size=KEY_BYTES).digest()
+
+    def job(self, home: Path, batch: str) -> tuple[JobSpec, Path | None]:
+        """Return the job, and the file that holds what of it a message cannot. Raises OSError."""
+        file = None
+        data = self.pickle
+        if len(data) > CALL_INLINE_BYTES_MAX:
+            file, data = _write(home, batch, data), b""
+        payload = CALL.encode(
+            Payload(
+                self.title,
+                _HERE,
+                data,
+                b"" if file is None else os.fsencode(file),
+                self.path,
+                self.setup.initializer,
+                self.setup.calls_max,
+            )
+        )
+        return JobSpec(CALL.name, payload, self.limits), file
+
+
+def make(function: Callable[..., Any], args: Any, kwargs: Any, setup: Setup, limits: Limits | None) -> Call:
+    """Pickle a call. Raises what the objects' own code raises, mostly TypeError or PicklingError."""
+    path = _own_directories((*setup.path, *sys.path), os.getcwd())
+    return Call(_title(function), pickling.dumps((function, args, kwargs)), path, setup, limits)
+
+
+def _title(function: Callable[..., Any]) -> str:
+    called = getattr(function, "func", function)  # of a functools.partial
+    name = getattr(called, "__qualname__", None) or type(called).__qualname__
+    text = f"{getattr(called, '__module__', None) or '?'}.{name}"
+    return text.encode("utf-8", "backslashreplace").decode()[:JOB_TEXT_BYTES_MAX]
+
+
+@lru_cache(maxsize=8)
+def _own_directories(path: tuple[str, ...], here: str) -> tuple[bytes, ...]:
+    """Return what of `sys.path` a worker of the same Python would not have by itself."""
+    names = ("stdlib", "platstdlib", "purelib", "platlib")
+    everywhere = {os.path.abspath(sysconfig.get_path(name)) for name in names}
+    everywhere |= {os.path.join(sysconfig.get_path("platstdlib"), "lib-dynload")}
+    kept = [os.path.normpath(os.path.join(here, each)) for each in path]
+    # The interpreter names an archive of its library, which is mostly not there.
+    own = (each for each in kept if each not in everywhere and (not each.endswith(".zip") or os.path.isfile(each)))
+    return tuple(map(os.fsencode, dict.fromkeys(own)))
+
+
+def _write(home: Path, batch: str, data: bytes) -> Path:
+    """Write a pickle beside the outputs of the batch's jobs, which go when the batch does."""
+    name = f"call-{os.urandom(8).hex()}"
+    directory_fd = open_inside(str(home), OUTPUT_NAME, batch)
+    try:
+        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=directory_fd)
+        with open(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(fd)  # before the journal has the job
+        os.fsync(directory_fd)
+    finally:
+        os.close(directory_fd)
+    return home / OUTPUT_NAME / batch / name

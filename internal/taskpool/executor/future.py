@@ -1,0 +1,49 @@
+"""The future of one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from taskpool.executor.call import Call
+
+
+class CallFuture(Future[Any]):
+    """A future whose `cancel` ends the job even when it runs already.
+
+    It stays pending until the job's outcome is there, and so can be cancelled until then: `cancel` returns False only
+    for one that is done.
+    """
+
+    def __init__(self, call: Call, on_cancel: Callable[[CallFuture], None]) -> None:
+        super().__init__()
+        self.call: Call | None = call  # None: it is on its way, or is not needed any more
+        self.batch = ""
+        self.seq = 0  # of the job, from 1; 0: it has none yet
+        self.file: Path | None = None  # what of the call no message can take
+        self._on_cancel = on_cancel
+        self._told = False
+
+    @property
+    def job(self) -> str | None:
+        """The job's name, `BATCH/NUMBER`; None while it has none."""
+        return f"{self.batch}/{self.seq}" if self.seq else None
+
+    def running(self) -> bool:
+        """Return whether the call is with the pool and has not ended. It may still wait there for a worker."""
+        return self.seq > 0 and not self.done()
+
+    def cancel(self) -> bool:
+        """Cancel the call, which ends its job if it runs. Return False when it is done already."""
+        if not super().cancel():
+            return False
+        self._on_cancel(self)
+        return True
+
+    def tell_cancelled(self) -> None:
+        """Wake what waits for a cancelled future, once. Only the loop's thread."""
+        if not self._told:
+            self._told = True
+            self.set_running_or_notify_cancel()
