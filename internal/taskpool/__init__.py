@@ -11,8 +11,6 @@ Read docs/architecture.md first, then `core/reactor.py`. Layers; imports point o
     chaos durations sizes log codec certificate messages identifiers limits clock errors   what all layers share
 """
 
-from typing import Any
-
 __version__ = "0.2.0"
 
 # Where the Python interface has its names. Looked up at first use: the programs import this package without them.
@@ -27,7 +25,7 @@ _EXPORTS = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
