@@ -8,10 +8,12 @@ from __future__ import annotations
 from concurrent.futures import BrokenExecutor
 from typing import Any
 
+from taskpool.kinds import call
 from taskpool.messages import Outcome, State
 from taskpool.procs.signals import signal_name
 
 _FATAL = "Fatal Python error"  # how faulthandler begins what it writes
+_OWN_FRAME = f'  File "{call.__file__}"'
 
 
 class PoolError(BrokenExecutor):
@@ -100,7 +102,7 @@ def _crashed(what: str, outcome: Outcome, facts: dict[str, Any]) -> JobCrashed:
     if tail is None and last is not None:
         tail = last.stderr_tail
     facts |= {"signal": outcome.signal, "exit_status": outcome.exit_status, "stderr_tail": tail}
-    facts["traceback"] = tail[tail.index(_FATAL) :] if tail is not None and _FATAL in tail else None
+    facts["traceback"] = _traceback(tail or "")
     if last is not None and last.out_of_memory:
         return OutOfMemory(f"{what} was killed because memory was short", **facts)
     if outcome.signal is not None:
@@ -112,8 +114,13 @@ def _crashed(what: str, outcome: Outcome, facts: dict[str, Any]) -> JobCrashed:
     return JobCrashed(f"{what} crashed: {how}", **facts)
 
 
+def _traceback(tail: str) -> str | None:
+    """Return what faulthandler wrote, down to the call: below it there are only frames of the worker."""
+    _, found, rest = tail.partition(_FATAL)
+    return found + rest.partition(_OWN_FRAME)[0] if found else None
+
+
 def _remake(kind: type[JobFailed], args: tuple[Any, ...], facts: dict[str, Any]) -> JobFailed:
-    error = kind.__new__(kind, *args)
-    error.args = args
+    error = kind(*args)
     error.__dict__.update(facts)
     return error

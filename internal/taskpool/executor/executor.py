@@ -22,7 +22,7 @@ from taskpool.executor.errors import PoolError
 from taskpool.executor.future import CallFuture
 from taskpool.executor.link import Link
 from taskpool.executor.loop import Ending, Loop
-from taskpool.executor.options import call_limits, pool_options, whole_number
+from taskpool.executor.options import PoolOptions, call_limits, pool_options, whole_number
 from taskpool.kinds import pickling
 from taskpool.kinds.call import call_each
 from taskpool.messages import Limits, State
@@ -85,12 +85,8 @@ class Executor(concurrent.futures.Executor):
             worker_python=worker_python,
         )
         self._pid = os.getpid()
-        try:
-            self._loop = Loop(Link(chosen))
-        except (TaskpoolError, OSError) as error:
-            raise PoolError(f"the pool cannot be started: {error}") from error
-        lifetime.add(self._loop)
-        self._loop.thread.start()
+        lifetime.register()
+        self._loop = _start(chosen)
         self._handle = _Handle()
         # Of the loop, for a method of this object would keep it alive: a forgotten Executor ends when its calls have.
         weakref.finalize(self._handle, self._loop.end, Ending.DRAIN).atexit = False
@@ -191,6 +187,20 @@ class Executor(concurrent.futures.Executor):
                 f"this Executor belongs to the process {self._pid}, and this one, {os.getpid()}, was forked from it: "
                 "make an Executor of its own here"
             )
+
+
+def _start(chosen: PoolOptions) -> Loop:
+    try:
+        link = Link(chosen)
+    except (TaskpoolError, OSError) as error:
+        raise PoolError(f"the pool cannot be started: {error}") from error
+    loop = Loop(link)
+    try:
+        lifetime.start(loop)
+    except RuntimeError:
+        link.close()
+        raise
+    return loop
 
 
 _NO_CALL = Call("", b"", (), Setup(), None)

@@ -42,6 +42,12 @@ class CallFuture(Future[Any]):
         self._on_cancel(self)
         return True
 
+    def remove_file(self) -> None:
+        """Remove the file that the worker has read the call from, if there is one."""
+        if self.file is not None:
+            self.file.unlink(missing_ok=True)
+            self.file = None
+
     def tell_cancelled(self) -> None:
         """Wake what waits for a cancelled future, once. Only the loop's thread."""
         if not self._told:

@@ -18,8 +18,8 @@ _live: weakref.WeakSet[Loop] = weakref.WeakSet()
 _registered = False
 
 
-def add(loop: Loop) -> None:
-    """Have a loop ended when the interpreter ends. Raises RuntimeError when it does so already."""
+def register() -> None:
+    """Have loops ended when the interpreter ends. Raises RuntimeError when it does so already."""
     global _registered
     if not _registered:
         # As concurrent.futures: before other threads are waited for, which atexit does not come.
@@ -27,6 +27,11 @@ def add(loop: Loop) -> None:
         register(_end_all)
         os.register_at_fork(after_in_child=_let_go_of_all)
         _registered = True
+
+
+def start(loop: Loop) -> None:
+    """Start a loop's thread, which ends with the interpreter. Raises RuntimeError when there can be no thread."""
+    loop.thread.start()
     _live.add(loop)
 
 

@@ -107,8 +107,11 @@ class Loop(TurnHandler):
 
     def let_go(self) -> None:
         """In a forked child: close what it has of the pool, which is the parent's."""
+        self._lock = threading.Lock()  # another thread may have held the old one when the process was forked
         self._link.let_go()
-        os.close(self._wakeup)
+        if self._wakeup >= 0:
+            os.close(self._wakeup)
+            self._wakeup = -1
 
     def _wake(self) -> None:
         if not self._awake and self._wakeup >= 0:
@@ -174,6 +177,8 @@ class Loop(TurnHandler):
             self._incoming.clear()
             self._pending.clear()
         for future in left:
+            if not self._link.durable:
+                future.remove_file()
             if error is None:
                 future.cancel()
                 future.tell_cancelled()
@@ -215,10 +220,11 @@ class Loop(TurnHandler):
 
     def before_receive(self, now: int) -> None:
         if self._awake:
-            # First the flag: what comes after it writes once more.
-            self._awake = False
-            with suppress(BlockingIOError):
+            # As one step: a call that came in between would be seen now, and leave a flag that keeps the next one from
+            # waking the loop.
+            with self._lock:
                 os.eventfd_read(self._wakeup)
+                self._awake = False
         while self._cancelled:
             future = self._cancelled.popleft()
             future.tell_cancelled()
@@ -282,7 +288,13 @@ class Loop(TurnHandler):
             if future.cancelled() or future.call is None or self._is_known(future):
                 self._incoming.popleft()
                 continue
-            job, file = future.call.job(self._link.home, self._link.batch)
+            try:
+                job, file = future.call.job(self._link.home, self._link.batch)
+            except OSError as error:
+                error.add_note("while the call was written to a file for the worker")
+                result.complete(future, error=error)
+                self._incoming.popleft()
+                continue
             room -= encoded_bytes(job)
             if frame and room < 0:
                 if file is not None:

@@ -21,8 +21,7 @@ _log = logging.getLogger("taskpool")
 
 def settle(future: CallFuture, outcome: Outcome, *, keep_files: bool) -> None:
     """Complete a future by its outcome. Files of results go once they are read, unless another run may read them."""
-    if future.file is not None:
-        future.file.unlink(missing_ok=True)
+    future.remove_file()
     if outcome.state is State.CANCELLED:
         future.cancel()  # nothing is new where the program has cancelled it; else a person or another program has
         future.tell_cancelled()

@@ -1,0 +1,66 @@
+"""Calls on their way into the pool."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from taskpool import limits
+from taskpool.executor.call import Call, Setup, make
+from taskpool.kinds import pickling
+from taskpool.kinds.call import CALL
+
+
+def made(*args: object, setup: Setup = Setup()) -> Call:  # noqa: B008 - a tuple
+    return make(os.path.join, args, {}, setup, None)
+
+
+def test_a_call_is_a_job_with_the_programs_own_directories(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", os.path.dirname(os.__file__), "/none/python311.zip", "/mine/../mine", "lib"])
+    call = made("a", setup=Setup(b"setup", ("/first",), 3))
+    spec, file = call.job(tmp_path, "b")
+    assert file is None
+    assert spec.kind == "call"
+    CALL.check(spec.payload)
+    payload = CALL.decode(spec.payload)
+    assert payload.title == "posixpath.join"
+    here = os.fsencode(tmp_path)
+    assert payload.path == (b"/first", here, b"/mine", here + b"/lib")
+    assert (payload.setup, payload.calls_max) == (b"setup", 3)
+    assert pickling.loads(payload.call) == (os.path.join, ("a",), {})
+
+
+def test_a_large_call_goes_into_a_file(tmp_path: Path) -> None:
+    call = made(bytes(limits.CALL_INLINE_BYTES_MAX))
+    spec, file = call.job(tmp_path, "b")
+    assert file is not None
+    assert file.parent == tmp_path / "output" / "b"
+    assert file.read_bytes() == call.pickle
+    assert file.stat().st_mode & 0o777 == 0o600
+    payload = CALL.decode(spec.payload)
+    assert (payload.call, payload.file) == (b"", os.fsencode(file))
+    CALL.check(spec.payload)
+
+
+def test_equal_calls_have_equal_keys() -> None:
+    keys = [made("a").key, made("b").key, made("a", setup=Setup(b"x")).key, made("a", setup=Setup(path=("/p",))).key]
+    assert len(set(keys)) == 4
+    assert made("a").key == keys[0]
+
+
+@pytest.mark.parametrize(
+    ("function", "title"),
+    [
+        (functools.partial(os.path.join, "a"), "posixpath.join"),
+        (len, "builtins.len"),
+        (str.upper, "?.str.upper"),
+        (Path("/x").joinpath, "pathlib.PurePath.joinpath"),
+    ],
+)
+def test_titles(function: object, title: str) -> None:
+    assert make(function, (), {}, Setup(), None).title == title  # type: ignore[arg-type]
