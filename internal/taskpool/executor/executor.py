@@ -139,7 +139,7 @@ class Executor(concurrent.futures.Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls. `wait`: until all futures are done and the pool is gone. `cancel_futures`: cancel those
-        that are not done, which ends running ones too."""
+        that do not run yet; with a journal, which would run them later, all that are not done."""
         if os.getpid() != self._pid:
             return
         self._loop.end(Ending.DRAIN, cancel=cancel_futures)
@@ -238,13 +238,19 @@ def _taken(
 ) -> Iterator[Any]:
     try:
         while futures:
-            result = futures[0].result(None if end is None else max(0, end - time.monotonic()))
-            futures.popleft()
-            futures.extend(islice(calls, 1))
-            yield result
+            yield _next_result(futures, calls, end)  # kept by no name here: its taker may be done with it at once
     finally:
         for future in futures:
             future.cancel()
+
+
+def _next_result(
+    futures: deque[concurrent.futures.Future[Any]], calls: Iterator[concurrent.futures.Future[Any]], end: float | None
+) -> Any:
+    result = futures[0].result(None if end is None else max(0, end - time.monotonic()))
+    futures.popleft()
+    futures.extend(islice(calls, 1))
+    return result
 
 
 def _flat(chunks: Iterator[list[Any]]) -> Iterator[Any]:

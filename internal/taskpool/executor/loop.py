@@ -40,6 +40,8 @@ from taskpool.executor.link import Link
 from taskpool.messages import JobSpec, Outcome, State
 from taskpool.private.process import RESTARTS_MAX
 
+_WHOLE_BATCH = 0  # where numbers of jobs stand
+
 
 class Ending(IntEnum):
     """How the loop is to end. It only grows."""
@@ -65,6 +67,7 @@ class Loop(TurnHandler):
         self._pending: dict[int, CallFuture] = {}  # with the pool, by their jobs' numbers
         self._to_cancel: set[int] = set()  # jobs that are cancelled and have no outcome
         self._asked: tuple[int, set[int]] = (0, set())  # in which connection to cancel which
+        self._cancels_waiting = False
         self._begun = False  # the batch is ours: the dealer has said so
         self._lost_in_a_row = 0
         self.states: Counter[State] = Counter()
@@ -91,10 +94,16 @@ class Loop(TurnHandler):
             self._wake()
 
     def end(self, how: Ending, *, cancel: bool = False) -> None:
-        """Have the loop end. `cancel`: the futures that are not done, too."""
+        """Have the loop end. `cancel`: and the futures whose calls do not run yet; of a durable batch, all.
+
+        Which those are, only the dealer knows. It cancels them with their batch, which nothing can be added to then.
+        """
         with self._lock:
             self._ending = max(self._ending, how)
-            left = [*self._incoming, *self._pending.values()] if cancel else []
+            left = [*self._incoming] if cancel else []
+            if cancel and self._link.durable:
+                left += self._pending.values()
+            self._cancels_waiting = self._cancels_waiting or (cancel and not self._link.durable)
             self._wake()
         for future in left:
             future.cancel()
@@ -257,6 +266,11 @@ class Loop(TurnHandler):
         session = connection.session
         if self._asked[0] != session.generation:
             self._asked = (session.generation, set())
+        if self._cancels_waiting and _WHOLE_BATCH not in self._asked[1]:
+            if self._incoming or session.submissions.accepted < session.submissions.submitted:
+                return  # what comes behind the cancellation would be refused
+            self._asked[1].add(_WHOLE_BATCH)
+            session.command("cancel-waiting", self._link.batch)
         for seq in self._to_cancel - self._asked[1]:
             if seq <= session.submissions.accepted:  # before, the dealer need not know it
                 self._asked[1].add(seq)
