@@ -56,7 +56,8 @@ class Loop(TurnHandler):
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._lock = threading.Lock()
+        # A collection of garbage, or a signal's handler, may come while it is held, and call what needs it.
+        self._lock = threading.RLock()
         self._incoming: deque[CallFuture] = deque()
         self._cancelled: deque[CallFuture] = deque()
         self._wakeup = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -116,7 +117,7 @@ class Loop(TurnHandler):
 
     def let_go(self) -> None:
         """In a forked child: close what it has of the pool, which is the parent's."""
-        self._lock = threading.Lock()  # another thread may have held the old one when the process was forked
+        self._lock = threading.RLock()  # another thread may have held the old one when the process was forked
         self._link.let_go()
         if self._wakeup >= 0:
             os.close(self._wakeup)
