@@ -7,12 +7,12 @@ import os
 import sys
 import sysconfig
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from taskpool.kinds import pickling
-from taskpool.kinds.call import CALL, Payload
+from taskpool.kinds.call import CALL, Payload, call_each
 from taskpool.limits import CALL_INLINE_BYTES_MAX, JOB_TEXT_BYTES_MAX
 from taskpool.messages import JobSpec, Limits
 from taskpool.procs.state_dir import OUTPUT_NAME, open_inside
@@ -33,7 +33,8 @@ class Call(NamedTuple):
     """A pickled call."""
 
     title: str
-    pickle: bytes
+    function: bytes
+    arguments: bytes
     path: tuple[bytes, ...]
     setup: Setup
     limits: Limits | None  # None: the batch's
@@ -41,21 +42,26 @@ class Call(NamedTuple):
     @property
     def key(self) -> bytes:
         """What is equal for equal calls, in another run of the program too."""
-        data = b"".join((hashlib.sha256(self.setup.initializer).digest(), *self.path, b"\0", self.pickle))
+        data = b"".join(
+            (hashlib.sha256(self.setup.initializer).digest(), *self.path, b"\0", self.function, self.arguments)
+        )
         return hashlib.blake2b(data, digest_size=KEY_BYTES).digest()
 
     def job(self, home: Path, batch: str) -> tuple[JobSpec, Path | None]:
         """Return the job, and the file that holds what of it a message cannot. Raises OSError."""
         file = None
-        data = self.pickle
-        if len(data) > CALL_INLINE_BYTES_MAX:
-            file, data = _write(home, batch, data), b""
+        function, arguments = self.function, self.arguments
+        if len(function) + len(arguments) > CALL_INLINE_BYTES_MAX:
+            file = _write(home, batch, function + arguments)
+            function = arguments = b""
         payload = CALL.encode(
             Payload(
                 self.title,
                 _HERE,
-                data,
+                function,
+                arguments,
                 b"" if file is None else os.fsencode(file),
+                0 if file is None else len(self.function),
                 self.path,
                 self.setup.initializer,
                 self.setup.calls_max,
@@ -64,10 +70,27 @@ class Call(NamedTuple):
         return JobSpec(CALL.name, payload, self.limits), file
 
 
-def make(function: Callable[..., Any], args: Any, kwargs: Any, setup: Setup, limits: Limits | None) -> Call:
-    """Pickle a call. Raises what the objects' own code raises, mostly TypeError or PicklingError."""
+class Function(NamedTuple):
+    """A pickled function."""
+
+    title: str
+    pickle: bytes
+
+    @classmethod
+    def of(cls, function: Callable[..., Any]) -> Function:
+        """Pickle a function. Raises as `make`."""
+        return cls(_title(function), pickling.dumps(function))
+
+    @classmethod
+    def of_chunks(cls, function: Callable[..., Any]) -> Function:
+        """Pickle what calls a function for each item of a list. Raises as `make`."""
+        return cls(_title(function), pickling.dumps(partial(call_each, function)))
+
+
+def make(function: Function, args: Any, kwargs: Any, setup: Setup, limits: Limits | None) -> Call:
+    """Pickle the arguments of a call. Raises what the objects' own code raises, mostly TypeError or PicklingError."""
     path = _own_directories((*setup.path, *sys.path), os.getcwd())
-    return Call(_title(function), pickling.dumps((function, args, kwargs)), path, setup, limits)
+    return Call(function.title, function.pickle, pickling.dumps((args, kwargs)), path, setup, limits)
 
 
 def _title(function: Callable[..., Any]) -> str:

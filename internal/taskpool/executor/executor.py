@@ -10,6 +10,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from itertools import islice
 from types import TracebackType
 from typing import Any, TypeVar
@@ -17,14 +18,13 @@ from typing import Any, TypeVar
 from taskpool import limits
 from taskpool.errors import TaskpoolError
 from taskpool.executor import lifetime
-from taskpool.executor.call import Call, Setup, make
+from taskpool.executor.call import Call, Function, Setup, make
 from taskpool.executor.errors import PoolError
 from taskpool.executor.future import CallFuture
 from taskpool.executor.link import Link
 from taskpool.executor.loop import Ending, Loop
 from taskpool.executor.options import PoolOptions, call_limits, pool_options, whole_number
 from taskpool.kinds import pickling
-from taskpool.kinds.call import call_each
 from taskpool.messages import Limits, State
 
 T = TypeVar("T")
@@ -97,16 +97,18 @@ class Executor(concurrent.futures.Executor):
         Raises PoolError when the pool is gone for good, RuntimeError after a shutdown or in a forked child. What cannot
         be pickled is the future's exception.
         """
+        return self._submit(lambda: Function.of(fn), args, kwargs)
+
+    def _submit(self, function: Callable[[], Function], args: Any, kwargs: Any) -> concurrent.futures.Future[Any]:
         self._refuse_a_child()
         own = None if self._limits == self._batch_limits else self._limits
         try:
-            call: Call | None = make(fn, args, kwargs, self._setup, own)
+            call = make(function(), args, kwargs, self._setup, own)
         except Exception as error:  # noqa: BLE001 - of the objects' own code, and the future's, as in the standard library
             future = CallFuture(_NO_CALL, self._loop.on_cancel)
             error.add_note("while the call was pickled, to be sent to a worker")
             future.set_exception(error)
             return future
-        assert call is not None
         future = CallFuture(call, self._loop.on_cancel)
         self._loop.submit(future)
         return future
@@ -130,12 +132,11 @@ class Executor(concurrent.futures.Executor):
         self._refuse_a_child()
         end = None if timeout is None else time.monotonic() + timeout
         items = zip(*iterables, strict=False)
+        function = cache(lambda: Function.of(fn) if chunksize == 1 else Function.of_chunks(fn))  # pickled once
         if chunksize == 1:
-            calls = (self.submit(fn, *item) for item in items)
-            return _results(calls, buffersize, end)
+            return _results((self._submit(function, item, {}) for item in items), buffersize, end)
         chunks = iter(lambda: list(islice(items, chunksize)), [])
-        jobs = (self.submit(call_each, fn, chunk) for chunk in chunks)
-        return _flat(_results(jobs, buffersize, end))
+        return _flat(_results((self._submit(function, (chunk,), {}) for chunk in chunks), buffersize, end))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls. `wait`: until all futures are done and the pool is gone. `cancel_futures`: cancel those
@@ -203,7 +204,7 @@ def _start(chosen: PoolOptions) -> Loop:
     return loop
 
 
-_NO_CALL = Call("", b"", (), Setup(), None)
+_NO_CALL = Call("", b"", b"", (), Setup(), None)
 
 
 def _setup(

@@ -31,8 +31,10 @@ class Payload(Part, frozen=True):
 
     title: str  # for people: the function's name
     python: Version
-    call: bytes  # pickle of (function, args, kwargs); empty: it is in `file`
+    function: bytes  # pickle of what is called
+    call: bytes  # pickle of (args, kwargs); empty: both are in `file`, one behind the other
     file: bytes = b""  # its absolute path
+    function_bytes: int = 0  # of `file`, that are the function
     path: tuple[bytes, ...] = ()  # absolute directories, ahead of the worker's own sys.path
     setup: bytes = b""  # pickle of (initializer, its args), run before the first call in a process; empty: none
     calls_max: int = 0  # so many may run in a process; 0: any number
@@ -52,16 +54,17 @@ class Call(Kind[Payload]):
         super().__init__()
         self._set_up: set[tuple[str, bytes]] = set()  # what has run in this process
         self._calls = 0  # in this process
+        self._function: tuple[bytes, str, Any] = (b"", "", None)  # the last one, with its pickle and batch
 
     def check(self, payload: bytes) -> None:
         job = self.decode(payload)
-        if bool(job.call) == bool(job.file):
-            raise MessageError("call: expected a pickle or the file that holds it")
+        if not bool(job.call) == bool(job.function) != bool(job.file):
+            raise MessageError("call: expected two pickles or the file that holds them")
         for path in (*job.path, *([job.file] if job.file else [])):
             if not path.startswith(b"/") or b"\0" in path:
                 raise MessageError(f"call: expected an absolute path, got {path!r}")
-        if job.calls_max < 0:
-            raise MessageError(f"call: calls_max must be 0 or more, got {job.calls_max}")
+        if job.calls_max < 0 or job.function_bytes < 0:
+            raise MessageError(f"call: expected 0 or more, got {job.calls_max} and {job.function_bytes}")
 
     # Words for people
 
@@ -104,7 +107,9 @@ class Call(Kind[Payload]):
         try:
             put_ahead(job.path, context.keep)
             self._run_setup(job, context)
-            function, args, kwargs = pickling.loads(_read(job), context.batch)
+            pickled, call = _read(job)
+            function = self._load(pickled, context.batch)
+            args, kwargs = pickling.loads(call, context.batch)
             # What it sets in its context (a precision of decimals, say) goes with it.
             value = copy_context().run(function, *args, **kwargs)
         except JobTimedOut:
@@ -119,6 +124,14 @@ class Call(Kind[Payload]):
             kind = type(value).__qualname__
             problem = TypeError(f"the result, of type {kind}, cannot be pickled: {type(error).__qualname__}: {error}")
             return _failed(problem, context)
+
+    def _load(self, pickled: bytes, batch: str) -> Callable[..., Any]:
+        """Unpickle the function, unless it is the one of the call before: most are, and code takes its time."""
+        from taskpool.kinds import pickling
+
+        if self._function[:2] != (pickled, batch):
+            self._function = (pickled, batch, pickling.loads(pickled, batch))
+        return self._function[2]  # type: ignore[no-any-return]
 
     def _run_setup(self, job: Payload, context: Context) -> None:
         from taskpool.kinds import pickling
@@ -180,11 +193,11 @@ def _failed(error: BaseException, context: Context) -> Result:
         return Result(End.FAILED, error=JobError(told.type, text, told.traceback))
 
 
-def _read(job: Payload) -> bytes:
+def _read(job: Payload) -> tuple[bytes, bytes]:
     if not job.file:
-        return job.call
+        return job.function, job.call
     with open(job.file, "rb") as file:
-        return file.read()
+        return file.read(job.function_bytes), file.read()
 
 
 def _write(data: bytes, context: Context) -> bytes:

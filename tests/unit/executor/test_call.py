@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from taskpool import limits
-from taskpool.executor.call import Call, Setup, make
+from taskpool.executor.call import Call, Function, Setup, make
 from taskpool.kinds import pickling
 from taskpool.kinds.call import CALL
 
 
 def made(*args: object, setup: Setup = Setup()) -> Call:  # noqa: B008 - a tuple
-    return make(os.path.join, args, {}, setup, None)
+    return make(Function.of(os.path.join), args, {}, setup, None)
 
 
 def test_a_call_is_a_job_with_the_programs_own_directories(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -32,7 +32,8 @@ def test_a_call_is_a_job_with_the_programs_own_directories(monkeypatch: pytest.M
     here = os.fsencode(tmp_path)
     assert payload.path == (b"/first", here, b"/mine", here + b"/lib")
     assert (payload.setup, payload.calls_max) == (b"setup", 3)
-    assert pickling.loads(payload.call) == (os.path.join, ("a",), {})
+    assert pickling.loads(payload.function) is os.path.join
+    assert pickling.loads(payload.call) == (("a",), {})
 
 
 def test_a_large_call_goes_into_a_file(tmp_path: Path) -> None:
@@ -40,11 +41,18 @@ def test_a_large_call_goes_into_a_file(tmp_path: Path) -> None:
     spec, file = call.job(tmp_path, "b")
     assert file is not None
     assert file.parent == tmp_path / "output" / "b"
-    assert file.read_bytes() == call.pickle
+    assert file.read_bytes() == call.function + call.arguments
     assert file.stat().st_mode & 0o777 == 0o600
     payload = CALL.decode(spec.payload)
-    assert (payload.call, payload.file) == (b"", os.fsencode(file))
+    assert (payload.function, payload.call, payload.file) == (b"", b"", os.fsencode(file))
+    assert payload.function_bytes == len(call.function)
     CALL.check(spec.payload)
+
+
+def test_a_chunk_has_the_title_of_its_function() -> None:
+    function = Function.of_chunks(len)
+    assert function.title == "builtins.len"
+    assert pickling.loads(function.pickle)([("a",), ("bc",)]) == [1, 2]
 
 
 def test_equal_calls_have_equal_keys() -> None:
@@ -63,4 +71,4 @@ def test_equal_calls_have_equal_keys() -> None:
     ],
 )
 def test_titles(function: object, title: str) -> None:
-    assert make(function, (), {}, Setup(), None).title == title  # type: ignore[arg-type]
+    assert Function.of(function).title == title  # type: ignore[arg-type]

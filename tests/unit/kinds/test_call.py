@@ -65,9 +65,9 @@ def call() -> Iterator[Call]:
     set_up.clear()
 
 
-def payload(function: Any, *args: object, **fields: Any) -> bytes:
-    data = pickling.dumps((function, args, {}))
-    return Call().encode(Payload(**{"title": "f", "python": HERE, "call": data} | fields))
+def payload(called: Any, /, *args: object, **fields: Any) -> bytes:
+    data = {"function": pickling.dumps(called), "call": pickling.dumps((args, {}))}
+    return Call().encode(Payload(**{"title": "f", "python": HERE, **data} | fields))
 
 
 def value_of(result: Result) -> Any:
@@ -80,6 +80,23 @@ def test_a_call_gives_its_value(call: Call, tmp_path: Path) -> None:
     call.check(data)
     result = call.run(data, context(tmp_path))
     assert (result.end, value_of(result), result.last) == (End.SUCCEEDED, 0.25, False)
+
+
+def test_the_function_of_the_call_before_is_not_unpickled_again(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = []
+    loads = pickling.loads
+
+    def note(data: bytes, owner: str = "") -> Any:
+        loaded.append(data)
+        return loads(data, owner)
+
+    monkeypatch.setattr(pickling, "loads", note)
+    for data in (payload(divide, 1, 4), payload(divide, 1, 2), payload(give, 3), payload(divide, 1, 4)):
+        assert call.run(data, context(tmp_path)).end is End.SUCCEEDED
+    functions = [pickling.dumps(function) for function in (divide, give, divide)]
+    assert [data for data in loaded if data in functions] == functions
 
 
 def test_an_exception_comes_back_with_its_traceback(call: Call, tmp_path: Path) -> None:
@@ -123,8 +140,11 @@ def test_an_exception_that_cannot_be_pickled_is_told(call: Call, tmp_path: Path)
 def test_what_is_large_goes_through_files(call: Call, tmp_path: Path) -> None:
     large = os.urandom(limits.CALL_INLINE_BYTES_MAX)
     file = tmp_path / "call"
-    file.write_bytes(pickling.dumps((give, (large,), {})))
-    result = call.run(payload(give, call=b"", file=bytes(file)), context(tmp_path))
+    function = pickling.dumps(give)
+    file.write_bytes(function + pickling.dumps(((large,), {})))
+    data = payload(give, function=b"", call=b"", file=bytes(file), function_bytes=len(function))
+    call.check(data)
+    result = call.run(data, context(tmp_path))
     assert result.value is not None
     assert len(result.value) < 1000
     assert (file_of(result.value) or "").startswith(str(tmp_path))
@@ -178,11 +198,13 @@ def test_processes_are_shared_by_calls_of_the_same_path_and_initializer(call: Ca
 @pytest.mark.parametrize(
     ("fields", "problem"),
     [
-        ({"call": b""}, "expected a pickle or the file"),
-        ({"file": b"/f"}, "expected a pickle or the file"),
-        ({"call": b"", "file": b"f"}, "expected an absolute path, got b'f'"),
+        ({"call": b""}, "expected two pickles or the file"),
+        ({"function": b"", "call": b""}, "expected two pickles or the file"),
+        ({"file": b"/f"}, "expected two pickles or the file"),
+        ({"function": b"", "call": b"", "file": b"f"}, "expected an absolute path, got b'f'"),
         ({"path": (b"lib",)}, "expected an absolute path, got b'lib'"),
-        ({"calls_max": -1}, "calls_max must be 0 or more, got -1"),
+        ({"calls_max": -1}, "expected 0 or more, got -1 and 0"),
+        ({"function_bytes": -1}, "expected 0 or more, got 0 and -1"),
     ],
 )
 def test_what_no_executor_makes_is_refused(call: Call, fields: dict[str, Any], problem: str) -> None:
