@@ -133,7 +133,7 @@ def test_results_come_back(make: Make) -> None:
         futures = [executor.submit(double, n) for n in range(50)]
         assert [future.result(DEADLINE_S) for future in futures] == [2 * n for n in range(50)]
         assert executor.submit(functools.partial(divide, 1), b=4).result(DEADLINE_S) == 0.25
-        assert futures[0].job == f"{executor._loop._link.batch}/1"  # type: ignore[attr-defined]
+        assert futures[0].job == f"{executor._loop._link.batch}/1"
         assert executor.stats()["succeeded"] == 51
     with pytest.raises(RuntimeError, match="after shutdown"):
         executor.submit(double, 1)

@@ -91,7 +91,7 @@ class Executor(concurrent.futures.Executor):
         # Of the loop, for a method of this object would keep it alive: a forgotten Executor ends when its calls have.
         weakref.finalize(self._handle, self._loop.end, Ending.DRAIN).atexit = False
 
-    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[T]:
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> CallFuture[T]:
         """Call `fn(*args, **kwargs)` in a worker, and return its future.
 
         Raises PoolError when the pool is gone for good, RuntimeError after a shutdown or in a forked child. What cannot
@@ -99,13 +99,13 @@ class Executor(concurrent.futures.Executor):
         """
         return self._submit(lambda: Function.of(fn), args, kwargs)
 
-    def _submit(self, function: Callable[[], Function], args: Any, kwargs: Any) -> concurrent.futures.Future[Any]:
+    def _submit(self, function: Callable[[], Function], args: Any, kwargs: Any) -> CallFuture[Any]:
         self._refuse_a_child()
         own = None if self._limits == self._batch_limits else self._limits
         try:
             call = make(function(), args, kwargs, self._setup, own)
         except Exception as error:  # noqa: BLE001 - of the objects' own code, and the future's, as in the standard library
-            future = CallFuture(_NO_CALL, self._loop.on_cancel)
+            future: CallFuture[Any] = CallFuture(_NO_CALL, self._loop.on_cancel)
             error.add_note("while the call was pickled, to be sent to a worker")
             future.set_exception(error)
             return future

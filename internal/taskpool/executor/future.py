@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from taskpool.executor.call import Call
 
+T = TypeVar("T")
 
-class CallFuture(Future[Any]):
+
+class CallFuture(Future[T]):
     """A future whose `cancel` ends the job even when it runs already.
 
     It stays pending until the job's outcome is there, and so can be cancelled until then: `cancel` returns False only
     for one that is done.
     """
 
-    def __init__(self, call: Call, on_cancel: Callable[[CallFuture], None]) -> None:
+    def __init__(self, call: Call, on_cancel: Callable[[CallFuture[Any]], None]) -> None:
         super().__init__()
         self.call: Call | None = call  # None: it is on its way, or is not needed any more
         self.batch = ""

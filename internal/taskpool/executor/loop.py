@@ -27,6 +27,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Set
 from contextlib import suppress
 from enum import IntEnum
+from typing import Any
 
 from taskpool import limits
 from taskpool.client.connection import Connection, DealerEnded, TurnHandler
@@ -58,14 +59,14 @@ class Loop(TurnHandler):
         self._link = link
         # A collection of garbage, or a signal's handler, may come while it is held, and call what needs it.
         self._lock = threading.RLock()
-        self._incoming: deque[CallFuture] = deque()
-        self._cancelled: deque[CallFuture] = deque()
+        self._incoming: deque[CallFuture[Any]] = deque()
+        self._cancelled: deque[CallFuture[Any]] = deque()
         self._wakeup = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._awake = False
         self._ending = Ending.NOT
         self._broken: PoolError | None = None
         self._connection: Connection | None = None
-        self._pending: dict[int, CallFuture] = {}  # with the pool, by their jobs' numbers
+        self._pending: dict[int, CallFuture[Any]] = {}  # with the pool, by their jobs' numbers
         self._to_cancel: set[int] = set()  # jobs that are cancelled and have no outcome
         self._asked: tuple[int, set[int]] = (0, set())  # in which connection to cancel which
         self._cancels_waiting = False
@@ -77,7 +78,7 @@ class Loop(TurnHandler):
 
     # --- what other threads call ------------------------------------------------------------------
 
-    def submit(self, future: CallFuture) -> None:
+    def submit(self, future: CallFuture[Any]) -> None:
         """Take a call. Raises PoolError when the pool is gone, RuntimeError after a shutdown."""
         with self._lock:
             if self._broken is not None:
@@ -88,7 +89,7 @@ class Loop(TurnHandler):
             self.submitted += 1
             self._wake()
 
-    def on_cancel(self, future: CallFuture) -> None:
+    def on_cancel(self, future: CallFuture[Any]) -> None:
         """End the job of a future that was cancelled."""
         with self._lock:
             self._cancelled.append(future)
@@ -294,10 +295,10 @@ class Loop(TurnHandler):
                     self._to_cancel.add(seq)
             submissions.submit([job for _, job, _ in futures])
 
-    def _take_frame(self, bytes_max: int) -> list[tuple[CallFuture, JobSpec, bytes]]:
+    def _take_frame(self, bytes_max: int) -> list[tuple[CallFuture[Any], JobSpec, bytes]]:
         """Take the next calls that fit one message: at least one, if any is there."""
         room = bytes_max - SUBMIT_HEADER_BYTES
-        frame: list[tuple[CallFuture, JobSpec, bytes]] = []
+        frame: list[tuple[CallFuture[Any], JobSpec, bytes]] = []
         while self._incoming and len(frame) < limits.SUBMIT_JOBS_MAX:
             future = self._incoming[0]
             if future.cancelled() or future.call is None or self._is_known(future):
@@ -323,12 +324,12 @@ class Loop(TurnHandler):
             self._incoming.popleft()
         return frame
 
-    def _is_known(self, future: CallFuture) -> bool:
+    def _is_known(self, future: CallFuture[Any]) -> bool:
         """Whether an earlier run of the program has submitted the call; then its future is that of this job."""
         known = self._link.known
         if known is None or future.call is None or (seq := known.claim(future.call.key)) is None:
             return False
-        future.batch, future.seq, future.call = self._link.batch, seq, None
+        future.batch, future.seq = self._link.batch, seq
         with self._lock:
             self._pending[seq] = future
         if (outcome := known.outcomes.pop(seq, None)) is not None:
@@ -352,5 +353,12 @@ class Loop(TurnHandler):
         with self._lock:
             future = self._pending.pop(outcome.seq, None)
         self._to_cancel.discard(outcome.seq)
-        if future is not None:
+        if future is None:
+            return
+        if future.call is not None and outcome.state is State.CANCELLED and not future.cancelled():
+            # An earlier run has cancelled it, and the word of that came only now: this one wants it.
+            future.seq = 0
+            with self._lock:
+                self._incoming.appendleft(future)
+        else:
             result.settle(future, outcome, keep_files=self._link.durable)

@@ -19,7 +19,7 @@ from taskpool.messages import Outcome, State
 _log = logging.getLogger("taskpool")
 
 
-def settle(future: CallFuture, outcome: Outcome, *, keep_files: bool) -> None:
+def settle(future: CallFuture[Any], outcome: Outcome, *, keep_files: bool) -> None:
     """Complete a future by its outcome. Files of results go once they are read, unless another run may read them."""
     future.remove_file()
     if outcome.state is State.CANCELLED:
@@ -34,7 +34,7 @@ def settle(future: CallFuture, outcome: Outcome, *, keep_files: bool) -> None:
         Path(file).unlink(missing_ok=True)
 
 
-def complete(future: CallFuture, value: Any = None, error: BaseException | None = None) -> None:
+def complete(future: CallFuture[Any], value: Any = None, error: BaseException | None = None) -> None:
     """Complete a future, unless it was cancelled: then what waits for it is told."""
     if future.cancelled():
         future.tell_cancelled()
@@ -49,7 +49,7 @@ def complete(future: CallFuture, value: Any = None, error: BaseException | None 
             future.set_exception(error)
 
 
-def _read(future: CallFuture, outcome: Outcome) -> tuple[Any, BaseException | None]:
+def _read(future: CallFuture[Any], outcome: Outcome) -> tuple[Any, BaseException | None]:
     """Return the result of a call, or what it has raised."""
     job = future.job or ""
     if outcome.value is None:
