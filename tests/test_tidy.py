@@ -63,6 +63,7 @@ EDGES: dict[str, frozenset[str]] = {
     "private": frozenset({"client", "ipc", "procs", "kinds"}),
     "worker": frozenset({"ipc", "procs", "kinds"}),
     "executor": frozenset({"private", "client", "ipc", "procs", "kinds"}),
+    "joblib": frozenset({"executor"}),
     "generator": frozenset({"private", "client", "ipc", "procs", "kinds"}),
     "dealer": frozenset({"core", "ipc", "procs", "metrics", "journal", "kinds", "client"}),
 }

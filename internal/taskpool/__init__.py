@@ -3,6 +3,7 @@
 Read docs/architecture.md first, then `core/reactor.py`. Layers; imports point one way only (tests/test_tidy.py):
 
     generator | dealer | worker   the three programs; none imports another
+    joblib                        a backend for joblib
     executor                      the Python interface, `taskpool.Executor`
     private                       a dealer started for one batch, and its state directory
     client                        a generator's side of the protocol
@@ -26,10 +27,12 @@ _EXPORTS = {
 
 
 def __getattr__(name: str) -> object:
-    if name not in _EXPORTS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
+    if name == "joblib":
+        return import_module("taskpool.joblib")
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     found = globals()[name] = getattr(import_module(_EXPORTS[name]), name)
     return found
 

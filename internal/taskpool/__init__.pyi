@@ -1,3 +1,4 @@
+from taskpool import joblib as joblib
 from taskpool.executor.errors import JobCrashed as JobCrashed
 from taskpool.executor.errors import JobFailed as JobFailed
 from taskpool.executor.errors import JobLost as JobLost
