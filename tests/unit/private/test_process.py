@@ -299,3 +299,22 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def test_a_forked_child_does_not_keep_the_lifeline(script: Script, pool: str) -> None:
+    script("cat <&3")
+    reader, writer = os.pipe()
+    with start(pool) as dealer:
+        child = os.fork()
+        if not child:
+            dealer.let_go()
+            dealer.close()  # and nothing of the parent's ends with the child's part
+            os.read(reader, 1)
+            os._exit(0)
+        assert dealer.poll() is None
+    # Although the child still lives.
+    assert dealer.exit == DealerExit(0, None)
+    os.write(writer, b"x")
+    os.waitpid(child, 0)
+    os.close(reader)
+    os.close(writer)

@@ -124,6 +124,11 @@ def test_a_report_says_how_it_went(stage: Stage) -> None:
     assert not stage.runner.must_exit
 
 
+def test_a_job_may_be_the_last_one_of_its_process(stage: Stage) -> None:
+    assert stage.attempt(lambda context: DONE._replace(last=True)).end is End.SUCCEEDED
+    assert stage.runner.must_exit
+
+
 def test_a_job_is_told_who_it_is(stage: Stage) -> None:
     seen: list[Context] = []
 
