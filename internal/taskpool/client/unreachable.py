@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from taskpool import __version__
 from taskpool.codec import PROTOCOL_VERSION, VersionRefused
-from taskpool.messages import Refused
 from taskpool.errors import DealerUnreachable, ExitCode, TaskpoolError
+from taskpool.messages import Refused
 
 
 class PoolRefuses(TaskpoolError):

@@ -7,6 +7,7 @@ A new limit is a field in both, and, when it is written in another form than it 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from signal import Signals
 from typing import Annotated, Any, Literal, NamedTuple
