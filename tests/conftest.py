@@ -62,6 +62,7 @@ def _state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No test writes into the home directory of the person who runs it, nor depends on what is there."""
     patch = pytest.MonkeyPatch()
     patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+    patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
     patch.delenv("STATE_DIRECTORY", raising=False)
     yield
     patch.undo()

@@ -26,6 +26,7 @@ from taskpool.dealer.performer import Performer
 from taskpool.dealer.platform import Platform, Poller, Processes
 from taskpool.dealer.reply_queues import GeneratorProcesses, ReplyQueues
 from taskpool.dealer.systemd import Notifier, ServiceReporter
+from taskpool.durations import human
 from taskpool.errors import ExitCode, GeneratorGone, TaskpoolError, UsageError
 from taskpool.identifiers import Epoch
 from taskpool.ipc import sizing
@@ -162,7 +163,9 @@ def _reload(options: DealerOptions, log: DealerLog) -> Reconfigured | None:
     except UsageError as error:
         log.warn(f"configuration not reloaded: {error}")
         return None
-    log.say(Level.INFO, "Configuration reloaded: workers and drain time-out apply, the rest needs a restart")
+    log.say(Level.INFO, f"Configuration reloaded: {now.workers} workers, drain time-out {human(now.drain_timeout_ns)}")
+    if waiting := dealer_options.needing_restart(options, now):
+        log.warn(f"changed, but not applied until this dealer is restarted: {', '.join(waiting)}")
     return Reconfigured(now.workers, now.drain_timeout_ns)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,9 @@ from taskpool import __version__, chaos, limits
 from taskpool.durations import parse_duration
 from taskpool.errors import UsageError
 from taskpool.ipc.names import check_pool_name
+from taskpool.procs import settings
 from taskpool.procs.cpus import usable_cpus
+from taskpool.procs.settings import Settings
 
 METRICS_DEFAULT = "127.0.0.1:9743"  # of this machine only: the pages name jobs, and have no secret by default
 # What a configuration file and the environment can set. The others are about one start, not about a pool.
@@ -38,6 +39,9 @@ FILE_KEYS = (
     "log_format",
     "chaos",
 )
+_FLAGS_ONLY = ("config", "check_config", "health", "verbose", "quiet", "private", "lifeline_fd")
+_RELOADED = ("workers", "drain_timeout")  # what SIGHUP applies
+_PREFIX = "TP_DEALER_"
 _ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^:\s]+):(?P<port>\d{1,5})\Z")
 
 
@@ -70,7 +74,16 @@ class DealerOptions(Struct, frozen=True, kw_only=True):
 def parse(argv: Sequence[str], env: Mapping[str, str] = os.environ) -> DealerOptions:
     """Parse a command line. Raises UsageError naming the option, the value and what was expected."""
     args = build_parser().parse_args(argv)
-    given = {**_from_file(args.config), **_from_env(env), **_from_flags(args)}
+    below = {**_from_file(args.config), **settings.from_environment(env, _PREFIX, FILE_KEYS, _FLAGS_ONLY)}
+    flags = _from_flags(args)
+    below = {key: setting for key, setting in below.items() if key not in flags}
+    try:
+        return _checked(args, {**{key: setting.value for key, setting in below.items()}, **flags}, tuple(argv))
+    except UsageError as error:
+        raise settings.with_sources(error, below) from None
+
+
+def _checked(args: Namespace, given: Mapping[str, Any], argv: tuple[str, ...]) -> DealerOptions:
     return DealerOptions(
         pool=check_pool_name(_text(given, "pool", "default")),
         workers=workers(_text(given, "workers", "100%")),
@@ -93,8 +106,21 @@ def parse(argv: Sequence[str], env: Mapping[str, str] = os.environ) -> DealerOpt
         lifeline_fd=args.lifeline_fd,
         check_config=args.check_config,
         health=args.health,
-        argv=tuple(argv),
+        argv=argv,
     )
+
+
+def needing_restart(then: DealerOptions, now: DealerOptions) -> list[str]:
+    """Return the options, as they are typed, that have another value now and that a running dealer cannot change."""
+    changed = (key for key in FILE_KEYS if key not in _RELOADED)
+    return [f"--{key.replace('_', '-')}" for key in changed if _field(then, key) != _field(now, key)]
+
+
+def _field(options: DealerOptions, key: str) -> object:
+    if key.startswith("metrics_tls"):
+        pair = options.metrics_tls or (None, None)
+        return pair[key.endswith("key")]
+    return getattr(options, f"{key}_ns" if key == "retain" else key)
 
 
 def workers(text: str, cpus: int | None = None) -> int:
@@ -160,24 +186,8 @@ def _from_flags(args: Namespace) -> dict[str, Any]:
     return {key: flags[key] for key in FILE_KEYS if flags.get(key) is not None}
 
 
-def _from_env(env: Mapping[str, str]) -> dict[str, Any]:
-    return {key: env[name] for key in FILE_KEYS if (name := f"TP_DEALER_{key.upper()}") in env}
-
-
-def _from_file(path: Path | None) -> dict[str, Any]:
-    if path is None:
-        return {}
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"--config {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # numbers too long and lists too deep have no error of their own
-        raise UsageError(f"--config {path}: not TOML: {error}") from error
-    # An unknown name is an error: a misspelt one that is ignored leaves a pool with a default that was not wanted.
-    unknown = [key for key in values if key not in FILE_KEYS]
-    if unknown:
-        raise UsageError(f"--config {path}: unknown name {unknown[0]!r}; known: {', '.join(FILE_KEYS)}")
-    return {key: str(value) for key, value in values.items()}  # from here on checked as the text of a flag is
+def _from_file(path: Path | None) -> Settings:
+    return {} if path is None else settings.from_file(path, FILE_KEYS, settings.read_named(path), _FLAGS_ONLY)
 
 
 def _text(given: Mapping[str, Any], key: str, default: str) -> str:

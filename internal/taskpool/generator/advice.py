@@ -26,6 +26,7 @@ _PATH_OPTIONS = frozenset(
         "--output-dir",
         "--journal",
         "--worker-exec",
+        "--config",
         "-a",
         "--arg-file",
     }
@@ -90,11 +91,11 @@ def name_of_stdin() -> str | None:
     return None
 
 
-def typed_now(argv: Sequence[str], source: Source) -> Typed:
+def typed_now(argv: Sequence[str], source: Source, settings: dict[str, str]) -> Typed:
     """Return what was typed, for `resume` to go on by."""
     path = name_of_stdin() if reads_stdin(source) else None
     offset = 0 if path is None else os.lseek(STDIN, 0, os.SEEK_CUR)
-    return Typed(list(map(os.fsencode, argv)), None if path is None else os.fsencode(path), offset)
+    return Typed(list(map(os.fsencode, argv)), None if path is None else os.fsencode(path), offset, settings)
 
 
 def output_options(args: Namespace) -> tuple[str, ...]:

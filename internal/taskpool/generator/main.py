@@ -14,7 +14,7 @@ from taskpool.client.queries import BatchQueries
 from taskpool.client.session import SessionOptions
 from taskpool.clock import AwakeClock, SystemClock
 from taskpool.errors import ExitCode, TaskpoolError, UsageError, system_refused
-from taskpool.generator import admin, batches, queries
+from taskpool.generator import admin, batches, queries, settings
 from taskpool.generator.advice import Advice, absolute, output_options, resume_command, stdin_again, typed_now
 from taskpool.generator.input.feed import open_feed, preview
 from taskpool.generator.input.jobs_file import job_schema
@@ -33,6 +33,7 @@ from taskpool.messages import JobSpec
 from taskpool.private.state import enter_directory
 from taskpool.procs import signals
 from taskpool.procs.garbage import collect_rarely
+from taskpool.procs.settings import Settings, with_sources
 from taskpool.procs.writer import LineWriter
 
 STDOUT, STDERR = 1, 2
@@ -62,9 +63,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str], stderr: LineWriter) -> int:
     args = build_parser().parse_args(argv)
     console = Console(stderr, verbosity=verbosity(args), fmt=log_format(args))
+    below: Settings = {}
     try:
+        below = settings.below(args, console.warning)
+        if below:
+            args = settings.parse_below(argv, settings.values(below))
+            console = Console(stderr, verbosity=verbosity(args), fmt=log_format(args))
         if args.subcommand in TYPED_KINDS or args.subcommand == "jobs":
-            return submit(args, console, argv)
+            return submit(args, console, argv, below)
+        if args.subcommand == "config":
+            return _print_settings(args, below)
         if args.subcommand in KEPT:
             return KEPT[args.subcommand](args, console)
         return command(args, console)
@@ -73,15 +81,15 @@ def _run(argv: Sequence[str], stderr: LineWriter) -> int:
     except KeyboardInterrupt:  # before anything was started: later, signals are caught
         return ExitCode.INTERRUPTED
     except TaskpoolError as error:
-        console.error(str(error))
+        console.error(str(with_sources(error, below) if isinstance(error, UsageError) else error))
         return error.exit_code
     except OSError as error:
         console.error(system_refused(error))
         return ExitCode.ENVIRONMENT
 
 
-def submit(args: Namespace, console: Console, argv: Sequence[str]) -> ExitCode:
-    """Submit one batch and wait for it."""
+def submit(args: Namespace, console: Console, argv: Sequence[str], below: Settings) -> ExitCode:
+    """Submit one batch and wait for it. `below` are the settings that the command line has not given."""
     if args.subcommand == "jobs" and args.schema:
         return _print_schema()
     collect_rarely()
@@ -92,13 +100,18 @@ def submit(args: Namespace, console: Console, argv: Sequence[str]) -> ExitCode:
     if options.resume and options.pool is None and (problem := enter_directory(options.batch)) is not None:
         console.warning(f"batch {options.batch} was begun in {problem}; relative paths now count from here")
     args.batch = options.batch  # of it depends the order of --shuf
-    command = resume_command(sys.argv[0], argv, options.batch, len(getattr(args, "template", ())))
+    # With what is set by files and variables, which may be others where it is typed.
+    full = [argv[0], *settings.as_words(below), *argv[1:]]
+    command = resume_command(sys.argv[0], full, options.batch, len(getattr(args, "template", ())))
     source = source_of(args)  # before a dry run too, so that it finds the same faults
     if options.dry_run:
         return _print_jobs(preview(source))
     advice = Advice(sys.argv[0], options.batch, options.pool, command, output_options(args), stdin=stdin_again(source))
-    typed = typed_now(argv, source)  # before the feed has read of it
-    return run_batch(options, Jobs(open_feed(source), typed=typed), console, advice)
+    typed = typed_now(argv, source, settings.values(below))  # before the feed has read of it
+    code = run_batch(options, Jobs(open_feed(source), typed=typed), console, advice)
+    if code is ExitCode.USAGE and options.pool is None:
+        settings.tell_origins(below, console.warning)  # a private dealer that refuses them knows no files
+    return code
 
 
 def command(args: Namespace, console: Console) -> ExitCode:
@@ -145,6 +158,11 @@ def _print_jobs(jobs: Iterator[JobSpec]) -> ExitCode:
             write_out(output)  # the jobs before the bad line
             raise
         write_out(output)
+    return ExitCode.OK
+
+
+def _print_settings(args: Namespace, below: Settings) -> ExitCode:
+    write_pieces([Piece(STDOUT, settings.render(below, as_json=args.json))])
     return ExitCode.OK
 
 

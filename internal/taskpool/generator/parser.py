@@ -71,6 +71,7 @@ def build_parser() -> ArgumentParser:
     _add_verbs(subcommands)
     _add_queries(subcommands)
     _add_kept(subcommands)
+    _add_settings(subcommands)
     return parser
 
 
@@ -135,6 +136,14 @@ def _add_kept(subcommands: _SubParsersAction[_Parser]) -> None:
     _add_common(sub)
 
 
+def _add_settings(subcommands: _SubParsersAction[_Parser]) -> None:
+    text = "the settings that a submission from here would have, and where each comes from"
+    sub = subcommands.add_parser("config", help=text, description=text, allow_abbrev=False)
+    sub.add_argument("--json", action="store_true", help="answer in JSON, for programs")
+    _add_config(sub)
+    _add_common(sub)
+
+
 def _add_going_on(parser: ArgumentParser) -> None:
     # The batch's own limits stay; how its outcomes are shown, and by how many workers it runs, may change.
     parser.add_argument("target", metavar="BATCH", nargs="?", help="the id of the batch")
@@ -148,6 +157,7 @@ def _add_command_options(parser: ArgumentParser) -> None:
     # A default here and none for submissions: without a pool those start a private one, and there is none to command.
     parser.add_argument("--pool", metavar="NAME", default="default", help="which running pool (default: default)")
     parser.add_argument("--json", action="store_true", help="answer in JSON, for programs")
+    _add_config(parser)
     _add_common(parser)
 
 
@@ -164,6 +174,10 @@ def _add_common(parser: ArgumentParser) -> None:
     loudness.add_argument("-q", "--quiet", action="store_true", help="errors only")
 
 
+def _add_config(parser: ArgumentParser) -> None:
+    parser.add_argument("--config", metavar="FILE|none", help="take settings from FILE, not from taskpool.toml")
+
+
 def _add_submission(parser: ArgumentParser) -> None:
     parser.add_argument("--pool", metavar="NAME", help="a running pool; without it a private dealer is started")
     parser.add_argument("--batch", metavar="ID", help="name the batch (default: random)")
@@ -171,6 +185,7 @@ def _add_submission(parser: ArgumentParser) -> None:
     _add_limits(parser)
     _add_detaching(_add_output(parser))
     _add_dealer(parser, "--jobs")  # as GNU parallel has it
+    _add_config(parser)
     _add_common(parser)
 
 

@@ -68,6 +68,7 @@ class Typed(msgspec.Struct):
     words: list[bytes]  # behind the program's name
     stdin: bytes | None = None  # the file that was its standard input; None: none, or one without a name
     offset: int = 0  # from where it was read
+    settings: dict[str, str] = {}  # what stood below the flags then: variables, files
 
 
 class Summary(msgspec.Struct):

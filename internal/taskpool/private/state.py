@@ -18,6 +18,7 @@ import msgspec
 from taskpool import limits
 from taskpool.clock import SECOND, SystemClock
 from taskpool.errors import ConfigurationError, PoolInUse, TaskpoolError, UsageError
+from taskpool.kinds.base import OWN_VARIABLES
 from taskpool.kinds.capture import epoch_of
 from taskpool.private import notes
 from taskpool.private.notes import Note, Summary, Typed, private_pool_name
@@ -45,7 +46,6 @@ _OF_THE_SESSION = frozenset(
     | {"STATE_DIRECTORY", "TERM", "TMPDIR", "WAYLAND_DISPLAY", "XAUTHORITY", "XDG_RUNTIME_DIR", "XDG_SESSION_ID"}
     | {"XDG_STATE_HOME", "_"}
 )
-_OF_A_JOB = "TP_"  # a batch that is gone on with inside a job carries the mark of that job
 
 
 def enter_directory(batch: str) -> str | None:
@@ -84,7 +84,8 @@ def _here() -> bytes | None:
 
 def _kept_variables() -> dict[str, str]:
     variables = scrubbed(os.environ).items()
-    return {name: value for name, value in variables if name not in _OF_THE_SESSION and not name.startswith(_OF_A_JOB)}
+    # A batch that is gone on with inside a job carries the mark of that job.
+    return {name: value for name, value in variables if name not in _OF_THE_SESSION and name not in OWN_VARIABLES}
 
 
 class Beginning(NamedTuple):

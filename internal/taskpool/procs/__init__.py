@@ -5,5 +5,6 @@ Read `process_tree` first: how the descendants of a worker are found and ended i
 ends what an earlier dealer left, by its `control_group` among other traces. Then `reap` and `spawn`; `prctl`, `signals`
 and `garbage` are what a process sets for itself and its children, `procfs`, `cpus` and `wait` what others look with;
 `memory` and `oom` tell of a lack of memory.
-`state_dir`, `pool_lock` and `files` are about the disk, `writer` is about standard error.
+`state_dir`, `pool_lock` and `files` are about the disk, `settings` are what files and variables configure,
+`writer` is about standard error.
 """
