@@ -1,4 +1,4 @@
-"""Read and write durations as people do: `90`, `10s`, `5m`, `1h30m`."""
+"""Read and write durations as people do: `90`, `500ms`, `1.5s`, `5m`, `1h30m`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from taskpool.errors import UsageError
 
 # Digits are limited so that a long number is refused here, and not after float() has made it infinite. re.ASCII: \d
 # would match the digits of every script.
-_PARTS = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9}(?:\.\d+)?)s)?", re.ASCII)
+_NUMBER = r"\d{1,9}(?:\.\d+)?"
+_PARTS = re.compile(rf"(?:({_NUMBER})h)?(?:({_NUMBER})m)?(?:({_NUMBER})s)?(?:({_NUMBER})ms)?", re.ASCII)
 _PLAIN = re.compile(r"\d{1,12}(?:\.\d+)?", re.ASCII)
-EXPECTED = "expected a duration such as 90, 10s, 5m or 1h30m"
+EXPECTED = "expected a duration such as 90 (seconds), 500ms, 1.5s, 2m or 1h30m"
 
 
 def parse_duration(value: object, where: str) -> int:
@@ -35,8 +36,8 @@ def _seconds(text: str) -> float | None:
     match = _PARTS.fullmatch(text)  # all parts are optional, so it matches the empty text too
     if not text or match is None:
         return None
-    hours, minutes, seconds = match.groups(default="0")
-    return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    hours, minutes, seconds, milliseconds = map(float, match.groups(default="0"))
+    return hours * 3600 + minutes * 60 + seconds + milliseconds / 1000
 
 
 def human(duration_ns: int) -> str:

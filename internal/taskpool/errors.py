@@ -143,6 +143,11 @@ class QueueRoomTaken(QueueLimit):
     """There is no room for the queue now: other queues have what the limit allows. It would fit if they went."""
 
 
+def counted(number: int, singular: str, plural: str = "") -> str:
+    """Return a number with its noun: `1 job`, `2 jobs`, `2 crashes`."""
+    return f"{number} {singular if number == 1 else plural or singular + 's'}"
+
+
 def is_lacking(error: Exception) -> bool:
     """Say whether an error means that a system call does not exist here, or is not permitted."""
     return getattr(error, "errno", None) in _LACKING

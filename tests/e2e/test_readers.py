@@ -71,11 +71,11 @@ def test_the_journal_of_a_pool_that_is_down(stage: Stage, tmp_path: Path) -> Non
     dealer.send(SIGTERM)
     dealer.ends(OK)
     checked = journal(stage, "check").ends(OK)
-    assert checked.stdout.startswith(f"1 batches, jobs: {JOBS} finished, {JOBS} outcomes, ")
+    assert checked.stdout.startswith(f"1 batch, jobs: {JOBS} finished, {JOBS} outcomes, ")
     journal(stage, "backup", tmp_path / "copy.db").ends(OK)
     lines = [json.loads(line) for line in journal(stage, "export").ends(OK).lines]
     assert len(lines) == 1 + JOBS
-    assert journal(stage, "prune", "--retain", "0").ends(OK).stdout == "1 batches are gone\n"
+    assert journal(stage, "prune", "--retain", "0").ends(OK).stdout == "1 batch is gone\n"
     assert journal(stage, "check").ends(OK).stdout.startswith("0 batches, jobs: none, 0 outcomes, ")
     copy = journal(stage, "check", "--journal", tmp_path / "copy.db").ends(OK)
     assert copy.stdout == checked.stdout, "what has gone since is in the copy"

@@ -145,7 +145,7 @@ def test_without_a_journal_a_killed_private_dealer_is_the_end(stage: Stage, ledg
     ledger.wait("start", WORKERS)
     kill(dealer_of(run))
     run.ends(UNREACHABLE)
-    assert f"{JOBS} jobs have no outcome and are gone without a journal" in run.stderr
+    assert f"{JOBS} jobs without an outcome, gone without a journal" in run.stderr
     assert not state_of(stage.pool).exists()
 
 

@@ -196,7 +196,7 @@ def test_a_killed_private_dealer_is_told_and_takes_its_workers_along(stage: Stag
     kill(dealer)
     run.ends(UNREACHABLE)
     assert "was killed by SIGKILL" in run.stderr
-    assert f"{JOBS} jobs have no outcome" in run.stderr
+    assert f"{JOBS} jobs without an outcome" in run.stderr
     gone(stage, dealer)
 
 

@@ -25,7 +25,7 @@ from taskpool.client.unreachable import JobsLost, OlderJournal, PoolRefuses
 from taskpool.clock import MILLISECOND
 from taskpool.codec import OtherVersion, VersionRefused, encode
 from taskpool.durations import human
-from taskpool.errors import DealerUnreachable, TaskpoolError, UsageError
+from taskpool.errors import DealerUnreachable, TaskpoolError, UsageError, counted
 from taskpool.messages import (
     DEFAULT_LIMITS,
     Accepted,
@@ -304,8 +304,8 @@ class Session:
                 self._extend(welcome)
             elif not self.options.resume and (welcome.accepted or welcome.last_no or welcome.total is not None):
                 raise UsageError(
-                    f"batch {self.batch!r} exists already in pool {self.pool!r} ({welcome.accepted} jobs accepted, "
-                    f"{welcome.last_no} outcomes): add --resume to go on with it, or choose another --batch"
+                    f"batch {self.batch!r} exists already in pool {self.pool!r} ({counted(welcome.accepted, 'job')}, "
+                    f"{counted(welcome.last_no, 'outcome')}): add --resume to go on with it, or choose another --batch"
                 )
             if welcome.last_no < self.deliveries.cursor:  # it had more when it was asked, a moment ago
                 gone = f"pool {self.pool!r} has let go of batch {self.batch!r}"

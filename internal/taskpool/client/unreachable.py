@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from taskpool import __version__
 from taskpool.codec import PROTOCOL_VERSION, VersionRefused
-from taskpool.errors import DealerUnreachable, ExitCode, TaskpoolError
+from taskpool.errors import DealerUnreachable, ExitCode, TaskpoolError, counted
 from taskpool.messages import Refused
 
 
@@ -42,8 +42,8 @@ def no_answer(pool: str, waited: str, *, said_hello: bool) -> str:
 def lost(pool: str, pid: int, waited: str, accepted: int, received: int) -> str:
     """Return the text for a dealer that went away and did not come back; counted are jobs and outcomes."""
     return (
-        f"the dealer of pool {pool!r}, PID {pid}, was lost and none came back within {waited}; {accepted} jobs were "
-        f"accepted and {received} outcomes received"
+        f"the dealer of pool {pool!r}, PID {pid}, was lost and none came back within {waited}; accepted were "
+        f"{counted(accepted, 'job')}, received {counted(received, 'outcome')}"
     )
 
 
@@ -58,10 +58,10 @@ def replaced(pool: str, epochs: tuple[int, int], ours: Standing, theirs: Standin
     """Return the text for a dealer that came back, in the second epoch, and knows less of the batch than before."""
     text = f"the dealer of pool {pool!r} was replaced (epoch {epochs[0]}, then {epochs[1]}) by one"
     if not any(theirs):
-        gone = max(0, ours.accepted - ours.outcomes)
+        left = max(0, ours.accepted - ours.outcomes)
+        gone = counted(left, "accepted job without an outcome is", "accepted jobs without an outcome are")
         return (
-            f"{text} without its journal, or with one from before this batch: {gone} accepted jobs without an outcome "
-            f"are gone, {ours.outcomes} had finished"
+            f"{text} without its journal, or with one from before this batch: {gone} gone, {ours.outcomes} had finished"
         )
     return (
         f"{text} with an older journal: it has {min(theirs.accepted, ours.accepted)} of the {ours.accepted} jobs that "

@@ -15,6 +15,7 @@ from taskpool.core.events import CheckedJob, Submitted
 from taskpool.core.job import Job
 from taskpool.core.state import PoolState
 from taskpool.core.storage import DigestsLoaded, LoadDigests
+from taskpool.errors import counted
 from taskpool.messages import Accepted, Close, Refused
 
 _UNKNOWN = "this dealer holds no such batch for this generator: say hello first"
@@ -128,10 +129,10 @@ class Intake:
             if batch.total == close.total:
                 self._tell_accepted(batch)
             else:
-                text = f"batch {batch.name} was closed at {batch.total} jobs, not {close.total}"
+                text = f"batch {batch.name} was closed at {counted(batch.total or 0, 'job')}, not {close.total}"
                 self._refuse_close(close, 0, "conflict", text)
         elif close.total != batch.received:
-            text = f"batch {batch.name} has {batch.received} jobs, not {close.total}"
+            text = f"batch {batch.name} has {counted(batch.received, 'job')}, not {close.total}"
             self._refuse_close(close, batch.received + 1, "gap", text)
         else:
             batch.close(close.total)

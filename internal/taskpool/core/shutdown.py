@@ -12,7 +12,7 @@ from taskpool.core.effects import Exit, Level, Topic
 from taskpool.core.state import PoolState
 from taskpool.core.supervisor import Supervisor
 from taskpool.core.worker import StopReason, WorkerState
-from taskpool.errors import ExitCode
+from taskpool.errors import ExitCode, counted
 
 READERS_WAIT_NS = 1 * SECOND  # how long it waits for readers that acknowledge nothing
 
@@ -120,10 +120,10 @@ class Shutdown:
         elif not pending:
             self._exit(ExitCode.OK, "drained: every accepted job is finished")
         elif self._pool.config.journaled:
-            self._exit(ExitCode.OK, f"drained: {pending} jobs are kept in the journal")
+            self._exit(ExitCode.OK, f"drained: {counted(pending, 'job is', 'jobs are')} kept in the journal")
         else:
             code = self._code if self._code is not ExitCode.OK else ExitCode.TERMINATED
-            self._exit(code, f"drained: {pending} accepted jobs did not run and are lost, there is no journal")
+            self._exit(code, f"drained: {counted(pending, 'accepted job')} did not run, lost as there is no journal")
 
     def _exit(self, code: ExitCode, text: str) -> None:
         self.exiting = True

@@ -27,7 +27,7 @@ from taskpool.dealer.platform import Platform, Poller, Processes
 from taskpool.dealer.reply_queues import GeneratorProcesses, ReplyQueues
 from taskpool.dealer.systemd import Notifier, ServiceReporter
 from taskpool.durations import human
-from taskpool.errors import ExitCode, GeneratorGone, TaskpoolError, UsageError
+from taskpool.errors import ExitCode, GeneratorGone, TaskpoolError, UsageError, counted
 from taskpool.identifiers import Epoch
 from taskpool.ipc import sizing
 from taskpool.ipc.spool import Spool
@@ -163,7 +163,10 @@ def _reload(options: DealerOptions, log: DealerLog) -> Reconfigured | None:
     except UsageError as error:
         log.warn(f"configuration not reloaded: {error}")
         return None
-    log.say(Level.INFO, f"Configuration reloaded: {now.workers} workers, drain time-out {human(now.drain_timeout_ns)}")
+    log.say(
+        Level.INFO,
+        f"Configuration reloaded: {counted(now.workers, 'worker')}, drain time-out {human(now.drain_timeout_ns)}",
+    )
     if waiting := dealer_options.needing_restart(options, now):
         log.warn(f"changed, but not applied until this dealer is restarted: {', '.join(waiting)}")
     return Reconfigured(now.workers, now.drain_timeout_ns)
@@ -208,6 +211,6 @@ def _first_line(options: DealerOptions, epoch: Epoch, store: Store, pages: str) 
     else:
         journal = "journaled, --journal-sync normal: the last moments before a loss of power may be lost"
     return (
-        f"Pool {options.pool}, epoch {epoch}, PID {os.getpid()}: {options.workers} workers and {options.spares} spare, "
-        f"{pages}; {journal}"
+        f"Pool {options.pool}, epoch {epoch}, PID {os.getpid()}: {counted(options.workers, 'worker')} and "
+        f"{options.spares} spare, {pages}; {journal}"
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from taskpool import limits
 from taskpool.durations import parse_duration
-from taskpool.errors import ConfigurationError, ExitCode, UsageError
+from taskpool.errors import ConfigurationError, ExitCode, UsageError, counted
 from taskpool.ipc.names import check_pool_name
 from taskpool.journal import tools
 from taskpool.procs.pool_lock import LOCK_NAME
@@ -86,7 +86,7 @@ def _prune(args: Namespace, path: Path, lock: Path) -> int:
         raise UsageError(f"--retain-batches {args.retain_batches}: expected 0 or more")
     retain_ns = limits.RETAIN_NS if args.retain is None else parse_duration(args.retain, "--retain")
     gone = tools.prune(path, retain_ns, args.retain_batches, lock)
-    sys.stdout.write(f"{gone} batches are gone\n")
+    sys.stdout.write(f"{counted(gone, 'batch is', 'batches are')} gone\n")
     return ExitCode.OK
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from taskpool.clock import SECOND, Clock
 from taskpool.core.effects import Note, Topic
 from taskpool.core.metric import MetricSet, computed, counter
-from taskpool.errors import MessageError
+from taskpool.errors import MessageError, counted
 from taskpool.kinds import KINDS
 from taskpool.log import Fact, Format, render
 from taskpool.procs.writer import LineWriter
@@ -164,7 +164,7 @@ def _job_text(fields: Fields) -> str:
 def _causes(fields: Fields) -> str:
     """Say of what a job had too many: crashes, or ends of the whole dealer that it ran through."""
     exits: int = fields["unclean_exits"]
-    return f"{exits} unclean ends of its dealer in a row" if exits else f"{fields['crashes']} crashes"
+    return f"{exits} unclean ends of its dealer in a row" if exits else counted(fields["crashes"], "crash", "crashes")
 
 
 def _reported(fields: Fields) -> str:
@@ -193,8 +193,8 @@ def _status(fields: Fields) -> str:
 # The source in brackets, and the line behind it. Both are public for the lines about workers and jobs.
 _LINES: Mapping[Topic, tuple[str, Callable[[Fields], str]]] = {
     Topic.BATCH_OPENED: ("Dealer", lambda f: f"Batch {f['batch']} opened by generator PID {f['pid']}"),
-    Topic.BATCH_CLOSED: ("Dealer", lambda f: f"Batch {f['batch']} closed with {f['total']} jobs"),
-    Topic.JOBS_ACCEPTED: ("Dealer", lambda f: f"Received {f['jobs']} jobs of batch {f['batch']}"),
+    Topic.BATCH_CLOSED: ("Dealer", lambda f: f"Batch {f['batch']} closed with {counted(f['total'], 'job')}"),
+    Topic.JOBS_ACCEPTED: ("Dealer", lambda f: f"Received {counted(f['jobs'], 'job')} of batch {f['batch']}"),
     Topic.SUBMISSION_REFUSED: ("Dealer", lambda f: f"Refused a submission to batch {f['batch']}: {f['text']}"),
     Topic.WORKER_SPAWNED: ("Supervisor", lambda f: f"Spawned worker PID {f['pid']}"),
     Topic.WORKER_READY: ("Supervisor", lambda f: f"Worker PID {f['pid']} is ready"),
@@ -217,7 +217,10 @@ _LINES: Mapping[Topic, tuple[str, Callable[[Fields], str]]] = {
     Topic.OUT_OF_SERVICE: ("Supervisor", lambda f: f"{f['text']}; no worker is started for {f['seconds']:g} s"),
     Topic.CLIENT_LAPSED: ("Dealer", lambda f: f"Generator PID {f['pid']} is silent: its outcomes are kept"),
     Topic.DISK: ("Dealer", lambda f: str(f["text"])),
-    Topic.DRAINING: ("Dealer", lambda f: f"Draining: {f['running']} jobs run, {f['queued']} wait"),
+    Topic.DRAINING: (
+        "Dealer",
+        lambda f: f"Draining: {counted(f['running'], 'job runs', 'jobs run')}, {f['queued']} wait",
+    ),
     Topic.PAUSED: ("Dealer", lambda f: "Paused: no job is sent" if f["paused"] else "Resumed"),
     Topic.SCALED: ("Dealer", lambda f: f"Workers wanted: {f['wanted']}" + (f"; {f['limit']}" if f["limit"] else "")),
     Topic.STATUS: ("Dealer", _status),

@@ -12,7 +12,7 @@ from taskpool.dealer import options as dealer_options
 from taskpool.dealer.log import DealerLog
 from taskpool.dealer.options import DealerOptions
 from taskpool.dealer.systemd import Notifier
-from taskpool.errors import ExitCode, TaskpoolError, UsageError, system_refused
+from taskpool.errors import ExitCode, TaskpoolError, UsageError, counted, system_refused
 from taskpool.procs import signals
 from taskpool.procs.garbage import collect_rarely
 from taskpool.procs.writer import LineWriter
@@ -89,7 +89,9 @@ def _act(options: DealerOptions, log: DealerLog) -> int:
     sys.setswitchinterval(0.0005)
     if options.check_config:
         LinuxPlatform(STDERR_FD).layout(options)
-        sys.stderr.write(f"tp-dealer: pool {options.pool}: options and limits allow {options.workers} workers\n")
+        sys.stderr.write(
+            f"tp-dealer: pool {options.pool}: options and limits allow {counted(options.workers, 'worker')}\n"
+        )
         return ExitCode.OK
     with closing(Notifier.take()) as notifier:
         leave = dealer.run(options, log, LinuxPlatform(log.relay()), notifier)

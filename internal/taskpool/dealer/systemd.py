@@ -14,6 +14,7 @@ from collections.abc import MutableMapping
 from typing import TYPE_CHECKING
 
 from taskpool.clock import SECOND
+from taskpool.errors import counted
 from taskpool.procs.wait import wait_ready
 
 if TYPE_CHECKING:  # main imports this file for every command, and --help need not load the core
@@ -107,7 +108,7 @@ class ServiceReporter:
             return
         if not self._ready_sent and self._core.supervisor.respawn.ever_ready:
             self._ready_sent = True
-            self._notifier.ready(f"{self._core.supervisor.wanted} workers")
+            self._notifier.ready(counted(self._core.supervisor.wanted, "worker"))
         if not self._stopping_sent and (self._core.pool.draining or self._core.shutdown.exiting):
             self._stopping_sent = True
             self._notifier.stopping()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 
+from taskpool.errors import counted
 from taskpool.limits import JOB_TEXT_BYTES_MAX
 from taskpool.log import excerpt
 from taskpool.messages import Outcome, Output, State
@@ -38,7 +39,7 @@ def describe(outcome: Outcome) -> str:
     name = f"Job {outcome.seq} ({outcome.label})" if outcome.label else f"Job {outcome.seq}"
     how = [] if outcome.state is State.TIMED_OUT else [cause(outcome)]
     if outcome.state is State.QUARANTINED and outcome.crashes:  # without one, the error says what it was
-        how.append(f"{outcome.crashes} {'crash' if outcome.crashes == 1 else 'crashes'}")
+        how.append(counted(outcome.crashes, "crash", "crashes"))
     elif outcome.attempts > 1:
         how.append(f"{outcome.attempts} attempts")
     reason = f" ({', '.join(how)})" if how else ""

@@ -28,7 +28,8 @@ Where = Callable[[str], str]  # the words for a key: `--retries`, or `jobs.jsonl
 
 # The forms of the texts, for the schema: what parse_duration and _read_retry_on take, as far as a pattern can tell.
 _NUMBER = r"[0-9]{1,12}(\.[0-9]+)?"
-_DURATION = rf"\s*({_NUMBER}|(?=[0-9])([0-9]{{1,9}}h)?([0-9]{{1,9}}m)?([0-9]{{1,9}}(\.[0-9]+)?s)?)\s*"
+_PART = r"[0-9]{1,9}(\.[0-9]+)?"
+_DURATION = rf"\s*({_NUMBER}|(?=[0-9])({_PART}h)?({_PART}m)?({_PART}s)?({_PART}ms)?)\s*"
 _EXIT_STATUS = "(0{0,2}[1-9]|0?[1-9][0-9]|1[0-9][0-9]|2[0-4][0-9]|25[0-5])"
 _SIGNAL = "(0?[1-9]|[1-5][0-9]|6[0-4]|[A-Za-z][A-Za-z0-9]*)"
 _ENDS = f"(timeout|exit:{_EXIT_STATUS}|signal:{_SIGNAL})"

@@ -9,6 +9,7 @@ import msgspec
 from taskpool.client.queries import BatchStatus
 from taskpool.client.session import Session
 from taskpool.clock import MILLISECOND
+from taskpool.errors import counted
 from taskpool.generator.output.console import Console
 from taskpool.generator.selection import requests_for
 from taskpool.messages import Answer, Outcome
@@ -99,7 +100,7 @@ class NewRuns:
         self._unknown = False
         if self._awaited:
             self._console.warning(
-                f"{len(self._awaited)} jobs did not run again: what they were is not kept any more (first: job "
-                f"{min(self._awaited)})"
+                f"{counted(len(self._awaited), 'job')} did not run again: what they were is not kept any more (first: "
+                f"job {min(self._awaited)})"
             )
             self._awaited.clear()

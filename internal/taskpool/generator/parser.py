@@ -52,7 +52,7 @@ def build_parser() -> ArgumentParser:
     parser = _Parser(
         prog="tp-generator",
         description="Submit jobs to a crash-proof pool, and command a running one.",
-        epilog="JOB is BATCH/NUMBER. Durations: 90, 10s, 5m, 1h30m.",
+        epilog="JOB is BATCH/NUMBER. Durations: 90 (seconds), 500ms, 1.5s, 2m, 1h30m.",
         allow_abbrev=False,  # an option added later must not change what an abbreviation in a script means
     )
     parser.add_argument("--version", action="version", version=f"tp-generator {taskpool.__version__}")

@@ -14,7 +14,7 @@ import msgspec
 from taskpool.client.queries import BatchQueries, BatchStatus
 from taskpool.clock import MILLISECOND, Clock
 from taskpool.durations import human, parse_duration
-from taskpool.errors import ExitCode, UsageError
+from taskpool.errors import ExitCode, UsageError, counted
 from taskpool.generator import admin
 from taskpool.generator.failures import UNREMARKABLE, command_that_shows_failures
 from taskpool.generator.options import STDOUT
@@ -176,4 +176,4 @@ def _status(queries: BatchQueries, batch: str) -> BatchStatus:
 
 def _so_far(status: BatchStatus) -> str:
     more = "all accepted" if status.total is not None else "more may come"
-    return f"{status.accepted} jobs ({more}), {status.open} without an outcome"
+    return f"{counted(status.accepted, 'job')} ({more}), {status.open} without an outcome"

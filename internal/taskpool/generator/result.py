@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from taskpool.client.unreachable import JobsLost, OlderJournal
-from taskpool.errors import DealerUnreachable, ExitCode, TaskpoolError, UsageError
+from taskpool.errors import DealerUnreachable, ExitCode, TaskpoolError, UsageError, counted
 from taskpool.generator.advice import Advice
 from taskpool.generator.failures import command_that_shows_failures
 from taskpool.generator.output.stream import OutputClosed
@@ -140,9 +140,9 @@ class BatchResult:
             self._console.info("Interrupted before a job was accepted")
             return
         self._console.info(
-            f"Interrupted: {accepted} of {self._run.total} jobs were accepted and live on in pool {pool!r}, "
-            f"{self._totals.finished} outcomes were received; `tp-generator cancel --pool {pool} {batch}` ends them. "
-            f"{self._how_to_go_on}"
+            f"Interrupted: {accepted} of {counted(self._run.total, 'job')} accepted; they live on in pool {pool!r}, "
+            f"{counted(self._totals.finished, 'outcome')} received; `tp-generator cancel --pool {pool} {batch}` ends "
+            f"them. {self._how_to_go_on}"
         )
 
     def _say_how_to_resume(self, error: TaskpoolError) -> None:
@@ -162,15 +162,15 @@ class BatchResult:
         missing = run.total - self._totals.finished
         if ended is not None and run.stopped and (private.killed_overdue or ended.signal in _ENDS_ON_ORDER):
             word = "Interrupted" if run.interrupted else "Halted"
-            self._console.info(f"{word}: {missing} of {run.total} jobs did not run")
+            self._console.info(f"{word}: {missing} of {counted(run.total, 'job')} did not run")
             return set()
         if ended is not None and ended.status in _REASON_NAMED and self._session.welcome is None:
             return {ExitCode(ended.status)}
         # None: a signal ended the run while the dealer still lived.
         how = "is gone" if ended is None else describe_exit(ended)
-        fate = "are kept in its journal" if private.journaled else "are gone without a journal"
+        fate = "kept in its journal" if private.journaled else "gone without a journal"
         self._console.error(
-            f"the private dealer {how} before its batch was done: {missing} jobs have no outcome and {fate}"
+            f"the private dealer {how} before its batch was done: {counted(missing, 'job')} without an outcome, {fate}"
         )
         # A dealer that named its reason exits with it; any other end means that the batch's dealer is lost.
         code = ended.status if ended is not None and ended.status in _REASON_NAMED else ExitCode.UNREACHABLE

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from taskpool.client.connection import Connection, DealerEnded, TurnHandler
 from taskpool.client.session import REFUSED_FOR_NOW
 from taskpool.clock import SECOND, AwakeClock, Instant
-from taskpool.errors import ExitCode, UsageError
+from taskpool.errors import ExitCode, UsageError, counted
 from taskpool.generator.failures import UNREMARKABLE, Flood, cause, describe
 from taskpool.generator.halt import HaltRule
 from taskpool.generator.input.feed import Feed
@@ -251,7 +251,7 @@ class BatchRun(TurnHandler):
             return
         if self._feed.error is not None and ExitCode.USAGE not in self.codes:
             self.codes.add(ExitCode.USAGE)  # and go on: jobs before the bad line may run already
-            before = f"; the {submissions.submitted} jobs before it run" if submissions.submitted else ""
+            before = f"; {counted(submissions.submitted, 'job')} before it run on" if submissions.submitted else ""
             self._console.error(f"{self._feed.error}{before}")
         # Before the welcome it is not known how many jobs an earlier run has submitted.
         if not self.stopped and self.session.welcome is not None:
@@ -264,7 +264,7 @@ class BatchRun(TurnHandler):
             submissions.finish()
         elif submissions.accepted == submissions.submitted:  # all there is was compared
             raise UsageError(
-                f"--resume: the input has changed: it ends after {submissions.submitted} jobs; "
+                f"--resume: the input has changed: it ends after {counted(submissions.submitted, 'job')}; "
                 f"job {submissions.submitted + 1} of the {submissions.known} that batch {self.session.batch} has "
                 "accepted is missing"
             )
@@ -339,5 +339,5 @@ class BatchRun(TurnHandler):
         later = "; the others are added when the batch is resumed" if for_now else ""
         self._console.error(
             f"job {refusal.seq} and those after it were refused ({refusal.reason}): {refusal.text}; "
-            f"{self.session.submissions.submitted} jobs are accepted{later}"
+            f"{counted(self.session.submissions.submitted, 'job')} accepted{later}"
         )

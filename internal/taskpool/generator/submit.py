@@ -15,7 +15,7 @@ from taskpool.client.queries import BatchQueries, BatchStatus
 from taskpool.client.session import Session, SessionOptions
 from taskpool.client.transport import Transport
 from taskpool.clock import AwakeClock, SystemClock
-from taskpool.errors import ExitCode, TaskpoolError, UsageError
+from taskpool.errors import ExitCode, TaskpoolError, UsageError, counted
 from taskpool.generator.advice import Advice
 from taskpool.generator.input.feed import Feed
 from taskpool.generator.options import SubmitOptions
@@ -268,7 +268,7 @@ def _count_acknowledged(parts: RunParts, queries: BatchQueries) -> _Recalled:
     # A dealer without a journal forgets what is acknowledged.
     if last != status.acknowledged:
         raise UsageError(
-            f"--resume: {status.acknowledged} outcomes of batch {batch!r} were told to an earlier run, and without a "
-            "journal the pool does not keep what was told: how the whole batch ends cannot be known"
+            f"--resume: what came of {counted(status.acknowledged, 'job')} of batch {batch!r} was told to an earlier "
+            "run, and without a journal the pool does not keep what was told: how the whole batch ends cannot be known"
         )
     return _Recalled(last, status)

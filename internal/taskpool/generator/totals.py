@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from taskpool.clock import seconds
 from taskpool.durations import human
-from taskpool.errors import ExitCode
+from taskpool.errors import ExitCode, counted
 from taskpool.generator.failures import Causes
 from taskpool.log import Fact
 from taskpool.messages import Outcome, State
@@ -85,18 +85,18 @@ class Totals:
             self._codes.extend(bytes(missing))
         before = self._codes[outcome.seq]
         if before:
-            self._count(before, -1)
+            self.counted(before, -1)
         else:
             self.finished += 1
         self._codes[outcome.seq] = _CODES[outcome.state] | (_EARLIER if earlier else 0)
-        self._count(self._codes[outcome.seq], 1)
+        self.counted(self._codes[outcome.seq], 1)
         self.causes.add(outcome)
         if not earlier:
             self.attempts += outcome.attempts
             self.crashes += outcome.crashes
             self.cpu_ns += outcome.usage.cpu_ns
 
-    def _count(self, code: int, by: int) -> None:
+    def counted(self, code: int, by: int) -> None:
         state = _STATES[(code & ~_EARLIER) - 1]
         self.by_state[state] += by
         if not code & _EARLIER:
@@ -108,12 +108,12 @@ class Totals:
         if missing := total - self.finished:
             by_state["not run"] = missing
         states = ", ".join(f"{count} {state}" for state, count in by_state.items()) or "nothing to do"
-        counted = [_count(self.attempts, "attempt"), _count(self.crashes, "crash", "crashes")]
+        sums = [counted(self.attempts, "attempt"), counted(self.crashes, "crash", "crashes")]
         if pool.respawns is not None:
-            counted.append(_count(pool.respawns, "respawn"))
+            sums.append(counted(pool.respawns, "respawn"))
         if earlier := self.finished - self.finished_now:
             states += f" ({earlier} in earlier runs)"
-        text = f"{_count(total, 'job')}: {states}; {', '.join(counted)}; {human(wall_ns)} wall"
+        text = f"{counted(total, 'job')}: {states}; {', '.join(sums)}; {human(wall_ns)} wall"
         fields: dict[str, Fact] = {
             "jobs": total,
             **{words.replace("-", "_").replace(" ", "_"): count for words, count in by_state.items()},
@@ -145,7 +145,3 @@ def _exit_codes(by_state: Counter[State]) -> set[ExitCode]:
 
 def _failed(by_state: Counter[State]) -> int:
     return by_state[State.FAILED] + by_state[State.TIMED_OUT] + by_state[State.QUARANTINED]
-
-
-def _count(number: int, singular: str, plural: str = "") -> str:
-    return f"{number} {singular if number == 1 else plural or singular + 's'}"

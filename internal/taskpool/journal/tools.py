@@ -21,7 +21,7 @@ from msgspec import Struct
 from taskpool.clock import rfc3339
 from taskpool.core.entries import BatchRecord
 from taskpool.core.storage import StoredJob
-from taskpool.errors import JournalError
+from taskpool.errors import JournalError, counted
 from taskpool.journal import file, indexes, schema, trouble
 from taskpool.journal.ballast import Ballast
 from taskpool.journal.encoding import CORRUPT_KIND
@@ -66,7 +66,8 @@ class Findings(Struct):
     @property
     def text(self) -> str:
         jobs = ", ".join(f"{count} {state}" for state, count in self.jobs.items() if count) or "none"
-        facts = f"{self.batches} batches, jobs: {jobs}, {self.outcomes} outcomes, {self.bytes} bytes"
+        batches = counted(self.batches, "batch", "batches")
+        facts = f"{batches}, jobs: {jobs}, {counted(self.outcomes, 'outcome')}, {self.bytes} bytes"
         return "\n".join([*self.problems, facts])
 
 

@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol
 from taskpool import limits
 from taskpool.client.connection import Notices
 from taskpool.clock import NEVER, SECOND, AwakeClock, SystemClock
-from taskpool.errors import ConfigurationError, ExitCode
+from taskpool.errors import ConfigurationError, ExitCode, counted
 from taskpool.ipc import names
 from taskpool.ipc.names import StaleQueues
 from taskpool.ipc.queue import QueueNamespace
@@ -290,7 +290,7 @@ class PrivateDealer:
             return
         kept = self.state.remove(self._kept_files)
         if kept:
-            self._console.info(f"Output of {kept} streams is kept in {self.state.directory}")
+            self._console.info(f"Output of {counted(kept, 'stream')} is kept in {self.state.directory}")
 
     def _close_lifeline(self) -> None:
         if self._lifeline >= 0:

@@ -14,7 +14,7 @@ import pytest
 
 from support.fake_dealer import FakeDealer, outcome
 from taskpool import limits
-from taskpool.errors import DealerUnreachable, ExitCode, QueueEmpty, QueueMissing, TaskpoolError
+from taskpool.errors import DealerUnreachable, ExitCode, QueueEmpty, QueueMissing, TaskpoolError, counted
 from taskpool.generator import main as program
 from taskpool.ipc import names
 from taskpool.ipc.sizing import Shape
@@ -303,7 +303,7 @@ def test_refusals(
 
     dealer.submit = submit  # type: ignore[method-assign]
     assert run("fib", "1-50", "--repeat", "10", *words) == code
-    assert f"({reason}): because; {dealer.accepted} jobs are accepted" in capfd.readouterr().err
+    assert f"({reason}): because; {counted(dealer.accepted, 'job')} accepted" in capfd.readouterr().err
     assert dealer.accepted > 0
     assert dealer.total == (dealer.accepted if code is ExitCode.USAGE else None), "another run may add the others"
 

@@ -45,7 +45,7 @@ def test_check_counts_what_is_there(path: Path) -> None:
     assert findings.problems == []
     assert findings.jobs == {"queued": 1, "running": 1, "quarantined": 1, "finished": 1}
     assert (findings.batches, findings.outcomes, findings.bytes) == (1, 2, path.stat().st_size)
-    assert findings.text.startswith("1 batches, jobs: 1 queued, 1 running, 1 quarantined, 1 finished, 2 outcomes, ")
+    assert findings.text.startswith("1 batch, jobs: 1 queued, 1 running, 1 quarantined, 1 finished, 2 outcomes, ")
 
 
 def test_check_and_export_change_nothing(path: Path) -> None:

@@ -157,7 +157,7 @@ def test_a_killed_dealer_is_told_and_cleared_away(
         "kill -KILL $$"
     )
     assert program.main(["fib", "1", "--batch", pool, "--journal", "none"]) == ExitCode.UNREACHABLE
-    assert "was killed by SIGKILL before its batch was done: 1 jobs have no outcome and are gone without a journal" in (
+    assert "was killed by SIGKILL before its batch was done: 1 job without an outcome, gone without a journal" in (
         capfd.readouterr().err
     )
     for name in (names.intake(pool), names.events(pool), names.lock(pool)):
@@ -209,7 +209,7 @@ def test_a_killed_dealer_is_started_again_but_not_for_ever(
     err = capfd.readouterr().err
     assert "was killed by SIGSEGV; starting it again (1 of 5 times)" in err
     assert "starting it again (5 of 5 times)" in err
-    assert "1 jobs have no outcome" in err
+    assert "1 job without an outcome" in err
     with pytest.raises(QueueMissing):
         namespace.open(names.control(pool), send=True, receive=False)
     assert not state_of(pool, tmp_path).exists(), "no dealer ever knew the batch"

@@ -10,6 +10,7 @@ import msgspec
 
 from taskpool.clock import MILLISECOND, SECOND, seconds
 from taskpool.durations import human
+from taskpool.errors import counted
 from taskpool.generator.totals import Totals
 from taskpool.log import Fact, Format, Level, render
 from taskpool.procs.writer import LineWriter
@@ -126,7 +127,7 @@ class ProgressBar:
         if totals.failed:
             text += f", {totals.failed} failed"
         if totals.crashes:
-            text += f", {totals.crashes} crashes"
+            text += f", {counted(totals.crashes, 'crash', 'crashes')}"
         text += f", {human(elapsed)}"
         # By the mean of this run so far. Before its first job has finished there is nothing to judge by.
         if total is not None and totals.finished < total and (finished := totals.finished_now):
