@@ -10,6 +10,7 @@ Read docs/architecture.md first, then `core/reactor.py`. Layers; imports point o
     ipc procs metrics journal kinds   the edges: queues, processes, pages, storage, job kinds
     core                          decisions: events in, effects out, no I/O
     chaos durations sizes log codec certificate messages identifiers limits clock errors   what all layers share
+    arguments                     the option parser of the programs
 """
 
 __version__ = "0.2.0"

@@ -4,6 +4,7 @@ Read `loop` first: a turn of the dealer, from the wait to the effects. Then `ing
 the core, and `takeover` for how a dealer begins where another has died.
 
 main options      the command line, and the configuration behind it
+examples          what its help shows
 dealer            assembly and teardown: which part is made when, and in which order they end
 takeover          locks, orphans and late reports: what makes a start safe
 dead_pools        what killed private pools have left, taken away at each start

@@ -6,11 +6,13 @@ The tools hold the pool's lock meanwhile, as a dealer does: the journal has one 
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace, _SubParsersAction
 from collections.abc import Sequence
 from pathlib import Path
 
 from taskpool import limits
+from taskpool.arguments import Parser
+from taskpool.dealer.examples import EXAMPLES
 from taskpool.durations import parse_duration
 from taskpool.errors import ConfigurationError, ExitCode, UsageError, counted
 from taskpool.ipc.names import check_pool_name
@@ -35,30 +37,34 @@ def run(argv: Sequence[str]) -> int:
     return _ACTIONS[args.action](args, args.journal or directory / JOURNAL_NAME, directory / LOCK_NAME)
 
 
-def build_parser() -> ArgumentParser:
+def build_parser() -> Parser:
     """Return the parser of the whole command line; man pages and completions are made from it too."""
-    parser = ArgumentParser(
+    parser = Parser(
         prog="tp-dealer journal",
         description="Looks at, copies or shortens the journal of a pool that is not running.",
-        allow_abbrev=False,
     )
-    common = ArgumentParser(add_help=False)
-    common.add_argument("--pool", metavar="NAME", default="default", help="name of the pool (default: default)")
-    common.add_argument("--journal", metavar="PATH", type=Path, help="the journal (default: the pool's own)")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    check = actions.add_parser("check", parents=[common], help="read every page and record, say what is wrong")
+    check = _add(actions, "check", "read every page and record, say what is wrong")
     check.add_argument(
         "--accept-loss", action="store_true", help="go on without what is missing or damaged, with what SQLite finds"
     )
-    export = actions.add_parser("export", parents=[common], help="write everything to standard output, as JSON Lines")
+    export = _add(actions, "export", "write everything to standard output, as JSON Lines")
     export.add_argument("--failed", action="store_true", help="only the outcomes of jobs that did not succeed")
-    prune = actions.add_parser("prune", parents=[common], help="let finished batches go, beyond age and number")
+    prune = _add(actions, "prune", "let finished batches go, beyond age and number")
     prune.add_argument("--retain", metavar="T", help="keep batches finished within T (default: 168h)")
     prune.add_argument(
         "--retain-batches", metavar="N", type=int, default=limits.RETAIN_BATCHES_MAX, help="keep N at most"
     )
-    backup = actions.add_parser("backup", parents=[common], help="make a copy that is whole by itself")
+    backup = _add(actions, "backup", "make a copy that is whole by itself")
     backup.add_argument("target", metavar="FILE", type=Path, help="where to; must not exist")
+    parser.describe(EXAMPLES, frozenset())
+    return parser
+
+
+def _add(actions: _SubParsersAction[Parser], name: str, text: str) -> Parser:
+    parser = actions.add_parser(name, help=text, description=text)
+    parser.add_argument("--pool", metavar="NAME", default="default", help="name of the pool (default: default)")
+    parser.add_argument("--journal", metavar="PATH", type=Path, help="the journal (default: the pool's own)")
     return parser
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from typing import Any
 from msgspec import Struct
 
 from taskpool import __version__, chaos, limits
+from taskpool.arguments import Parser
+from taskpool.dealer.examples import BRIEF, EXAMPLES
 from taskpool.durations import parse_duration
 from taskpool.errors import UsageError
 from taskpool.ipc.names import check_pool_name
@@ -136,16 +138,15 @@ def workers(text: str, cpus: int | None = None) -> int:
     return wanted
 
 
-def build_parser() -> ArgumentParser:
+def build_parser() -> Parser:
     """The whole command line."""
-    parser = ArgumentParser(
+    parser = Parser(
         prog="tp-dealer",
         description="Runs a pool: hands out jobs, supervises workers, recovers from their crashes.",
         epilog="Signals: TERM drains, INT once drains, twice stops running jobs, three times leaves; QUIT stops "
         "fast; HUP reads --config again; USR1 prints the status; TTIN and TTOU mean one worker more and one fewer. "
         "Every setting is also TP_DEALER_NAME in the environment, and a key of --config. `tp-dealer journal --help` "
         "tells what can be done with the journal of a pool that is down.",
-        allow_abbrev=False,  # an abbreviation in a script would change its meaning with a new option
     )
     parser.add_argument("--pool", metavar="NAME", help="name of the pool (default: default)")
     parser.add_argument("--workers", metavar="N|N%|+N", help="workers at work (default: the CPUs we may use)")
@@ -178,6 +179,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--version", action="version", version=f"tp-dealer {__version__}")
     parser.add_argument("--private", action="store_true", help="serve one batch and end with it (used by tp-generator)")
     parser.add_argument("--lifeline-fd", type=int, default=-1, metavar="FD", help="leave when this pipe closes")
+    parser.describe(EXAMPLES, BRIEF)
     return parser
 
 

@@ -3,6 +3,7 @@
 Read `main` first, then `submit` (how one batch is put together) and `run` (what happens in each turn of its loop).
 
     main  parser  options     the command line, parsed and checked
+    examples                  what its help shows
     settings                  what stands below it: variables, taskpool.toml
     job_limits  halt          what a job may use; when a batch gives up, or has enough
     input/  source            where jobs come from

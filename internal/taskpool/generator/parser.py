@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, _ArgumentGroup, _SubParsersAction
-from collections.abc import Iterator
-from typing import NoReturn
+from collections.abc import Sequence
 
 import taskpool
+from taskpool.arguments import Parser
+from taskpool.generator.examples import BRIEF, EXAMPLES, GROUPS
 from taskpool.generator.job_limits import limit_options
 from taskpool.kinds import TYPED_KINDS
 from taskpool.kinds.parallel import absent
@@ -31,40 +32,32 @@ QUERIES = {
 QUARANTINE = {"list": "say which", "requeue": "give them a new run", "drop": "forget them"}
 
 
-class _Parser(ArgumentParser):
+class _Parser(Parser):
     """Says of GNU parallel's options what to do instead."""
 
-    def error(self, message: str) -> NoReturn:
-        begin = "unrecognized arguments: "
-        if message.startswith(begin):
-            message = absent.advice(message.removeprefix(begin).split(), self._all_options()) or message
-        super().error(message)
-
-    def _all_options(self) -> Iterator[str]:
-        """Those of `command`: the unknown words of a subcommand come to the parser of all."""
-        for action in self._actions:
-            if isinstance(action, _SubParsersAction):
-                yield from action.choices["command"]._option_string_actions
+    def advice(self, unknown: Sequence[str], leaf: Parser) -> str:
+        # With the options of `command`, whatever the subcommand.
+        known = self.subparsers()["command"]._option_string_actions
+        return absent.advice(unknown, known) or super().advice(unknown, leaf)
 
 
-def build_parser() -> ArgumentParser:
+def build_parser() -> Parser:
     """Return the parser of the whole command line. After parsing, `args.subcommand` says which part was used."""
     parser = _Parser(
         prog="tp-generator",
         description="Submit jobs to a crash-proof pool, and command a running one.",
         epilog="JOB is BATCH/NUMBER. Durations: 90 (seconds), 500ms, 1.5s, 2m, 1h30m.",
-        allow_abbrev=False,  # an option added later must not change what an abbreviation in a script means
     )
     parser.add_argument("--version", action="version", version=f"tp-generator {taskpool.__version__}")
     subcommands = parser.add_subparsers(dest="subcommand", metavar="SUBCOMMAND", required=True)
     # A kind brings its own arguments, so that a new kind needs no line here.
     for kind in TYPED_KINDS.values():
-        sub = subcommands.add_parser(kind.name, help=kind.summary, description=kind.summary, allow_abbrev=False)
+        sub = subcommands.add_parser(kind.name, help=kind.summary, description=kind.summary)
         _add_submission(sub)
         kind.add_arguments(sub)
         # An option -0 makes argparse take every negative number for an option, that of --priority -5 included.
         sub._has_negative_number_optionals.clear()
-    sub = subcommands.add_parser("jobs", help=_JOBS_HELP, description=_JOBS_HELP, allow_abbrev=False)
+    sub = subcommands.add_parser("jobs", help=_JOBS_HELP, description=_JOBS_HELP)
     _add_submission(sub)
     sub.add_argument("--schema", action="store_true", help="print the JSON Schema of one job object, run nothing")
     sub.add_argument("file", nargs="?", metavar="FILE|-", help="a file, or - for standard input")
@@ -72,24 +65,25 @@ def build_parser() -> ArgumentParser:
     _add_queries(subcommands)
     _add_kept(subcommands)
     _add_settings(subcommands)
+    parser.describe(EXAMPLES, BRIEF, GROUPS)
     return parser
 
 
 def _add_verbs(subcommands: _SubParsersAction[_Parser]) -> None:
     for verb, (text, target, _) in VERBS.items():
-        sub = subcommands.add_parser(verb, help=text, description=text, allow_abbrev=False)
+        sub = subcommands.add_parser(verb, help=text, description=text)
         _add_command_options(sub)
         if target is not None:
             sub.add_argument("target", metavar=target)
     text = "more or fewer workers"
-    sub = subcommands.add_parser("scale", help=text, description=text, allow_abbrev=False)
+    sub = subcommands.add_parser("scale", help=text, description=text)
     _add_command_options(sub)
     sub.add_argument("change", metavar="+N|-N")
     text = "jobs that crashed too often"
-    quarantine = subcommands.add_parser("quarantine", help=text, description=text, allow_abbrev=False)
+    quarantine = subcommands.add_parser("quarantine", help=text, description=text)
     actions = quarantine.add_subparsers(dest="action", metavar="ACTION", required=True)
     for action, text in QUARANTINE.items():
-        sub = actions.add_parser(action, help=text, description=text, allow_abbrev=False)
+        sub = actions.add_parser(action, help=text, description=text)
         _add_command_options(sub)
         if action != "list":  # always whole; its answer is bounded by the dealer
             sub.add_argument("target", metavar="BATCH|JOB|all")
@@ -97,7 +91,7 @@ def _add_verbs(subcommands: _SubParsersAction[_Parser]) -> None:
 
 def _add_queries(subcommands: _SubParsersAction[_Parser]) -> None:
     for verb, text in QUERIES.items():
-        sub = subcommands.add_parser(verb, help=text, description=text, allow_abbrev=False)
+        sub = subcommands.add_parser(verb, help=text, description=text)
         _add_command_options(sub)
         sub.add_argument("target", metavar="JOB" if verb == "logs" else "BATCH")
         if verb == "wait":
@@ -111,9 +105,9 @@ def _add_queries(subcommands: _SubParsersAction[_Parser]) -> None:
 
 def _add_kept(subcommands: _SubParsersAction[_Parser]) -> None:
     text = "go on with a batch, without its command being typed again: only what has no outcome runs"
-    _add_going_on(subcommands.add_parser("resume", help=text, description=text, allow_abbrev=False))
+    _add_going_on(subcommands.add_parser("resume", help=text, description=text))
     text = "have jobs of a batch that ended badly run again, and wait for their outcomes"
-    sub = subcommands.add_parser("rerun", help=text, description=text, allow_abbrev=False)
+    sub = subcommands.add_parser("rerun", help=text, description=text)
     for option, states in (
         ("--failed", "that failed"),
         ("--timed-out", "that timed out"),
@@ -124,12 +118,12 @@ def _add_kept(subcommands: _SubParsersAction[_Parser]) -> None:
     sub.add_argument("--jobs", metavar="LIST", help="only of these, by number: 3,7-9")
     _add_going_on(sub)
     text = "list the batches that are kept, and those of a running pool"
-    sub = subcommands.add_parser("batches", help=text, description=text, allow_abbrev=False)
+    sub = subcommands.add_parser("batches", help=text, description=text)
     sub.add_argument("--pool", metavar="NAME", help="of this running pool only (default: all that are known here)")
     sub.add_argument("--json", action="store_true", help="answer in JSON, for programs")
     _add_common(sub)
     text = "remove what is kept of private batches that have ended or were interrupted"
-    sub = subcommands.add_parser("forget", help=text, description=text, allow_abbrev=False)
+    sub = subcommands.add_parser("forget", help=text, description=text)
     sub.add_argument("target", metavar="BATCH", nargs="*", help="the ids of the batches")
     sub.add_argument("--succeeded", action="store_true", help="all of which every job has succeeded")
     sub.add_argument("--older-than", metavar="TIME", help="all that were not used for so long; with --succeeded: both")
@@ -138,7 +132,7 @@ def _add_kept(subcommands: _SubParsersAction[_Parser]) -> None:
 
 def _add_settings(subcommands: _SubParsersAction[_Parser]) -> None:
     text = "the settings that a submission from here would have, and where each comes from"
-    sub = subcommands.add_parser("config", help=text, description=text, allow_abbrev=False)
+    sub = subcommands.add_parser("config", help=text, description=text)
     sub.add_argument("--json", action="store_true", help="answer in JSON, for programs")
     _add_config(sub)
     _add_common(sub)

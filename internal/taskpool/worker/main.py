@@ -33,6 +33,15 @@ if TYPE_CHECKING:
     from taskpool.worker.loop import Loop
 
 _NOT_BY_HAND = "tp-worker is started by tp-dealer, not by people. To run jobs: tp-generator --help\n"
+_HELP = f"""{_NOT_BY_HAND}
+Examples:
+  tp-worker --version
+  tp-generator python --worker-exec .venv/bin/tp-worker module:function
+  tp-dealer --pool night --worker-exec .venv/bin/tp-worker
+
+A virtual environment that has taskpool installed brings a tp-worker of its own,
+whose python jobs find that environment's modules.
+"""
 _STDERR_FD = 2
 _FLAG = "--verbose"
 _INCARNATION = spawn.INCARNATION_FLAG
@@ -65,8 +74,8 @@ def main() -> int:
     if arguments == ["--version"]:
         sys.stdout.write(f"tp-worker {__version__}\n")
         return ExitCode.OK
-    if arguments in (["-h"], ["--help"]):
-        sys.stdout.write(_NOT_BY_HAND)
+    if arguments in (["-h"], ["--help"], ["--help-all"]):
+        sys.stdout.write(_HELP)
         return ExitCode.OK
     if not arguments:
         sys.stderr.write(_NOT_BY_HAND)
