@@ -1,7 +1,8 @@
-"""Completions for bash and zsh from the programs' own parsers: `python deploy/completions/generate.py FOLDER`.
+"""Completions for bash, zsh and fish from the programs' own parsers: `python deploy/completions/generate.py FOLDER`.
 
-Run with deploy/ and internal/ on PYTHONPATH, or taskpool installed. One rule serves both shells: the words before
-the cursor that name subcommands choose a table of options; the word before may be an option that wants a value.
+Run with deploy/ and internal/ on PYTHONPATH, or taskpool installed. One rule serves all shells: the words before
+the cursor that name subcommands choose a table of options; the word before may be an option that wants a value. Pools,
+batches and jobs come from `tp-generator --complete`, which is quiet when a pool does not answer.
 """
 
 from __future__ import annotations
@@ -13,7 +14,59 @@ from shlex import quote
 
 from commandline import Command, Option, programs
 
-FILES = ("FILE", "PATH", "DIR", "FILE|-")  # metavars whose value is a path
+FILES = ("FILE", "PATH", "DIR", "FILE|-", "FILE|none", "PATH|none")  # metavars whose value is a path
+KEPT = ("resume", "rerun", "forget")  # subcommands about batches that are kept
+TARGETS = {"JOB": "jobs", "BATCH": "batches", "BATCH|JOB": "jobs", "BATCH|JOB|all": "jobs"}  # by metavar
+
+
+BASH_ASK = (
+    "_tp_ask() {",
+    "    local pool= index",
+    "    for ((index = 1; index + 1 < COMP_CWORD; index++)); do",
+    "        if [[ ${COMP_WORDS[index]} == --pool ]]; then pool=${COMP_WORDS[index+1]}; fi",
+    "    done",
+    '    mapfile -t COMPREPLY < <(tp-generator --complete "$1" "$pool" "$2" 2>/dev/null)',
+    "    compopt +o default +o bashdefault 2>/dev/null",
+    "    if [[ ${COMPREPLY[0]} == */ ]]; then compopt -o nospace 2>/dev/null; fi",
+    "}",
+)
+ZSH_ASK = (
+    "_tp_ask() {",
+    '    local -a found=("${(@f)$(tp-generator --complete $1 "${opt_args[--pool]}" "$PREFIX" 2>/dev/null)}")',
+    "    compadd -S '' -a found",
+    "}",
+    "",
+)
+FISH_ASK = """\
+function __tp_ask
+    set -l words (commandline -opc)
+    set -l pool ''
+    for index in (seq (math (count $words) - 1))
+        if test "$words[$index]" = --pool
+            set pool $words[(math $index + 1)]
+        end
+    end
+    command -q tp-generator
+    and tp-generator --complete $argv[1] "$pool" (commandline -ct) 2>/dev/null
+end
+"""
+
+
+def asked(command: Command, option: Option) -> str | None:
+    """Return what `tp-generator --complete` is asked for the values of an option or argument; None: nothing."""
+    if not option.names:
+        kind = TARGETS.get(option.metavar)
+        return "kept" if kind == "batches" and command.words[-1] in KEPT else kind
+    if "--batch" in option.names:
+        return "kept"
+    if "--pool" in option.names:
+        return "pools" if command.words[0] == "tp-generator" else "states"
+    return None
+
+
+def target(command: Command) -> str | None:
+    """Return what is asked for the arguments of a command."""
+    return next((kind for option in command.options if not option.names and (kind := asked(command, option))), None)
 
 
 def bash(program: Command) -> str:
@@ -36,6 +89,7 @@ def bash(program: Command) -> str:
         *_bash_words(program),
         "    esac",
         "}",
+        *BASH_ASK,
         f"complete -o bashdefault -o default -F {function} {program.words[0]}",
     ]
     return "\n".join(lines) + "\n"
@@ -57,6 +111,8 @@ def _bash_values(program: Command) -> Iterator[str]:
                 pattern = "|".join(f'"{path}:{name}"' for name in option.names)
                 if words := _choices(option):
                     action = f'mapfile -t COMPREPLY < <(compgen -W {quote(" ".join(words))} -- "$current"); return'
+                elif kind := asked(command, option):
+                    action = f'_tp_ask {kind} "$current"; return'
                 elif option.metavar in FILES:
                     action = "return"  # readline completes files
                 else:
@@ -75,13 +131,16 @@ def _bash_words(program: Command) -> Iterator[str]:
         if words:
             yield "            else"
             yield f'                mapfile -t COMPREPLY < <(compgen -W {quote(words)} -- "$current")'
+        elif kind := target(command):
+            yield "            else"
+            yield f'                _tp_ask {kind} "$current"'
         yield "            fi ;;"
 
 
 def zsh(program: Command) -> str:
     """A file for /usr/share/zsh/vendor-completions."""
     name = program.words[0]
-    lines = [f"#compdef {name}", f"# zsh completion for {name}; generated from its parser", ""]
+    lines = [f"#compdef {name}", f"# zsh completion for {name}; generated from its parser", "", *ZSH_ASK]
     for command in reversed(list(program.walk())):
         lines += _zsh_function(command)
     return "\n".join([*lines, f'{_zsh_name(program)} "$@"', ""])
@@ -94,7 +153,7 @@ def _zsh_function(command: Command) -> Iterator[str]:
     yield "    _arguments -s -C \\"
     for option in command.options:
         if option.names:
-            yield f"        {_zsh_option(option)} \\"
+            yield f"        {_zsh_option(command, option)} \\"
     if command.subcommands:
         yield "        '1: :->subcommand' '*:: :->rest'"
         yield '    case "$state" in'
@@ -106,16 +165,22 @@ def _zsh_function(command: Command) -> Iterator[str]:
         yield "        esac ;;"
         yield "    esac"
     else:
-        yield "        '*: :_files'"
+        kind = target(command)
+        yield f"        '*: :{{_tp_ask {kind}}}'" if kind else "        '*: :_files'"
     yield "}"
     yield ""
 
 
-def _zsh_option(option: Option) -> str:
+def _zsh_option(command: Command, option: Option) -> str:
     text = option.help.replace("[", "(").replace("]", ")").replace(":", " ")
     value = ""
     if option.metavar:
-        action = f"({' '.join(words)})" if (words := _choices(option)) else "_files" if option.metavar in FILES else " "
+        if words := _choices(option):
+            action = f"({' '.join(words)})"
+        elif kind := asked(command, option):
+            action = f"{{_tp_ask {kind}}}"
+        else:
+            action = "_files" if option.metavar in FILES else " "
         value = f":{option.metavar.replace(':', ' ')}:{action}"
     return " ".join(quote(f"*{name}[{text}]{value}") for name in option.names)
 
@@ -126,6 +191,58 @@ def _zsh_described(command: Command) -> str:
 
 def _zsh_name(command: Command) -> str:
     return "_" + "_".join(command.words).replace("-", "_")
+
+
+def fish(program: Command) -> str:
+    """A file for /usr/share/fish/vendor_completions.d."""
+    name = program.words[0]
+    at = f"__{name.replace('-', '_')}_at"
+    paths = " ".join(quote(" ".join(command.words[1:])) for command in list(program.walk())[1:])
+    lines = [
+        f"# fish completion for {name}; generated from its parser",
+        FISH_ASK,
+        f"function {at}",
+        "    set -l path",
+        "    for word in (commandline -opc)[2..-1]",
+        "        if contains -- $word -- ':::'",
+        "            return 1",
+        "        end",
+        f"        if contains -- (string join -- ' ' $path $word) {paths}",
+        "            set path $path $word",
+        "        end",
+        "    end",
+        '    test "$path" = "$argv"',
+        "end",
+        "",
+    ]
+    for command in program.walk():
+        here = f"complete -c {name} -n '{at} {' '.join(command.words[1:])}'"
+        lines += [
+            f"{here} -f -a {quote(part.words[-1])} -d {_fish_quote(part.summary)}" for part in command.subcommands
+        ]
+        if kind := target(command):
+            lines.append(f"{here} -f -a '(__tp_ask {kind})'")
+        lines += [f"{here} {_fish_option(command, option)}" for option in command.options if option.names]
+    return "\n".join(lines) + "\n"
+
+
+def _fish_option(command: Command, option: Option) -> str:
+    described = f"-d {_fish_quote(option.help)}"
+    if any("=" in name for name in option.names):
+        return f"-f -a {_fish_quote(' '.join(option.names))} {described}"
+    names = " ".join(f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}" for name in option.names)
+    if not option.metavar:
+        return f"{names} -f {described}"
+    if words := _choices(option):
+        return f"{names} -x -a {quote(' '.join(words))} {described}"
+    if kind := asked(command, option):
+        return f"{names} -x -a '(__tp_ask {kind})' {described}"
+    return f"{names} {'-r -F' if option.metavar in FILES else '-x'} {described}"
+
+
+def _fish_quote(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def _choices(option: Option) -> tuple[str, ...]:
@@ -141,7 +258,8 @@ def write_all(folder: Path) -> list[Path]:
     paths = []
     for program in programs():
         name = program.words[0]
-        for path, text in ((folder / "bash" / name, bash(program)), (folder / "zsh" / f"_{name}", zsh(program))):
+        made = {f"bash/{name}": bash, f"zsh/_{name}": zsh, f"fish/{name}.fish": fish}
+        for path, text in ((folder / place, write(program)) for place, write in made.items()):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
             paths.append(path)

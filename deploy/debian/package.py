@@ -95,7 +95,11 @@ def add_papers(tree: Path, version: str, stamp: int) -> None:
     share, doc = tree / "usr/share", tree / "usr/share/doc/taskpool"
     for page in run_generator("man", STAGE / "man", str(stamp)):
         squeeze(page, share / "man/man1" / f"{page.name}.gz")
-    folders = {"bash": "bash-completion/completions", "zsh": "zsh/vendor-completions"}
+    folders = {
+        "bash": "bash-completion/completions",
+        "zsh": "zsh/vendor-completions",
+        "fish": "fish/vendor_completions.d",
+    }
     for path in run_generator("completions", STAGE / "completions"):
         put(path, share / folders[path.parent.name] / path.name)
     put(BUNDLE / "README.md", doc / "README.md")

@@ -99,6 +99,7 @@ class Parser(ArgumentParser):
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Namespace:  # type: ignore[override]
         """Parse a command line. Exits with code 2 when it is wrong, and says how it may be meant."""
+        parsed: Namespace
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
             leaf = self._leaf(parsed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 from types import ModuleType
@@ -85,9 +84,39 @@ def test_bash_completes(completions: dict[str, Path]) -> None:
     assert "--workers" in complete(completions["tp-dealer"], "tp-dealer", "--wor")
 
 
+def fish_offers(script: Path, line: str) -> list[str]:
+    """Return what fish offers for a line, without the descriptions."""
+    code = f"source {script}; complete -C '{line}'"
+    done = subprocess.run(["fish", "--no-config", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    return [row.split("\t")[0] for row in done.stdout.splitlines()]
+
+
+@pytest.mark.needs_tool("fish")
+def test_fish_completes(completions: dict[str, Path]) -> None:
+    script = completions["tp-generator.fish"]
+    assert {"fib", "command", "python", "jobs", "status"} <= set(fish_offers(script, "tp-generator "))
+    assert fish_offers(script, "tp-generator quaran") == ["quarantine"]
+    assert {"list", "requeue", "drop"} <= set(fish_offers(script, "tp-generator quarantine "))
+    assert "--repeat" in fish_offers(script, "tp-generator fib --")
+    assert "--repeat" not in fish_offers(script, "tp-generator command --")
+    assert fish_offers(script, "tp-generator fib --log-format j") == ["json"]
+    assert "--timeout" not in fish_offers(script, "tp-generator command -- ls --")
+    assert "--workers" in fish_offers(completions["tp-dealer.fish"], "tp-dealer --wor")
+    assert "--accept-loss" in fish_offers(completions["tp-dealer.fish"], "tp-dealer journal check --")
+
+
+@pytest.mark.needs_tool("fish")
+def test_fish_knows_every_option(commandline: ModuleType, completions: dict[str, Path]) -> None:
+    for program in commandline.programs():
+        for command in program.walk():
+            offered = fish_offers(completions[f"{program.words[0]}.fish"], f"{' '.join(command.words)} -")
+            names = {name for option in command.options for name in option.names}
+            assert names <= set(offered)
+
+
+@pytest.mark.needs_tool("zsh")
 def test_zsh_reads_its_files(completions: dict[str, Path]) -> None:
-    if shutil.which("zsh") is None:
-        pytest.skip("no zsh here")
     for name in ("_tp-generator", "_tp-dealer"):
         done = subprocess.run(["zsh", "-n", str(completions[name])], capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (0, "")

@@ -12,6 +12,7 @@ Read `main` first, then `submit` (how one batch is put together) and `run` (what
     signals                   the signals that end it early
     resume  advice            a kept batch: gone on with; what a person is told of it
     rerun  selection  new_runs  jobs that ended badly: chosen, asked for again, waited for
+    completion                what a shell offers for a word
     batches                   which batches there are, and forgetting them
     admin  queries            commands to a running pool; questions: wait, results, logs
     output/                   where outcomes go, and what a person sees meanwhile

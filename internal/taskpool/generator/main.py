@@ -61,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str], stderr: LineWriter) -> int:
+    if argv[:1] == ["--complete"]:  # not of the parser: for shells, not for people
+        return _print_offers(argv[1:], stderr)
     args = build_parser().parse_args(argv)
     console = Console(stderr, verbosity=verbosity(args), fmt=log_format(args))
     below: Settings = {}
@@ -158,6 +160,14 @@ def _print_jobs(jobs: Iterator[JobSpec]) -> ExitCode:
             write_out(output)  # the jobs before the bad line
             raise
         write_out(output)
+    return ExitCode.OK
+
+
+def _print_offers(words: Sequence[str], stderr: LineWriter) -> ExitCode:
+    from taskpool.generator.completion import offers  # for shells only
+
+    lines = offers(words, Console(stderr, verbosity=-1, fmt="text"))
+    write_pieces([Piece(STDOUT, b"".join(os.fsencode(line) + b"\n" for line in lines))])
     return ExitCode.OK
 
 
