@@ -104,6 +104,8 @@ def add_papers(tree: Path, version: str, stamp: int) -> None:
         put(path, share / folders[path.parent.name] / path.name)
     put(BUNDLE / "README.md", doc / "README.md")
     put(BUNDLE / "build.json", doc / "build.json")
+    for schema in sorted((DEPLOY.parent / "docs").glob("*.schema.json")):
+        put(schema, doc / schema.name)
     squeeze(BUNDLE / "CHANGELOG.md", doc / "changelog.gz")
     squeeze(BUNDLE / "THIRD-PARTY.txt", doc / "THIRD-PARTY.txt.gz")
     squeeze(BUNDLE / "sbom.cdx.json", doc / "sbom.cdx.json.gz")

@@ -7,13 +7,45 @@ outcome. Both sides show it in the same words.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct, structs
 
 from taskpool import limits
 from taskpool.clock import rfc3339, seconds
-from taskpool.messages import Report, Try
+from taskpool.messages import End, Report, Try
 
 _SIGKILL = 9
+_ENDS = [end.value for end in End if end is not End.SUCCEEDED]
+
+# Types of what programs read. A JSON Schema is made of them: what it says of a field is said here.
+ExitStatus = Annotated[int, Meta(ge=0, le=255)]
+SignalNumber = Annotated[int, Meta(ge=1, le=64)]
+Count = Annotated[int, Meta(ge=0)]
+Seconds = Annotated[float, Meta(ge=0)]
+Moment = Annotated[str, Meta(description="RFC 3339, UTC", extra_json_schema={"format": "date-time"})]
+
+
+class TryObject(Struct, kw_only=True, frozen=True):
+    """An attempt that did not succeed. What does not apply, or is not known, is null."""
+
+    attempt: Annotated[int, Meta(ge=1, description="which of its run")]
+    end: Annotated[str, Meta(extra_json_schema={"enum": _ENDS})]
+    exit_status: ExitStatus | None
+    signal: SignalNumber | None
+    signal_name: str | None
+    core_dumped: bool | None
+    out_of_memory: Annotated[bool | None, Meta(description="null: it cannot be told")]
+    memory_limit_bytes: Count | None
+    started_at: Moment | None
+    wall_seconds: Seconds | None
+    cpu_seconds: Seconds | None
+    max_rss_bytes: Count | None
+    pid: Count | None
+    slot: Count | None
+    host: Annotated[str | None, Meta(description="null: this one")]
+    error: str | None
+    stderr_tail: Annotated[str | None, Meta(description="the last lines of its standard error")]
 
 
 OUT_OF_MEMORY = "OutOfMemory"
@@ -59,27 +91,32 @@ def tail(text: str | None) -> str | None:
 
 def as_fields(tried: Try, signal_name: Callable[[int], str]) -> dict[str, Any]:
     """Return it as a JSON object. What does not apply, or is not known, is null."""
+    return structs.asdict(as_object(tried, signal_name))
+
+
+def as_object(tried: Try, signal_name: Callable[[int], str]) -> TryObject:
+    """Return what a program reads of it. What does not apply, or is not known, is null."""
     usage = tried.usage
     ran = usage.started_wall_ns > 0
-    return {
-        "attempt": tried.no,
-        "end": tried.end.value,
-        "exit_status": tried.exit_status,
-        "signal": tried.signal,
-        "signal_name": None if tried.signal is None else signal_name(tried.signal),
-        "core_dumped": tried.core_dumped if tried.signal is not None else None,
-        "out_of_memory": tried.out_of_memory,
-        "memory_limit_bytes": tried.memory_limit_bytes,
-        "started_at": rfc3339(usage.started_wall_ns) if ran else None,
-        "wall_seconds": seconds(usage.run_ns) if ran else None,
-        "cpu_seconds": seconds(usage.cpu_ns) if ran else None,
-        "max_rss_bytes": usage.max_rss_bytes or None,  # 0: it was not measured
-        "pid": tried.pid,
-        "slot": tried.slot,
-        "host": None,  # this one: a pool has no other
-        "error": tried.error,
-        "stderr_tail": tried.stderr_tail,
-    }
+    return TryObject(
+        attempt=tried.no,
+        end=tried.end.value,
+        exit_status=tried.exit_status,
+        signal=tried.signal,
+        signal_name=None if tried.signal is None else signal_name(tried.signal),
+        core_dumped=tried.core_dumped if tried.signal is not None else None,
+        out_of_memory=tried.out_of_memory,
+        memory_limit_bytes=tried.memory_limit_bytes,
+        started_at=rfc3339(usage.started_wall_ns) if ran else None,
+        wall_seconds=seconds(usage.run_ns) if ran else None,
+        cpu_seconds=seconds(usage.cpu_ns) if ran else None,
+        max_rss_bytes=usage.max_rss_bytes or None,  # 0: it was not measured
+        pid=tried.pid,
+        slot=tried.slot,
+        host=None,
+        error=tried.error,
+        stderr_tail=tried.stderr_tail,
+    )
 
 
 def remembered(tries: tuple[Try, ...], one_more: Try) -> tuple[Try, ...]:

@@ -109,8 +109,8 @@ EXAMPLES = {
     ),
     "tp-generator results": (
         "tp-generator results night",
-        "tp-generator results night --failed",
-        "tp-generator results night --output json --pool big",
+        "tp-generator results night --failed --pool big",
+        "tp-generator results --schema    # of --output json",
     ),
     "tp-generator logs": (
         "tp-generator logs night/7",

@@ -7,6 +7,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from typing import Any
 
 import msgspec
 
@@ -20,6 +21,7 @@ from taskpool.generator.input.feed import open_feed, preview
 from taskpool.generator.input.jobs_file import job_schema
 from taskpool.generator.options import connect_timeouts, log_format, submit_options, verbosity
 from taskpool.generator.output.console import WHO, Console
+from taskpool.generator.output.outcome_object import outcome_schema
 from taskpool.generator.output.stream import OutputClosed, OutputStream, Piece, write_out, write_pieces
 from taskpool.generator.parser import QUERIES, build_parser
 from taskpool.generator.rerun import rerun
@@ -93,7 +95,7 @@ def _run(argv: Sequence[str], stderr: LineWriter) -> int:
 def submit(args: Namespace, console: Console, argv: Sequence[str], below: Settings) -> ExitCode:
     """Submit one batch and wait for it. `below` are the settings that the command line has not given."""
     if args.subcommand == "jobs" and args.schema:
-        return _print_schema()
+        return _print_schema(job_schema())
     collect_rarely()
     options = submit_options(args)
     if os.sep in sys.argv[0]:
@@ -118,6 +120,8 @@ def submit(args: Namespace, console: Console, argv: Sequence[str], below: Settin
 
 def command(args: Namespace, console: Console) -> ExitCode:
     """Ask a running pool one thing, and print the answer."""
+    if args.subcommand == "results" and args.schema:
+        return _print_schema(outcome_schema())
     # Parsed before the pool is called: a misspelt target needs no dealer to be refused.
     query = queries.parse(args) if args.subcommand in (*QUERIES, "show") else None
     request = admin.request_from(args) if query is None else None
@@ -176,8 +180,8 @@ def _print_settings(args: Namespace, below: Settings) -> ExitCode:
     return ExitCode.OK
 
 
-def _print_schema() -> ExitCode:
-    text = msgspec.json.format(msgspec.json.encode(job_schema()), indent=2)
+def _print_schema(schema: dict[str, Any]) -> ExitCode:
+    text = msgspec.json.format(msgspec.json.encode(schema), indent=2)
     write_pieces([Piece(STDOUT, text + b"\n")])
     return ExitCode.OK
 

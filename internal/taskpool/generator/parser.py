@@ -93,7 +93,8 @@ def _add_queries(subcommands: _SubParsersAction[_Parser]) -> None:
     for verb, text in QUERIES.items():
         sub = subcommands.add_parser(verb, help=text, description=text)
         _add_command_options(sub)
-        sub.add_argument("target", metavar="JOB" if verb == "logs" else "BATCH")
+        nargs = "?" if verb == "results" else None
+        sub.add_argument("target", metavar="JOB" if verb == "logs" else "BATCH", nargs=nargs)
         if verb == "wait":
             sub.add_argument("--timeout", metavar="TIME", help="end with exit code 124 if it lasts longer")
         elif verb == "results":
@@ -101,6 +102,7 @@ def _add_queries(subcommands: _SubParsersAction[_Parser]) -> None:
             sub.add_argument("--results", metavar="FILE|-", help="write outcome objects as JSON Lines")
             sub.add_argument("--output-dir", metavar="DIR", help="write DIR/NUMBER/stdout, stderr and outcome.json")
             sub.add_argument("--failed", action="store_true", help="only of jobs that did not succeed: a line for each")
+            sub.add_argument("--schema", action="store_true", help="print the JSON Schema of an outcome object only")
 
 
 def _add_kept(subcommands: _SubParsersAction[_Parser]) -> None:

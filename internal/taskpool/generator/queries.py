@@ -48,6 +48,8 @@ Query = Callable[[QueryContext], ExitCode]
 
 def parse(args: Namespace) -> Query:
     """Return the query that a command line asks for. Raises UsageError."""
+    if args.target is None:
+        raise UsageError(f"{args.subcommand}: expected BATCH, the id of a batch, got none")
     batch, seq = admin.parse_target(args.target, whole_batch=args.subcommand not in ("logs", "show"))
     if args.subcommand == "show":
         return lambda context: show(context, batch, seq, as_json=args.json)

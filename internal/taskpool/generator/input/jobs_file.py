@@ -10,6 +10,7 @@ from msgspec import Meta, Struct
 
 from taskpool.errors import UsageError
 from taskpool.generator.job_limits import KEYS, LimitFields, parse_limits
+from taskpool.generator.output.outcome_object import SCHEMA_DIALECT
 from taskpool.kinds import TYPED_KINDS, TypedKind, typed_kind
 from taskpool.kinds.base import WrongField, read_fields
 from taskpool.messages import JobSpec, Limits
@@ -17,7 +18,6 @@ from taskpool.messages import JobSpec, Limits
 # Fields that later versions have. A job that needs another one first must not run as if it did not.
 _NOT_YET = ("needs", "after")
 LABEL_CHARS_MAX = 256  # as messages.JobSpec has it
-_SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 class _Head(Struct):
@@ -89,7 +89,7 @@ def job_schema() -> dict[str, Any]:
     common = _object_schema(LimitFields)["properties"]
     label = _object_schema(_Head)["properties"]["label"]
     return {
-        "$schema": _SCHEMA_DIALECT,
+        "$schema": SCHEMA_DIALECT,
         "title": "A job of taskpool, one line of a file for `tp-generator jobs`",
         "oneOf": [_kind_schema(each, {"label": label, **common}) for each in TYPED_KINDS.values()],
     }

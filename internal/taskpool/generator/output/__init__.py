@@ -7,6 +7,7 @@ Read `printer` first: it takes a batch's outcomes and writes what was asked for.
     resumable_file   the files of `--results` and `--joblog`, which a later run goes on with
     output_dir       `--output-dir`: a folder for each job
     formats          what an outcome or an answer looks like: JSON, job log, words and tables
+    outcome_object   the object that says how a job ended, and its JSON Schema
     job_view         what `show` prints of one job
 
 `console` is standard error: lines for a person, and the progress bar below them.

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from taskpool.certificate import as_fields
+from taskpool.certificate import as_object
 from taskpool.clock import rfc3339, seconds
+from taskpool.generator.output.outcome_object import ErrorObject, OutcomeObject
 from taskpool.kinds import KINDS
 from taskpool.log import printable
 from taskpool.messages import JobError, JobSpec, Outcome, State
@@ -20,6 +21,7 @@ _STOPPED = frozenset({State.TIMED_OUT, State.CANCELLED})
 
 _encoder = msgspec.json.Encoder()
 _INDENT = "  "
+_NULL = msgspec.Raw(b"null")
 
 # --- an outcome as JSON ----------------------------------------------------------------------------------
 
@@ -28,36 +30,36 @@ def to_json(batch: str, outcome: Outcome) -> bytes:
     """Return the object of `--results` and `--output json`: one line, newline included. What does not apply is null."""
     usage, output = outcome.usage, outcome.output
     ran = usage.started_wall_ns > 0  # a cancelled job may never have; zeros would look like measurements
-    record = {
-        "batch": batch,
-        "seq": outcome.seq,
-        "run": outcome.run,
-        "kind": outcome.kind,
-        "label": outcome.label,
-        "job": outcome.job or None,
-        "state": outcome.state,
+    record = OutcomeObject(
+        batch=batch,
+        seq=outcome.seq,
+        run=outcome.run,
+        kind=outcome.kind,
+        label=outcome.label,
+        job=outcome.job or None,
+        state=outcome.state,
         # As the job made it: decoding and encoding again could change a number's form.
-        "value": None if outcome.value is None else msgspec.Raw(one_line(outcome.value)),
-        "exit_status": outcome.exit_status,
-        "signal": outcome.signal,
-        "attempts": outcome.attempts,
-        "crashes": outcome.crashes,
-        "slot": outcome.slot,
-        "pid": outcome.pid,
-        "queued_at": _moment(outcome.queued_wall_ns),
-        "started_at": _moment(usage.started_wall_ns),
-        "finished_at": _moment(outcome.finished_wall_ns),
-        "wait_seconds": seconds(outcome.wait_ns) if outcome.attempts else None,
-        "run_seconds": seconds(usage.run_ns) if ran else None,
-        "cpu_seconds": seconds(usage.cpu_ns) if ran else None,
-        "max_rss_bytes": usage.max_rss_bytes or None,  # 0: it was not measured
-        "stdout": output.stdout,
-        "stderr": output.stderr,
-        "stdout_file": output.stdout_file,
-        "stderr_file": output.stderr_file,
-        "error": None if outcome.error is None else _error(outcome.error),
-        "tries": [as_fields(tried, signal_name) for tried in outcome.tries],
-    }
+        value=_NULL if outcome.value is None else msgspec.Raw(one_line(outcome.value)),
+        exit_status=outcome.exit_status,
+        signal=outcome.signal,
+        attempts=outcome.attempts,
+        crashes=outcome.crashes,
+        slot=outcome.slot,
+        pid=outcome.pid,
+        queued_at=_moment(outcome.queued_wall_ns),
+        started_at=_moment(usage.started_wall_ns),
+        finished_at=_moment(outcome.finished_wall_ns),
+        wait_seconds=seconds(outcome.wait_ns) if outcome.attempts else None,
+        run_seconds=seconds(usage.run_ns) if ran else None,
+        cpu_seconds=seconds(usage.cpu_ns) if ran else None,
+        max_rss_bytes=usage.max_rss_bytes or None,  # 0: it was not measured
+        stdout=output.stdout,
+        stderr=output.stderr,
+        stdout_file=output.stdout_file,
+        stderr_file=output.stderr_file,
+        error=None if outcome.error is None else _error(outcome.error),
+        tries=[as_object(tried, signal_name) for tried in outcome.tries],
+    )
     return _encoder.encode(record) + b"\n"
 
 
@@ -71,8 +73,8 @@ def _moment(wall_ns: int) -> str | None:
     return rfc3339(wall_ns) if wall_ns else None
 
 
-def _error(error: JobError) -> dict[str, str | None]:
-    return {"type": error.type, "message": error.message, "traceback": error.traceback}
+def _error(error: JobError) -> ErrorObject:
+    return ErrorObject(type=error.type, message=error.message, traceback=error.traceback)
 
 
 # --- `--joblog`: GNU parallel's job log, column for column -----------------------------------------------
