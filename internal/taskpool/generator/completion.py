@@ -16,6 +16,7 @@ from taskpool.clock import MILLISECOND, AwakeClock, SystemClock
 from taskpool.errors import TaskpoolError
 from taskpool.generator import settings
 from taskpool.generator.output.console import Console
+from taskpool.generator.parser import build_parser
 from taskpool.generator.private.notes import known_ids
 from taskpool.generator.submit import new_client_id, open_connection
 from taskpool.ipc.names import check_pool_name
@@ -83,5 +84,5 @@ def _queries(pool: str, console: Console) -> BatchQueries:
 
 
 def _usual_pool() -> str:
-    found = settings.below(Namespace(subcommand="status", config=None), lambda _: None)
+    found = settings.below(build_parser(), Namespace(subcommand="status", config=None), lambda _: None)
     return found["pool"].value if "pool" in found else "default"

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from taskpool.arguments import Parser
 from taskpool.client.queries import BatchQueries
 from taskpool.client.session import SessionOptions
 from taskpool.clock import AwakeClock, SystemClock
@@ -65,16 +66,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str], stderr: LineWriter) -> int:
     if argv[:1] == ["--complete"]:  # not of the parser: for shells, not for people
         return _print_offers(argv[1:], stderr)
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    args = parser.parse_args(argv)
     console = Console(stderr, verbosity=verbosity(args), fmt=log_format(args))
     below: Settings = {}
     try:
-        below = settings.below(args, console.warning)
+        below = settings.below(parser, args, console.warning)
         if below:
-            args = settings.parse_below(argv, settings.values(below))
+            args = settings.parse_below(parser, argv, settings.values(below))
             console = Console(stderr, verbosity=verbosity(args), fmt=log_format(args))
         if args.subcommand in TYPED_KINDS or args.subcommand == "jobs":
-            return submit(args, console, argv, below)
+            return submit(args, console, argv, below, parser)
         if args.subcommand == "config":
             return _print_settings(args, below)
         if args.subcommand in KEPT:
@@ -92,7 +94,7 @@ def _run(argv: Sequence[str], stderr: LineWriter) -> int:
         return ExitCode.ENVIRONMENT
 
 
-def submit(args: Namespace, console: Console, argv: Sequence[str], below: Settings) -> ExitCode:
+def submit(args: Namespace, console: Console, argv: Sequence[str], below: Settings, parser: Parser) -> ExitCode:
     """Submit one batch and wait for it. `below` are the settings that the command line has not given."""
     if args.subcommand == "jobs" and args.schema:
         return _print_schema(job_schema())
@@ -105,7 +107,7 @@ def submit(args: Namespace, console: Console, argv: Sequence[str], below: Settin
         console.warning(f"batch {options.batch} was begun in {problem}; relative paths now count from here")
     args.batch = options.batch  # of it depends the order of --shuf
     # With what is set by files and variables, which may be others where it is typed.
-    full = [argv[0], *settings.as_words(below), *argv[1:]]
+    full = [argv[0], *settings.as_words(parser, below), *argv[1:]]
     command = resume_command(sys.argv[0], full, options.batch, len(getattr(args, "template", ())))
     source = source_of(args)  # before a dry run too, so that it finds the same faults
     if options.dry_run:

@@ -18,6 +18,7 @@ from taskpool.generator.advice import Advice, absolute, output_options, reads_st
 from taskpool.generator.input.feed import Feed, open_feed
 from taskpool.generator.options import submit_options
 from taskpool.generator.output.console import Console
+from taskpool.generator.parser import build_parser
 from taskpool.generator.settings import parse_below
 from taskpool.generator.source import source_of
 from taskpool.generator.submit import Jobs, run_batch
@@ -71,7 +72,7 @@ def begun_by(args: Namespace, batch: str, console: Console) -> Typed | None:
 def prepare(args: Namespace, typed: Typed | None) -> Namespace:
     """Return the command line of the batch: what was typed then, under what is given now."""
     words = _NOT_TYPED if typed is None else list(map(os.fsdecode, typed.words))
-    prepared = parse_below(words, {} if typed is None else typed.settings)
+    prepared = parse_below(build_parser(), words, {} if typed is None else typed.settings)
     for name, value in vars(args).items():
         if hasattr(prepared, name) and name != "subcommand" and value not in _UNSAID:
             setattr(prepared, name, value)

@@ -10,16 +10,17 @@ how long its jobs may take, or which program runs them.
 from __future__ import annotations
 
 import os
-from argparse import Action, ArgumentParser, Namespace, _SubParsersAction
+from argparse import Action, Namespace
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
+from taskpool.arguments import Parser
 from taskpool.errors import UsageError
 from taskpool.generator.options import DEALER_OPTIONS
 from taskpool.generator.output.formats import lay_out
-from taskpool.generator.parser import QUERIES, VERBS, build_parser
+from taskpool.generator.parser import QUERIES, VERBS
 from taskpool.generator.private.notes import typed_of
 from taskpool.kinds import KINDS
 from taskpool.procs import settings
@@ -41,15 +42,15 @@ _PATHS = ("FILE", "PATH", "DIR")
 _NO_PATH = "none"
 
 
-def below(args: Namespace, warn: Callable[[str], None]) -> Settings:
-    """Return the settings for a parsed command line. `warn` is told of files that are not used.
+def below(parser: Parser, args: Namespace, warn: Callable[[str], None]) -> Settings:
+    """Return the settings for a command line that this parser has parsed. `warn` is told of files that are not used.
 
     Raises UsageError naming the file or variable, the name, the value and what is expected, and ConfigurationError.
     """
     submits = args.subcommand in KINDS or args.subcommand == "jobs"
     if not submits and args.subcommand not in (*VERBS, *QUERIES, "scale", "quarantine", "config"):
         return {}  # those that go on with a batch have its own
-    known = _known()
+    known = _known(parser)
     if submits and args.resume and args.batch and args.pool is None and args.config is None:
         typed = typed_of(args.batch)
         if typed is not None:
@@ -68,12 +69,11 @@ def values(found: Settings) -> dict[str, str]:
     return {key: setting.value for key, setting in found.items()}
 
 
-def parse_below(words: Sequence[str], chosen: Mapping[str, str]) -> Namespace:
-    """Parse a command line with these values in the place of defaults."""
-    parser = build_parser()
+def parse_below(parser: Parser, words: Sequence[str], chosen: Mapping[str, str]) -> Namespace:
+    """Parse a command line with these values in the place of defaults, which the parser keeps."""
     if not chosen:
         return parser.parse_args(words)
-    known = _known()
+    known = _known(parser)
     leaf = _leaf(parser, words)
     there = {action.dest for action in leaf._actions}
     converted = {key: _converted(key, known[key], text) for key, text in chosen.items() if key in known}
@@ -81,9 +81,9 @@ def parse_below(words: Sequence[str], chosen: Mapping[str, str]) -> Namespace:
     return parser.parse_args(words)
 
 
-def as_words(found: Settings) -> list[str]:
+def as_words(parser: Parser, found: Settings) -> list[str]:
     """Return the settings as flags, for a command that means the same elsewhere."""
-    known = _known() if found else {}
+    known = _known(parser) if found else {}
     words = []
     for key, setting in found.items():
         if known[key].nargs != 0:
@@ -180,9 +180,9 @@ def _converted(key: str, action: Action, text: str) -> str | int | bool:
     return text
 
 
-def _known() -> dict[str, Action]:
+def _known(parser: Parser) -> dict[str, Action]:
     """Return the options that are settings, by their names."""
-    actions = _leaf(build_parser(), ["jobs"])._actions
+    actions = parser.subparsers()["jobs"]._actions
     return {
         action.dest: action
         for action in actions
@@ -190,13 +190,12 @@ def _known() -> dict[str, Action]:
     }
 
 
-def _leaf(parser: ArgumentParser, words: Sequence[str]) -> ArgumentParser:
+def _leaf(parser: Parser, words: Sequence[str]) -> Parser:
     """Return the parser of the subcommand that these words name."""
     for word in words:
-        chosen = next((action for action in parser._actions if isinstance(action, _SubParsersAction)), None)
-        if chosen is None or word not in chosen.choices:
+        if (chosen := parser.subparsers().get(word)) is None:
             break
-        parser = chosen.choices[word]
+        parser = chosen
     return parser
 
 
