@@ -88,7 +88,7 @@ ABSENT: dict[tuple[str, ...], str] = {
     ("--silent",): "commands are not printed unless --dry-run or -v is given",
     ("-t",): _STATUS,
     ("--bar", "--eta"): "--progress bar; it is there on a terminal anyway",
-    ("--embed", "--shell-completion"): "tp-generator brings completions for bash and zsh",
+    ("--embed", "--shell-completion"): "tp-generator brings completions for bash, zsh and fish",
     # when jobs run
     (
         "--load",
