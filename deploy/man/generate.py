@@ -50,6 +50,10 @@ EXAMPLES = {
     ),
 }
 FILES = (
+    (
+        "taskpool.toml, $XDG_CONFIG_HOME/taskpool/taskpool.toml, ~/.config/taskpool/taskpool.toml",
+        "settings of tp-generator: of the project, here or in a directory above, and of the user",
+    ),
     ("/etc/taskpool/NAME.env", "environment of the service tp-dealer@NAME.service (of the package)"),
     ("$STATE_DIRECTORY, $XDG_STATE_HOME/taskpool, ~/.local/state/taskpool", "where a pool keeps its state"),
 )

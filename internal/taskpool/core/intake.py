@@ -99,7 +99,10 @@ class Intake:
         if not pool.config.journaled:  # then outcomes that are not read take memory as well
             held += sum(each.unread for each in pool.batches.values())
         if held + len(jobs) > pool.config.pending_max:
-            return "full", f"{held} jobs are pending or unread, the limit is {pool.config.pending_max}"
+            return (
+                "full",
+                f"{counted(held, 'job is', 'jobs are')} pending or unread, the limit is {pool.config.pending_max}",
+            )
         if not pool.config.journaled and pool.payload_bytes + _payload_bytes(jobs) > limits.PENDING_BYTES_MAX:
             text = f"pending jobs hold {pool.payload_bytes} bytes of arguments, the limit without a journal is "
             return "full", f"{text}{limits.PENDING_BYTES_MAX}"

@@ -46,7 +46,8 @@ def build_parser() -> Parser:
     parser = _Parser(
         prog="tp-generator",
         description="Submit jobs to a crash-proof pool, and command a running one.",
-        epilog="JOB is BATCH/NUMBER. Durations: 90 (seconds), 500ms, 1.5s, 2m, 1h30m.",
+        epilog="JOB is BATCH/NUMBER. Durations: 90 (seconds), 500ms, 1.5s, 2m, 1h30m. Options of a submission can "
+        "also come from TP_NAME variables and taskpool.toml: see config.",
     )
     parser.add_argument("--version", action="version", version=f"tp-generator {taskpool.__version__}")
     subcommands = parser.add_subparsers(dest="subcommand", metavar="SUBCOMMAND", required=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import stat
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -17,6 +18,8 @@ from taskpool.errors import UsageError
 
 FILE_NAME = "taskpool.toml"
 _BYTES_MAX = 1 << 20
+# What Kubernetes sets for each service, in the pods that come up beside it.
+_OF_A_SERVICE = re.compile(r"_(PORT|SERVICE)(_|\Z)")
 _ALIKE = 0.75  # how near two names are that may be one misspelt (difflib: 0 to 1)
 
 
@@ -37,7 +40,7 @@ def from_environment(
     """Return what variables set. An empty one sets nothing. `flags` are options that only the command line can give.
 
     Raises UsageError for a variable that can only be a misspelt setting. Others with the prefix are let be: in a
-    cluster, a service called tp makes TP_PORT and the like.
+    cluster, a service called tp-workers makes TP_WORKERS_PORT and the like.
     """
     found: Settings = {}
     for variable, value in env.items():
@@ -48,7 +51,7 @@ def from_environment(
             found[key] = Setting(value, variable)
         elif key in flags:
             raise UsageError(f"{variable}: {_option(key)} is about one run: only the command line can give it")
-        elif near := nearest(key, keys):
+        elif not _OF_A_SERVICE.search(variable) and (near := nearest(key, keys)):
             raise UsageError(f"{variable}: no such setting; did you mean {prefix}{near.upper()}?")
     return found
 

@@ -29,7 +29,9 @@ def test_a_misspelt_variable_is_refused_with_the_nearest(name: str) -> None:
         settings.from_environment({name: "1"}, "TP_", KEYS)
 
 
-@pytest.mark.parametrize("name", ["TP_PORT", "TP_SERVICE_HOST", "TP_JOB_ID", "TP_SLOT", "TP_PORT_80_TCP_ADDR"])
+@pytest.mark.parametrize(
+    "name", ["TP_PORT", "TP_SERVICE_HOST", "TP_JOB_ID", "TP_SLOT", "TP_PORT_80_TCP_ADDR", "TP_WORKERS_SERVICE_HOST"]
+)
 def test_a_variable_that_is_like_no_setting_is_let_be(name: str) -> None:
     assert settings.from_environment({name: "1"}, "TP_", KEYS) == {}
 
