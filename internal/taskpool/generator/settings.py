@@ -23,6 +23,7 @@ from taskpool.generator.output.formats import lay_out
 from taskpool.generator.parser import QUERIES, VERBS
 from taskpool.generator.private.notes import typed_of
 from taskpool.kinds import KINDS
+from taskpool.kinds.base import OWN_VARIABLES
 from taskpool.procs import settings
 from taskpool.procs.settings import Setting, Settings
 
@@ -118,7 +119,12 @@ def _now(known: Mapping[str, Action], config: str | None, warn: Callable[[str], 
     for key in DEALER_OPTIONS:  # a variable comes before a file, that of a dealer too
         if key not in _ALWAYS_GIVEN and os.environ.get(f"{_DEALER_PREFIX}{key.upper()}"):
             files.pop(key, None)
-    variables = {name: value for name, value in os.environ.items() if not name.startswith(_DEALER_PREFIX)}
+    # Inside a job its own variables are no settings: TP_WORKER is none that was meant to be TP_WORKERS.
+    variables = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(_DEALER_PREFIX) and name not in OWN_VARIABLES
+    }
     found = files | settings.from_environment(variables, PREFIX, known, _FLAGS_ONLY - {"batch"})  # TP_BATCH: a job's
     return {key: _checked(key, known[key], setting) for key, setting in found.items()}
 

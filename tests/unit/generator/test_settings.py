@@ -9,6 +9,7 @@ import pytest
 from taskpool.errors import UsageError
 from taskpool.generator import settings
 from taskpool.generator.parser import build_parser
+from taskpool.kinds.base import OWN_VARIABLES
 from taskpool.procs.settings import Setting, Settings
 
 
@@ -89,3 +90,9 @@ def test_render_says_what_is_set_and_where() -> None:
     assert settings.render({}, as_json=False) == b"All settings have their defaults.\n"
     text = settings.render({"timeout": Setting("5s", "/p/taskpool.toml")}, as_json=False).decode()
     assert text.splitlines()[1].split() == ["timeout", "5s", "/p/taskpool.toml"]
+
+
+def test_what_a_job_finds_in_its_environment_is_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in OWN_VARIABLES:
+        monkeypatch.setenv(name, "pool/1/1")
+    assert below("fib", "5") == {}
