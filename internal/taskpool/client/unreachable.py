@@ -76,8 +76,8 @@ def changed_input(refused: Refused, batch: str | None, total: int | None) -> str
     that is closed."""
     if refused.reason == "closed" and total is not None and refused.seq > total:
         return (
-            f"--resume: the input has changed: job {refused.seq} is new, and batch {batch} was closed at {total} jobs; "
-            "submit what is new as another --batch"
+            f"--resume: the input has changed: job {refused.seq} is new, and batch {batch} was closed at "
+            f"{counted(total, 'job')}; submit what is new as another --batch"
         )
     if refused.reason == "closed":
         return f"--resume: {refused.text}: it was cancelled"

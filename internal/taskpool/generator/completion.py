@@ -17,9 +17,9 @@ from taskpool.errors import TaskpoolError
 from taskpool.generator import settings
 from taskpool.generator.output.console import Console
 from taskpool.generator.parser import build_parser
-from taskpool.generator.private.notes import known_ids
 from taskpool.generator.submit import new_client_id, open_connection
 from taskpool.ipc.names import check_pool_name
+from taskpool.private.notes import known_ids
 from taskpool.procs.pool_lock import is_held
 from taskpool.procs.state_dir import PRIVATE_NOTE, pools_directory
 

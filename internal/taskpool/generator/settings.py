@@ -21,9 +21,9 @@ from taskpool.errors import UsageError
 from taskpool.generator.options import DEALER_OPTIONS
 from taskpool.generator.output.formats import lay_out
 from taskpool.generator.parser import QUERIES, VERBS
-from taskpool.generator.private.notes import typed_of
 from taskpool.kinds import KINDS
 from taskpool.kinds.base import OWN_VARIABLES
+from taskpool.private.notes import typed_of
 from taskpool.procs import settings
 from taskpool.procs.settings import Setting, Settings
 
