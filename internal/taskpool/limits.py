@@ -134,7 +134,6 @@ MEMORY_BYTES_MAX = 2**50  # of a job's memory limit: beyond any host, and sums s
 MEMORY_LOOK_NS = 20 * MILLISECOND  # between two looks at a program with a memory limit: each takes some 0.1 ms
 MEMORY_GROWTH_PERCENT_MAX = 1000
 TERM_GRACE_NS = 2 * SECOND  # between TERM and KILL
-TERM_SEQUENCE = ((15, TERM_GRACE_NS),)
 TERM_SIGNALS_MAX = 8  # before KILL, where a job names its own
 TERM_SEQUENCE_NS_MAX = 3600 * SECOND  # all their pauses: so long a slot waits for a job that is given up
 # The worker ends a command at its time-out itself, KILL included; the dealer steps in this much later.

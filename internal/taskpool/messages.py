@@ -92,7 +92,7 @@ class Limits(Part):
     @property
     def grace_ns(self) -> int:
         """How long a command may take to end, from the first signal to KILL."""
-        return sum(pause_ns for _, pause_ns in self.term_sequence or limits.TERM_SEQUENCE)
+        return sum(pause_ns for _, pause_ns in self.term_sequence) if self.term_sequence else limits.TERM_GRACE_NS
 
 
 DEFAULT_LIMITS = Limits()

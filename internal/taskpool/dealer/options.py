@@ -122,7 +122,7 @@ def _field(options: DealerOptions, key: str) -> object:
     if key.startswith("metrics_tls"):
         pair = options.metrics_tls or (None, None)
         return pair[key.endswith("key")]
-    return getattr(options, f"{key}_ns" if key == "retain" else key)
+    return getattr(options, f"{key}_ns" if key in ("delay", "retain") else key)
 
 
 def workers(text: str, cpus: int | None = None) -> int:

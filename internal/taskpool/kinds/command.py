@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from taskpool.kinds.parallel.language import Rendered
 
+_TERM_SEQUENCE = ((int(signal.SIGTERM), limits.TERM_GRACE_NS),)
 _SHELL = (b"/bin/sh", b"-c")
 _SHOWN_CHARS_MAX = 60
 
@@ -285,7 +286,7 @@ def _patience_ns(context: Context) -> int:
 def _see_through(pid: int, context: Context, streams: Streams) -> Result:
     kills = oom.kills()
     wanted = context.limits
-    sequence = wanted.term_sequence or limits.TERM_SEQUENCE
+    sequence = wanted.term_sequence or _TERM_SEQUENCE
     bounds = Bounds(context.deadline_ns, wanted.memory_bytes, sequence, context.interruptible)
     ended = wait(pid, bounds, streams)
     kill_descendants()  # before the output is read: it must not grow any more

@@ -154,6 +154,7 @@ def wait(pid: int, bounds: Bounds, streams: Streams) -> Ended:
             ended = not held_bytes and _ends_by(pid, bounds.deadline_ns, streams)
     except JobCancelled:
         cancelled = True
+    # Cancelled as it ended, perhaps: then it is a zombie, which takes every signal, and is told to be cancelled.
     if ended:
         return Ended(reap(pid))
     if held_bytes:

@@ -23,6 +23,7 @@ def exceeds(limit_bytes: int) -> int:
     family = list(_descendants())
     if sum(_resident(pid) for pid in family) <= limit_bytes:
         return 0
+    # Looked at again, and not in the same instant: one that has ended meanwhile counts nothing.
     held = sum(_proportional(pid) for pid in family)
     return held if held > limit_bytes else 0
 
@@ -39,6 +40,7 @@ def bounded_allocation(more_bytes: int) -> Iterator[None]:
         return
     soft, hard = before = resource.getrlimit(resource.RLIMIT_DATA)
     bound = _allocated() + more_bytes
+    # A limit of the user's own stands: the kernel refuses more than the hard one, and the soft one was asked for.
     for limit in (soft, hard):
         if limit != resource.RLIM_INFINITY:
             bound = min(bound, limit)

@@ -45,6 +45,7 @@ class CancelSignal:
 
     def _on_signal(self, _signum: int, _frame: FrameType | None) -> None:
         self.came = True
+        # Elsewhere an exception would leave a program without anyone who waits for it.
         if self._may_interrupt:
             self._may_interrupt = False
             raise JobCancelled

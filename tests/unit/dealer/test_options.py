@@ -13,6 +13,7 @@ from taskpool.errors import UsageError
 OTHER = {
     "pool": "other",
     "spares": "7",
+    "delay": "1s",
     "journal": "none",
     "journal_sync": "normal",
     "retain": "1h",

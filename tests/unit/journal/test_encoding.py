@@ -92,7 +92,9 @@ GOLDEN_JOB = "9394a3666962c4077061796c6f6164c0c0c3a0"
 GOLDEN_OUTCOME = "dc0015010101a3666962c0a97375636365656465640100c4023535c0c0c0c0000000940000000094c0c0c0c0c0a090"
 # Of version 0.2: without what the job is, and without its tries.
 GOLDEN_OUTCOME_OLD = "dc0013010101a3666962c0a97375636365656465640100c4023535c0c0c0c0000000940000000094c0c0c0c0c0"
-GOLDEN_LIMITS = "9a000000009090c3c30300"
+GOLDEN_LIMITS = "9e000000009090c3c3030000000090"
+# Of version 0.2: without memory, and without the signals of its end.
+GOLDEN_LIMITS_OLD = "9a000000009090c3c30300"
 
 
 def test_every_flipped_bit_of_what_is_told_of_tries_is_found() -> None:
@@ -107,6 +109,11 @@ def test_an_outcome_that_an_earlier_version_wrote_is_read() -> None:
     body = bytes.fromhex(GOLDEN_OUTCOME_OLD)
     crc = zlib.crc32(body, zlib.crc32(struct.pack("<qqq", 1, 1, 1)))
     assert encoding.unpack_outcome(encoding.OutcomeRow(1, 1, 1, body, crc)) == recorded(1).outcome
+
+
+def test_limits_that_an_earlier_version_wrote_are_read() -> None:
+    body = bytes.fromhex(GOLDEN_LIMITS_OLD)
+    assert encoding.unpack_limits(body, zlib.crc32(body)) == Limits()
 
 
 # --- in a file ------------------------------------------------------------------------------------
