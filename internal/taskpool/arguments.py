@@ -19,6 +19,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from textwrap import shorten, wrap
 from typing import Any, NoReturn
 
+# What a terminal shows unless it was resized. Of longer help only the end would be seen.
 WIDTH = 80
 LINES_MAX = 24
 _TERM_WIDTH = 30
@@ -102,12 +103,14 @@ class Parser(ArgumentParser):
         parsed: Namespace
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
+            # argparse hands these words up to the main parser, which knows none of the subcommand's options.
             leaf = self._leaf(parsed)
             leaf.error(self.advice(unknown, leaf))
         return parsed
 
     def advice(self, unknown: Sequence[str], leaf: Parser) -> str:
         """Return what is said of words that the parser of the subcommand does not know."""
+        # The option first: one that is misspelt leaves its value over too, and that was no mistake.
         word = next((word for word in unknown if word.startswith("-")), unknown[0])
         if not word.startswith("-"):
             return f"unexpected argument {word!r}"
@@ -119,10 +122,12 @@ class Parser(ArgumentParser):
         """Exit with code 2. No usage: it would hide the message."""
         self.exit(2, f"{self.prog}: {message} ({self.prog} --help shows how)\n")
 
+    # Private in argparse, which has no other place for this text. Its own lists all choices and suggests none.
     def _check_value(self, action: Action, value: Any) -> None:
         if action.choices is None or value in action.choices:
             return
         if isinstance(action, _SubParsersAction):
+            # None: with the action, argparse would begin the message with `argument SUBCOMMAND:`.
             raise ArgumentError(None, f"unknown subcommand {value!r}{_meant(str(value), list(action.choices))}")
         expected = " or ".join(map(str, action.choices))
         raise ArgumentError(
@@ -146,6 +151,7 @@ class _ShowHelp(Action):
 
 
 def _colours() -> bool:
+    # NO_COLOR turns colours off when it is not empty (no-color.org); a dumb terminal would show the escapes as text.
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
 
 

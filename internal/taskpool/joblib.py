@@ -25,7 +25,7 @@ def register(*, make_default: bool = False) -> None:
 class TaskpoolBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]  # joblib has no types
     """Runs the calls of one `Parallel` in an Executor of its own, or all in a named pool."""
 
-    supports_retrieve_callback = True
+    supports_retrieve_callback = True  # without it, joblib has neither `timeout` nor `return_as` a generator
 
     def __init__(
         self, nesting_level: int | None = None, inner_max_num_threads: int | None = None, **options: Any
@@ -47,8 +47,10 @@ class TaskpoolBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         self.parallel = parallel
         n_jobs = self.effective_n_jobs(n_jobs)
         named = self._options.get("pool") is not None
+        # As joblib's own backends do. A named pool was chosen on purpose, and is used for one call at a time too.
         if n_jobs == 1 and not named:
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
+        # How many workers a named pool has is its dealer's to say: the Executor refuses a number there.
         self._executor = Executor(None if named else n_jobs, **self._options)
         return n_jobs
 
@@ -62,7 +64,7 @@ class TaskpoolBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
 
     def retrieve_result_callback(self, out: concurrent.futures.Future[Any]) -> Any:
         """Return the result of a batch, or raise what its future does."""
-        return out.result()
+        return out.result()  # `out` is what the callback was given, and that is the future
 
     def terminate(self) -> None:
         """End the Executor; what is left of it is not waited for."""
@@ -76,5 +78,6 @@ class TaskpoolBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         if self._executor is not None:
             self._executor.shutdown(wait=False, cancel_futures=True)
             self._executor = None
+        # What runs already ends by itself, in the loop of the old Executor: the new one need not wait for it.
         if ensure_ready:
             self.configure(n_jobs=self.parallel.n_jobs, parallel=self.parallel)

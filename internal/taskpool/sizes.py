@@ -14,6 +14,7 @@ EXPECTED = "expected an amount of memory such as 512M, 1.5G or 1048576 (bytes)"
 
 def parse_size(value: object, where: str) -> int:
     """Return the bytes of a text, or of a plain number. Raises UsageError that starts with `where`."""
+    # A bool is an int in Python: `true` in a job's JSON would be a limit of one byte.
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         raise UsageError(f"{where}: {EXPECTED}, got {value!r}")
     size = _bytes(value.strip()) if isinstance(value, str) else value
@@ -30,6 +31,7 @@ def _bytes(text: str) -> int | None:
         return None
     number, unit = match.groups()
     factor = 1024 ** (_UNITS.index(unit.upper()) + 1) if unit else 1
+    # A float has 53 bits: whole numbers go through int, so that none is rounded.
     return round(float(number) * factor) if "." in number else int(number) * factor
 
 

@@ -473,3 +473,20 @@ except AttributeError as error:
 """
     said = "['taskpool']\nJobCrashed True\nmodule 'taskpool' has no attribute 'Nothing'\n"
     assert programs.run(code) == said
+
+
+# --- memory -----------------------------------------------------------------------------------------
+
+
+def hold(mib: int) -> int:
+    return len(bytearray(mib << 20)) >> 20
+
+
+def test_a_call_that_takes_more_than_its_memory_fails_alone(make: Make) -> None:
+    with make(1, memory_limit="150M") as executor:
+        futures = [executor.submit(hold, mib) for mib in (10, 1000, 20)]
+        futures.append(executor.options(memory_limit="400M").submit(hold, 300))
+        with pytest.raises(taskpool.OutOfMemory, match="within its memory limit of 150 MiB") as caught:
+            futures[1].result(DEADLINE_S)
+        assert isinstance(caught.value.__cause__, MemoryError)
+        assert [futures[n].result(DEADLINE_S) for n in (0, 2, 3)] == [10, 20, 300]

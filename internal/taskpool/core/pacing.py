@@ -35,10 +35,12 @@ class Pacing:
 
     def must_wait(self, now: Instant) -> bool:
         """Whether no frame may be sent yet."""
+        # It has one attempt (`active`). One that was lost is out of the table: nothing will say that it has started.
         if self._last is not None and self._last.first_n in self._pool.attempts:
             return True
         return now.mono < self._open_mono_ns
 
     def next_deadline_ns(self, now: Instant) -> int:
         """When a frame may be sent again, if that is a matter of time."""
+        # A moment that has passed is no deadline: the dealer would wake for it again and again, with nothing to do.
         return self._open_mono_ns if self._open_mono_ns > now.mono else NEVER

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+# With all options the help would not fit a screen. The subcommands of `journal` have few: all of theirs are shown.
 BRIEF = frozenset(
     {"--pool", "--workers", "--journal", "--metrics", "--drain-timeout", "--config", "--check-config", "--health"}
 )

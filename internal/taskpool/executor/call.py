@@ -42,6 +42,7 @@ class Call(NamedTuple):
     @property
     def key(self) -> bytes:
         """What is equal for equal calls, in another run of the program too."""
+        # Without the limits: a run with another time-out goes on with the same jobs.
         data = b"".join(
             (hashlib.sha256(self.setup.initializer).digest(), *self.path, b"\0", self.function, self.arguments)
         )
@@ -89,6 +90,7 @@ class Function(NamedTuple):
 
 def make(function: Function, args: Any, kwargs: Any, setup: Setup, limits: Limits | None) -> Call:
     """Pickle the arguments of a call. Raises what the objects' own code raises, mostly TypeError or PicklingError."""
+    # Now, in the thread that submits: what it changes in its objects afterwards is not for this call.
     path = _own_directories((*setup.path, *sys.path), os.getcwd())
     return Call(function.title, function.pickle, pickling.dumps((args, kwargs)), path, setup, limits)
 
@@ -97,12 +99,14 @@ def _title(function: Callable[..., Any]) -> str:
     called = getattr(function, "func", function)  # of a functools.partial
     name = getattr(called, "__qualname__", None) or type(called).__qualname__
     text = f"{getattr(called, '__module__', None) or '?'}.{name}"
+    # A name may be any text: with a lone surrogate in it, no message could be encoded.
     return text.encode("utf-8", "backslashreplace").decode()[:JOB_TEXT_BYTES_MAX]
 
 
 @lru_cache(maxsize=8)
 def _own_directories(path: tuple[str, ...], here: str) -> tuple[bytes, ...]:
     """Return what of `sys.path` a worker of the same Python would not have by itself."""
+    # `here` is an argument for the sake of the cache: '' in sys.path is another directory after a chdir.
     names = ("stdlib", "platstdlib", "purelib", "platlib")
     everywhere = {os.path.abspath(sysconfig.get_path(name)) for name in names}
     everywhere |= {os.path.join(sysconfig.get_path("platstdlib"), "lib-dynload")}
@@ -122,7 +126,7 @@ def _write(home: Path, batch: str, data: bytes) -> Path:
             file.write(data)
             file.flush()
             os.fsync(fd)  # before the journal has the job
-        os.fsync(directory_fd)
+        os.fsync(directory_fd)  # fsync(2) of a file need not store its name
     finally:
         os.close(directory_fd)
     return home / OUTPUT_NAME / batch / name

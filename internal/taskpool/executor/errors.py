@@ -8,11 +8,13 @@ from __future__ import annotations
 from concurrent.futures import BrokenExecutor
 from typing import Any
 
+from taskpool.certificate import OUT_OF_MEMORY
 from taskpool.kinds import call
 from taskpool.messages import Outcome, State
 from taskpool.procs.signals import signal_name
 
 _FATAL = "Fatal Python error"  # how faulthandler begins what it writes
+# It writes the innermost frame first: from the first one of this file on, they are the worker's.
 _OWN_FRAME = f'  File "{call.__file__}"'
 
 
@@ -59,7 +61,7 @@ class JobCrashed(JobFailed):
 
 
 class OutOfMemory(JobCrashed, MemoryError):
-    """The kernel killed the process of a call because memory was short."""
+    """A call took more memory than its limit, or the kernel killed its process because memory was short."""
 
 
 class JobTimedOut(JobFailed, TimeoutError):
@@ -73,6 +75,7 @@ class JobLost(JobFailed):
 class RemoteTraceback(Exception):
     """Shows where in the worker an exception was raised: the `__cause__` of one that came back."""
 
+    # Text, for no traceback can be pickled; as a cause, the interpreter prints it above the exception.
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.text = text
@@ -92,6 +95,8 @@ def from_outcome(job: str, outcome: Outcome) -> JobFailed:
     if outcome.state is State.QUARANTINED:
         return _crashed(what, outcome, facts)
     trace = error.traceback if error is not None else None
+    if error is not None and error.type == OUT_OF_MEMORY:
+        return OutOfMemory(f"{what} ran out of memory: {message}", traceback=trace, **facts)
     kind = f"{error.type}: " if error is not None else ""
     return JobFailed(f"{what} failed: {kind}{message}", traceback=trace, **facts)
 

@@ -48,7 +48,7 @@ class Executor(concurrent.futures.Executor):
         timeout: float | None = None,
         retries: int = 0,
         crash_limit: int = 1,
-        memory_limit: int | None = None,
+        memory_limit: int | str | None = None,
         priority: int = 0,
         initializer: Callable[..., object] | None = None,
         initargs: Sequence[Any] = (),
@@ -59,9 +59,9 @@ class Executor(concurrent.futures.Executor):
         """Start a private pool of `max_workers` processes (the CPUs that this program may use), or use a named one.
 
         `timeout` is in seconds, of one try; `retries` are tries after the first one, for calls that fail or time out;
-        after `crash_limit` crashes a call fails. `journal=True, batch="ID"`: what is accepted survives a kill of any
-        process, and the same program started again goes on with it. `path` are directories for imports, ahead of
-        `sys.path`, which the workers have too.
+        after `crash_limit` crashes a call fails. `memory_limit` is what a call may allocate, in bytes or as "2G".
+        `journal=True, batch="ID"`: what is accepted survives a kill of any process, and the same program started again
+        goes on with it. `path` are directories for imports, ahead of `sys.path`, which the workers have too.
 
         Raises ValueError or TypeError for a wrong argument, PoolError when the pool cannot be started.
         """
@@ -85,6 +85,7 @@ class Executor(concurrent.futures.Executor):
             worker_python=worker_python,
         )
         self._pid = os.getpid()
+        # Ahead of the pool: where this is refused, no dealer was started for nothing.
         lifetime.register()
         self._loop = _start(chosen)
         self._handle = _Handle()
@@ -141,9 +142,11 @@ class Executor(concurrent.futures.Executor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls. `wait`: until all futures are done and the pool is gone. `cancel_futures`: cancel those
         that do not run yet; with a journal, which would run them later, all that are not done."""
+        # No error: a forked child leaves its parent's `with` block too, and has to leave the pool to it.
         if os.getpid() != self._pid:
             return
         self._loop.end(Ending.DRAIN, cancel=cancel_futures)
+        # A future's callback runs in the loop's thread, and a thread that joins itself raises RuntimeError.
         if wait and threading.current_thread() is not self._loop.thread:
             self._loop.thread.join()
 
@@ -161,6 +164,7 @@ class Executor(concurrent.futures.Executor):
 
         Raises TypeError, ValueError.
         """
+        # It has the same handle, so the loop goes on for as long as either of the two lives.
         view = copy.copy(self)
         view._limits = call_limits(self._limits, **limits)
         return view
@@ -241,6 +245,7 @@ def _taken(
         while futures:
             yield _next_result(futures, calls, end)  # kept by no name here: its taker may be done with it at once
     finally:
+        # As in the standard library: there is no one left to ask for these results.
         for future in futures:
             future.cancel()
 

@@ -44,6 +44,13 @@ class CallFuture(Future[T]):
         self._on_cancel(self)
         return True
 
+    def set_running_or_notify_cancel(self) -> bool:
+        """Begin its end, or wake what waits for a cancelled future. Only the loop's thread."""
+        running = super().set_running_or_notify_cancel()
+        # A second time would raise RuntimeError, and `cancel` may come between any two steps of the loop.
+        self._told = self._told or not running
+        return running
+
     def remove_file(self) -> None:
         """Remove the file that the worker has read the call from, if there is one."""
         if self.file is not None:
@@ -53,5 +60,5 @@ class CallFuture(Future[T]):
     def tell_cancelled(self) -> None:
         """Wake what waits for a cancelled future, once. Only the loop's thread."""
         if not self._told:
-            self._told = True
+            # `cancel` itself wakes `result` and runs callbacks; `wait` and `as_completed` hear of it only by this.
             self.set_running_or_notify_cancel()

@@ -19,6 +19,7 @@ class KnownCalls:
 
     def __init__(self, path: Path) -> None:
         """Open the file, or make it. Raises OSError."""
+        # O_APPEND: `begin` reads by pread(2), which leaves the position where it is, at the start.
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         self._by_key: defaultdict[bytes, deque[int]] = defaultdict(deque)
         self.outcomes: dict[int, Outcome] = {}  # of jobs that have ended and are not claimed yet, by number
@@ -32,6 +33,7 @@ class KnownCalls:
         for seq in range(1, len(data) // KEY_BYTES + 1):
             key = data[(seq - 1) * KEY_BYTES : seq * KEY_BYTES]
             outcome = self.outcomes.get(seq)
+            # Zeros are what truncate(2) has filled up with: which call that job was is not known.
             # What was cancelled was not wanted then; where it is submitted again, it is.
             if any(key) and (outcome is None or outcome.state is not State.CANCELLED):
                 self._by_key[key].append(seq)

@@ -37,6 +37,7 @@ def start(loop: Loop) -> None:
 
 def _end_all() -> None:
     loops = [loop for loop in _live if loop.thread.is_alive()]
+    # All are told before one is waited for: they finish side by side.
     for loop in loops:
         loop.end(Ending.DRAIN)
     for loop in loops:

@@ -167,7 +167,7 @@ class Link:
     def close(self) -> None:
         """Leave the pool; a private dealer ends. May be called twice."""
         if self.connection is not None:
-            if self.private is None:
+            if self.private is None:  # a private dealer needs no goodbye: it goes with its lifeline
                 self.connection.leave()
             self.connection.close()
             self.connection = None

@@ -74,6 +74,7 @@ class Loop(TurnHandler):
         self._lost_in_a_row = 0
         self.states: Counter[State] = Counter()
         self.submitted = self.attempts = self.crashes = self.lost = 0
+        # No daemon: such a thread is stopped anywhere when the interpreter ends, amid a callback too.
         self.thread = threading.Thread(target=self._run, name="taskpool")
 
     # --- what other threads call ------------------------------------------------------------------
@@ -107,6 +108,7 @@ class Loop(TurnHandler):
                 left += self._pending.values()
             self._cancels_waiting = self._cancels_waiting or (cancel and not self._link.durable)
             self._wake()
+        # Not under the lock: this runs callbacks, which may wait for another thread that submits.
         for future in left:
             future.cancel()
 
@@ -188,18 +190,20 @@ class Loop(TurnHandler):
             self._incoming.clear()
             self._pending.clear()
         for future in left:
-            if not self._link.durable:
+            if not self._link.durable:  # else the job may run yet, and read it
                 future.remove_file()
             if error is None:
                 future.cancel()
                 future.tell_cancelled()
             else:
+                # One for each: to raise an exception adds to its traceback, and many threads may do so at once.
                 result.complete(future, error=PoolError(str(error)))
         while self._cancelled:
             self._cancelled.popleft().tell_cancelled()
         try:
             self._link.close()
         finally:
+            # Under the lock: a late `_wake` must not write to a number that another file has by then.
             with self._lock:
                 os.close(self._wakeup)
                 self._wakeup = -1
@@ -253,6 +257,7 @@ class Loop(TurnHandler):
                 self._link.known.begin(session.submissions.accepted)
         for outcome in outcomes:
             self._take(outcome)
+        # Behind the loop: the dealer forgets what is acknowledged.
         session.deliveries.store(session.deliveries.delivered)
 
     def before_send(self, ready: Set[int], now: int) -> None:
@@ -289,7 +294,7 @@ class Loop(TurnHandler):
                 self._link.known.add([key for _, _, key in futures])
             for seq, (future, _, _) in enumerate(futures, first):
                 future.batch, future.seq = self._link.batch, seq
-                with self._lock:
+                with self._lock:  # for other threads walk through it, in `end`
                     self._pending[seq] = future
                 if future.cancelled():
                     self._to_cancel.add(seq)
@@ -319,7 +324,7 @@ class Loop(TurnHandler):
             key = future.call.key if self._link.known is not None else b""
             if file is not None:
                 future.file = file
-            future.call = None
+            future.call = None  # a program may keep a future for long, and its pickles are of no use any more
             frame.append((future, job, key))
             self._incoming.popleft()
         return frame

@@ -9,12 +9,15 @@ from typing import Any, NamedTuple
 
 from taskpool import limits
 from taskpool.clock import SECOND
+from taskpool.errors import UsageError
 from taskpool.messages import Limits
 from taskpool.procs.spawn import WORKER
+from taskpool.sizes import human_size, parse_size
 
 _BATCH = re.compile(limits.BATCH_ID_PATTERN)
 _POOL = re.compile(limits.POOL_NAME_PATTERN)
 _NANOSECONDS_MIN = 1_000_000  # a shorter time-out cannot be kept
+_MEMORY_BYTES_MIN = 1024 * 1024  # with less, the call itself cannot be unpickled
 
 
 class PoolOptions(NamedTuple):
@@ -35,15 +38,12 @@ def call_limits(
     retries: int | None = None,
     crash_limit: int | None = None,
     priority: int | None = None,
-    memory_limit: object = None,
+    memory_limit: int | str | None = None,
 ) -> Limits:
     """Return `base` with what is given changed. Raises ValueError, TypeError."""
-    if memory_limit is not None:
-        raise ValueError(
-            f"memory_limit={memory_limit!r}: this version of taskpool has no limit of memory; use resource.setrlimit "
-            "in the function, or a limit of the control group around the program"
-        )
     changes: dict[str, Any] = {}
+    if memory_limit is not None:
+        changes["memory_bytes"] = _memory_bytes(memory_limit)
     if timeout is not None:
         changes["timeout_ns"] = _nanoseconds(timeout)
     for name, value, least, most in (
@@ -105,6 +105,16 @@ def _nanoseconds(timeout: object) -> int:
     if not _NANOSECONDS_MIN <= timeout * SECOND <= most:  # of a NaN, too
         raise ValueError(f"timeout={timeout!r}: expected 0.001 to {most // SECOND} seconds, or None for no limit")
     return int(timeout * SECOND)
+
+
+def _memory_bytes(memory_limit: object) -> int:
+    try:
+        size = parse_size(memory_limit, f"memory_limit={memory_limit!r}")
+    except UsageError as error:
+        raise ValueError(str(error)) from None
+    if size < _MEMORY_BYTES_MIN:
+        raise ValueError(f"memory_limit={memory_limit!r}: expected {human_size(_MEMORY_BYTES_MIN)} or more")
+    return size
 
 
 def _worker_exec(python: str | None) -> str | None:

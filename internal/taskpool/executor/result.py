@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from taskpool.errors import MessageError
-from taskpool.executor.errors import RemoteTraceback, from_outcome
+from taskpool.executor.errors import OutOfMemory, RemoteTraceback, from_outcome
 from taskpool.executor.future import CallFuture
 from taskpool.kinds import pickling
 from taskpool.kinds.call import file_of, read_value
@@ -64,8 +64,13 @@ def _read(future: CallFuture[Any], outcome: Outcome) -> tuple[Any, BaseException
         return None, problem
     if outcome.state is State.SUCCEEDED:
         return value, None
+    ended = from_outcome(job, outcome)
     if not isinstance(value, BaseException):
-        return None, from_outcome(job, outcome)
+        return None, ended
+    if isinstance(ended, OutOfMemory):  # of its limit, which a MemoryError by itself does not tell
+        ended.__cause__ = value
+        return None, ended
+    # Pickle leaves out `__cause__` and `__traceback__` of an exception, so none is lost by setting it.
     text = outcome.error.traceback if outcome.error is not None else None
     if text is not None:
         value.__cause__ = RemoteTraceback(text)

@@ -31,6 +31,7 @@ def offers(words: Sequence[str], console: Console) -> list[str]:
     """Return what begins with the word. `console` is told nothing."""
     kind, pool, word = [*words, "", "", ""][:3]
     try:
+        # A list: of an iterator, what fails would fail outside this `try`.
         return [offer for offer in _all(kind, pool, word, console) if offer.startswith(word)]
     except (TaskpoolError, OSError):
         return []
@@ -50,6 +51,7 @@ def _all(kind: str, pool: str, word: str, console: Console) -> Iterator[str]:
 
 def _pools(*, running: bool) -> Iterator[str]:
     for path in sorted(pools_directory().iterdir()):
+        # A private pool is offered as its batch (`kept`). One that is down can still be started, or its journal read.
         if not (path / PRIVATE_NOTE).exists() and (is_held(path) or not running):
             yield path.name
 
@@ -62,6 +64,7 @@ def _batches(pool: str, console: Console) -> Iterator[str]:
 def _jobs(pool: str, word: str, console: Console) -> Iterator[str]:
     """Yield `BATCH/` for each batch, and behind that the jobs whose numbers begin as the word says."""
     batch, slash, begin = word.partition("/")
+    # In two steps: the jobs of all batches may be millions.
     if not slash:
         yield from (f"{name}/" for name in _batches(pool, console))
         return

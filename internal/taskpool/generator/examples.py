@@ -7,6 +7,7 @@ BRIEF = frozenset(
     {"--pool", "--batch", "--resume", "--timeout", "--retries", "--workers", "--keep-order", "--output", "--dry-run"}
 )
 
+# A line for each of so many subcommands would leave no room for the examples on a screen of 24 lines.
 GROUPS = {
     "submit jobs": ("command", "python", "fib", "jobs"),
     "go on": ("batches", "resume", "rerun", "forget"),
@@ -16,6 +17,7 @@ GROUPS = {
     "this program": ("config",),
 }
 
+# Tests parse each with the real parsers: an option that is renamed fails there, and not where a reader tries it.
 EXAMPLES = {
     "tp-generator": (
         "tp-generator command -- gzip -k {} ::: *.log    # without a pool: starts one",

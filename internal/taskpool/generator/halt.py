@@ -11,10 +11,12 @@ from taskpool.messages import State
 # What GNU parallel takes for backwards compatibility, and its own users still type.
 _SHORT = {"1": "soon,fail=1", "2": "now,fail=1", "-1": "soon,success=1", "-2": "now,success=1"}
 _NEVER = ("never", "0")
+# Digits are bounded, because int() refuses more than 4300 with an error of its own.
 _RULE = re.compile(r"(now|soon),(fail|success|done|quarantined)=([0-9]{1,9})(%?)", re.ASCII)
 _SHARE = re.compile(r"[0-9]{1,3}%", re.ASCII)
 
 HaltReason = Literal["fail", "success", "done", "quarantined"]
+# All three are one to GNU parallel: what is ended for its time, or ends by a signal, has failed like any other.
 _FAILED = frozenset({State.FAILED, State.TIMED_OUT, State.QUARANTINED})
 _COUNTED: dict[str, frozenset[State]] = {
     "fail": _FAILED,
@@ -55,6 +57,7 @@ class HaltRule(NamedTuple):
         """
         if not self.percent:
             return counted >= self.number
+        # In whole numbers: 100 * 0.07 is more than 7. `counted > 0`, or a batch without jobs would have reached it.
         return jobs is not None and counted > 0 and counted * 100 >= jobs * self.number
 
 

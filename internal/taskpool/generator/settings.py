@@ -38,7 +38,7 @@ _OF_COMMANDS = ("pool", "dealer_timeout", "log_format")
 # A private dealer reads its own variables; these two it is always given as flags.
 _ALWAYS_GIVEN = frozenset({"metrics", "journal"})
 _TRUTHS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
-_DIGITS_MAX = 18
+_DIGITS_MAX = 18  # always below 2**63, and far from where int() itself refuses a text
 _PATHS = ("FILE", "PATH", "DIR")
 _NO_PATH = "none"
 
@@ -60,6 +60,7 @@ def below(parser: Parser, args: Namespace, warn: Callable[[str], None]) -> Setti
     found = _now(known, args.config, warn)
     if args.subcommand != "config" and not submits:
         return {key: setting for key, setting in found.items() if key in _OF_COMMANDS}
+    # A named pool has its dealer already: these would be refused as if they had been typed with --pool.
     if (submits and args.pool is not None) or "pool" in found:
         found = {key: setting for key, setting in found.items() if key not in DEALER_OPTIONS}
     return found
@@ -77,6 +78,7 @@ def parse_below(parser: Parser, words: Sequence[str], chosen: Mapping[str, str])
     known = _known(parser)
     leaf = _leaf(parser, words)
     there = {action.dest for action in leaf._actions}
+    # argparse passes a default that is a text through its `type`, but compares it with no choices.
     converted = {key: _converted(key, known[key], text) for key, text in chosen.items() if key in known}
     leaf.set_defaults(**{key: value for key, value in converted.items() if key in there})
     return parser.parse_args(words)
@@ -135,6 +137,7 @@ def _of_files(known: Mapping[str, Action], config: str | None, warn: Callable[[s
     if config is not None:
         return settings.from_file(Path(config), known, settings.read_named(Path(config)), _FLAGS_ONLY)
     found: Settings = {}
+    # The user's file first, as the later one wins: what a project says is nearer to its jobs.
     places = [settings.of_user(os.environ)]
     try:
         places.append(settings.upward(Path.cwd()))
@@ -152,6 +155,7 @@ def _of_files(known: Mapping[str, Action], config: str | None, warn: Callable[[s
 def _checked(key: str, action: Action, setting: Setting) -> Setting:
     """Check what only the parser knows, and make a path absolute. Raises UsageError."""
     try:
+        # Variables may hold any bytes, which Python makes surrogates of (PEP 383): no message or note can carry them.
         setting.value.encode()
     except UnicodeEncodeError:
         raise UsageError(f"{setting.source}: {key}: expected UTF-8, got {setting.value!r}") from None
@@ -180,6 +184,7 @@ def _converted(key: str, action: Action, text: str) -> str | int | bool:
     if action.choices is not None and text not in action.choices:
         raise UsageError(f"{key}: expected {' or '.join(action.choices)}, got {text!r}")
     if action.type is int:
+        # int() alone would also take blanks, underscores and the digits of other scripts.
         if not (len(text) <= _DIGITS_MAX and text.removeprefix("-").isdecimal() and text.isascii()):
             raise UsageError(f"{key}: expected an integer, got {text!r}")
         return int(text)
@@ -192,7 +197,7 @@ def _known(parser: Parser) -> dict[str, Action]:
     return {
         action.dest: action
         for action in actions
-        if action.option_strings and action.dest not in _FLAGS_ONLY and action.dest != "help"
+        if action.option_strings and action.dest not in _FLAGS_ONLY and action.dest not in ("help", "help_all")
     }
 
 

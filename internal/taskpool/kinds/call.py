@@ -86,6 +86,7 @@ class Call(Kind[Payload]):
             return b":".join(job.path).decode("latin-1")
         import hashlib
 
+        # Short: the dealer keeps it with each job, and an initializer's pickle may take a megabyte.
         return hashlib.blake2b(b":".join((*job.path, job.setup)), digest_size=16).hexdigest()
 
     def run(self, payload: bytes, context: Context) -> Result:

@@ -51,6 +51,7 @@ def loads(data: bytes, owner: str = "") -> Any:
 
     Raises whatever the objects' own code and the imports of their modules raise.
     """
+    # Global, because a pickle calls `main_namespace` by itself and has no way to tell it the owner.
     global _owner
     _owner = owner
     return pickle.loads(data)
@@ -82,6 +83,7 @@ def _mark(value: object) -> bytes:
     """Return what is equal for equal values; empty for what cannot be compared so, which is taken each time."""
     from hashlib import blake2b
 
+    # A digest and not the value, which a call may change in place after it came.
     try:
         return blake2b(dumps(value), digest_size=16).digest()
     except Exception:  # noqa: BLE001 - a value that was unpickled need not pickle again

@@ -21,6 +21,7 @@ def forget(kept: KeptBatch) -> int:
     """
     batch = kept.note.batch
     with closing(PrivateState(batch, kept.note.journal or "none", resume=True)) as state:
+        # A dealer may outlive a generator that was killed, and it holds another lock.
         if is_held(state.directory):
             holder = last_holder(state.directory)
             pid = f" (PID {holder.pid})" if holder is not None else ""

@@ -198,6 +198,7 @@ def _measure(directory: Path) -> tuple[int, int]:
             with suppress(OSError):
                 status = os.lstat(os.path.join(root, name))
                 size += status.st_blocks * 512  # stat(2): in units of 512 bytes
+                # SQLite writes to the -wal file first, and to the journal itself only at a checkpoint.
                 if name in (PRIVATE_NOTE, JOURNAL_NAME, RESULT_NAME, f"{JOURNAL_NAME}-wal"):
                     used_wall_ns = max(used_wall_ns, status.st_mtime_ns)
     return size, used_wall_ns

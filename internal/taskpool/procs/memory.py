@@ -28,27 +28,54 @@ def exceeds(limit_bytes: int) -> int:
     return held if held > limit_bytes else 0
 
 
-@contextmanager
-def bounded_allocation(more_bytes: int) -> Iterator[None]:
-    """Let this process allocate so many bytes more than it has now, within the block; 0 sets no bound.
+class AllocationBound:
+    """What this process may allocate within a block: what does not fit fails with ENOMEM, in Python a MemoryError.
 
-    What does not fit fails with ENOMEM, in Python a MemoryError. RLIMIT_DATA counts private writable memory, so neither
-    files that are mapped nor address space that is only reserved, as RLIMIT_AS would (getrlimit(2), since Linux 4.7).
+    RLIMIT_DATA counts private writable memory, so neither files that are mapped nor address space that is only
+    reserved, as RLIMIT_AS would (getrlimit(2), since Linux 4.7).
     """
-    if not more_bytes:
-        yield
-        return
-    soft, hard = before = resource.getrlimit(resource.RLIMIT_DATA)
-    bound = _allocated() + more_bytes
-    # A limit of the user's own stands: the kernel refuses more than the hard one, and the soft one was asked for.
-    for limit in (soft, hard):
-        if limit != resource.RLIM_INFINITY:
-            bound = min(bound, limit)
-    resource.setrlimit(resource.RLIMIT_DATA, (bound, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+    def __init__(self) -> None:
+        self._around = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+        self._within: tuple[int, int] | None = None
+
+    @contextmanager
+    def of(self, more_bytes: int) -> Iterator[None]:
+        """Let this process allocate so many bytes more than it has now; 0 sets no bound."""
+        if not more_bytes:
+            yield
+            return
+        self._around = soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        bound = _allocated() + more_bytes
+        # A limit of the user's own stands: the kernel refuses more than the hard one, and the soft one was asked for.
+        for limit in (soft, hard):
+            if limit != resource.RLIM_INFINITY:
+                bound = min(bound, limit)
+        self._within = bound, hard
+        resource.setrlimit(resource.RLIMIT_DATA, self._within)
+        try:
+            yield
+        finally:
+            self._replace(self._within, self._around)
+            self._within = None
+
+    @contextmanager
+    def lifted(self) -> Iterator[None]:
+        """Look at the process within the block as if there were no bound."""
+        if self._within is None:
+            yield
+            return
+        self._replace(self._within, self._around)
+        try:
+            yield
+        finally:
+            self._replace(self._around, self._within)
+
+    @staticmethod
+    def _replace(old: tuple[int, int], new: tuple[int, int]) -> None:
+        # One that the job itself has set is not ours to change.
+        if resource.getrlimit(resource.RLIMIT_DATA) == old:
+            resource.setrlimit(resource.RLIMIT_DATA, new)
 
 
 def _descendants() -> Iterator[int]:

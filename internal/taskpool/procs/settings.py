@@ -45,6 +45,7 @@ def from_environment(
     found: Settings = {}
     for variable, value in env.items():
         key = variable.removeprefix(prefix).lower()
+        # `TP_workers` is another variable than TP_WORKERS: with both set, their order would decide.
         if not variable.startswith(prefix) or variable != f"{prefix}{key.upper()}" or not value:
             continue
         if key in keys:
@@ -83,6 +84,7 @@ def from_file(path: Path, keys: Collection[str], text: str, flags: Collection[st
 
 def read_named(path: Path) -> str:
     """Return the text of a file that the command line names. Raises UsageError."""
+    # Not by its owner: the command line names it, so it was chosen, and not just found.
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
@@ -108,6 +110,7 @@ def look_for(candidates: Iterator[Path]) -> Iterator[Found]:
     for path in candidates:
         try:
             link = os.lstat(path)
+            # A FIFO must not be waited for, nor a terminal become the one that controls this process.
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         except (FileNotFoundError, NotADirectoryError):
             continue
@@ -127,6 +130,7 @@ def look_for(candidates: Iterator[Path]) -> Iterator[Found]:
 
 
 def _refusal(link: os.stat_result, status: os.stat_result) -> str | None:
+    # A link's owner counts too: it chooses which of our own files is read as settings.
     owners = {link.st_uid, status.st_uid} - {0, os.geteuid()}
     if owners:
         return f"uid {owners.pop()} owns it, not you (uid {os.geteuid()}) nor root"
@@ -162,6 +166,7 @@ def nearest(name: str, known: Collection[str]) -> str | None:
 
 def with_sources(error: UsageError, settings: Mapping[str, Setting]) -> UsageError:
     """Return the error with the origin of each setting whose option it names."""
+    # A value is checked where its origin is not known: the option that the text names is all there is to go by.
     text = str(error)
     words = {word.strip(",;:().'") for word in text.replace("=", " ").split()}
     origins = [

@@ -18,7 +18,7 @@ from taskpool.identifiers import Token
 from taskpool.kinds import KINDS, Context, JobTimedOut, Kind, Result, WorkerUnfit
 from taskpool.kinds.capture import lost
 from taskpool.messages import End, Frame, JobError, Output, Report, Task, Usage
-from taskpool.procs.memory import bounded_allocation
+from taskpool.procs.memory import AllocationBound
 from taskpool.procs.prctl import ParentTie
 from taskpool.procs.process_tree import kill_descendants
 from taskpool.procs.procfs import take_own_peak_bytes
@@ -52,6 +52,7 @@ class Runner:
         self._tie = tie
         self._timeout_signal = timeout_signal
         self._cancel_signal = CancelSignal()
+        self._memory = AllocationBound()
         self._capture = capture
         self._log = log
         self._fault_injector = fault_injector
@@ -83,7 +84,7 @@ class Runner:
         token = Token(frame.epoch, n)
         identity = (frame.batch, task.seq, task.try_, frame.slot, token)
         state = self._process_state
-        ways = (state.keep, self._cancel_signal.interruptible, state.lowered)
+        ways = (self._keep, self._cancel_signal.interruptible, state.lowered)
         context = Context(*identity, self._spool, began.mono, frame.limits, *ways)
         result = self._result(kind, task.payload, context)
         if kind.runs_user_code and os.getpid() != self._pid:
@@ -98,6 +99,10 @@ class Runner:
             kill_descendants()
         output = self._clean_up(context) if kind.runs_user_code else result.output
         return _report(n, result, usage, output)
+
+    def _keep(self) -> None:
+        with self._memory.lifted():  # what a job is limited to must not stay for the ones behind it
+            self._process_state.keep()
 
     def _own_usage(self, began_wall_ns: int, run_ns: int) -> Usage:
         """Return what an attempt inside this process has used, which has just ended."""
@@ -141,7 +146,7 @@ class Runner:
     def _run_inside(self, kind: Kind[Any], payload: bytes, context: Context) -> Result:
         try:
             self._timeout_signal.arm(context.deadline_ns)
-            with bounded_allocation(context.limits.memory_bytes if kind.runs_user_code else 0):
+            with self._memory.of(context.limits.memory_bytes if kind.runs_user_code else 0):
                 result = kind.run(payload, context)
                 if kind.runs_user_code:
                     shut_down_in_order()

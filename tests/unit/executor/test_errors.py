@@ -16,6 +16,8 @@ from taskpool.executor.errors import (
     RemoteTraceback,
     from_outcome,
 )
+from taskpool.executor.future import CallFuture
+from taskpool.executor.result import complete
 from taskpool.kinds import call
 from taskpool.messages import End, JobError, Outcome, State, Try
 
@@ -93,3 +95,19 @@ def test_they_can_be_pickled(error: JobFailed) -> None:
 
 def test_a_remote_traceback_shows_its_text() -> None:
     assert str(RemoteTraceback("Traceback: x\n")) == '\n"""\nTraceback: x\n"""'
+
+
+def test_a_cancel_between_two_steps_of_its_end_is_told_once() -> None:
+    """It comes from another thread, when the outcome is about to be set."""
+    queued: list[CallFuture[int]] = []
+
+    class CancelledAmid(CallFuture[int]):
+        def set_running_or_notify_cancel(self) -> bool:
+            self.cancel()
+            return super().set_running_or_notify_cancel()
+
+    future = CancelledAmid(None, queued.append)  # type: ignore[arg-type]  # what it calls does not matter
+    complete(future, 1)
+    assert queued == [future]
+    future.tell_cancelled()
+    assert future.cancelled()

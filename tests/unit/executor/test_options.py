@@ -39,7 +39,8 @@ def test_limits_are_those_of_the_base_where_nothing_else_is_said() -> None:
         ({"retries": 1.0}, TypeError, r"retries=1.0: expected a whole number"),
         ({"crash_limit": 0}, ValueError, "crash_limit=0: expected 1 to"),
         ({"priority": 2**31}, ValueError, "priority=2147483648: expected -2147483647 to"),
-        ({"memory_limit": 1}, ValueError, "memory_limit=1: this version of taskpool has no limit of memory"),
+        ({"memory_limit": 1}, ValueError, "memory_limit=1: expected 1 MiB or more"),
+        ({"memory_limit": "2Q"}, ValueError, "memory_limit='2Q': expected an amount of memory"),
     ],
 )
 def test_wrong_limits(fields: dict[str, Any], error: type[Exception], problem: str) -> None:

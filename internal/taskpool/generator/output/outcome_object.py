@@ -14,6 +14,7 @@ from taskpool.certificate import Count, ExitStatus, Moment, Seconds, SignalNumbe
 from taskpool.messages import TERMINAL, State
 
 SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+# Of the enum itself the schema would offer states in which no outcome can be.
 _STATES = [state.value for state in State if state in TERMINAL]
 
 
@@ -28,6 +29,7 @@ class ErrorObject(Struct, kw_only=True, frozen=True):
 class OutcomeObject(Struct, kw_only=True, frozen=True):
     """How a run of a job ended. Every field is there; what does not apply is null. A later version may add fields."""
 
+    # No field has a default: one that is forgotten where it is filled in is an error, and not silently null.
     batch: str
     seq: Annotated[int, Meta(ge=1, description="the job's number in its batch")]
     run: Annotated[int, Meta(ge=1, description="2 and more: a person gave the job a new run")]

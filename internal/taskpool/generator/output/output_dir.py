@@ -19,8 +19,10 @@ from taskpool.generator.output.formats import to_json
 from taskpool.messages import Outcome, Output
 
 OWNER_NAME = "batch.json"
+_OWNER_PART = f".{OWNER_NAME}.part."
 STDOUT, STDERR, OUTCOME = "stdout", "stderr", "outcome.json"
 _COPY_BYTES = 16 * 1024 * 1024
+# Names without a folder: they stay true when the directory is moved.
 _COPIED = Output(stdout_file=STDOUT, stderr_file=STDERR)
 _CURE = "name another directory, or remove it"
 
@@ -57,7 +59,9 @@ class OutputDirectory:
         except OSError as error:
             raise UsageError(f"--output-dir {path}: {error.strerror}") from error
         owner = self._owner() if OWNER_NAME in there else None
-        if there and owner is None:
+        # A person may have files there, and `1` is a name that they may have. What a begin that was killed has left
+        # is no one's.
+        if owner is None and not all(name.startswith(_OWNER_PART) for name in there):
             raise UsageError(f"--output-dir {path} is not empty, and no batch has begun it: {_CURE}")
         if owner is not None and (owner != batch or not append):
             again = "an earlier batch of the same name" if owner == batch else f"batch {owner}"
@@ -68,11 +72,13 @@ class OutputDirectory:
         try:
             os.makedirs(self.path, exist_ok=True)
             if self._owner() is None:
-                part = os.path.join(self.path, f".{OWNER_NAME}.part")
+                part = os.path.join(self.path, f"{_OWNER_PART}{os.getpid()}")
                 _write(part, msgspec.json.encode(_Owner(self._batch)) + b"\n")
-                os.rename(part, os.path.join(self.path, OWNER_NAME))
+                _name_first(part, os.path.join(self.path, OWNER_NAME))
         except OSError as error:
             raise ConfigurationError(f"cannot write {self.path}: {error.strerror}") from error
+        if (owner := self._owner()) != self._batch:
+            raise ConfigurationError(f"--output-dir {self.path} has the outputs of batch {owner}: {_CURE}")
 
     def write(self, outcome: Outcome) -> None:
         """Write a job's folder, unless it is there already: outcomes may come again.
@@ -87,6 +93,7 @@ class OutputDirectory:
         with suppress(FileNotFoundError):
             shutil.rmtree(part)  # of a run that was killed
         os.mkdir(part)
+        # Before the outputs: `_put` gives a file that is linked this one's mode.
         _write(os.path.join(part, OUTCOME), to_json(self._batch, structs.replace(outcome, output=_COPIED)))
         output = outcome.output
         self._put(os.path.join(part, STDOUT), output.stdout, output.stdout_file)
@@ -130,6 +137,7 @@ class OutputDirectory:
             with open(os.path.join(folder, OUTCOME), "rb") as file:
                 written = msgspec.json.decode(file.read(), type=_Written)
         except (FileNotFoundError, NotADirectoryError):
+            # lexists: a link that leads nowhere is in the way of a folder too, for rename(2) replaces no link by one.
             if not os.path.lexists(folder):
                 return None
             written = None
@@ -138,6 +146,18 @@ class OutputDirectory:
         if written is None or written.batch != self._batch:
             raise ConfigurationError(f"--output-dir: {folder} was not written for batch {self._batch}: remove it")
         return written
+
+
+def _name_first(part: str, path: str) -> None:
+    """Give the file its name, unless another one has it: two batches may begin in the same moment."""
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without links: the later one would win, and the first is told by its next look
+        os.rename(part, path)
+        return
+    os.unlink(part)
 
 
 def _write(path: str, data: bytes) -> None:

@@ -29,7 +29,7 @@ _UNITS = {"": 1, "k": 1000, "K": 1024, "m": 1000_000, "M": 1024 * 1024}
 _ESCAPE = re.compile(rb"\\([0rnt'\"\\])")
 _ESCAPED = {b"0": b"\0", b"r": b"\r", b"n": b"\n", b"t": b"\t"}
 _BLANK_LINES = re.compile(rb"^\s*\n", re.MULTILINE)
-_GROWTH = 1.3
+_GROWTH = 1.3  # GNU parallel's factor: another one would cut in other places
 
 
 class BlockOptions(Struct, frozen=True):
@@ -127,6 +127,7 @@ class BlockCutter:
 
     def end(self) -> Iterator[bytes]:
         """Give what is left."""
+        # An input that ends within its header is all records, as in GNU parallel.
         self._header = self._header or b""
         self._clean()
         if self._options.records is not None:
@@ -163,6 +164,7 @@ class BlockCutter:
 
     def _at_last(self) -> Iterator[bytes]:
         at = self._held.rfind(self._separator)
+        # An end of 0 is the start of the first record, found by --recstart alone: an empty block would be no job's.
         if at >= 0 and (end := at + len(self._options.recend)):
             yield self._take(0, end)
             del self._held[:end]
@@ -193,6 +195,7 @@ class BlockCutter:
 
     def _clean(self) -> None:
         if self._options.skip_blank:
+            # All that is held, each time: a blank line may have come in two pieces.
             self._held = bytearray(_BLANK_LINES.sub(b"", self._held))
 
     def _check_room(self) -> None:

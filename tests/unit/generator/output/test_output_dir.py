@@ -87,6 +87,20 @@ def test_another_batchs(tmp_path: Path, batch: str, append: bool, says: str) -> 
         begun(tmp_path, batch=batch, append=append)
 
 
+def test_of_two_that_begin_at_once_the_first_one_has_it(tmp_path: Path) -> None:
+    first, second = (OutputDirectory(str(tmp_path / "out"), name, append=False, links=False) for name in "ab")
+    first.begin()
+    with pytest.raises(ConfigurationError, match="has the outputs of batch a"):
+        second.begin()
+    assert os.listdir(tmp_path / "out") == ["batch.json"]
+
+
+def test_what_a_killed_begin_has_left_is_no_ones(tmp_path: Path) -> None:
+    (tmp_path / ".batch.json.part.77").write_bytes(b"{")
+    begun(tmp_path).write(outcome(1))
+    assert (tmp_path / "1" / "outcome.json").exists()
+
+
 def test_what_is_no_output_directory(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").touch()
