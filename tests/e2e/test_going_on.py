@@ -125,7 +125,8 @@ def test_standard_input_from_a_pipe_is_asked_for_again_while_it_lacks_jobs(stage
     other = in_shell(stage, printed(run), stdin=data[1:]).ends(USAGE)
     assert "the input has changed" in other.stderr
     in_shell(stage, printed(run), stdin=data).ends(OK)
-    assert ledger.jobs("end") == dict.fromkeys(JOBS, 1)
+    # At least once: the refused run went on with what the pool had, and was stopped as a job of it may have ended.
+    assert ledger.jobs("end").keys() == {*JOBS}
 
 
 def test_standard_input_that_was_read_to_its_end_is_not_asked_for_again(stage: Stage, ledger: Ledger) -> None:
