@@ -25,6 +25,7 @@ import posix_ipc
 import pytest
 
 from support.source_tree import ROOT
+from taskpool.procs.control_group import ControlGroup, own_directory
 
 _T = TypeVar("_T")
 
@@ -233,6 +234,10 @@ class Stage:
         for name in names:
             with suppress(posix_ipc.ExistentialError):
                 posix_ipc.unlink_message_queue(f"/tp.{name}")
+        # A dealer that was killed leaves its control group to the next one of its pool, which a test may not start.
+        around = own_directory()
+        for group in around.glob(f"tp.{pool}.*") if around is not None else ():
+            ControlGroup(group).remove()
 
 
 def _shortened(text: str) -> str:
