@@ -29,6 +29,10 @@ REPLY_SLOTS_MAX = 32
 # Generators connected at once: 64 workers and so many reply queues fit the stock RLIMIT_MSGQUEUE, in one pool a user.
 CONNECTIONS_MAX = 128
 CONNECTIONS_MIN = 32  # ... where the dealer can have no descriptors for more
+# What a dealer needs beside those for its workers: clients of the pages have 97 of them, CONNECTIONS_MIN generators 64.
+DEALER_DESCRIPTORS_MIN = 192
+# A worker takes three (queue, capture file, held reports); a replacement may start before the old one's are closed.
+WORKER_DESCRIPTORS_MAX = 6
 CONNECTIONS_TO_ASK_MIN = 8  # ... of them for those without a batch: runs of a paused pool must not keep `resume` out
 
 # --- jobs in memory; what is beyond waits in the store (docs/adr/0008) --------------------------------

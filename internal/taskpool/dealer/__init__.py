@@ -6,8 +6,7 @@ the core, and `takeover` for how a dealer begins where another has died.
 main options      the command line, and the configuration behind it
 examples          what its help shows
 dealer            assembly and teardown: which part is made when, and in which order they end
-takeover          locks, orphans and late reports: what makes a start safe
-dead_pools        what killed private pools have left, taken away at each start
+takeover          locks, orphans and late reports: what makes a start safe, behind what killed pools have left
 loop              one thread that waits, receives, lets the core decide, performs
 ingress           bytes from a queue become events, or are refused and counted
 performer         one small method per effect

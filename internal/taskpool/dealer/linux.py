@@ -11,11 +11,11 @@ from signal import Signals
 from taskpool import limits
 from taskpool.clock import MILLISECOND, SECOND, AwakeClock, SystemClock
 from taskpool.codec import encode
-from taskpool.dealer import dead_pools
 from taskpool.dealer.options import DealerOptions
 from taskpool.dealer.processes import LaunchSpec, WorkerProcesses
 from taskpool.errors import ConfigurationError
 from taskpool.identifiers import Epoch
+from taskpool.ipc import dead_pools
 from taskpool.ipc.mqueue import KernelNamespace, ipc_namespace, kernel_limits
 from taskpool.ipc.names import StaleQueues
 from taskpool.ipc.sizing import Layout, Room, Shape, choose, room
@@ -32,10 +32,6 @@ from taskpool.procs.spawn import find_worker
 from taskpool.procs.state_dir import JOURNAL_NAME, SPOOL_NAME, check_journal, check_length, identity, state_directory
 
 ORPHANS_NS_MAX = 20 * SECOND  # for SIGKILL to take effect on all of them
-# What a dealer needs beside those for its workers: clients of the pages have 97 of them, CONNECTIONS_MIN generators 64.
-DESCRIPTORS_BASE = 192
-# A worker takes three (queue, capture file, held reports); a replacement may start before the old one's are closed.
-DESCRIPTORS_PER_WORKER = 6
 DESCRIPTORS_PER_CONNECTION = 2  # the reply queue, and the process at its other end
 # What keeps a pool from being scaled further, for the error of `scale`.
 _MOST = f"no pool has more than {limits.WORKERS_MAX} workers"
@@ -108,7 +104,8 @@ class LinuxPlatform:
     def room(self, options: DealerOptions, layout: Layout) -> Room:
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         by_descriptors = Room(
-            (descriptors - DESCRIPTORS_BASE) // DESCRIPTORS_PER_WORKER, f"RLIMIT_NOFILE is {descriptors} descriptors"
+            (descriptors - limits.DEALER_DESCRIPTORS_MIN) // limits.WORKER_DESCRIPTORS_MAX,
+            f"RLIMIT_NOFILE is {descriptors} descriptors",
         )
         workers, limit = min(by_descriptors, room(layout, kernel_limits()))
         workers = min(workers - options.spares, limits.WORKERS_MAX)  # spares take as much as workers do
@@ -260,4 +257,4 @@ def _allow_descriptors(options: DealerOptions) -> None:
 
 def _descriptors(workers: int) -> int:
     """Return how many a dealer with so many worker processes needs."""
-    return DESCRIPTORS_BASE + DESCRIPTORS_PER_WORKER * workers
+    return limits.DEALER_DESCRIPTORS_MIN + limits.WORKER_DESCRIPTORS_MAX * workers

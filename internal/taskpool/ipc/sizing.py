@@ -50,10 +50,10 @@ class Layout(NamedTuple):
     worker: Shape
     reply: Shape
 
-    def need(self, workers: int) -> int:
-        """Return the bytes charged when `workers` workers and every reply slot are there at once."""
+    def need(self, workers: int, replies: int = limits.REPLY_SLOTS_MAX) -> int:
+        """Return the bytes charged when so many workers and so many reply queues are there at once."""
         shared = self.intake.bytes + self.control.bytes + self.events.bytes + LOCK.bytes
-        return shared + workers * self.worker.bytes + limits.REPLY_SLOTS_MAX * self.reply.bytes
+        return shared + workers * self.worker.bytes + replies * self.reply.bytes
 
 
 # From the roomiest down (docs/protocol.md, 3). Larger messages save spool files, more of them save waits. A generator
@@ -104,7 +104,8 @@ def choose(workers: int, kernel: KernelLimits) -> Layout:
     The count is not the pool's present size but the largest it may be scaled to.
     """
     workers = max(workers, limits.WORKER_QUEUES_MIN)
-    queues = workers + _QUEUES_BESIDE
+    needed = least(workers)
+    queues = needed.queues_max
     # The number first: no layout changes it, so the text need not speak of bytes.
     if queues > kernel.queues_max:
         raise QueueLimit(
@@ -114,7 +115,19 @@ def choose(workers: int, kernel: KernelLimits) -> Layout:
     for layout in LADDER:
         if _shapes_fit(layout, kernel) and layout.need(workers) * SHARE <= kernel.bytes_max:
             return layout
-    raise _nothing_fits(workers, LADDER[-1], kernel)
+    raise _nothing_fits(workers, needed, kernel)
+
+
+def least(workers: int) -> KernelLimits:
+    """Return the lowest limits with which `choose` finds a layout for so many workers."""
+    workers = max(workers, limits.WORKER_QUEUES_MIN)
+    smallest = LADDER[-1]
+    return KernelLimits(
+        msg_max=max(shape.maxmsg for shape in smallest),
+        msgsize_max=max(shape.msgsize for shape in smallest),
+        queues_max=workers + _QUEUES_BESIDE,
+        bytes_max=smallest.need(workers) * SHARE,
+    )
 
 
 class Room(NamedTuple):
@@ -150,15 +163,15 @@ def _shapes_fit(layout: Layout, kernel: KernelLimits) -> bool:
     return all(shape.maxmsg <= kernel.msg_max and shape.msgsize <= kernel.msgsize_max for shape in layout)
 
 
-def _nothing_fits(workers: int, smallest: Layout, kernel: KernelLimits) -> QueueLimit:
+def _nothing_fits(workers: int, needed: KernelLimits, kernel: KernelLimits) -> QueueLimit:
     # In this order: a queue that the sysctls forbid cannot be had for any number of bytes.
     for name, value, need in (
-        ("msg_max", kernel.msg_max, max(shape.maxmsg for shape in smallest)),
-        ("msgsize_max", kernel.msgsize_max, max(shape.msgsize for shape in smallest)),
+        ("msg_max", kernel.msg_max, needed.msg_max),
+        ("msgsize_max", kernel.msgsize_max, needed.msgsize_max),
     ):
         if value < need:
             return QueueLimit(f"fs.mqueue.{name} is {value}; a pool needs {need}. Raise it: {sysctl_cure(name, need)}")
-    need = smallest.need(workers) * SHARE
+    need = needed.bytes_max
     return QueueLimit(
         f"RLIMIT_MSGQUEUE is {kernel.bytes_max} bytes; a pool of up to {workers} workers needs {need} (its queues take "
         f"at most 1/{SHARE} of the limit). Ask for fewer workers, or raise it: {byte_limit_cure(need)}"

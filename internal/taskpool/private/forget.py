@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import closing, suppress
 
 from taskpool.errors import PoolInUse, TaskpoolError, UsageError
@@ -34,12 +35,18 @@ def forget(kept: KeptBatch) -> int:
 
 def forget_expired(now_wall_ns: int) -> None:
     """Remove batches that have succeeded and whose time is over (--retain)."""
+    for kept in expired(now_wall_ns):
+        with suppress(TaskpoolError, OSError):  # it is in use just now, and goes later
+            forget(kept)
+
+
+def expired(now_wall_ns: int) -> Iterator[KeptBatch]:
+    """Yield the batches that `forget_expired` removes."""
     for path in notes.with_result():
         kept = notes.look_at(path)
         expires = None if kept is None else kept.expires_wall_ns
         if kept is not None and expires is not None and expires < now_wall_ns:
-            with suppress(TaskpoolError, OSError):  # it is in use just now, and goes later
-                forget(kept)
+            yield kept
 
 
 def forget_succeeded(batch: str) -> None:

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from taskpool.dealer import dead_pools
 from taskpool.errors import QueueLimit
 from taskpool.identifiers import Epoch, Incarnation
-from taskpool.ipc import names
+from taskpool.ipc import dead_pools, names
 from taskpool.ipc.memory import MemoryNamespace, MemoryQueueEnd
 from taskpool.ipc.sizing import LOCK, Shape
 
@@ -184,6 +183,59 @@ def test_without_a_byte_for_a_lock_the_dead_are_swept_all_the_same(
     monkeypatch.setattr(stage.namespace, "create", refuse)
     assert stage.sweep() == [POOL]
     assert stage.linked == 0
+
+
+def test_the_dead_are_found_and_nothing_is_touched(stage: Stage, cleanup: ExitStack) -> None:
+    assert dead_pools.find(stage.base, HERE) == [stage.directory]
+    assert stage.linked == len(stage.left)
+    hold(stage.directory / "private.json", cleanup)
+    assert dead_pools.find(stage.base, HERE) == [], "its generator lives"
+
+
+def test_what_has_a_batch_and_no_queues_is_not_dead(stage: Stage) -> None:
+    assert dead_pools.sweep_all(stage.namespace, stage.base, HERE) == [POOL]
+    assert stage.linked == 0
+    assert dead_pools.find(stage.base, HERE) == []
+
+
+def test_one_whose_note_is_damaged_is_not_found(stage: Stage) -> None:
+    (stage.directory / "private.json").write_text("{")
+    assert dead_pools.find(stage.base, HERE) == []
+
+
+def test_a_named_pool_is_found_and_its_queues_are_taken_away(stage: Stage) -> None:
+    (stage.directory / "private.json").unlink()
+    assert dead_pools.find_named(stage.base, ELSEWHERE) == []
+    assert dead_pools.find_named(stage.base, HERE) == [stage.directory]
+    assert dead_pools.unlink_named(stage.namespace, stage.directory)
+    assert stage.linked == 0
+    assert (stage.directory / "journal.db").exists()
+    assert dead_pools.find_named(stage.base, HERE) == []
+
+
+def test_a_named_pool_whose_dealer_lives_is_left_alone(stage: Stage, cleanup: ExitStack) -> None:
+    (stage.directory / "private.json").unlink()
+    hold(stage.directory / "pool.lock", cleanup)
+    assert dead_pools.find_named(stage.base, HERE) == []
+    assert not dead_pools.unlink_named(stage.namespace, stage.directory)
+    assert stage.linked == len(stage.left)
+
+
+def test_a_private_pool_is_no_named_one(stage: Stage) -> None:
+    assert dead_pools.find_named(stage.base, HERE) == []
+
+
+def test_queues_of_a_pool_without_a_directory_are_taken_away_unless_a_dealer_has_it(stage: Stage) -> None:
+    queues = [end.name for end in stage.left]
+    stage.left[-1].hold_notification_lock()
+    assert dead_pools.has_dealer(stage.namespace, POOL)
+    assert not dead_pools.unlink_listed(stage.namespace, POOL, queues)
+    assert stage.linked == len(stage.left)
+    stage.left[-1].close()
+    assert not dead_pools.has_dealer(stage.namespace, POOL)
+    assert not dead_pools.has_dealer(stage.namespace, "never")
+    assert dead_pools.unlink_listed(stage.namespace, POOL, queues)
+    assert [end for end in stage.left[:-1] if end.linked()] == []
 
 
 def test_a_base_that_cannot_be_read_is_none(tmp_path: Path) -> None:
