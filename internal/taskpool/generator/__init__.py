@@ -14,6 +14,7 @@ Read `main` first, then `submit` (how one batch is put together) and `run` (what
     rerun  selection  new_runs  jobs that ended badly: chosen, asked for again, waited for
     completion                what a shell offers for a word
     batches                   which batches there are, and forgetting them
+    doctor/                   what of this host a pool would trip over
     admin  queries            commands to a running pool; questions: wait, results, logs
     output/                   where outcomes go, and what a person sees meanwhile
 

@@ -14,7 +14,7 @@ GROUPS = {
     "a batch": ("wait", "results", "cancel"),
     "a job": ("show", "logs", "requeue", "quarantine"),
     "a running pool": ("status", "scale", "pause", "unpause", "drain"),
-    "this program": ("config",),
+    "this program": ("doctor", "config"),
 }
 
 # Tests parse each with the real parsers: an option that is renamed fails there, and not where a reader tries it.
@@ -138,6 +138,11 @@ EXAMPLES = {
         "tp-generator forget night",
         "tp-generator forget --succeeded",
         "tp-generator forget --succeeded --older-than 24h",
+    ),
+    "tp-generator doctor": (
+        "tp-generator doctor",
+        "tp-generator doctor --fix",
+        "tp-generator doctor --workers 64 --json",
     ),
     "tp-generator config": (
         "tp-generator config",

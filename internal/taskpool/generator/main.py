@@ -15,9 +15,10 @@ from taskpool.arguments import Parser
 from taskpool.client.queries import BatchQueries
 from taskpool.client.session import SessionOptions
 from taskpool.clock import AwakeClock, SystemClock
-from taskpool.errors import ExitCode, TaskpoolError, UsageError, system_refused
+from taskpool.errors import ExitCode, QueueLimit, TaskpoolError, UsageError, system_refused
 from taskpool.generator import admin, batches, queries, settings
 from taskpool.generator.advice import Advice, absolute, output_options, resume_command, stdin_again, typed_now
+from taskpool.generator.doctor.examination import doctor, tell_faults
 from taskpool.generator.input.feed import open_feed, preview
 from taskpool.generator.input.jobs_file import job_schema
 from taskpool.generator.options import connect_timeouts, log_format, submit_options, verbosity
@@ -41,12 +42,13 @@ from taskpool.procs.writer import LineWriter
 
 STDOUT, STDERR = 1, 2
 
-# Subcommands that look after batches, kept ones among them, and need no dealer that runs.
+# Subcommands that look after batches, kept ones among them, or this host, and need no dealer that runs.
 KEPT: dict[str, Callable[[Namespace, Console], ExitCode]] = {
     "resume": resume,
     "rerun": rerun,
     "batches": batches.batches,
     "forget": batches.forget,
+    "doctor": doctor,
 }
 
 
@@ -88,6 +90,8 @@ def _run(argv: Sequence[str], stderr: LineWriter) -> int:
         return ExitCode.INTERRUPTED
     except TaskpoolError as error:
         console.error(str(with_sources(error, below) if isinstance(error, UsageError) else error))
+        if isinstance(error, QueueLimit):
+            tell_faults(console)
         return error.exit_code
     except OSError as error:
         console.error(system_refused(error))
@@ -117,6 +121,8 @@ def submit(args: Namespace, console: Console, argv: Sequence[str], below: Settin
     code = run_batch(options, Jobs(open_feed(source), typed=typed), console, advice)
     if code is ExitCode.USAGE and options.pool is None:
         settings.tell_origins(below, console.warning)  # a private dealer that refuses them knows no files
+    if code is ExitCode.ENVIRONMENT and options.pool is None:
+        tell_faults(console)  # it may lie at the host
     return code
 
 

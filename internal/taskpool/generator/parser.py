@@ -65,7 +65,7 @@ def build_parser() -> Parser:
     _add_verbs(subcommands)
     _add_queries(subcommands)
     _add_kept(subcommands)
-    _add_settings(subcommands)
+    _add_host(subcommands)
     parser.describe(EXAMPLES, BRIEF, GROUPS)
     return parser
 
@@ -133,7 +133,13 @@ def _add_kept(subcommands: _SubParsersAction[_Parser]) -> None:
     _add_common(sub)
 
 
-def _add_settings(subcommands: _SubParsersAction[_Parser]) -> None:
+def _add_host(subcommands: _SubParsersAction[_Parser]) -> None:
+    text = "look at this host for what a pool would trip over, and say the cure of each"
+    sub = subcommands.add_parser("doctor", help=text, description=text)
+    sub.add_argument("--fix", action="store_true", help="remove what dead pools and expired batches have left")
+    sub.add_argument("--json", action="store_true", help="answer in JSON, for programs")
+    sub.add_argument("--workers", metavar="N", help="of the pool that is to run here (default: the CPUs)")
+    _add_common(sub)
     text = "the settings that a submission from here would have, and where each comes from"
     sub = subcommands.add_parser("config", help=text, description=text)
     sub.add_argument("--json", action="store_true", help="answer in JSON, for programs")

@@ -107,6 +107,19 @@ def hold_lock(namespace: QueueNamespace, pool: str) -> QueueEnd | None:
     return None
 
 
+def has_queues(namespace: QueueNamespace, pool: str) -> bool:
+    """Say whether one of the queues that all processes of a pool share has its name, whosever it is."""
+    for name in (intake(pool), control(pool), events(pool)):
+        try:
+            namespace.open(name, send=True, receive=False).close()
+            return True
+        except QueueMissing:
+            continue
+        except QueueError:
+            return True
+    return False
+
+
 def unlink_pool(namespace: QueueNamespace, pool: str, directory: Path) -> bool:
     """Take away every name that a dead dealer of the state directory `directory` may have left.
 
@@ -163,16 +176,9 @@ class StaleQueues:
 
     def end(self, namespace: QueueNamespace, pool: str) -> None:
         """Remove that note, unless a queue of the pool still has its name."""
-        for name in (intake(pool), control(pool), events(pool)):
-            try:
-                namespace.open(name, send=True, receive=False).close()
-                return
-            except QueueMissing:
-                continue
-            except QueueError:
-                return
-        with suppress(OSError):
-            self._owned.unlink()
+        if not has_queues(namespace, pool):
+            with suppress(OSError):
+                self._owned.unlink()
 
     def sweep(self, namespace: QueueNamespace, pool: str) -> None:
         """Take away the names that the last epoch's workers may have left. Missing ones are fine."""

@@ -1,0 +1,162 @@
+"""`tp-generator doctor` on this very host, with real troubles planted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from signal import SIGKILL, SIGSTOP, SIGTERM
+from typing import Any
+
+import pytest
+
+from support.harness import (
+    ENVIRONMENT,
+    FAILED,
+    OK,
+    USAGE,
+    Program,
+    Stage,
+    alive,
+    dealer_of,
+    kill,
+    program,
+    queue_exists,
+    state_of,
+    until,
+    workers_of,
+)
+from support.ledger import Ledger
+
+FEW_BYTES = ["prlimit", "--msgqueue=1000:1000", program("tp-generator")]
+CHECKS = [
+    *("queue limits", "queue bytes", "trial queue", "state directory", "room", "fsync", "descriptors", "processes"),
+    *("kernel calls", "stale queues", "kept state", "control group", "out-of-memory count", "core pattern"),
+    *("RemoveIPC", "clock", "container"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pools that other tests have killed are no trouble of these."""
+    (tmp_path / "state").mkdir()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+def rows_of(stage: Stage, *words: str, **how: Any) -> dict[str, dict[str, Any]]:
+    asked = stage.generator("doctor", "--json", *words, **how)
+    code = asked.wait()
+    rows = {row["check"]: row for row in map(json.loads, asked.stdout.splitlines())}
+    assert code == (FAILED if any(row["status"] == "fault" for row in rows.values()) else OK)
+    return rows
+
+
+def kill_all(*pids: int) -> None:
+    for number in (SIGSTOP, SIGKILL):  # stopped first: none then sees the end of another
+        for pid in pids:
+            kill(pid, number)
+
+
+def killed_private_pool(stage: Stage, ledger: Ledger) -> None:
+    run = stage.private("command", "--workers", "1", "--", *ledger.command("sleep=0.3"), ":::", "a", "b")
+    ledger.wait("start", 1)
+    dealer = dealer_of(run)
+    workers = workers_of(dealer)
+    kill_all(run.pid, dealer)
+    run.ends(-SIGKILL)
+    until(lambda: not any(alive(pid) for pid in (dealer, *workers)), "the end of the killed pool")
+
+
+def killed_dealer(stage: Stage) -> Program:
+    dealer = stage.dealer("--workers", 1)
+    workers = workers_of(dealer.pid)
+    kill_all(dealer.pid)
+    dealer.ends(-SIGKILL)
+    until(lambda: not any(map(alive, workers)), "the end of its workers")
+    return dealer
+
+
+def test_a_host_on_which_pools_run_has_no_fault_in_what_they_need(stage: Stage) -> None:
+    stage.private("fib", "5").ends(OK)
+    rows = rows_of(stage, "--workers", "1")
+    assert list(rows) == CHECKS
+    for check in CHECKS[:9]:  # without one of them that pool would not have run
+        assert rows[check]["status"] != "fault", rows[check]
+    assert all(row["why"] and row["cure"] for row in rows.values() if row["status"] != "ok")
+    table = stage.generator("doctor", "--workers", "1")
+    table.wait()
+    assert [line for line in table.stdout.splitlines() if line.startswith("queue limits")]
+
+
+def test_it_leaves_nothing_behind_and_removes_nothing_by_itself(stage: Stage, ledger: Ledger) -> None:
+    killed_private_pool(stage, ledger)
+    before = sorted(state_of(stage.pool).parent.rglob("*"))
+    rows_of(stage)
+    assert sorted(state_of(stage.pool).parent.rglob("*")) == before
+    assert queue_exists(f"/tp.{stage.pool}.intake")
+    fixed_by(stage)
+
+
+def test_queues_of_a_killed_private_pool_are_found_and_taken_away(stage: Stage, ledger: Ledger) -> None:
+    killed_private_pool(stage, ledger)
+    found = rows_of(stage)
+    assert stage.pool in found["stale queues"]["value"]
+    assert found["stale queues"]["cure"] == "tp-generator doctor --fix"
+    assert stage.pool in found["queue bytes"]["value"]
+    assert f"Private pool {stage.pool}: its generator and dealer were killed" in fixed_by(stage)
+    assert not queue_exists(f"/tp.{stage.pool}.intake")
+    assert stage.pool not in rows_of(stage)["stale queues"]["value"]
+    words = ["--workers", "1", "--", *ledger.command("sleep=0.3"), ":::", "a", "b"]
+    stage.private("command", "--resume", *words).ends(OK)
+    assert ledger.jobs("end").keys() == {"a", "b"}
+
+
+def test_queues_of_a_killed_dealer_are_found_and_taken_away(stage: Stage) -> None:
+    killed_dealer(stage)
+    assert stage.pool in rows_of(stage)["stale queues"]["value"]
+    assert f"Pool {stage.pool}: its dealer was killed" in fixed_by(stage)
+    assert not queue_exists(f"/tp.{stage.pool}.events")
+    assert stage.pool not in rows_of(stage)["stale queues"]["value"]
+    again = stage.dealer("--workers", 1)
+    again.send(SIGTERM)
+    again.ends(OK)
+
+
+def test_a_pool_that_runs_is_told_and_left_alone(stage: Stage) -> None:
+    dealer = stage.dealer("--workers", 1)
+    rows = rows_of(stage, "--fix")
+    assert stage.pool in rows["queue bytes"]["value"]
+    assert stage.pool not in rows["stale queues"]["value"]
+    stage.generator("fib", "5", "--pool", stage.pool).ends(OK)
+    dealer.send(SIGTERM)
+    dealer.ends(OK)
+
+
+@pytest.mark.needs_tool("prlimit")
+def test_a_limit_that_is_too_low_is_told_below_the_error_of_a_start(stage: Stage) -> None:
+    asked = stage.start([*FEW_BYTES, "doctor", "--json", "--workers", "1"]).ends(FAILED)
+    row = next(row for row in asked.objects() if row["check"] == "queue bytes")
+    assert row["status"] == "fault"
+    assert "--msgqueue=" in row["cure"]
+    run = stage.start([*FEW_BYTES, "fib", "5", "--batch", stage.pool, "--workers", "1"]).ends(ENVIRONMENT)
+    error, fault = (run.stderr.index(text) for text in ("RLIMIT_MSGQUEUE is 1000 bytes", "fault: queue bytes: "))
+    assert error < fault
+    assert "fault: room" not in run.stderr
+
+
+def test_a_state_directory_that_cannot_be_used_is_a_fault(stage: Stage, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    row = rows_of(stage, env={"XDG_STATE_HOME": str(tmp_path / "file")})["state directory"]
+    assert row["status"] == "fault"
+    assert "XDG_STATE_HOME" in row["cure"]
+
+
+def test_a_number_of_workers_that_is_none_is_refused(stage: Stage) -> None:
+    for wrong in ("0", "257", "x", "-1"):
+        asked = stage.generator("doctor", f"--workers={wrong}").ends(USAGE)
+        assert f"--workers: expected 1 to 256, got '{wrong}'" in asked.stderr
+
+
+def fixed_by(stage: Stage) -> str:
+    fixed = stage.generator("doctor", "--fix")
+    fixed.wait()
+    return fixed.stderr
