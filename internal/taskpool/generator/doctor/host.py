@@ -43,23 +43,32 @@ def queue_uses() -> dict[str, int]:
     processes. Queues of other IPC namespaces, and of processes that /proc does not show, count as well and are unseen.
     """
     # By inode: several processes have one queue open, and its name may be another queue's by now.
-    found = {_identity(status): name for name, status in _open_queues()}
-    for pool in {*_pools_here(), *_listed()}:
-        for name in (names.intake(pool), names.control(pool), names.events(pool), names.lock(pool)):
-            with suppress(QueueError):
-                queue = KernelNamespace().open(name, send=True, receive=False)
-                found[_identity(queue.status())] = name
-                queue.close()
+    charged: dict[tuple[int, int], tuple[str, int]] = {}
+    for name in _names():
+        with suppress(QueueError):
+            queue = KernelNamespace().open(name, send=True, receive=False)
+            charged[_identity(queue.status())] = _parts(name)[0], Shape(queue.maxmsg, queue.msgsize).bytes
+            queue.close()
     # The kernel tells the size of a queue to those that open it by name. The intake of a pool has one, and gives the
     # layout away, and with it the size of those without a name.
-    uses: dict[str, int] = {}
     layouts: dict[str, Layout] = {}
-    for name in found.values():
+    for name, status in _open_queues():
         pool, kind = _parts(name)
-        if pool not in layouts:
-            layouts[pool] = _layout_of(pool)
-        uses[pool] = uses.get(pool, 0) + _shape(layouts[pool], kind).bytes
+        if _identity(status) not in charged:
+            if pool not in layouts:
+                layouts[pool] = _layout_of(pool)
+            charged[_identity(status)] = pool, _shape(layouts[pool], kind).bytes
+    uses: dict[str, int] = {}
+    for pool, size in charged.values():
+        uses[pool] = uses.get(pool, 0) + size
     return uses
+
+
+def _names() -> set[str]:
+    """Return the names that queues of this user may have: those of pools that have a directory, and what is listed."""
+    shared = (names.intake, names.control, names.events, names.lock)
+    found = {name(pool) for pool in _pools_here() for name in shared}
+    return found.union(*_listed().values())
 
 
 def trial_queue() -> str | None:
@@ -293,15 +302,15 @@ def _has_logind() -> bool:
 
 def _removes_ipc() -> bool:
     """Return RemoveIPC= of logind.conf(5): the last file that sets it has its way, and yes is the default."""
-    # A file of a name in a later directory takes the place of the same name in an earlier one (systemd.conf(5)).
+    # A file in a later directory takes the place of one of the same name in an earlier one (systemd.conf(5)).
     wanted = True
     drop_ins = {file.name: file for base in _LOGIND_CONF for file in Path(base, "logind.conf.d").glob("*.conf")}
-    main = [Path(base, "logind.conf") for base in _LOGIND_CONF]
-    for file in (*main, *(drop_ins[name] for name in sorted(drop_ins))):
+    main = [file for base in _LOGIND_CONF if (file := Path(base, "logind.conf")).exists()]
+    for file in (*main[-1:], *(drop_ins[name] for name in sorted(drop_ins))):
         for line in _lines(file):
             key, _, value = line.partition("=")
             if key.strip() == "RemoveIPC":
-                wanted = value.strip().lower() in ("yes", "true", "on", "1")
+                wanted = value.strip().lower() in ("1", "yes", "y", "true", "t", "on")
     return wanted
 
 
