@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
-from taskpool.generator.doctor import host
+from taskpool.generator.doctor import examination, host
+from taskpool.generator.output.console import WHO, Console
 from taskpool.ipc import names
 from taskpool.ipc.mqueue import KernelNamespace
 from taskpool.ipc.sizing import LADDER
+from taskpool.procs.writer import LineWriter
 
+HOLD = """
+import sys
+from taskpool.ipc import names
+from taskpool.ipc.mqueue import KernelNamespace
+lock = names.hold_lock(KernelNamespace(), sys.argv[1])
+print("held", flush=True)
+sys.stdin.read()
+lock.unlink()
+"""
 LOW, RUN, HIGH = "lib", "run", "etc"
 
 
@@ -62,6 +76,31 @@ def test_the_open_queues_of_a_pool_are_charged_by_its_layout_named_or_not(pool: 
         for queue in intake, worker:
             queue.close()
     assert pool not in host.queue_uses()
+
+
+def test_queues_of_a_pool_without_a_directory_are_found_in_the_listing_and_taken_away(
+    pool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listing = tmp_path / "mqueue"
+    listing.mkdir()
+    namespace = KernelNamespace()
+    monkeypatch.setattr(host, "QUEUES", listing)
+    for name in (names.intake(pool), names.worker(pool, 1, 1)):
+        namespace.create(name, LADDER[-1].worker).close()
+        (listing / name[1:]).touch()
+    (listing / "of-another-program").touch()
+    assert host.queue_uses()[pool] == 2 * LADDER[-1].worker.bytes
+    with LineWriter(2, WHO) as stderr:
+        # By another process: the kernel lets one process take its own lock again.
+        with subprocess.Popen([sys.executable, "-c", HOLD, pool], stdin=PIPE, stdout=PIPE) as dealer:
+            assert dealer.stdout is not None and dealer.stdout.readline() == b"held\n"
+            assert list(host.leavings(0).unknown) == []
+            examination.fix(Console(stderr, verbosity=0, fmt="text"))
+            assert names.has_queues(namespace, pool)
+            dealer.communicate()
+        assert list(host.leavings(0).unknown) == [pool]
+        examination.fix(Console(stderr, verbosity=0, fmt="text"))
+    assert not names.has_queues(namespace, pool)
 
 
 def test_a_trial_queue_is_gone_afterwards() -> None:
