@@ -121,6 +121,14 @@ def test_queues_of_a_killed_dealer_are_found_and_taken_away(stage: Stage) -> Non
     again.ends(OK)
 
 
+def test_a_batch_past_its_time_is_found_and_forgotten(stage: Stage) -> None:
+    stage.private("fib", "5", "--retain", "1s").ends(OK)
+    until(lambda: stage.pool in (rows_of(stage)["kept state"]["why"] or ""), "its time to be over")
+    assert f"Batch {stage.pool}: all its jobs have succeeded" in fixed_by(stage)
+    assert rows_of(stage)["kept state"]["status"] == "ok"
+    assert stage.generator("batches").ends(OK).stdout == ""
+
+
 def test_a_pool_that_runs_is_told_and_left_alone(stage: Stage) -> None:
     dealer = stage.dealer("--workers", 1)
     rows = rows_of(stage, "--fix")

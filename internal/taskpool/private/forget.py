@@ -33,11 +33,14 @@ def forget(kept: KeptBatch) -> int:
         return state.remove(told)
 
 
-def forget_expired(now_wall_ns: int) -> None:
-    """Remove batches that have succeeded and whose time is over (--retain)."""
+def forget_expired(now_wall_ns: int) -> list[str]:
+    """Remove batches that have succeeded and whose time is over (--retain); return their ids."""
+    forgotten = []
     for kept in expired(now_wall_ns):
         with suppress(TaskpoolError, OSError):  # it is in use just now, and goes later
             forget(kept)
+            forgotten.append(kept.note.batch)
+    return forgotten
 
 
 def expired(now_wall_ns: int) -> Iterator[KeptBatch]:

@@ -65,7 +65,8 @@ def fix(console: Console) -> None:
     for pool, queues in host.unknown_queues(pools).items():
         if dead_pools.unlink_listed(namespace, pool, queues):
             console.info(f"Pool {pool}: it has no dealer and no state directory here; its queues are taken away")
-    forget_expired(SystemClock().now().wall)
+    for batch in forget_expired(SystemClock().now().wall):
+        console.info(f"Batch {batch}: all its jobs have succeeded and its --retain is over; it is forgotten")
 
 
 def _workers(text: str | None) -> int:
