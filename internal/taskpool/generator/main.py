@@ -18,7 +18,6 @@ from taskpool.clock import AwakeClock, SystemClock
 from taskpool.errors import ExitCode, QueueLimit, TaskpoolError, UsageError, system_refused
 from taskpool.generator import admin, batches, queries, settings
 from taskpool.generator.advice import Advice, absolute, output_options, resume_command, stdin_again, typed_now
-from taskpool.generator.doctor.examination import doctor, tell_faults
 from taskpool.generator.input.feed import open_feed, preview
 from taskpool.generator.input.jobs_file import job_schema
 from taskpool.generator.options import connect_timeouts, log_format, submit_options, verbosity
@@ -42,13 +41,26 @@ from taskpool.procs.writer import LineWriter
 
 STDOUT, STDERR = 1, 2
 
+
+def _doctor(args: Namespace, console: Console) -> ExitCode:
+    from taskpool.generator.doctor.examination import doctor  # a submission starts without it
+
+    return doctor(args, console)
+
+
+def _tell_faults(console: Console) -> None:
+    from taskpool.generator.doctor.examination import tell_faults  # as above
+
+    tell_faults(console)
+
+
 # Subcommands that look after batches, kept ones among them, or this host, and need no dealer that runs.
 KEPT: dict[str, Callable[[Namespace, Console], ExitCode]] = {
     "resume": resume,
     "rerun": rerun,
     "batches": batches.batches,
     "forget": batches.forget,
-    "doctor": doctor,
+    "doctor": _doctor,
 }
 
 
@@ -91,7 +103,7 @@ def _run(argv: Sequence[str], stderr: LineWriter) -> int:
     except TaskpoolError as error:
         console.error(str(with_sources(error, below) if isinstance(error, UsageError) else error))
         if isinstance(error, QueueLimit):
-            tell_faults(console)
+            _tell_faults(console)
         return error.exit_code
     except OSError as error:
         console.error(system_refused(error))
@@ -122,7 +134,7 @@ def submit(args: Namespace, console: Console, argv: Sequence[str], below: Settin
     if code is ExitCode.USAGE and options.pool is None:
         settings.tell_origins(below, console.warning)  # a private dealer that refuses them knows no files
     if code is ExitCode.ENVIRONMENT and options.pool is None:
-        tell_faults(console)  # it may lie at the host
+        _tell_faults(console)  # it may lie at the host
     return code
 
 
