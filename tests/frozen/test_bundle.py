@@ -28,6 +28,7 @@ OWN = {
     "cheroot": "cheroot",
     "jaraco": "jaraco.functools",
     "more_itertools": "more-itertools",
+    "cloudpickle": "cloudpickle",
 }
 RSS_BYTES_MAX = 20 * 1024 * 1024
 COPYLEFT = ("libreadline", "libgdbm", "libdb-", "_tkinter", "libtcl")
