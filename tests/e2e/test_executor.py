@@ -350,6 +350,14 @@ def test_threads_share_it_and_callbacks_may_submit(make: Make) -> None:
     assert sorted(results) == sorted([4, *(2 * n for n in range(100) for _ in range(4))])
 
 
+def test_a_callback_that_raises_what_its_call_has_raised_costs_nothing(make: Make) -> None:
+    with make(1) as executor:
+        future = executor.submit(sys.exit, 3)
+        future.add_done_callback(lambda future: future.result())
+        assert isinstance(future.exception(DEADLINE_S), SystemExit)
+        assert executor.submit(double, 1).result(DEADLINE_S) == 2
+
+
 # --- the dealer -----------------------------------------------------------------------------------
 
 

@@ -160,7 +160,8 @@ class Executor(concurrent.futures.Executor):
         return None
 
     def options(self, **limits: Any) -> Executor:
-        """Return a view of this Executor whose calls have other limits: timeout, retries, crash_limit, priority.
+        """Return a view of this Executor whose calls have other limits: timeout, retries, crash_limit, priority,
+        memory_limit.
 
         Raises TypeError, ValueError.
         """
@@ -180,7 +181,7 @@ class Executor(concurrent.futures.Executor):
             "failed": states.get(State.FAILED, 0),
             "crashed": states.get(State.QUARANTINED, 0),
             "timed_out": states.get(State.TIMED_OUT, 0),
-            "cancelled": states.get(State.CANCELLED, 0),
+            "cancelled": states.get(State.CANCELLED, 0) + loop.cancelled_early,
             "lost": loop.lost,
             "attempts": loop.attempts,
             "crashes": loop.crashes,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -44,6 +45,10 @@ class CallFuture(Future[T]):
         self._on_cancel(self)
         return True
 
+    def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
+        """Have `fn` called with this future once it is done: at once if it is, else mostly in the loop's thread."""
+        super().add_done_callback(lambda future: _call(fn, future))
+
     def set_running_or_notify_cancel(self) -> bool:
         """Begin its end, or wake what waits for a cancelled future. Only the loop's thread."""
         running = super().set_running_or_notify_cancel()
@@ -62,3 +67,19 @@ class CallFuture(Future[T]):
         if not self._told:
             # `cancel` itself wakes `result` and runs callbacks; `wait` and `as_completed` hear of it only by this.
             self.set_running_or_notify_cancel()
+
+
+def _call(fn: Callable[[Future[T]], object], future: Future[T]) -> None:
+    """Call a callback such that none ends the loop's thread.
+
+    The base class logs an Exception, and lets others through: the SystemExit, say, that `future.result()` raises
+    where the call has raised it.
+    """
+    try:
+        fn(future)
+    except Exception:
+        raise
+    except BaseException as error:
+        if threading.current_thread() is threading.main_thread():  # a Ctrl-C amid it, for instance
+            raise
+        raise RuntimeError(f"a callback raised {error!r}") from error

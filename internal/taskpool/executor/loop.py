@@ -74,6 +74,7 @@ class Loop(TurnHandler):
         self._lost_in_a_row = 0
         self.states: Counter[State] = Counter()
         self.submitted = self.attempts = self.crashes = self.lost = 0
+        self.cancelled_early = 0  # before the pool heard of them: no outcome will tell
         # No daemon: such a thread is stopped anywhere when the interpreter ends, amid a callback too.
         self.thread = threading.Thread(target=self._run, name="taskpool")
 
@@ -83,7 +84,8 @@ class Loop(TurnHandler):
         """Take a call. Raises PoolError when the pool is gone, RuntimeError after a shutdown."""
         with self._lock:
             if self._broken is not None:
-                raise self._broken
+                # Another one each time: an exception gains a traceback whenever it is raised.
+                raise PoolError(str(self._broken)) from self._broken.__cause__
             if self._ending:
                 raise RuntimeError("cannot schedule new futures after shutdown")
             self._incoming.append(future)
@@ -195,6 +197,7 @@ class Loop(TurnHandler):
             if error is None:
                 future.cancel()
                 future.tell_cancelled()
+                self.cancelled_early += 1
             else:
                 # One for each: to raise an exception adds to its traceback, and many threads may do so at once.
                 result.complete(future, error=PoolError(str(error)))
@@ -306,7 +309,11 @@ class Loop(TurnHandler):
         frame: list[tuple[CallFuture[Any], JobSpec, bytes]] = []
         while self._incoming and len(frame) < limits.SUBMIT_JOBS_MAX:
             future = self._incoming[0]
-            if future.cancelled() or future.call is None or self._is_known(future):
+            if future.cancelled():
+                self.cancelled_early += 1
+                self._incoming.popleft()
+                continue
+            if future.call is None or self._is_known(future):
                 self._incoming.popleft()
                 continue
             try:

@@ -59,7 +59,7 @@ def _read(future: CallFuture[Any], outcome: Outcome) -> tuple[Any, BaseException
     except (OSError, MessageError) as problem:
         problem.add_note(f"while the result of job {job} was read")
         return None, problem
-    except Exception as problem:  # noqa: BLE001 - code of the result's own classes
+    except BaseException as problem:  # noqa: BLE001 - code of the result's own classes, which may raise SystemExit
         problem.add_note(f"while the result of job {job} was unpickled: can this program import its class?")
         return None, problem
     if outcome.state is State.SUCCEEDED:
@@ -101,5 +101,5 @@ def _write(text: str, stream: str) -> None:
     try:
         target.write(text)
         target.flush()
-    except (OSError, ValueError) as error:  # it is closed, or its reader is gone
+    except Exception as error:  # noqa: BLE001 - it is closed, its reader is gone, or the program's own has no `flush`
         _log.warning("what a call printed cannot be written to sys.%s: %s", stream, error)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import pickle
+import sys
+import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +18,8 @@ from taskpool.executor.call import Function, Setup, make
 from taskpool.executor.errors import JobFailed, PoolError
 from taskpool.executor.future import CallFuture
 from taskpool.executor.loop import Ending, Loop
-from taskpool.messages import JobError, Outcome, State
+from taskpool.executor.result import complete
+from taskpool.messages import JobError, Outcome, Output, State
 
 
 @pytest.fixture
@@ -98,3 +103,60 @@ def test_calls_in_a_row_wake_it_once(loop: Loop) -> None:
     loop.before_receive(0)
     loop.submit(future_of(loop))
     assert os.eventfd_read(loop._wakeup) == 1
+
+
+class Leaving:
+    """A result whose class ends the program that unpickles it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return sys.exit, (3,)
+
+
+def test_a_result_that_ends_its_program_fails_its_own_future(loop: Loop) -> None:
+    future = future_of(loop, 1)
+    loop._settle(outcome(State.SUCCEEDED, json.dumps(base64.b64encode(pickle.dumps(Leaving())).decode()).encode()))
+    error = future.exception(0)
+    assert isinstance(error, SystemExit)
+    assert error.code == 3
+
+
+def test_a_callback_ends_no_thread_but_the_main_one() -> None:
+    def leave(future: Any) -> None:
+        sys.exit(3)
+
+    called: list[object] = []
+    future: CallFuture[int] = CallFuture(make(Function.of(len), ("abc",), {}, Setup(), None), print)
+    future.add_done_callback(leave)
+    future.add_done_callback(called.append)
+    thread = threading.Thread(target=lambda: complete(future, 1))
+    thread.start()
+    thread.join()
+    assert called == [future]
+    with pytest.raises(SystemExit):
+        future.add_done_callback(leave)
+
+
+def test_a_stream_of_the_programs_own_may_lack_what_is_asked_of_it(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(write=len))
+    loop._take(outcome(State.SUCCEEDED, output=Output(stdout="hello")))
+    assert "cannot be written to sys.stdout" in caplog.text
+
+
+def test_each_refusal_of_a_pool_that_is_gone_is_an_exception_of_its_own(loop: Loop) -> None:
+    loop._broken = PoolError("gone")
+    raised = []
+    for _ in range(2):
+        with pytest.raises(PoolError, match="gone") as refused:
+            loop.submit(future_of(loop))
+        raised.append(refused.value)
+    assert raised[0] is not raised[1]
+
+
+def test_what_is_cancelled_before_it_is_sent_is_counted(loop: Loop) -> None:
+    future = future_of(loop)
+    loop.submit(future)
+    future.cancel()
+    assert loop._take_frame(1 << 20) == []
+    assert loop.cancelled_early == 1
