@@ -358,6 +358,22 @@ def test_a_callback_that_raises_what_its_call_has_raised_costs_nothing(make: Mak
         assert executor.submit(double, 1).result(DEADLINE_S) == 2
 
 
+def test_a_pool_whose_calls_are_cancelled_leaves_without_a_word(
+    make: Make, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with make(1) as executor:
+        futures = [executor.submit(hang, tmp_path / "pid") for _ in range(20)]
+        wait_until((tmp_path / "pid").exists)
+        for future in futures:
+            future.cancel()
+    with pytest.raises(KeyboardInterrupt), make(1) as executor:
+        futures = [executor.submit(hang, tmp_path / "again") for _ in range(20)]
+        wait_until((tmp_path / "again").exists)
+        raise KeyboardInterrupt
+    assert all(future.cancelled() for future in futures)
+    assert capfd.readouterr().err == ""
+
+
 # --- the dealer -----------------------------------------------------------------------------------
 
 

@@ -28,6 +28,7 @@ class Shutdown:
         self._force_at_ns = NEVER
         self._exit_at_ns = NEVER
         self._store_wait_ends_ns = NEVER
+        self._orphaned = False
         self.exiting = False
 
     def signalled(self, name: str, now: Instant) -> None:
@@ -49,6 +50,7 @@ class Shutdown:
 
     def orphaned(self, now: Instant) -> None:
         """The generator of this private pool is gone."""
+        self._orphaned = True
         self._drain(ExitCode.TERMINATED, now.mono)
 
     def tick(self, now: Instant) -> None:
@@ -107,8 +109,9 @@ class Shutdown:
 
     def _all_delivered(self) -> bool:
         pool = self._pool
-        return pool.commits.idle and not any(
-            batch.unread for batch in pool.batches.values() if batch.client is not None
+        # The reader of a private pool is gone with its lifeline: there is none to give a moment to.
+        return pool.commits.idle and (
+            self._orphaned or not any(batch.unread for batch in pool.batches.values() if batch.client is not None)
         )
 
     def _exit_drained(self) -> None:

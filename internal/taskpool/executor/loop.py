@@ -177,7 +177,10 @@ class Loop(TurnHandler):
             connection.session.submissions.finish()
             until = self._link.clock.now().mono + limits.RESEND_NS
             connection.run_until(lambda: connection.session.submissions.settled, deadline=until)
-        elif self._link.durable:
+        elif self._link.durable or self._pending:
+            if not self._link.durable and not connection.session.connecting:
+                # All of these are cancelled. The dealer has to know that, for it tells of accepted jobs that are lost.
+                connection.session.command("cancel", self._link.batch)
             until = self._link.clock.now().mono + limits.TERM_GRACE_NS
             with suppress(DealerEnded):
                 connection.run_until(lambda: not connection.writable, deadline=until)

@@ -267,6 +267,14 @@ def test_a_private_pool_without_its_generator_stops_at_once() -> None:
     assert world.exits() == [ExitCode.TERMINATED]
 
 
+def test_a_private_pool_without_its_generator_waits_for_no_reader() -> None:
+    world = busy(1, private=True)
+    world.report()
+    assert world.exits() == []
+    world.do(LifelineClosed())
+    assert world.exits() == [ExitCode.OK]
+
+
 def test_a_worker_told_to_go_already_is_not_told_again() -> None:
     world = World()
     world.batch(work(timeout_ns=SECOND))
