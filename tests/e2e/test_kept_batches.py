@@ -46,6 +46,20 @@ def test_a_batch_with_a_name_stays_when_it_has_succeeded(stage: Stage, ledger: L
     assert not state_of(stage.pool).exists()
 
 
+def test_a_batch_of_no_jobs_can_be_gone_on_with(stage: Stage) -> None:
+    words = ["command", "--batch", stage.pool, "--", "echo"]
+    stage.generator(*words).ends(OK)
+    for again in (
+        ["resume", stage.pool],
+        [*words[:3], "--resume", *words[3:]],
+        [*words[:3], "--resume=or-begin", "echo"],
+    ):
+        run = stage.generator(*again).ends(OK)
+        assert f"Batch {stage.pool} has ended already: nothing of it is left to run" in run.stderr
+    assert "nothing is to run again" in stage.generator("rerun", stage.pool).ends(USAGE).stderr
+    assert batches(stage)[stage.pool]["state"] == "succeeded"
+
+
 def test_a_batch_without_a_name_goes_when_it_has_succeeded(stage: Stage) -> None:
     before = set(batches(stage))
     stage.generator("fib", "1-3", "--workers", 1).ends(OK)

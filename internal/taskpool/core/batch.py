@@ -126,7 +126,10 @@ class Batch(BatchRecord, eq=False, kw_only=True):
         self.accepted = upto
 
     def close(self, total: int) -> None:
+        """No job comes after `total`; said again in a later connection, perhaps."""
         self.total = total
+        # Where there is no outcome to acknowledge, its reader has all there is.
+        self.confirmed = self.confirmed or not total
 
     def close_stored(self) -> None:
         self.total_stored = True

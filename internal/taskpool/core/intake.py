@@ -130,6 +130,7 @@ class Intake:
             self._refuse_close(close, 0, "unknown_batch", _UNKNOWN)
         elif batch.closed:
             if batch.total == close.total:
+                batch.close(close.total)
                 self._tell_accepted(batch)
             else:
                 text = f"batch {batch.name} was closed at {counted(batch.total or 0, 'job')}, not {close.total}"

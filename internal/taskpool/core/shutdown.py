@@ -138,4 +138,4 @@ class Shutdown:
 def _is_over(batch: Batch) -> bool:
     """Its reader has all of it and has just said so. A reader that comes back to a settled batch has not: it
     compares its jobs first."""
-    return batch.settled and (batch.confirmed or not batch.recorded)
+    return batch.settled and batch.confirmed

@@ -378,6 +378,17 @@ def test_a_draining_dealer_serves_batches_it_finds_and_opens_none() -> None:
     assert world.told(2)[0].reason == "draining"
 
 
+def test_a_private_dealer_that_finds_an_empty_batch_waits_for_its_reader() -> None:
+    batch = BatchRecord("b", DEFAULT_LIMITS, 0, 0, 0, 0, 0)
+    restored = Restored(unclean_exit=False, ordinal=0, batches=[batch], in_flight=[], quarantined=[], late=[])
+    world = World(private=True, journaled=True, restored=restored)
+    assert world.exits() == []
+    world.hello("b")
+    assert world.exits() == []
+    world.close()
+    assert world.exits() == [ExitCode.OK]
+
+
 def test_where_a_batch_stands() -> None:
     world = World(journaled=True)
     world.kept["b"] = BatchRecord("b", DEFAULT_LIMITS, 5, None, 4, 3, 0, cancelled=True)
