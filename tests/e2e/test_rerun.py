@@ -58,6 +58,13 @@ def test_what_failed_in_a_private_batch_runs_again(stage: Stage) -> None:
     assert (row["state"], row["states"]) == ("succeeded", {"succeeded": 4})
 
 
+def test_a_dealer_that_cannot_start_is_told_of(stage: Stage) -> None:
+    stage.private("command", *failing(stage, "--workers", 1)).ends(FAILED)
+    again = stage.generator("rerun", stage.pool, "--spares", "many").ends(USAGE)
+    assert "tp-dealer: --spares many: expected a number" in again.stderr
+    assert "Traceback" not in again.stderr
+
+
 def test_every_end_but_success_can_be_chosen(stage: Stage) -> None:
     jobs = [
         {"kind": "command", "argv": ["sh", "-c", "exit 3"]},

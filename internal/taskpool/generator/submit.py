@@ -121,7 +121,8 @@ def _without_input(
         return parts, structs.replace(options, adopt=True)
     if recalled.status is not None and recalled.status.total is not None:
         return parts, structs.replace(options, adopt=True)
-    assert jobs.reopen is not None
+    if jobs.reopen is None:  # the dealer ended before it was asked which jobs run again: the run says how
+        return parts, structs.replace(options, adopt=True)
     try:
         return parts._replace(feed=jobs.reopen()), options
     except UsageError:
