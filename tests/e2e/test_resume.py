@@ -7,8 +7,11 @@ import os
 import random
 import re
 import shlex
+import shutil
+import sqlite3
 import time
 from collections import Counter
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from signal import SIGINT, SIGKILL, SIGTERM
@@ -37,6 +40,8 @@ JOBS = 12
 WORKERS = 2
 TIMED_OUT = 124
 SEED = int(os.environ.get("TASKPOOL_RESUME_SEED", "0")) or int(time.time())
+JOURNAL = {"journal.db", "journal.db-wal"}
+LONG_S = 600
 
 
 def names(count: int = JOBS) -> list[str]:
@@ -115,6 +120,25 @@ def test_a_killed_generator_and_resume(stage: Stage, ledger: Ledger) -> None:
     assert f"{JOBS} jobs: {JOBS} succeeded" in again.stderr
     check_results(stage)
     check_ledger(ledger)
+
+
+def acknowledged(stage: Stage) -> int:
+    """What the journal of the batch says, which its dealer has locked: of a copy."""
+    copy = stage.directory / "copy"
+    shutil.copytree(state_of(stage.pool), copy, dirs_exist_ok=True, ignore=lambda _, names: set(names) - JOURNAL)
+    with closing(sqlite3.connect(copy / "journal.db")) as journal:
+        found: tuple[int] = journal.execute("SELECT acknowledged FROM batches").fetchone()
+    return found[0]
+
+
+def test_what_a_killed_generator_had_printed_is_not_printed_again(stage: Stage, ledger: Ledger) -> None:
+    words = ["--workers", 1, "--", "sh", "-c", f'echo $2; [ $2 = a ] || [ -e "$1/go" ] || exec sleep {LONG_S}', "sh"]
+    run = stage.private("command", *words, stage.directory, "{}", ":::", "a", "b")
+    until(lambda: run.lines == ["a"] and acknowledged(stage) == 1, "the acknowledgement of the first job")
+    kill(run.pid)
+    run.ends(-SIGKILL)
+    (stage.directory / "go").touch()
+    assert stage.generator("resume", stage.pool).ends(OK).lines == ["b"]
 
 
 def test_a_killed_private_dealer_is_started_again(stage: Stage, ledger: Ledger) -> None:

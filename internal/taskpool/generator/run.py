@@ -231,8 +231,12 @@ class BatchRun(TurnHandler):
         """Acknowledge what is written."""
         if self._printer.idle:
             # A private dealer ends with the last acknowledgement, so one is kept back until `conclude` has asked for
-            # its status. One that was told to leave gets all, because it waits for them.
-            keep_back = self._private is not None and not self._dealer_told_to_leave and not self._concluding
+            # its status: where accepted jobs are left, another one will be the last. One that was told to leave gets
+            # all, because it waits for them.
+            may_be_last = self._totals.finished >= self.session.submissions.accepted
+            keep_back = (
+                self._private is not None and may_be_last and not self._dealer_told_to_leave and not self._concluding
+            )
             self.session.deliveries.store(self.session.deliveries.delivered - keep_back)
             printed = self._printer.take_printed_files()
             if self._private is not None:
