@@ -113,7 +113,7 @@ class LimitFields(Struct, forbid_unknown_fields=True, kw_only=True):
     mem_limit: Annotated[
         int | str | UnsetType,
         Meta(
-            description="end a try that takes more memory, all its processes together (default: none)",
+            description="end a try that takes more memory; of a command, all its processes together (none)",
             examples=["512M", "1.5G", 1048576],
             extra={"expected": SIZE_EXPECTED.removeprefix("expected "), "metavar": "SIZE"},
             extra_json_schema={"pattern": _SIZE, "minimum": 1, "maximum": limits.MEMORY_BYTES_MAX},
