@@ -79,6 +79,7 @@ class SimProcesses:
             return
         if name == CANCEL_SIGNAL:
             self._world.note("the dealer tells worker {} to end its program", incarnation)
+            child.process.told_mono_ns = self._platform.clock.now().mono
             child.process.cancel()
             return
         self._world.note("the dealer signals worker {} (TERM: {})", incarnation, name == "TERM")

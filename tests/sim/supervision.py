@@ -141,6 +141,10 @@ class Supervision:
         for worker in workers:
             if worker.alive and not worker.end_asked:
                 self._look_at(worker, turn_ns)
+            told_ns = worker.told_mono_ns
+            overdue = told_ns and turn_ns > told_ns + limits.TERM_GRACE_NS + limits.COMMAND_BACKSTOP_NS + SECOND
+            if overdue and worker.alive and not worker.killed_by_us:
+                self._world.fail("I10", f"worker {worker.pid} does not end its cancelled command, and is not killed")
 
     def _look_at(self, worker: WorkerProcess, turn_ns: int) -> None:
         """`turn_ns`: what was due then must be done."""

@@ -63,6 +63,7 @@ class WorkerProcess(Process):
         self.killed_by_us = False  # by its dealer, or with it
         self.terminated = False
         self.cancelled_ns = 0  # told to end the program that it waits for
+        self.told_mono_ns = 0  # the same by the dealer's clock, heard or not
         self.end_asked = False  # the dealer has sent it a signal
         self.term_ns = 0  # when TERM came
         self.distrusted = False  # it, or another in its name, broke the protocol

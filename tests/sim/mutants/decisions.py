@@ -92,13 +92,6 @@ DECISIONS = (
         "            kill_at_ns = now.mono\n",
     ),
     mutant(
-        "a worker that does not end a cancelled command is not killed",
-        "I10",
-        "core/supervisor.py",
-        "            self.stop(worker, StopReason.CANCELLED, CANCEL_SIGNAL, kill_at_ns)\n",
-        "            self.stop(worker, StopReason.CANCELLED, CANCEL_SIGNAL)\n",
-    ),
-    mutant(
         "a try after one without enough memory has no more",
         "I4",
         "core/job.py",

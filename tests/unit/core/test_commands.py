@@ -12,7 +12,7 @@ from taskpool.core.backlog import Backlog
 from taskpool.core.effects import TakeBack, Topic
 from taskpool.core.entries import BatchCancelled, BatchForgotten, JobCounts, JobReturned, QuarantineDropped
 from taskpool.core.events import Reconfigured
-from taskpool.limits import FRAME_TAKE_BACK_NS
+from taskpool.limits import COMMAND_BACKSTOP_NS, FRAME_TAKE_BACK_NS
 from taskpool.messages import Answer, End, State
 
 
@@ -199,6 +199,20 @@ def second_in_flight(world: World) -> None:
     world.run(run_ns=SECOND // 1000 * 5)
     world.start()
     world.forget()
+
+
+def test_a_running_command_is_told_to_end_and_its_worker_killed_when_it_does_not() -> None:
+    world = World()
+    world.batch(work("command", term_sequence=((2, SECOND), (15, 3 * SECOND))))
+    world.start()
+    world.command("cancel", "b", 1)
+    assert world.killed() == [(1, "USR1")]
+    world.advance(4 * SECOND + COMMAND_BACKSTOP_NS - 1)
+    assert world.killed() == []
+    world.advance(1)
+    assert world.killed() == [(1, "KILL")]
+    world.die(signal=9)
+    assert world.ends() == [(1, State.CANCELLED)]
 
 
 def test_cancel_a_job_that_waits_in_a_worker_takes_it_back() -> None:
