@@ -13,14 +13,12 @@ from msgspec import Meta, Struct, structs
 
 from taskpool import limits
 from taskpool.clock import rfc3339, seconds
-from taskpool.messages import End, Report, Try
+from taskpool.messages import End, ExitStatus, Report, SignalNumber, Try
 
 _SIGKILL = 9
 _ENDS = [end.value for end in End if end is not End.SUCCEEDED]
 
 # Types of what programs read. A JSON Schema is made of them: what it says of a field is said here.
-ExitStatus = Annotated[int, Meta(ge=0, le=255)]
-SignalNumber = Annotated[int, Meta(ge=1, le=64)]
 Count = Annotated[int, Meta(ge=0)]
 Seconds = Annotated[float, Meta(ge=0)]
 Moment = Annotated[str, Meta(description="RFC 3339, UTC", extra_json_schema={"format": "date-time"})]

@@ -19,6 +19,7 @@ from taskpool import limits
 
 U63 = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 MemoryBytes = Annotated[int, Meta(ge=0, le=limits.MEMORY_BYTES_MAX)]
+ExitStatus = Annotated[int, Meta(ge=0, le=255)]
 SignalNumber = Annotated[int, Meta(ge=1, le=64)]
 U32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 Seq = Annotated[int, Meta(ge=1, le=limits.JOB_SEQ_MAX)]
@@ -76,7 +77,7 @@ class Limits(Part):
     retries: Annotated[int, Meta(ge=0, le=limits.RETRIES_MAX)] = 0  # tries after the first
     backoff_min_ns: DurationNs = 0  # before the first retry; doubles up to backoff_max_ns
     backoff_max_ns: DurationNs = 0
-    retry_exit: tuple[Annotated[int, Meta(ge=0, le=255)], ...] = ()  # retry only these exit statuses ...
+    retry_exit: tuple[ExitStatus, ...] = ()  # retry only these exit statuses ...
     retry_signal: tuple[SignalNumber, ...] = ()  # ... and these signals ...
     retry_timeout: bool = True  # ... and time-outs
     retry_failed: bool = True  # every failure, whatever its status
@@ -143,7 +144,7 @@ class Report(Part):
     n: U63  # the attempt's number; the epoch stands in the message around it
     end: End  # SUCCEEDED, FAILED, CRASHED (its program was killed by a signal) or TIMED_OUT
     value: Value | None = None  # JSON
-    exit_status: Annotated[int, Meta(ge=0, le=255)] | None = None
+    exit_status: ExitStatus | None = None
     signal: SignalNumber | None = None
     error: JobError | None = None
     usage: Usage = NO_USAGE
@@ -158,7 +159,7 @@ class Try(Part):
 
     no: U32  # within its run, from 1
     end: End  # FAILED, CRASHED or TIMED_OUT
-    exit_status: Annotated[int, Meta(ge=0, le=255)] | None = None
+    exit_status: ExitStatus | None = None
     signal: SignalNumber | None = None
     core_dumped: bool = False
     out_of_memory: bool | None = None  # None: cannot be told
@@ -182,7 +183,7 @@ class Outcome(Part):
     attempts: U32
     crashes: U32
     value: Value | None = None
-    exit_status: Annotated[int, Meta(ge=0, le=255)] | None = None
+    exit_status: ExitStatus | None = None
     signal: SignalNumber | None = None
     slot: U32 | None = None
     pid: U32 | None = None

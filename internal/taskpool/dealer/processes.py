@@ -65,17 +65,13 @@ class WorkerProcess:
         self.exit: ChildExit | None = None  # once it is reaped
         self.death_mono_ns = 0  # when its death was first seen; recovery is measured from here
         self.oom_kills: int | None = None  # by the kernel, up to a second before this one was last given work
-        self.out_of_memory: bool | None = None  # whether it was one of those
+        self.out_of_memory: bool | None = None  # whether it was one of those; None: it was not asked, or is not known
 
-    def ran_out_of_memory(self, exit: ChildExit) -> bool | None:
-        """Say whether the kernel has killed it for that; None: another signal, ours, or the kernel does not tell."""
-        by_another = exit.signal == signal.SIGKILL and self.killed_mono_ns is None
-        return oom.since(self.oom_kills) if by_another else None
-
-    def reaped(self, exit: ChildExit, death_mono_ns: int, *, out_of_memory: bool | None = None) -> None:
+    def reaped(self, exit: ChildExit, death_mono_ns: int) -> None:
         self.exit = exit
         self.death_mono_ns = death_mono_ns
-        self.out_of_memory = out_of_memory
+        if exit.signal == signal.SIGKILL and self.killed_mono_ns is None:  # not ours
+            self.out_of_memory = oom.since(self.oom_kills)
 
 
 class WorkerProcesses:
@@ -244,7 +240,7 @@ class WorkerProcesses:
             self._strangers.discard(pid)
             self._held.discard(pid)
             if process is not None:
-                process.reaped(ended, now_ns, out_of_memory=process.ran_out_of_memory(ended))
+                process.reaped(ended, now_ns)
                 self._reaped.append(process)
                 self._oom_look_due_ns = now_ns  # what it counted for counts for no worker that is given work after it
         if now_ns >= self._oom_look_due_ns:

@@ -7,6 +7,8 @@ import re
 import sys
 from typing import Any, NamedTuple
 
+from msgspec.structs import replace
+
 from taskpool import limits
 from taskpool.clock import SECOND
 from taskpool.errors import UsageError
@@ -53,7 +55,7 @@ def call_limits(
     ):
         if value is not None:
             changes[name] = whole_number(name, value, least, most)
-    return Limits(**{name: getattr(base, name) for name in Limits.__struct_fields__} | changes)
+    return replace(base, **changes)
 
 
 def pool_options(

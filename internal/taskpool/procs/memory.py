@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from taskpool.procs import procfs
 from taskpool.procs.process_tree import children_of
 
-_KIB = 1024
-
 
 def exceeds(limit_bytes: int) -> int:
     """Return what all descendants of this process hold in memory when it is more than the limit, else 0.
@@ -92,14 +90,8 @@ def _resident(pid: int) -> int:
 
 
 def _proportional(pid: int) -> int:
-    return _field(procfs.read(pid, "smaps_rollup"), b"Pss:") or _resident(pid)
+    return procfs.size_in(procfs.read(pid, "smaps_rollup"), b"Pss:") or _resident(pid)
 
 
 def _allocated() -> int:
-    return _field(procfs.read(os.getpid(), "status"), b"VmData:")
-
-
-def _field(text: bytes | None, name: bytes) -> int:
-    """Read a line of kibibytes; 0 where there is none."""
-    _, found, rest = (text or b"").partition(name)
-    return int(rest.split(None, 1)[0]) * _KIB if found else 0
+    return procfs.size_in(procfs.read(os.getpid(), "status"), b"VmData:")

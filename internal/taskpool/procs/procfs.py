@@ -173,6 +173,12 @@ def own_descriptors() -> list[int]:
     return [int(name) for name in os.listdir("/proc/self/fd")]
 
 
+def size_in(text: bytes | None, name: bytes) -> int:
+    """Return the bytes of a line of `status` or `smaps_rollup`, which gives them in KiB; 0 where there is none."""
+    _, found, rest = (text or b"").partition(name)
+    return int(rest.split(None, 1)[0]) * _KIB if found else 0
+
+
 def take_own_peak_bytes() -> int:
     """Return the largest resident set of this process since the last call; 0 where the kernel does not tell.
 
@@ -192,5 +198,4 @@ def take_own_peak_bytes() -> int:
             reset_file.write(_RESET_PEAK)
     except OSError:
         pass  # the peak stays: see LIMIT
-    _, found, rest = status.partition(b"VmHWM:")
-    return int(rest.split(None, 1)[0]) * _KIB if found else 0
+    return size_in(status, b"VmHWM:")

@@ -25,7 +25,7 @@ ATTEMPTS = (
         "certificate.py",
         "        signal=report.signal,\n",
         "        signal=report.signal if report.output is not NO_OUTPUT else None,\n",
-        Edit("certificate.py", "import End, Report, Try\n", "import NO_OUTPUT, End, Report, Try\n"),
+        Edit("certificate.py", "import End, ExitStatus, Report,", "import NO_OUTPUT, End, ExitStatus, Report,"),
     ),
     mutant(
         "a deadline is judged between two looks at a full spool",

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from taskpool.certificate import Count, ExitStatus, Moment, Seconds, SignalNumber, TryObject
-from taskpool.messages import TERMINAL, State
+from taskpool.certificate import Count, Moment, Seconds, TryObject
+from taskpool.messages import TERMINAL, ExitStatus, SignalNumber, State
 
 SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
 # Of the enum itself the schema would offer states in which no outcome can be.
