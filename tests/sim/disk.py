@@ -49,6 +49,7 @@ class Disk:
         self.journal_model = JournalModel(world, oracle)
         self.epoch = 0
         self.clean = True
+        self.slow_until_ns = 0
         self._unsynced: list[tuple[int, Sequence[Entry]]] = []
 
     def write(self, epoch: int, rows: Sequence[Entry]) -> None:
@@ -174,6 +175,7 @@ class SimStore:
             delay_ns = world.faults.amount(1_000_000, 20_000_000_000)
         elif not is_commit and world.faults.fires("read_slow"):
             delay_ns = world.faults.amount(1_000_000, 10_000_000_000)
+        delay_ns = max(delay_ns, self._disk.slow_until_ns - world.now_ns)
         self._requests.append(request)
         if delay_ns and is_commit and world.faults.fires("dealer_dies_with_commit_under_way"):
             self._platform.die()

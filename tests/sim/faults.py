@@ -59,6 +59,7 @@ INLINE: dict[str, float] = {
     "submission_stolen": 0.2,
     "generator_dies_at_hello": 0.1,
     "generator_calls_again": 0.05,
+    "generator_dies_behind_its_jobs": 0.2,
     "generator_calls_amid_read": 1.0,
     "generator_calls_behind_close": 1.0,
     "generator_changes_a_job": 0.3,

@@ -74,6 +74,7 @@ class Batch:
         self.stored: list[Outcome] = []  # what its owner has safely
         self.done = False
         self.lives = 0
+        self.hurries = False  # its next life begins as soon as the dealer knows the last one to be dead
         # Cut the same way in every life, and few enough to be in flight at once.
         self.frame_jobs = max(host.world.between(1, 4), -(-len(jobs) // limits.SUBMITS_IN_FLIGHT_MAX))
         self.process: Generator | None = None
@@ -98,7 +99,8 @@ class Batch:
         self.process = None
         if not self.done:
             world = self.host.world
-            delay_ns = world.faults.amount(10 * MILLISECOND, 5 * SECOND)
+            soonest_ns, latest_ns = (MILLISECOND, 20 * MILLISECOND) if self.hurries else (10 * MILLISECOND, 5 * SECOND)
+            delay_ns = world.faults.amount(soonest_ns, latest_ns)
             world.at(world.now_ns + delay_ns, self.start)
 
 
@@ -125,6 +127,12 @@ class Generator(Process):
         self._connection = Connection(self.session, self._transport, NoNotices(), AwakeClock(self.world))
         self._frame_jobs = batch.frame_jobs
         self._slow = self.world.chance(0.2)
+        self._submits_ns = self.world.now_ns
+        if batch.hurries:
+            # It is welcomed while its predecessor's jobs are not stored yet, and reads its own slowly: what it hears of
+            # first are outcomes of jobs that it does not know to be there.
+            self._submits_ns += self.world.faults.amount(20 * MILLISECOND, 20 * SECOND)
+            batch.hurries = False
         batch.host.oracle.batch_of[self.client] = batch.name
 
     def life(self) -> Life:
@@ -137,6 +145,11 @@ class Generator(Process):
                 self._submit(now)
                 connection.send(now)
                 if session.connecting and world.faults.fires("generator_dies_at_hello"):
+                    self.end(signal=9)
+                    yield None
+                if self._has_jobs_under_way and world.faults.fires("generator_dies_behind_its_jobs"):
+                    self.batch.hurries = True
+                    self._host.disk.slow_until_ns = now + world.faults.amount(20 * MILLISECOND, 2 * SECOND)
                     self.end(signal=9)
                     yield None
                 if self._closes and world.faults.fires("generator_calls_behind_close"):
@@ -164,6 +177,12 @@ class Generator(Process):
         """It has said that no job comes any more, and has no answer yet."""
         submissions = self.session.submissions
         return submissions._close_sent and not submissions.closed and not self.session.connecting
+
+    @property
+    def _has_jobs_under_way(self) -> bool:
+        """Some of its jobs are said, and not accepted yet."""
+        submissions = self.session.submissions
+        return not self.session.connecting and submissions.sent_upto > submissions.accepted
 
     def lose_touch(self) -> None:
         """Its reply queue goes with what is in it, and it has to call again."""
@@ -195,7 +214,7 @@ class Generator(Process):
             due = min(due, now + 10 * MILLISECOND)
         submissions = self.session.submissions
         if not self.session.connecting and submissions.has_room and submissions.submitted < len(self.batch.jobs):
-            due = min(due, now + MILLISECOND)
+            due = min(due, max(self._submits_ns, now + MILLISECOND))
         return max(1000, due - now)
 
     def _store(self, outcomes: list[Outcome]) -> None:
@@ -210,7 +229,7 @@ class Generator(Process):
 
     def _submit(self, now: int) -> None:
         session, jobs, faults = self.session, self.batch.jobs, self.world.faults
-        if session.connecting:
+        if session.connecting or now < self._submits_ns:
             return
         submissions = session.submissions
         while submissions.has_room and submissions.submitted < len(jobs) and submissions.refusal is None:

@@ -21,7 +21,7 @@ class Deliveries:
         # One less than what is known: a private dealer leaves once all is acknowledged in the present connection
         # (docs/protocol.md, 6.8), and this one may still have something to ask.
         self.stored = max(0, cursor - 1)
-        self.gaps = 0  # in a row, without one outcome in between
+        self.gaps = 0  # and jobs unknown, in a row, without one outcome in between
         self._held_back: deque[Outcome] = deque()  # of jobs not yet compared, and those behind them
         self._acknowledged = self.stored
         self._repeat_due = False
@@ -32,21 +32,20 @@ class Deliveries:
         return self.cursor - len(self._held_back)
 
     def receive(self, items: Iterable[Outcome], seq_max: int) -> int | None:
-        """Take outcomes up to the first gap; return the number behind the gap, None when there is none.
+        """Take outcomes up to the first gap or job beyond `seq_max`; return the number of that one, None without it.
 
-        Those of jobs beyond `seq_max` are counted and dropped: the totals have a byte for each job number, and a
-        number out of nowhere must not make them grow.
+        A job beyond `seq_max` is one that this client does not know the dealer to have. The next welcome says how many
+        it has; a number out of nowhere is never taken, since the totals have a byte for each job.
         """
         for outcome in items:
             if outcome.no <= self.cursor:
                 continue  # sent again after a hello
-            if outcome.no > self.cursor + 1:
+            if outcome.no > self.cursor + 1 or outcome.seq > seq_max:
                 self.gaps += 1
                 return outcome.no
             self.cursor = outcome.no
             self.gaps = 0
-            if outcome.seq <= seq_max:
-                self._held_back.append(outcome)
+            self._held_back.append(outcome)
         return None
 
     def take_due(self, seq_max: int) -> list[Outcome]:

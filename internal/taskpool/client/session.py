@@ -47,7 +47,7 @@ from taskpool.messages import (
 
 HELLO_DELAY_NS_MIN = 2 * MILLISECOND  # a private dealer is there in some tens of milliseconds
 HELLO_DELAY_NS_MAX = 250 * MILLISECOND
-GAPS_MAX = 8  # hellos because of missing outcomes, without one outcome in between
+GAPS_MAX = 8  # hellos because of missing outcomes and unknown jobs, without one outcome in between
 
 REFUSED_FOR_NOW = frozenset({"full", "draining"})  # reasons that may not hold for another run
 
@@ -381,7 +381,7 @@ class Session:
             return
         if self.deliveries.gaps > GAPS_MAX:
             raise DealerUnreachable(
-                f"the dealer of pool {self.pool!r} does not tell outcome {self.deliveries.cursor + 1}: it goes on "
-                f"with {behind_gap}, asked {GAPS_MAX} times"
+                f"the dealer of pool {self.pool!r} does not tell outcome {self.deliveries.cursor + 1} of a job that it "
+                f"has: it goes on with outcome {behind_gap}, asked {GAPS_MAX} times"
             )
         self.reconnect(now)

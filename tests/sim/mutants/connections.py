@@ -20,11 +20,25 @@ CONNECTIONS = (
         "total=batch.total if batch is not None else None,",
     ),
     mutant(
-        "what another generator left in the queues is not compared",
+        "an outcome of a job that another generator left in the queues is passed over",
         "I2",
-        "client/session.py",
-        "        if compares or welcome.accepted > self.submissions.sent_upto:\n",
-        "        if previous is None and self.options.resume:\n",
+        "client/deliveries.py",
+        (
+            "            if outcome.no > self.cursor + 1 or outcome.seq > seq_max:\n"
+            "                self.gaps += 1\n"
+            "                return outcome.no\n"
+            "            self.cursor = outcome.no\n"
+            "            self.gaps = 0\n"
+            "            self._held_back.append(outcome)\n"
+        ),
+        (
+            "            if outcome.no > self.cursor + 1:\n"
+            "                self.gaps += 1\n"
+            "                return outcome.no\n"
+            "            self.cursor = outcome.no\n"
+            "            if outcome.seq <= seq_max:\n"
+            "                self._held_back.append(outcome)\n"
+        ),
     ),
     mutant(
         "spool files of a connection that is over stay",

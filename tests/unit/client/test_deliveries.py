@@ -60,9 +60,16 @@ def test_a_dealer_that_never_fills_the_gap_is_given_up() -> None:
             talk.receive(welcome(), 0)
 
 
-def test_outcomes_of_jobs_never_submitted_are_dropped() -> None:
+def test_an_outcome_of_a_job_that_no_dealer_has_is_never_taken() -> None:
     talk = connected(jobs=1)
     assert talk.receive(Outcomes(ME, "b", [outcome(1, seq=limits.JOB_SEQ_MAX)]), 0) == []
+    assert talk.connecting, "the dealer may have jobs that are not known here: its welcome says how many"
+    talk.receive(welcome(accepted=1), 0)
+    assert talk.receive(Outcomes(ME, "b", [outcome(1)]), 0) == [outcome(1)]
+    with pytest.raises(DealerUnreachable, match="outcome 2"):
+        for _ in range(GAPS_MAX + 1):
+            talk.receive(Outcomes(ME, "b", [outcome(2, seq=limits.JOB_SEQ_MAX)]), 0)
+            talk.receive(welcome(accepted=1, last_no=1), 0)
 
 
 def test_only_what_is_stored_is_acknowledged_and_commands_go_first() -> None:
@@ -92,6 +99,17 @@ def test_outcomes_of_jobs_not_compared_yet_are_held_back() -> None:
     assert [each.seq for each in talk.receive(Accepted(ME, "b", 2), 0)] == [2, 1]
     talk.deliveries.store(2)
     assert control(talk) == [Ack(ME, "b", 2)]
+
+
+def test_outcomes_of_jobs_stored_after_the_welcome_wait_until_these_are_compared() -> None:
+    talk = resumed(0, accepted=0)
+    assert talk.receive(Outcomes(ME, "b", [outcome(1), outcome(2)]), 0) == []
+    assert talk.connecting and talk.deliveries.cursor == 0, "its predecessor's jobs were stored meanwhile"
+    talk.receive(welcome(accepted=2), 0)
+    talk.submissions.submit([JOB, JOB])
+    assert talk.receive(Outcomes(ME, "b", [outcome(1), outcome(2)]), 0) == []
+    intake(talk)
+    assert [each.no for each in talk.receive(Accepted(ME, "b", 2), 0)] == [1, 2]
 
 
 def test_a_resumed_session_goes_on_behind_what_was_acknowledged() -> None:
