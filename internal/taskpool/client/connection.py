@@ -223,7 +223,7 @@ class Connection:
             if self.session.generation != generation:
                 self._open_queues(now)
             elif self.session.turn.error is not hindrance:
-                self._say_that_it_waits()
+                self._say_news()
                 self._transport.drop_reply()  # its bytes may be what another one waits for
             if self.session.connecting and self._connected:
                 break  # `send` is about to drop these queues; what is in them is sent again after the next welcome
@@ -233,6 +233,7 @@ class Connection:
         """Check what is overdue, then send what is due. Raises DealerUnreachable after the dealer's time-out."""
         self._check_queues(now)
         self.session.tick(now)
+        self._say_news()
         if self.session.connecting:
             self._send_hello(now)
             return
@@ -270,10 +271,10 @@ class Connection:
             if isinstance(error, QueueRoomTaken) and not self.session.options.wait_for_room:
                 raise
             self.session.no_reply_queue(error, now)
-            self._say_that_it_waits()
+            self._say_news()
         return False
 
-    def _say_that_it_waits(self) -> None:
+    def _say_news(self) -> None:
         if self.session.turn.news:
             self._notices.info(self.session.turn.news)
             self.session.turn.news = ""

@@ -199,14 +199,18 @@ class Session:
         self.connecting = True
         self.hello_due = self._connecting_since = now
         self._hello_delay = HELLO_DELAY_NS_MIN
-        self.turn = Turn(self.options.timeouts.reconnect_ns, now + self.options.timeouts.reconnect_ns)
+        patience_ns, welcome = self.options.timeouts.reconnect_ns, self.welcome
+        self.turn = Turn(patience_ns, now + patience_ns)
+        if welcome is not None and not self.options.private:  # of a private one, who has started it tells
+            text = unreachable.gone(self.pool, welcome.pid, human(patience_ns), journaled=welcome.journaled)
+            self.turn.tell_later(text, now)
 
     # --- time -------------------------------------------------------------------------------------
 
     def next_deadline(self) -> int:
         """Return when `tick` has something to do, at the latest."""
         if self.connecting:
-            return min(self.hello_due, self.turn.deadline)
+            return min(self.hello_due, self.turn.next_deadline())
         due = min(self._ping_due, self._heard_at + limits.REPLY_OVERDUE_NS)
         return min(due, self.submissions.next_deadline() or due)
 
@@ -216,6 +220,7 @@ class Session:
         if self.connecting:
             if now >= self.turn.deadline:
                 raise self.turn.error or DealerUnreachable(self._unanswered(now))
+            self.turn.tick(now)
             return
         if now >= self._ping_due:
             self._ping_due = now + limits.PING_NS
@@ -283,6 +288,7 @@ class Session:
         # Before the batch is looked at: a client that does not want it must be able to say goodbye, or the dealer
         # holds the batch for it until it counts as dead.
         self.connecting = False
+        self.turn.answered(f"A dealer of pool {self.pool!r} answers, PID {welcome.pid}")
         self.generation += 1
         self._query_due = self._query is not None
         if self.batch is not None:

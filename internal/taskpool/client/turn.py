@@ -6,7 +6,7 @@ It is waited for, told once, and at last an error. Decisions only, as in `sessio
 from __future__ import annotations
 
 from taskpool import limits
-from taskpool.clock import MILLISECOND
+from taskpool.clock import MILLISECOND, SECOND
 from taskpool.durations import human
 from taskpool.errors import TaskpoolError, UsageError
 
@@ -14,6 +14,8 @@ RETRY_NS = 500 * MILLISECOND  # a hundred generators that wait their turn cost t
 HOLDER_RETRY_NS = 1_000 * MILLISECOND
 # The dealer takes a holder that is silent for REPLY_OVERDUE_NS for dead; twice that leaves room for a loaded machine.
 HOLDER_NS_MAX = 2 * limits.REPLY_OVERDUE_NS
+
+GONE_TOLD_NS = 1 * SECOND  # a dealer that is only started again is back by then
 
 
 class Turn:
@@ -25,6 +27,28 @@ class Turn:
         self.error: TaskpoolError | None = None  # what is raised then; None: others hold nothing that it needs
         self.news = ""  # what a person has not been told yet
         self._met: set[type] = set()
+        self._gone = ""  # what a person is told at `_gone_due`, while no dealer answers
+        self._gone_due: int | None = None
+        self._told_gone = False
+
+    def next_deadline(self) -> int:
+        """Return when `tick` has something to do, or the wait is over."""
+        return self.deadline if self._gone_due is None else min(self._gone_due, self.deadline)
+
+    def tell_later(self, text: str, now: int) -> None:
+        """Tell a person this, unless a dealer answers soon."""
+        self._gone, self._gone_due = text, now + GONE_TOLD_NS
+
+    def tick(self, now: int) -> None:
+        """Tell what is due."""
+        if self._gone_due is not None and now >= self._gone_due:
+            self.news, self._gone_due, self._told_gone = self._gone, None, True
+
+    def answered(self, text: str) -> None:
+        """Take note of the welcome; tell of it those who were told to wait."""
+        self._gone_due = None
+        if self._told_gone:
+            self.news, self._told_gone = text, False
 
     def await_room(self, kind: type[TaskpoolError], until: str, text: str, now: int) -> int:
         """Wait until others go; return when to try again. Longer than for a dealer, which may not be there at all."""

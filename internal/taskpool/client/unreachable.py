@@ -39,6 +39,15 @@ def no_answer(pool: str, waited: str, *, said_hello: bool) -> str:
     )
 
 
+def gone(pool: str, pid: int, patience: str, *, journaled: bool) -> str:
+    """Return what a person is told while a dealer that was there does not answer."""
+    kept = "what it had accepted is in its journal" if journaled else "it keeps no journal: what it had goes with it"
+    return (
+        f"The dealer of pool {pool!r}, PID {pid}, does not answer. Waiting up to {patience} (--dealer-timeout) for it "
+        f"or the next one; {kept}"
+    )
+
+
 def lost(pool: str, pid: int, waited: str, accepted: int, received: int) -> str:
     """Return the text for a dealer that went away and did not come back; counted are jobs and outcomes."""
     return (

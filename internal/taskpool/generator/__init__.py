@@ -9,6 +9,7 @@ Read `main` first, then `submit` (how one batch is put together) and `run` (what
     input/  source            where jobs come from
     submit  run  result       one batch: its parts, its turns, how it ended
     totals  failures          what its outcomes add up to; jobs that did not succeed
+    pace  pool_watch          how fast it goes; what the pool does meanwhile
     signals                   the signals that end it early
     resume  advice            a kept batch: gone on with; what a person is told of it
     rerun  selection  new_runs  jobs that ended badly: chosen, asked for again, waited for

@@ -74,14 +74,13 @@ class NewRuns:
             self._look_at = now  # answers say only what is given now
 
     def look(self, now: int) -> None:
-        """Read the answers, and ask about the batch where they do not account for all."""
-        while self._session.answers:
-            self._on_answer(self._session.answers.popleft(), now)
+        """Ask about the batch where the answers do not account for all."""
         if self._look_at is not None and now >= self._look_at and not self._unanswered:
             self._look_at = None
             self._session.query("batch", self._session.batch)
 
-    def _on_answer(self, answer: Answer, now: int) -> None:
+    def answered(self, answer: Answer, now: int) -> None:
+        """Take note of an answer to `rerun` or `batch`."""
         if answer.verb == "rerun":
             self._unanswered -= 1
             self._given += msgspec.json.decode(answer.body, type=_Given).requeued

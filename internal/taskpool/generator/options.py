@@ -14,8 +14,8 @@ from taskpool.durations import parse_duration
 from taskpool.errors import UsageError
 from taskpool.generator.halt import HaltRule, parse_halt
 from taskpool.generator.job_limits import KEYS, option_name, parse_limits
-from taskpool.generator.output.console import ProgressMode, choose_mode
 from taskpool.generator.output.printer import Form
+from taskpool.generator.output.progress import ProgressMode, choose_mode
 from taskpool.ipc.names import check_pool_name
 from taskpool.log import Format
 from taskpool.messages import Limits

@@ -6,6 +6,7 @@ private dealer still lives; acknowledgements and the next jobs; what is to be se
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Set
 from contextlib import suppress
 from signal import Signals
@@ -20,10 +21,12 @@ from taskpool.generator.halt import HaltRule
 from taskpool.generator.input.feed import Feed
 from taskpool.generator.new_runs import NewRuns
 from taskpool.generator.options import SubmitOptions
-from taskpool.generator.output.console import Console, ProgressBar
+from taskpool.generator.output.console import Console
 from taskpool.generator.output.printer import Printer
+from taskpool.generator.output.progress import Progress
 from taskpool.generator.output.stream import write_out
-from taskpool.generator.signals import STOP_SIGNALS, Interrupted
+from taskpool.generator.pool_watch import PoolWatch
+from taskpool.generator.signals import STOP_SIGNALS, Interrupted, what_follows
 from taskpool.generator.totals import Totals
 from taskpool.log import Fact
 from taskpool.messages import Outcome, Refused
@@ -43,7 +46,7 @@ class RunParts(NamedTuple):
     feed: Feed
     printer: Printer
     totals: Totals
-    progress: ProgressBar
+    progress: Progress
     console: Console
     clock: AwakeClock
     began: Instant  # before a private dealer was started
@@ -81,6 +84,8 @@ class BatchRun(TurnHandler):
         self._concluding = False
         self._halting = False
         self._flood = Flood()
+        watched = parts.progress.is_shown or os.isatty(2)
+        self._watch = PoolWatch(self.session, parts.console, often=watched, private=parts.private is not None)
         self._halted_in = 0  # the connection in which the dealer was told of --halt
 
     @property
@@ -180,7 +185,8 @@ class BatchRun(TurnHandler):
     def next_deadline(self) -> int | None:
         kill_at = None if self._private is None else self._private.kill_at
         look = None if self._new_runs is None else self._new_runs.next_look
-        return min((each for each in (self._progress.due, kill_at, look) if each is not None), default=None)
+        dues = (self._progress.due, self._watch.due, kill_at, look)
+        return min((each for each in dues if each is not None), default=None)
 
     def before_receive(self, now: int) -> None:
         for number in self._wakeup.pending():
@@ -188,6 +194,8 @@ class BatchRun(TurnHandler):
                 self._stop(STOP_SIGNALS[number], close_batch=False)
             if self._private is not None:
                 self._private.pass_on(number, now)
+                if not self.complete and (text := what_follows(number, self._private.interrupts)):
+                    self._console.info(text)
         if self._private is not None:
             self._private.kill_if_overdue(now)
 
@@ -197,14 +205,17 @@ class BatchRun(TurnHandler):
             self._begun = True
             self._told_before = self.session.welcome.last_no
             self._printer.begin()
-            self._progress.begin(now)
+            self._progress.pace.begin(now)
         for outcome in outcomes:
             # A private dealer goes on with a batch before this program can say hello.
             is_old = outcome.no <= self._told_before and outcome.finished_wall_ns < self._began_wall_ns
             self._totals.add(outcome, earlier=is_old)
+            self._progress.pace.add(outcome, earlier=is_old)
             if outcome.state not in UNREMARKABLE:
                 self._report_failure(outcome)
             self._printer.take(outcome)
+        if not self._concluding:
+            self._take_answers(now)
         if self._new_runs is not None and not self._concluding:
             self._new_runs.heard(outcomes)
             self._new_runs.look(now)
@@ -225,7 +236,18 @@ class BatchRun(TurnHandler):
             self._new_runs.ask(now)
         self._submit(ready)
         self._repeat_halt()
+        if not self._concluding:
+            self._watch.ask(now)
+        self._progress.running = self._watch.running
         self._progress.show(self._known_total(), now)
+
+    def _take_answers(self, now: int) -> None:
+        while self.session.answers:
+            answer = self.session.answers.popleft()
+            if answer.verb == "status":
+                self._watch.answered(answer)
+            elif self._new_runs is not None:
+                self._new_runs.answered(answer, now)
 
     def _acknowledge(self) -> None:
         """Acknowledge what is written."""
@@ -251,6 +273,7 @@ class BatchRun(TurnHandler):
         while bytes_max is not None and submissions.has_room and (jobs := self._feed.take(bytes_max)):
             self._printer.remember(submissions.submitted + 1, jobs)
             submissions.submit(jobs)
+            self._progress.pace.submit(jobs)
         if not self._feed.ended:
             return
         if self._feed.error is not None and ExitCode.USAGE not in self.codes:

@@ -43,6 +43,20 @@ class RaiseOnSignal(TurnHandler):
         raise_if_stopped(self._wakeup)
 
 
+def what_follows(number: Signals, interrupts: int) -> str:
+    """Say what a private pool does about a signal, where that may take a while; empty where it does not.
+
+    `interrupts`: how many SIGINTs there were, with this one.
+    """
+    if number is Signals.SIGINT and interrupts == 1:
+        return "Interrupted: jobs that run may end, and no other starts. Ctrl-C again stops them"
+    if number is Signals.SIGINT and interrupts == 2:
+        return "Interrupted again: the jobs that run are stopped. A third Ctrl-C does not wait for that"
+    if number in (Signals.SIGTERM, Signals.SIGHUP):
+        return f"{number.name}: jobs that run may end within --drain-timeout, and no other starts"
+    return ""
+
+
 def handled_signals() -> list[Signals]:
     """Return the signals to catch: those that stop the generator, and USR1, which a private dealer answers."""
     # A SIGHUP that is ignored stays so: nohup(1) has set that, to let the batch outlive its terminal.

@@ -19,8 +19,9 @@ from taskpool.errors import ExitCode, TaskpoolError, UsageError, counted
 from taskpool.generator.advice import Advice
 from taskpool.generator.input.feed import Feed
 from taskpool.generator.options import SubmitOptions
-from taskpool.generator.output.console import Console, ProgressBar
+from taskpool.generator.output.console import Console
 from taskpool.generator.output.printer import Files, Printer
+from taskpool.generator.output.progress import Progress
 from taskpool.generator.result import BatchResult
 from taskpool.generator.run import BatchRun, RunParts
 from taskpool.generator.selection import Selection, choose_jobs
@@ -79,7 +80,7 @@ def run_batch(options: SubmitOptions, jobs: Jobs, console: Console, advice: Advi
             private = PrivateDealer(private_state, options.launch, KernelNamespace(), console, how_to_resume)
             cleanup.enter_context(private)
         totals = Totals()
-        progress = ProgressBar(options.progress, console, totals, clock.now().mono)
+        progress = Progress(options.progress, console, totals, clock.now().mono)
         feed = Feed.ended_before() if jobs.feed is None else jobs.feed
         parts = RunParts(options, feed, printer, totals, progress, console, clock, began, wakeup, private)
         session_options = _session_options(options, private)
@@ -262,6 +263,7 @@ def _count_acknowledged(parts: RunParts, queries: BatchQueries) -> _Recalled:
     # Those not acknowledged are sent again after the hello, and counted then.
     for outcome in queries.outcomes(batch, 0, status.acknowledged):
         parts.totals.add(outcome, earlier=True)
+        parts.progress.pace.add(outcome, earlier=True)
         parts.printer.recall(outcome)
         if parts.private is not None and parts.private.state.names_files:
             parts.printer.note_files(outcome)  # by the run that printed it

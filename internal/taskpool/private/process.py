@@ -89,7 +89,7 @@ class PrivateDealer:
         self._all_succeeded = False
         self._exit_expected = False
         self._launch = launch
-        self._interrupts = 0
+        self.interrupts = 0  # SIGINTs passed on
         self._namespace = namespace
         self._console = console
         self._kept_files: set[Path] = set()
@@ -197,8 +197,8 @@ class PrivateDealer:
         # A dealer that is told to leave has a limit, because it may be stopped or hang. A first and a second SIGINT
         # have none, since running jobs may finish however long they take; a third one means that a person waits.
         if number is Signals.SIGINT:
-            self._interrupts += 1
-            wait_ns = QUICK_EXIT_NS if self._interrupts >= INTERRUPTS_MAX else NEVER
+            self.interrupts += 1
+            wait_ns = QUICK_EXIT_NS if self.interrupts >= INTERRUPTS_MAX else NEVER
         else:
             wait_ns = self._launch.drain_ns + LEAVE_NS_MAX if number in ENDING else NEVER
         self.kill_at = min(self.kill_at, now + wait_ns)

@@ -60,6 +60,7 @@ def test_hello_carries_the_cursor_and_is_said_again_after_a_while() -> None:
     hello = decode(talk.hello(3, 100))
     assert isinstance(hello, Hello)
     assert (hello.slot, hello.cursor, hello.batch) == (3, 1, "b")
+    talk.tick(100 + SECOND)  # a person is told that the dealer is gone
     assert talk.next_deadline() == 100 + limits.RESEND_NS
 
 
@@ -269,6 +270,31 @@ def test_a_silent_dealer_is_called_again_and_given_up_in_the_end() -> None:
     assert talk.connecting
     with pytest.raises(DealerUnreachable, match="was lost"):
         talk.tick(lost_at + limits.RETURN_WELCOME_NS)
+
+
+def test_a_dealer_that_has_gone_is_told_and_so_is_the_next_one() -> None:
+    talk = connected()
+    talk.reconnect(0)
+    talk.tick(SECOND - 1)
+    assert not talk.turn.news and talk.next_deadline() <= SECOND
+    talk.tick(SECOND)
+    assert "PID 9, does not answer. Waiting up to 1m00s (--dealer-timeout)" in talk.turn.news
+    talk.turn.news = ""
+    talk.tick(2 * SECOND)
+    assert not talk.turn.news, "once"
+    talk.receive(welcome(epoch=2, pid=10), 3 * SECOND)
+    assert "'demo' answers, PID 10" in talk.turn.news
+
+
+@pytest.mark.parametrize("options", [{}, {"private": True}])
+def test_a_dealer_that_is_soon_back_and_a_private_one_are_no_news(options: dict[str, bool]) -> None:
+    talk = connected(**options)
+    talk.reconnect(0)
+    if options:
+        talk.tick(2 * SECOND)
+        assert not talk.turn.news, "of it tells who has started it"
+    talk.receive(welcome(epoch=2, pid=10), SECOND // 2)
+    assert not talk.turn.news and talk.next_deadline() > SECOND
 
 
 def test_a_dealer_we_did_not_listen_to_is_not_silent() -> None:

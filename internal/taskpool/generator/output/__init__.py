@@ -10,5 +10,5 @@ Read `printer` first: it takes a batch's outcomes and writes what was asked for.
     outcome_object   the object that says how a job ended, and its JSON Schema
     job_view         what `show` prints of one job
 
-`console` is standard error: lines for a person, and the progress bar below them.
+`console` is standard error: lines for a person, and below them the bar that `progress` draws.
 """

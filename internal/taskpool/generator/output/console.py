@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from typing import Literal
 
-import msgspec
-
-from taskpool.clock import MILLISECOND, SECOND, seconds
-from taskpool.durations import human
-from taskpool.errors import counted
-from taskpool.generator.totals import Totals
+from taskpool.clock import MILLISECOND
 from taskpool.log import Fact, Format, Level, render
 from taskpool.procs.writer import LineWriter
 
 WHO = "TaskGenerator"
 
-ProgressMode = Literal["bar", "plain", "json", "none"]
-
-_PERIOD_NS: dict[ProgressMode, int] = {"bar": 100 * MILLISECOND, "plain": 5 * SECOND, "json": SECOND, "none": 0}
-_BAR_WIDTH_MAX = 30  # characters
 HIDE_NS_MAX = 50 * MILLISECOND
 
 
@@ -77,89 +66,3 @@ class Console:
 
     def _say(self, text: str, fields: Mapping[str, Fact] | None, level: Level) -> None:
         self.raw(render(self._fmt, WHO, text, fields, level).encode(errors="backslashreplace"))
-
-
-class ProgressBar:
-    """`--progress`: shows from time to time what the totals say. Never on a pipe unless asked for."""
-
-    def __init__(self, mode: ProgressMode, console: Console, totals: Totals, started: int) -> None:
-        self._mode: ProgressMode = mode
-        self._console = console
-        self._totals = totals
-        self._started = self._counted_from = started
-        self._period = _PERIOD_NS[mode]
-        self._due = started + self._period
-        self._drawn = -1  # jobs finished when last shown: the same line again would only fill a log
-
-    def begin(self, now: int) -> None:
-        """Count the speed from now on: the pool is there, and jobs can run."""
-        self._counted_from = now
-
-    @property
-    def due(self) -> int | None:
-        """When to call `show` next, on the monotonic clock; None: no need."""
-        return self._due if self._period else None
-
-    def show(self, total: int | None, now: int, *, last: bool = False) -> None:
-        """Draw if it is time. `total` is None while it is not known."""
-        if not self._period or (now < self._due and not last):
-            return
-        self._due = now + self._period  # from now: after a stall, one line and not one for each period missed
-        if self._mode == "bar":
-            self._console.bar("" if last else self._fit(self._bar(total, now)))
-        elif self._totals.finished != self._drawn or last:
-            self._drawn = self._totals.finished
-            self._console.raw(self._json(total, now) if self._mode == "json" else self._plain(total, now))
-
-    def _plain(self, total: int | None, now: int) -> bytes:
-        return f"{self._facts(total, now)}\n".encode()
-
-    def _bar(self, total: int | None, now: int) -> str:
-        facts = self._facts(total, now)
-        if not total:
-            return facts
-        full = _BAR_WIDTH_MAX * self._totals.finished // total
-        return f"[{'#' * full}{'.' * (_BAR_WIDTH_MAX - full)}] {facts}"
-
-    def _facts(self, total: int | None, now: int) -> str:
-        totals, elapsed = self._totals, max(now - self._started, 1)
-        text = f"{totals.finished}/{'?' if total is None else total} done"
-        if totals.failed:
-            text += f", {totals.failed} failed"
-        if totals.crashes:
-            text += f", {counted(totals.crashes, 'crash', 'crashes')}"
-        text += f", {human(elapsed)}"
-        # By the mean of this run so far. Before its first job has finished there is nothing to judge by.
-        if total is not None and totals.finished < total and (finished := totals.finished_now):
-            text += f", {human((now - self._counted_from) * (total - totals.finished) // finished)} left"
-        return text
-
-    def _json(self, total: int | None, now: int) -> bytes:
-        record = {
-            "type": "progress",
-            "finished": self._totals.finished,
-            "total": total,
-            "failed": self._totals.failed,
-            "crashes": self._totals.crashes,
-            "elapsed_seconds": seconds(now - self._started),
-        }
-        return msgspec.json.encode(record) + b"\n"
-
-    @staticmethod
-    def _fit(text: str) -> str:
-        # At most one line of the terminal: what wraps into a second one cannot be erased by a carriage return.
-        # Asked each time: a person may resize the window.
-        try:
-            width = os.get_terminal_size(2).columns or 80  # 0: a terminal that was never told its size
-        except OSError:
-            width = 80
-        return text[: max(width - 1, 10)]
-
-
-def choose_mode(wanted: str, *, quiet: bool, verbose: bool) -> ProgressMode:
-    """Return the mode wanted; `auto` draws a bar on a terminal that nothing else scrolls."""
-    match wanted:
-        case "bar" | "plain" | "json" | "none":
-            return wanted
-        case _:
-            return "bar" if os.isatty(2) and not quiet and not verbose else "none"

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
 
-from support.outcomes import outcome
 from support.unread import BROKEN, Make, full_pipe, opened, read_until, stopped_terminal
-from taskpool.clock import SECOND
-from taskpool.generator.output.console import Console, ProgressBar
-from taskpool.generator.totals import Totals
-from taskpool.messages import State
+from taskpool.generator.output.console import Console
 from taskpool.procs.writer import LineWriter
 
 
@@ -81,43 +76,3 @@ def test_quiet_leaves_errors(screen: Screen) -> None:
     console.warning("b")
     console.error("c")
     assert screen.text() == "tp-generator: c\n"
-
-
-def test_progress_as_json(screen: Screen) -> None:
-    totals = Totals()
-    totals.add(outcome(state=State.FAILED))
-    progress = ProgressBar("json", Console(screen.writer), totals, started=0)
-    progress.show(4, SECOND // 2)
-    progress.show(4, SECOND)
-    assert json.loads(screen.text()) == {
-        "type": "progress",
-        "finished": 1,
-        "total": 4,
-        "failed": 1,
-        "crashes": 0,
-        "elapsed_seconds": 1.0,
-    }
-
-
-def test_the_time_left_is_by_what_this_run_has_done(screen: Screen) -> None:
-    totals = Totals()
-    for seq in range(1, 15):
-        totals.add(outcome(seq), earlier=True)
-    progress = ProgressBar("bar", Console(screen.writer), totals, started=0)
-    progress.begin(5 * SECOND)
-    progress.show(20, 6 * SECOND)
-    assert screen.text().endswith("14/20 done, 6.0s")
-    totals.add(outcome(15))
-    totals.add(outcome(16))
-    progress.show(20, 9 * SECOND)
-    assert screen.text().endswith("16/20 done, 9.0s, 8.0s left")
-
-
-def test_progress_as_a_bar(screen: Screen) -> None:
-    totals = Totals()
-    totals.add(outcome())
-    progress = ProgressBar("bar", Console(screen.writer), totals, started=0)
-    progress.show(3, 10 * SECOND)
-    assert screen.text() == "[##########....................] 1/3 done, 10s, 20s left"
-    progress.show(None, 20 * SECOND)
-    assert screen.text().endswith("1/? done, 20s")
