@@ -12,11 +12,14 @@ class Pacing:
 
     A worker takes its frame when it can. So the pause is counted from when the dealer has heard that the frame before
     was started, which is never before it was; and of a frame that was lost unstarted, none is counted.
+    Events carry the time at which their turn began, and the dealer may be stopped in the middle of a turn. So the pause
+    begins at the tick behind the event, whose time is read after it.
     """
 
     def __init__(self, pool: PoolState) -> None:
         self._pool = pool
         self._last: FrameRecord | None = None  # sent, and not known to be started
+        self._heard = False  # that it was started, since the last tick
         self._open_mono_ns = 0
 
     @property
@@ -28,10 +31,16 @@ class Pacing:
         """Nothing else is sent until it has started."""
         self._last = frame
 
-    def started(self, now: Instant) -> None:
+    def started(self) -> None:
         """A frame has started, or a dealer before this one may just have started one."""
         self._last = None
-        self._open_mono_ns = now.mono + self._pool.config.delay_ns
+        self._heard = True
+
+    def tick(self, now: Instant) -> None:
+        """Begin the pause behind a start."""
+        if self._heard:
+            self._heard = False
+            self._open_mono_ns = now.mono + self._pool.config.delay_ns
 
     def must_wait(self, now: Instant) -> bool:
         """Whether no frame may be sent yet."""

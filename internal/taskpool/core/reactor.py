@@ -170,7 +170,7 @@ class Reactor:
         if not worker.start(first_n, now):
             self._stale(worker, first_n)
             return
-        self.scheduler.pacing.started(now)
+        self.scheduler.pacing.started()
         cancelled = next((job for job in worker.frames[0].jobs.values() if job.cancelled), None)
         if cancelled is not None:
             self.supervisor.cancel(worker, cancelled, now)  # the wish came too late to take the frame back
@@ -255,7 +255,7 @@ class Reactor:
         if event.unclean_exit:
             self.scheduler.write_ahead(now)
         if event.ordinal:  # it may have started a job just before its end
-            self.scheduler.pacing.started(now)
+            self.scheduler.pacing.started()
 
     def _on_committed(self, event: Committed, now: Instant) -> None:
         """What hung on the commit may follow. Outcomes are delivered behind all of it: as few messages as fit."""

@@ -47,6 +47,8 @@ class Scheduler:
         backlog = self._pool.backlog
         passed_over: list[Job] = []
         paced = self.pacing.active
+        if paced:
+            self.pacing.tick(now)
         while self._supervisor.has_capacity() and len(passed_over) <= len(self._supervisor.workers):
             if paced and self.pacing.must_wait(now):
                 break

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from support.builders import World, work
+from support.builders import EPOCH, World, work
 from taskpool.clock import MICROSECOND, MILLISECOND, SECOND
 from taskpool.core.storage import Restored
-from taskpool.messages import End
+from taskpool.messages import End, Progress
 
 
 def paced(workers: int = 2, **config: Any) -> World:
@@ -21,6 +21,21 @@ def test_the_next_goes_a_pause_after_the_start_of_the_one_before() -> None:
     world.advance(5 * SECOND)
     assert not world.sent(), "when the first one starts is not known: it may be now"
     world.start(1)
+    world.advance(SECOND - 1)
+    assert not world.sent()
+    world.advance(1)
+    assert world.sent() == [(2, [2])]
+
+
+def test_a_dealer_that_stands_still_amid_a_turn_does_not_shorten_the_pause() -> None:
+    world = paced()
+    world.batch(*[work()] * 2)
+    frame = world.workers[1].receive()
+    turn_began = world.now
+    world.advance(5 * SECOND)
+    world.core.handle(Progress(1, EPOCH, [], frame.first_n), turn_began)
+    world.settle()
+    assert not world.sent()[1:], "it may have been started a moment ago"
     world.advance(SECOND - 1)
     assert not world.sent()
     world.advance(1)
