@@ -7,6 +7,8 @@ import os
 from signal import SIGINT, SIGKILL
 from typing import Any
 
+import pytest
+
 from support.harness import FAILED, INTERRUPTED, OK, UNREACHABLE, USAGE, Program, Stage, dealer_of, kill, state_of
 from support.ledger import Ledger
 
@@ -58,6 +60,26 @@ def test_a_batch_of_no_jobs_can_be_gone_on_with(stage: Stage) -> None:
         assert f"Batch {stage.pool} has ended already: nothing of it is left to run" in run.stderr
     assert "nothing is to run again" in stage.generator("rerun", stage.pool).ends(USAGE).stderr
     assert batches(stage)[stage.pool]["state"] == "succeeded"
+
+
+@pytest.mark.parametrize("line", ["{", '{"kind":"command","argv":["true"],"path":"x"}'])
+def test_a_batch_refused_at_its_first_line_is_not_kept(stage: Stage, line: str) -> None:
+    """No job was accepted: there is none to run again, and the corrected input begins the batch."""
+    run = stage.private("jobs", "-", stdin=f"{line}\n".encode()).ends(USAGE)
+    assert "standard input:1: " in run.stderr
+    assert "rerun" not in run.stderr and "is kept" not in run.stderr
+    assert stage.pool not in batches(stage) and not state_of(stage.pool).exists()
+    run = stage.private("jobs", "-", stdin=b'{"kind":"fib","n":5}\n{').ends(USAGE)
+    assert "standard input:2: " in run.stderr and "1 job before it run on" in run.stderr
+    assert run.stdout == "5\n"
+    assert batches(stage)[stage.pool]["jobs"] == 1
+
+
+def test_an_empty_batch_that_is_kept_survives_wrong_input(stage: Stage) -> None:
+    stage.private("jobs", "-", stdin=b"").ends(OK)
+    run = stage.private("jobs", "--resume", "-", stdin=b"{").ends(USAGE)
+    assert "rerun" not in run.stderr
+    assert batches(stage)[stage.pool]["jobs"] == 0
 
 
 def test_a_batch_without_a_name_goes_when_it_has_succeeded(stage: Stage) -> None:

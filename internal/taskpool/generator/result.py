@@ -90,10 +90,19 @@ class BatchResult:
 
     def _note_for_state(self, private: PrivateDealer) -> None:
         """Tell the private pool what its state directory is still needed for."""
-        if self._session.welcome is not None:
+        if self._is_without_jobs:
+            private.omit_resume_command()  # and its state goes, unless an earlier run has left it
+        elif self._session.welcome is not None:
             private.note_batch_known()
         private.keep_files(self._printer.referenced_files)
         private.advise(self._how_to_go_on)
+
+    @property
+    def _is_without_jobs(self) -> bool:
+        """Whether the batch was refused before its first job: no run can add to it, and there is none to rerun."""
+        submissions = self._session.submissions
+        refused = ExitCode.USAGE in self._run.codes
+        return refused and self._nothing_left and not max(submissions.accepted, submissions.known)
 
     @property
     def _nothing_left(self) -> bool:
