@@ -9,7 +9,7 @@ from signal import SIGKILL
 
 import pytest
 
-from support.harness import FAILED, OK, USAGE, Stage, kill, until
+from support.harness import FAILED, OK, USAGE, Stage, kill, state_of, until
 from support.ledger import Ledger
 
 LONG = "head -c 200000 /dev/zero | tr '\\0' {}; echo {} >&2; test {} != b"
@@ -49,7 +49,7 @@ def test_results_later(stage: Stage, tmp_path: Path) -> None:
     run = stage.generator("results", "x", "--pool", stage.pool, "--results", "-").ends(OK)
     assert [job["seq"] for job in run.objects()] == [1, 2]
     again = stage.generator("results", "x", "--pool", stage.pool, "--output-dir", tmp_path / "later").ends(USAGE)
-    assert "an earlier batch of the same name: name another directory, or remove it" in again.stderr
+    assert "has the outputs of a batch of this name already: name another directory, or remove it" in again.stderr
 
 
 def test_a_resumed_run_goes_on(stage: Stage, ledger: Ledger, tmp_path: Path) -> None:
@@ -89,3 +89,22 @@ def test_keep_order_orders_the_job_log(stage: Stage, tmp_path: Path) -> None:
     words = ["--workers", 2, "--keep-order", "--joblog", log, "--shell", line, ":::", 1, 2, 3, 4]
     stage.private("command", *words).ends(OK)
     assert [row.split("\t")[0] for row in log.read_text().splitlines()] == ["Seq", "1", "2", "3", "4"]
+
+
+def test_a_place_that_cannot_be_used_is_refused_before_anything_runs(stage: Stage, ledger: Ledger) -> None:
+    words = ["--output-dir", "/proc/here", "--", *ledger.command(), ":::", "1"]
+    run = stage.private("command", *words).ends(USAGE)
+    assert "--output-dir /proc/here cannot be made: " in run.stderr
+    assert "name a directory in a place that you can write to" in run.stderr
+    assert not ledger.lines()
+    assert not state_of(stage.pool).exists()
+
+
+def test_results_say_whose_outputs_are_there(stage: Stage, tmp_path: Path) -> None:
+    """Of a batch whose own run has written them: it is no earlier one."""
+    stage.dealer("--workers", 1, "--journal", tmp_path / "journal")
+    words = ["--pool", stage.pool, "--batch", "x", "--output-dir", tmp_path / "out"]
+    stage.generator("command", *words, "--", "echo", ":::", "a").ends(OK)
+    run = stage.generator("results", "x", "--pool", stage.pool, "--output-dir", tmp_path / "out").ends(USAGE)
+    assert f"--output-dir {tmp_path}/out has the outputs of a batch of this name already: " in run.stderr
+    assert "earlier" not in run.stderr

@@ -25,6 +25,7 @@ _COPY_BYTES = 16 * 1024 * 1024
 # Names without a folder: they stay true when the directory is moved.
 _COPIED = Output(stdout_file=STDOUT, stderr_file=STDERR)
 _CURE = "name another directory, or remove it"
+_ELSEWHERE = "name a directory in a place that you can write to"
 
 
 class _Owner(msgspec.Struct):
@@ -56,16 +57,20 @@ class OutputDirectory:
             there = os.listdir(path)
         except FileNotFoundError:
             there = []
+            _try_to_make(path)
         except OSError as error:
-            raise UsageError(f"--output-dir {path}: {error.strerror}") from error
+            raise _unusable(path, "cannot be used", error) from error
+        else:
+            _check_writable(path)
         owner = self._owner() if OWNER_NAME in there else None
         # A person may have files there, and `1` is a name that they may have. What a begin that was killed has left
         # is no one's.
         if owner is None and not all(name.startswith(_OWNER_PART) for name in there):
             raise UsageError(f"--output-dir {path} is not empty, and no batch has begun it: {_CURE}")
         if owner is not None and (owner != batch or not append):
-            again = "an earlier batch of the same name" if owner == batch else f"batch {owner}"
-            raise UsageError(f"--output-dir {path} has the outputs of {again}: {_CURE}")
+            # Of this very batch, as `results` may find it, or of one of that name before: the name is all there is.
+            again = "a batch of this name" if owner == batch else f"batch {owner}"
+            raise UsageError(f"--output-dir {path} has the outputs of {again} already: {_CURE}")
 
     def begin(self) -> None:
         """Make the directory, and say whose it is. Raises ConfigurationError."""
@@ -158,6 +163,39 @@ def _name_first(part: str, path: str) -> None:
         os.rename(part, path)
         return
     os.unlink(part)
+
+
+def _try_to_make(path: str) -> None:
+    """Make a directory that does not exist, and those above it, and remove them again. Raises UsageError.
+
+    Only the attempt tells: a file system may be read-only or full, a name too long, and root may write everywhere else.
+    """
+    missing, made = [path], list[str]()
+    while (above := os.path.dirname(missing[-1])) and not os.path.lexists(above):
+        missing.append(above)
+    try:
+        while missing:
+            os.mkdir(missing[-1])
+            made.append(missing.pop())
+    except FileExistsError as error:
+        if not os.path.isdir(missing[-1]):  # else another program has just made it
+            raise _unusable(path, "cannot be made", error) from error
+    except OSError as error:
+        raise _unusable(path, "cannot be made", error) from error
+    finally:
+        for place in reversed(made):
+            with suppress(OSError):  # another program has put something there: it stays
+                os.rmdir(place)
+
+
+def _check_writable(path: str) -> None:
+    """Raises UsageError when no folder can be made in a directory."""
+    if not os.access(path, os.W_OK | os.X_OK, effective_ids=True):
+        raise UsageError(f"--output-dir {path}: it cannot be written by uid {os.geteuid()}: {_ELSEWHERE}")
+
+
+def _unusable(path: str, what: str, error: OSError) -> UsageError:
+    return UsageError(f"--output-dir {path} {what}: {error.strerror}: {_ELSEWHERE}")
 
 
 def _write(path: str, data: bytes) -> None:

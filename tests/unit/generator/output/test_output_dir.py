@@ -76,9 +76,9 @@ def test_what_a_killed_run_has_left_is_made_anew(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("batch", "append", "says"),
     [
-        ("other", False, "has the outputs of batch b: name another"),
-        ("other", True, "has the outputs of batch b: name another"),
-        ("b", False, "an earlier batch of the same name"),
+        ("other", False, "has the outputs of batch b already: name another"),
+        ("other", True, "has the outputs of batch b already: name another"),
+        ("b", False, "has the outputs of a batch of this name already: name another"),
     ],
 )
 def test_another_batchs(tmp_path: Path, batch: str, append: bool, says: str) -> None:
@@ -107,12 +107,41 @@ def test_what_is_no_output_directory(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="full is not empty, and no batch has begun it: name another"):
         begun(tmp_path / "full", append=True)
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match="file: Not a directory"):
+    with pytest.raises(UsageError, match="file cannot be used: Not a directory: name a directory in a place that"):
         begun(tmp_path / "file")
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "batch.json").write_text("{")
     with pytest.raises(UsageError, match="does not say whose outputs these are"):
         begun(tmp_path / "damaged")
+
+
+@pytest.mark.parametrize("trailing", ["", "/"])
+def test_directories_that_are_missing_are_tried_and_not_left(tmp_path: Path, trailing: str) -> None:
+    path = tmp_path / "a" / "b"
+    folders = OutputDirectory(f"{path}{trailing}", "b", append=False, links=False)
+    assert os.listdir(tmp_path) == []
+    folders.begin()
+    assert os.listdir(path) == ["batch.json"]
+
+
+def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    """Where not even root can make one, too: only the attempt tells."""
+    (tmp_path / "link").symlink_to("nowhere")
+    for path, reason in (
+        ("/proc/here", "No such file or directory|Permission denied"),
+        (f"{tmp_path}/{'x' * 300}/b", "File name too long"),
+        (f"{tmp_path}/link", "File exists"),
+    ):
+        with pytest.raises(UsageError, match=rf"^--output-dir {path} cannot be (made|used): ({reason}): name a"):
+            OutputDirectory(path, "b", append=False, links=False)
+    assert os.listdir(tmp_path) == ["link"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_directory_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir(mode=0o555)
+    with pytest.raises(UsageError, match=f"out: it cannot be written by uid {os.geteuid()}: name a directory"):
+        OutputDirectory(str(tmp_path / "out"), "b", append=False, links=False)
 
 
 def test_nothing_is_made_before_it_begins(tmp_path: Path) -> None:
