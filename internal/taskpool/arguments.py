@@ -25,6 +25,7 @@ LINES_MAX = 24
 _TERM_WIDTH = 30
 _ALIKE = 0.7  # how near two names are of which one may be meant by the other (difflib: 0 to 1)
 _GROUP_WIDTH = 18
+_SHOWN_MAX = 4  # subcommands that are named to have an option
 
 
 class Parser(ArgumentParser):
@@ -101,12 +102,27 @@ class Parser(ArgumentParser):
     def parse_args(self, args: Any = None, namespace: Any = None) -> Namespace:  # type: ignore[override]
         """Parse a command line. Exits with code 2 when it is wrong, and says how it may be meant."""
         parsed: Namespace
+        words = sys.argv[1:] if args is None else list(args)
+        self._refuse_early_option(words)
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
             # argparse hands these words up to the main parser, which knows none of the subcommand's options.
             leaf = self._leaf(parsed)
             leaf.error(self.advice(unknown, leaf))
         return parsed
+
+    def _refuse_early_option(self, words: Sequence[str]) -> None:
+        """Exit when an option stands before the subcommand that has it. argparse would take its value for the name of
+        the subcommand, or say that it is unknown and, in the same breath, that it may be meant."""
+        parser, option = self, ""
+        for word in words:
+            known = parser.subparsers()
+            if word in known and not option:
+                parser = known[word]
+            elif not option and word.startswith("-") and word.partition("=")[0] not in parser._option_string_actions:
+                option = word.partition("=")[0]
+            elif word in known and option in known[word]._option_string_actions:
+                parser.error(f"{option} is an option of {word}, and comes behind it: {parser.prog} {word} {option} ...")
 
     def advice(self, unknown: Sequence[str], leaf: Parser) -> str:
         """Return what is said of words that the parser of the subcommand does not know."""
@@ -116,7 +132,19 @@ class Parser(ArgumentParser):
             return f"unexpected argument {word!r}"
         option = word.partition("=")[0]
         known = [name for name, action in leaf._option_string_actions.items() if not isinstance(action, _ShowHelp)]
-        return f"unknown option {option}{_meant(option, known)}"
+        near = _meant(option, known)
+        if (others := self._subcommands_with(option)) and not near:
+            return f"no option {option} here: {_listed(others)} {'has' if len(others) == 1 else 'have'} it"
+        return f"unknown option {option}{near}"
+
+    def _subcommands_with(self, option: str) -> list[str]:
+        """Return the subcommands that have this option, those of subcommands by all of their words."""
+        found = []
+        for name, parser in self.subparsers().items():
+            if option in parser._option_string_actions:
+                found.append(name)
+            found += [f"{name} {inner}" for inner in parser._subcommands_with(option)]
+        return found
 
     def error(self, message: str) -> NoReturn:
         """Exit with code 2. No usage: it would hide the message."""
@@ -193,6 +221,11 @@ def _usage_word(action: Action) -> str:
 
 def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if not text or text.endswith(".") else ".")
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = names if len(names) <= _SHOWN_MAX + 1 else [*names[:_SHOWN_MAX], f"{len(names) - _SHOWN_MAX} others"]
+    return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
 
 
 def _meant(word: str, known: Collection[str]) -> str:
