@@ -60,8 +60,8 @@ def test_what_failed_in_a_private_batch_runs_again(stage: Stage) -> None:
 
 def test_a_dealer_that_cannot_start_is_told_of(stage: Stage) -> None:
     stage.private("command", *failing(stage, "--workers", 1)).ends(FAILED)
-    again = stage.generator("rerun", stage.pool, "--spares", "many").ends(USAGE)
-    assert "tp-dealer: --spares many: expected a number" in again.stderr
+    again = stage.generator("rerun", stage.pool, "--metrics", "many").ends(USAGE)
+    assert "tp-dealer: --metrics many: expected HOST:PORT" in again.stderr
     assert "Traceback" not in again.stderr
 
 
@@ -103,6 +103,22 @@ def test_a_batch_of_a_named_pool_runs_again(stage: Stage) -> None:
     runs = sorted((outcome["seq"], outcome["run"]) for outcome in again.objects())
     assert runs == [(2, 2), (2, 3), (3, 2), (4, 2)]
     stage.generator("wait", "--pool", stage.pool, "night").ends(OK)
+
+
+def test_a_named_pools_batch_is_told_with_where_its_outcomes_go(stage: Stage) -> None:
+    """The command that is printed writes to the same places, from any directory: the pool has no note of them."""
+    stage.dealer("--workers", 1, "--journal", stage.directory / "journal")
+    words = failing(stage, "--pool", stage.pool, "--batch", "night", "--output-dir", "out", "--results", "results")
+    run = stage.generator("command", *words, cwd=stage.directory).ends(FAILED)
+    printed = run.says(r"^\[TaskGenerator\] To run again what did not succeed: \S+ (rerun .*)$")[1].split()
+    assert f"--output-dir={stage.directory}/out" in printed and f"--results={stage.directory}/results" in printed
+    again = stage.generator(*printed).ends(FAILED)
+    assert again.says(r"To run again what did not succeed: \S+ (rerun .*)$")[1].split() == printed
+    cure(stage)
+    assert "To run again" not in stage.generator(*printed).ends(OK).stderr
+    outcome = json.loads((stage.directory / "out" / "2" / "outcome.json").read_text())
+    assert (outcome["run"], outcome["state"]) == (3, "succeeded")
+    assert len(outcomes(stage.directory / "results")) == 4 + 3 + 3
 
 
 def started(stage: Stage, ledger: Ledger, results: Path) -> Program:

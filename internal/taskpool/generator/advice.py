@@ -56,7 +56,7 @@ class Advice(NamedTuple):
 
     def to_rerun(self) -> str:
         """Say how a person has all of its jobs that did not succeed run again."""
-        pool = [] if self.pool is None else ["--pool", self.pool]
+        pool = [] if self.pool is None else ["--pool", self.pool, *self.output]
         return f"To run again what did not succeed: {self._command('rerun', *pool)}"
 
     def _command(self, subcommand: str, *options: str) -> str:

@@ -10,7 +10,7 @@ import sys
 from argparse import Namespace
 
 from taskpool.errors import ExitCode
-from taskpool.generator.advice import Advice
+from taskpool.generator.advice import Advice, output_options
 from taskpool.generator.options import submit_options
 from taskpool.generator.output.console import Console
 from taskpool.generator.resume import batch_of, begun_by, prepare
@@ -28,4 +28,5 @@ def rerun(args: Namespace, console: Console) -> ExitCode:
     # In the order in which they end: their places among the others were printed by the run before.
     words.keep_order, words.halt = False, args.halt
     options = submit_options(words)
-    return run_batch(options, Jobs(None, again=selection), console, Advice(sys.argv[0], batch, options.pool))
+    advice = Advice(sys.argv[0], batch, options.pool, output=output_options(words))
+    return run_batch(options, Jobs(None, again=selection), console, advice)

@@ -193,6 +193,9 @@ class BatchResult:
         if causes := self._totals.causes.text():
             command = self._command_that_shows_failures()
             self._console.info(f"Failures: {causes}" + (f". To see them: {command}" if command else ""))
+            # A private pool says so when it keeps its state. A named one has no note of where outcomes go.
+            if self._private is None and self._session.welcome is not None and self._session.welcome.journaled:
+                self._console.info(self._advice.to_rerun())
 
     def _command_that_shows_failures(self) -> str | None:
         """Return a command that prints every failure, from what is kept of them; None when nothing is."""
