@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from signal import SIGKILL, SIGSTOP, SIGTERM
 from typing import Any
@@ -28,6 +29,7 @@ from support.harness import (
 from support.ledger import Ledger
 
 FEW_BYTES = ["prlimit", "--msgqueue=1000:1000", program("tp-generator")]
+DESCRIPTORS = 50  # fewer than any dealer needs, and enough for `doctor`
 CHECKS = [
     *("queue limits", "queue bytes", "trial queue", "state directory", "room", "fsync", "descriptors", "processes"),
     *("kernel calls", "stale queues", "kept state", "control group", "out-of-memory count", "core pattern"),
@@ -161,10 +163,40 @@ def test_a_state_directory_that_cannot_be_used_is_a_fault(stage: Stage, tmp_path
 def test_a_number_of_workers_that_is_none_is_refused(stage: Stage) -> None:
     for wrong in ("0", "257", "x", "-1"):
         asked = stage.generator("doctor", f"--workers={wrong}").ends(USAGE)
-        assert f"--workers: expected 1 to 256, got '{wrong}'" in asked.stderr
+        assert re.search(rf"--workers {wrong}: .*expected N, N% .*1 to 256 workers in all", asked.stderr)
 
 
 def fixed_by(stage: Stage) -> str:
     fixed = stage.generator("doctor", "--fix")
     fixed.wait()
     return fixed.stderr
+
+
+def workers_looked_for(stage: Stage, cwd: Path, *words: str, **how: Any) -> int:
+    """Return the number of workers that `doctor` has looked for: under a limit that is low, a row names it."""
+    argv = ["prlimit", f"--nofile={DESCRIPTORS}:{DESCRIPTORS}", program("tp-generator"), "doctor", "--json", *words]
+    asked = stage.start(argv, cwd=cwd, **how).ends(FAILED)
+    row = next(row for row in asked.objects() if row["check"] == "descriptors")
+    found = re.fullmatch(r"a dealer of (\d+) workers needs \d+", row["why"])
+    assert found is not None, row
+    return int(found[1])
+
+
+def test_it_looks_for_the_pool_that_the_settings_would_make(stage: Stage, tmp_path: Path) -> None:
+    """From a file, a variable or a flag, in the forms that a pool takes; wrong ones are told with their origin."""
+    file = tmp_path / "taskpool.toml"
+    file.write_text("workers = 101\n")
+    dealers = {"TP_DEALER_WORKERS": "102"}
+    variables = {**dealers, "TP_WORKERS": "103"}
+    assert workers_looked_for(stage, tmp_path) == 101
+    assert workers_looked_for(stage, tmp_path, env=dealers) == 102
+    assert workers_looked_for(stage, tmp_path, env=variables) == 103
+    assert workers_looked_for(stage, tmp_path, "-j", "104", env=variables) == 104
+    cpus = workers_looked_for(stage, tmp_path, "--config", "none", "--workers", "+1") - 1
+    assert workers_looked_for(stage, tmp_path, "--workers", "50%") == max(1, cpus // 2)
+    file.write_text("workers = -3\n")
+    asked = stage.generator("doctor", cwd=tmp_path).ends(USAGE)
+    assert "--workers -3: expected N, N% of the CPUs or +N beside them" in asked.stderr
+    assert f"(workers = '-3' is from {file}: change it there, or give --workers)" in asked.stderr
+    asked = stage.generator("doctor", "--config", "none", env={"TP_DEALER_WORKERS": "x"}).ends(USAGE)
+    assert "TP_DEALER_WORKERS: --workers x: expected" in asked.stderr

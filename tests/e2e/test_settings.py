@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from support.harness import FAILED, INTERRUPTED, OK, USAGE, Stage, program
+from support.harness import ENVIRONMENT, FAILED, INTERRUPTED, OK, USAGE, Stage, program
 from support.ledger import Ledger
 
 
@@ -57,7 +57,18 @@ def test_a_setting_is_in_force_and_a_flag_changes_it(stage: Stage, project: Path
         ('keep_order = "perhaps"', "keep_order: expected true or false, got 'perhaps'"),
         ('retries = "x"', "retries: expected an integer, got 'x'"),
         ('timeout = "5x"', "timeout = '5x' is from"),
-        ('workers = "many"', "--workers=many is from"),
+        ('timeout = "5x"', "taskpool.toml: change it there, or give --timeout)"),
+        (
+            "workers = -3",
+            "--workers -3: expected N, N% of the CPUs or +N beside them, 1 to 256 workers in all (workers =",
+        ),
+        (
+            "workers = 1000",
+            "that is 1000 workers; expected N, N% of the CPUs or +N beside them, 1 to 256 workers in all",
+        ),
+        ("spares = 65", "--spares 65: expected 0 to 64 workers that are kept ready (spares = '65' is from"),
+        ('delay = "soon"', "got 'soon' (delay = 'soon' is from"),
+        ('metrics = "x"', "--metrics=x is from"),
     ],
 )
 def test_a_wrong_setting_is_refused_with_its_file(stage: Stage, project: Path, text: str, expected: str) -> None:
@@ -66,6 +77,15 @@ def test_a_wrong_setting_is_refused_with_its_file(stage: Stage, project: Path, t
     assert expected in run.stderr
     assert str(project / "taskpool.toml") in run.stderr
     assert run.stdout == ""
+
+
+def test_a_path_of_a_setting_that_is_wrong_is_told_with_its_file(stage: Stage, project: Path) -> None:
+    """Only the dealer can tell, which has read no file."""
+    (project / "taskpool.toml").write_text('worker_exec = "/nowhere/tp-worker"\nspares = 2\n')
+    run = stage.private("fib", "5", cwd=project).ends(ENVIRONMENT)
+    assert "cannot start the worker /nowhere/tp-worker (--worker-exec)" in run.stderr
+    assert f"--worker-exec=/nowhere/tp-worker is from {project / 'taskpool.toml'}" in run.stderr
+    assert "--spares" not in run.stderr
 
 
 def test_a_file_that_all_can_write_is_not_used_and_told(stage: Stage, project: Path) -> None:

@@ -5,6 +5,7 @@ Read `main` first, then `submit` (how one batch is put together) and `run` (what
     main  parser  options     the command line, parsed and checked
     examples                  what its help shows
     settings                  what stands below it: variables, taskpool.toml
+    dealer_values             those of a private dealer, checked before it is started
     job_limits  halt          what a job may use; when a batch gives up, or has enough
     input/  source            where jobs come from
     submit  run  result       one batch: its parts, its turns, how it ended

@@ -48,10 +48,10 @@ def _doctor(args: Namespace, console: Console) -> ExitCode:
     return doctor(args, console)
 
 
-def _tell_faults(console: Console) -> None:
+def _tell_faults(args: Namespace, console: Console) -> None:
     from taskpool.generator.doctor.examination import tell_faults  # as above
 
-    tell_faults(console)
+    tell_faults(console, getattr(args, "workers", None))
 
 
 # Subcommands that look after batches, kept ones among them, or this host, and need no dealer that runs.
@@ -103,7 +103,7 @@ def _run(argv: Sequence[str], stderr: LineWriter) -> int:
     except TaskpoolError as error:
         console.error(str(with_sources(error, below) if isinstance(error, UsageError) else error))
         if isinstance(error, QueueLimit):
-            _tell_faults(console)
+            _tell_faults(args, console)
         return error.exit_code
     except OSError as error:
         console.error(system_refused(error))
@@ -131,10 +131,10 @@ def submit(args: Namespace, console: Console, argv: Sequence[str], below: Settin
     advice = Advice(sys.argv[0], options.batch, options.pool, command, output_options(args), stdin=stdin_again(source))
     typed = typed_now(argv, source, settings.values(below))  # before the feed has read of it
     code = run_batch(options, Jobs(open_feed(source), typed=typed), console, advice)
-    if code is ExitCode.USAGE and options.pool is None:
-        settings.tell_origins(below, console.warning)  # a private dealer that refuses them knows no files
+    if options.pool is None:
+        settings.tell_origins(below, code, console.warning)  # a private dealer that refuses them knows no files
     if code is ExitCode.ENVIRONMENT and options.pool is None:
-        _tell_faults(console)  # it may lie at the host
+        _tell_faults(args, console)  # it may lie at the host
     return code
 
 

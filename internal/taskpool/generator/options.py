@@ -12,6 +12,7 @@ from taskpool import chaos, limits
 from taskpool.client.session import ConnectTimeouts
 from taskpool.durations import parse_duration
 from taskpool.errors import UsageError
+from taskpool.generator.dealer_values import check_dealer_values
 from taskpool.generator.halt import HaltRule, parse_halt
 from taskpool.generator.job_limits import KEYS, option_name, parse_limits
 from taskpool.generator.output.printer import Form
@@ -182,9 +183,7 @@ def _check_values(args: Namespace) -> None:
     # The dealer tells paths in messages, which carry them as text.
     if args.journal is not None and not is_text(args.journal):
         raise UsageError(f"--journal {args.journal!r}: expected a path in UTF-8")
-    # The dealer checks it too; here it is refused before anything is started.
-    if args.retain is not None:
-        parse_duration(args.retain, "--retain")
+    check_dealer_values(args)
 
 
 def _check_detach(args: Namespace) -> None:

@@ -12,6 +12,7 @@ from taskpool.generator.job_limits import limit_options
 from taskpool.kinds import TYPED_KINDS
 from taskpool.kinds.parallel import absent
 
+_SUBMITTING = (*TYPED_KINDS, "jobs")
 _JOBS_HELP = "job objects as JSON Lines, of any kinds"
 # Commands of one verb. The table is all there is of them on this side: `admin.request_from` reads it too.
 # verb: (help, metavar of its target or None, whether a whole batch may be the target)
@@ -36,9 +37,10 @@ class _Parser(Parser):
     """Says of GNU parallel's options what to do instead."""
 
     def advice(self, unknown: Sequence[str], leaf: Parser) -> str:
-        # With the options of `command`, whatever the subcommand.
+        # With the options of `command`, whichever kind of jobs is submitted.
         known = self.subparsers()["command"]._option_string_actions
-        return absent.advice(unknown, known) or super().advice(unknown, leaf)
+        said = absent.advice(unknown, known) if leaf in map(self.subparsers().get, _SUBMITTING) else None
+        return said or super().advice(unknown, leaf)
 
 
 def build_parser() -> Parser:
@@ -138,7 +140,10 @@ def _add_host(subcommands: _SubParsersAction[_Parser]) -> None:
     sub = subcommands.add_parser("doctor", help=text, description=text)
     sub.add_argument("--fix", action="store_true", help="remove what dead pools and expired batches have left")
     sub.add_argument("--json", action="store_true", help="answer in JSON, for programs")
-    sub.add_argument("--workers", metavar="N", help="of the pool that is to run here (default: the CPUs)")
+    sub.add_argument(
+        "-j", "-P", "--workers", metavar="N|N%|+N", help="of the pool that is to run here (default: as it would have)"
+    )
+    _add_config(sub)
     _add_common(sub)
     text = "the settings that a submission from here would have, and where each comes from"
     sub = subcommands.add_parser("config", help=text, description=text)

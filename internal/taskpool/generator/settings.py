@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from taskpool.arguments import Parser
-from taskpool.errors import UsageError
+from taskpool.errors import ExitCode, UsageError
 from taskpool.generator.options import DEALER_OPTIONS
 from taskpool.generator.output.formats import lay_out
 from taskpool.generator.parser import QUERIES, VERBS
@@ -37,6 +37,7 @@ _FLAGS_ONLY = frozenset(
 _OF_COMMANDS = ("pool", "dealer_timeout", "log_format")
 # A private dealer reads its own variables; these two it is always given as flags.
 _ALWAYS_GIVEN = frozenset({"metrics", "journal"})
+_OF_THE_MACHINE = ("journal", "metrics", "worker_exec")
 _TRUTHS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 _DIGITS_MAX = 18  # always below 2**63, and far from where int() itself refuses a text
 _PATHS = ("FILE", "PATH", "DIR")
@@ -49,7 +50,7 @@ def below(parser: Parser, args: Namespace, warn: Callable[[str], None]) -> Setti
     Raises UsageError naming the file or variable, the name, the value and what is expected, and ConfigurationError.
     """
     submits = args.subcommand in KINDS or args.subcommand == "jobs"
-    if not submits and args.subcommand not in (*VERBS, *QUERIES, "scale", "quarantine", "config"):
+    if not submits and args.subcommand not in (*VERBS, *QUERIES, "scale", "quarantine", "config", "doctor"):
         return {}  # those that go on with a batch have its own
     known = _known(parser)
     if submits and args.resume and args.batch and args.pool is None and args.config is None:
@@ -58,12 +59,13 @@ def below(parser: Parser, args: Namespace, warn: Callable[[str], None]) -> Setti
             origin = f"the beginning of batch {args.batch}"
             return {key: Setting(value, origin) for key, value in typed.settings.items() if key in known}
     found = _now(known, args.config, warn)
-    if args.subcommand != "config" and not submits:
+    if args.subcommand not in ("config", "doctor") and not submits:
         return {key: setting for key, setting in found.items() if key in _OF_COMMANDS}
     # A named pool has its dealer already: these would be refused as if they had been typed with --pool.
     if (submits and args.pool is not None) or "pool" in found:
         found = {key: setting for key, setting in found.items() if key not in DEALER_OPTIONS}
-    return found
+    # What it looks at is the host, for the private pool that would be started from here.
+    return {key: found[key] for key in ("workers",) if key in found} if args.subcommand == "doctor" else found
 
 
 def values(found: Settings) -> dict[str, str]:
@@ -109,9 +111,12 @@ def render(found: Settings, *, as_json: bool) -> bytes:
     return lay_out(rows_of_text).encode()
 
 
-def tell_origins(found: Settings, warn: Callable[[str], None]) -> None:
-    """Say where the settings of a private dealer came from, which names only the option."""
-    for key in DEALER_OPTIONS:
+def tell_origins(found: Settings, code: ExitCode, warn: Callable[[str], None]) -> None:
+    """Say where the settings of a private dealer came from that may have made it end with this code: it has named only
+    the option."""
+    # What it finds wrong of the machine is of a path or an address.
+    suspects = DEALER_OPTIONS if code is ExitCode.USAGE else _OF_THE_MACHINE if code is ExitCode.ENVIRONMENT else ()
+    for key in suspects:
         if key in found:
             warn(f"{_option(key)}={found[key].value} is from {found[key].source}")
 

@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
+
+from taskpool import limits
+from taskpool.errors import UsageError
+
+# Digits are limited, because int() of a long text takes time that grows with its square.
+_WORKERS = re.compile(r"(\+?)(\d{1,6})(%?)", re.ASCII)
 
 
 def usable_cpus(cgroup_root: str = "/sys/fs/cgroup", membership: str = "/proc/self/cgroup") -> int:
@@ -14,6 +21,22 @@ def usable_cpus(cgroup_root: str = "/sys/fs/cgroup", membership: str = "/proc/se
     allowed = len(os.sched_getaffinity(0))
     quota = _quota_cpus(cgroup_root, membership)
     return max(1, min(allowed, quota) if quota is not None else allowed)
+
+
+def worker_count(text: str, cpus: int | None = None) -> int:
+    """Return how many workers `N`, `N%` (of the usable CPUs) or `+N` (beside them) means, as a dealer counts them.
+
+    `cpus`: the usable ones; None: those of this process. Raises UsageError naming the value, the limit and the forms.
+    """
+    match = _WORKERS.fullmatch(text)
+    forms = f"expected N, N% of the CPUs or +N beside them, 1 to {limits.WORKERS_MAX} workers in all"
+    if match is None or (match[1] and match[3]):
+        raise UsageError(f"--workers {text}: {forms}")
+    usable, number = usable_cpus() if cpus is None else cpus, int(match[2])
+    wanted = usable + number if match[1] else max(1, usable * number // 100) if match[3] else number
+    if not 1 <= wanted <= limits.WORKERS_MAX:
+        raise UsageError(f"--workers {text}: that is {wanted} workers; {forms}")
+    return wanted
 
 
 def _quota_cpus(root: str, membership: str) -> int | None:

@@ -170,7 +170,7 @@ def with_sources(error: UsageError, settings: Mapping[str, Setting]) -> UsageErr
     text = str(error)
     words = {word.strip(",;:().'") for word in text.replace("=", " ").split()}
     origins = [
-        f"{key} = {setting.value!r} is from {setting.source}"
+        f"{key} = {setting.value!r} is from {setting.source}: change it there, or give {_option(key)}"
         for key, setting in settings.items()
         if _option(key) in words
     ]

@@ -126,6 +126,7 @@ def test_a_users_file_is_where_xdg_says() -> None:
 def test_an_error_tells_where_the_value_it_names_is_from() -> None:
     given = {"timeout": Setting("5x", "f.toml"), "workers": Setting("1", "TP_WORKERS")}
     error = settings.with_sources(UsageError("--timeout: expected a duration, got '5x'"), given)
-    assert str(error) == "--timeout: expected a duration, got '5x' (timeout = '5x' is from f.toml)"
+    origin = "(timeout = '5x' is from f.toml: change it there, or give --timeout)"
+    assert str(error) == f"--timeout: expected a duration, got '5x' {origin}"
     other = UsageError("--batch: no")
     assert settings.with_sources(other, given) is other

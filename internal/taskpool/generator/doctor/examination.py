@@ -20,15 +20,16 @@ from taskpool.ipc import dead_pools
 from taskpool.ipc.mqueue import KernelNamespace, ipc_namespace, kernel_limits
 from taskpool.private.forget import forget_expired
 from taskpool.procs import oom
-from taskpool.procs.cpus import usable_cpus
+from taskpool.procs.cpus import usable_cpus, worker_count
 from taskpool.procs.state_dir import chosen_by, pools_directory
 
 _STDOUT = 1
+DEALER_VARIABLE = "TP_DEALER_WORKERS"  # which a private dealer reads itself, where no flag says more
 
 
 def doctor(args: Namespace, console: Console) -> ExitCode:
     """Print the rows; JOBS_FAILED, which is 1, when one is a fault. Raises UsageError."""
-    workers = _workers(args.workers)
+    workers = _workers(args.workers)  # a setting, where none was typed
     # Before anything is looked at: the rows tell how the host is now.
     if args.fix:
         fix(console)
@@ -37,11 +38,12 @@ def doctor(args: Namespace, console: Console) -> ExitCode:
     return ExitCode.JOBS_FAILED if has_fault(rows) else ExitCode.OK
 
 
-def tell_faults(console: Console) -> None:
-    """Tell of the faults that can have kept a private pool from starting, below the error that did."""
+def tell_faults(console: Console, workers: str | None) -> None:
+    """Tell of the faults that can have kept a private pool of so many workers from starting, below the error that
+    did."""
     try:
         # Not the others: a person waits for the error, and no control group keeps a pool from starting.
-        rows = [row for look in _cheap(_workers(None)) for row in look()]
+        rows = [row for look in _cheap(_workers(workers)) for row in look()]
     except (TaskpoolError, OSError):
         return  # the error itself has been told
     for row in rows:
@@ -70,11 +72,16 @@ def fix(console: Console) -> None:
 
 
 def _workers(text: str | None) -> int:
-    if text is None:
+    """Return how many workers a pool started from here would have. Raises UsageError."""
+    if text is not None:
+        return worker_count(text)
+    variable = os.environ.get(DEALER_VARIABLE)
+    if not variable:
         return min(usable_cpus(), limits.WORKERS_MAX)
-    if not text.isdecimal() or not 1 <= int(text) <= limits.WORKERS_MAX:
-        raise UsageError(f"--workers: expected 1 to {limits.WORKERS_MAX}, got {text!r}")
-    return int(text)
+    try:
+        return worker_count(variable)
+    except UsageError as error:
+        raise UsageError(f"{DEALER_VARIABLE}: {error}") from None
 
 
 Look = Callable[[], list[Row]]
