@@ -21,6 +21,7 @@ from taskpool.ipc.names import check_pool_name
 from taskpool.log import Format
 from taskpool.messages import Limits
 from taskpool.private.process import LaunchOptions
+from taskpool.procs.niceness import parse_niceness
 from taskpool.procs.state_dir import is_text
 
 _BATCH = re.compile(limits.BATCH_ID_PATTERN)
@@ -36,6 +37,7 @@ DEALER_OPTIONS = (
     "chaos",
     "drain_timeout",
     "delay",
+    "nice",
 )
 STDOUT = "-"  # as a value of --results
 # What a detached generator cannot do, because it leaves before the outcomes come.
@@ -127,7 +129,7 @@ def batch_limits(args: Namespace) -> Limits:
 
 def _launch_options(args: Namespace) -> LaunchOptions:
     given = {name: getattr(args, name) for name in DEALER_OPTIONS}
-    del given["journal"]  # its place depends on the batch
+    del given["journal"], given["nice"]  # its place depends on the batch; what it is started with, no option of its own
     given["metrics"] = args.metrics or "none"  # two private pools at once must not want the same port
     words: list[str] = []  # joined by `=`: a value that begins with a dash stays a value
     for name, value in given.items():
@@ -140,7 +142,7 @@ def _launch_options(args: Namespace) -> LaunchOptions:
     words.append(f"--log-format={args.log_format}")
     drain = args.drain_timeout
     drain_ns = limits.DRAIN_TIMEOUT_NS if drain is None else parse_duration(drain, "--drain-timeout")
-    return LaunchOptions(tuple(words), drain_ns)
+    return LaunchOptions(tuple(words), drain_ns, None if args.nice is None else parse_niceness(args.nice))
 
 
 def connect_timeouts(args: Namespace) -> ConnectTimeouts:

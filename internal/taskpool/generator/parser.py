@@ -275,4 +275,5 @@ def _add_dealer(parser: ArgumentParser, *aliases: str) -> None:
     group.add_argument("--worker-exec", metavar="PATH", help="the worker program, as of a virtual environment")
     group.add_argument("--chaos", metavar="SPEC", help="inject faults: crash=0.3:SEGV,exit=0.01,hang=0.01,seed=7")
     group.add_argument("--drain-timeout", metavar="TIME", help="how long running jobs may finish after TERM (8s)")
+    group.add_argument("--nice", metavar="N", help="niceness of its jobs, -20 to 19 (as here)")
     group.add_argument("--delay", metavar="TIME", help="start no job sooner than this after the one before (0)")

@@ -24,6 +24,7 @@ from taskpool.ipc import names
 from taskpool.ipc.names import StaleQueues
 from taskpool.ipc.queue import QueueNamespace
 from taskpool.private.state import PrivateState
+from taskpool.procs.niceness import run_at
 from taskpool.procs.orphans import end_orphans, last_life
 from taskpool.procs.pool_lock import HELD_LOOK_NS, PoolLock, is_held, last_holder
 from taskpool.procs.signals import ENDING, catchable, signal_name
@@ -57,6 +58,7 @@ class LaunchOptions(NamedTuple):
 
     words: tuple[str, ...] = ()  # its command line, less what ties it to the generator
     drain_ns: int = limits.DRAIN_TIMEOUT_NS  # its --drain-timeout
+    niceness: int | None = None  # its own and its jobs'; None: as here
 
 
 class PrivateDealer:
@@ -107,13 +109,22 @@ class PrivateDealer:
         try:
             options = [f"--journal={self.state.journal or 'none'}", *self._launch.words]
             command = [_find(), "--pool", self.pool, "--private", "--lifeline-fd", str(LIFELINE_FD), *options]
-            self.pid = _spawn(command, reader, self.state.environment())
+            self.pid = self._spawn(command, reader)
             self.pidfd = os.pidfd_open(self.pid)
         except ConfigurationError:
             self._close_lifeline()
             raise
         finally:
             os.close(reader)
+
+    def _spawn(self, command: list[str], reader: int) -> int:
+        environment, niceness = self.state.environment(), self._launch.niceness
+        if niceness is None:
+            return _spawn(command, reader, environment)
+        try:
+            return run_at(niceness, lambda: _spawn(command, reader, environment))
+        except PermissionError as error:  # the right was there when the command line was read
+            raise ConfigurationError(f"cannot start {command[0]} with --nice {niceness}: {error.strerror}") from error
 
     @property
     def journaled(self) -> bool:

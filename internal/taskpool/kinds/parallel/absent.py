@@ -98,7 +98,6 @@ ABSENT: dict[tuple[str, ...], str] = {
     ): "fewer --workers; on a named pool, tp-generator pause and resume",
     ("--memfree",): "--mem-limit for each job and fewer --workers; a job that the kernel ends for want of memory runs "
     "again (--crash-limit)",
-    ("--nice",): "start it as nice -n N tp-generator ...: workers inherit that",
     ("--max-procs",): "--workers, -j",
     (
         "--use-cores-instead-of-threads",
