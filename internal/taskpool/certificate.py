@@ -20,6 +20,7 @@ _ENDS = [end.value for end in End if end is not End.SUCCEEDED]
 
 # Types of what programs read. A JSON Schema is made of them: what it says of a field is said here.
 Count = Annotated[int, Meta(ge=0)]
+Slot = Annotated[int, Meta(ge=1, description="of its worker, from 1")]
 Seconds = Annotated[float, Meta(ge=0)]
 Moment = Annotated[str, Meta(description="RFC 3339, UTC", extra_json_schema={"format": "date-time"})]
 
@@ -40,7 +41,7 @@ class TryObject(Struct, kw_only=True, frozen=True):
     cpu_seconds: Seconds | None
     max_rss_bytes: Count | None
     pid: Count | None
-    slot: Count | None
+    slot: Slot | None
     host: Annotated[str | None, Meta(description="null: this one")]
     error: str | None
     stderr_tail: Annotated[str | None, Meta(description="the last lines of its standard error")]
@@ -110,11 +111,16 @@ def as_object(tried: Try, signal_name: Callable[[int], str]) -> TryObject:
         cpu_seconds=seconds(usage.cpu_ns) if ran else None,
         max_rss_bytes=usage.max_rss_bytes or None,  # 0: it was not measured
         pid=tried.pid,
-        slot=tried.slot,
+        slot=slot_shown(tried.slot),
         host=None,
         error=tried.error,
         stderr_tail=tried.stderr_tail,
     )
+
+
+def slot_shown(slot: int | None) -> int | None:
+    """Return the number that people know a slot by: from 1, as {%} and TP_SLOT have it; inside it is from 0."""
+    return None if slot is None else slot + 1
 
 
 def remembered(tries: tuple[Try, ...], one_more: Try) -> tuple[Try, ...]:

@@ -378,3 +378,14 @@ def test_no_job_fails_because_the_spool_is_in_trouble(stage: Stage, ledger: Ledg
     }
     dealer.send(SIGTERM)
     dealer.ends(OK)
+
+
+def test_an_outcome_has_the_slot_that_its_job_has_seen(stage: Stage) -> None:
+    """From 1, as GNU parallel's {%}; of each try that did not succeed, too."""
+    script = "echo $TP_SLOT {%}; test $TP_ATTEMPT = 2"
+    words = ["--workers", 2, "--retries", 1, "--output", "json", "--shell", script, ":::", *"abcdef"]
+    outcomes = stage.private("command", *words).ends(OK).objects()
+    assert [each["stdout"].split()[:2] for each in outcomes] == [[str(each["slot"])] * 2 for each in outcomes]
+    assert {each["slot"] for each in outcomes} <= {1, 2}
+    assert {tried["slot"] for each in outcomes for tried in each["tries"]} <= {1, 2}
+    assert all(len(each["tries"]) == 1 for each in outcomes)

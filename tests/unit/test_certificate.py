@@ -53,7 +53,7 @@ def test_the_object_field_for_field() -> None:
         ("cpu_seconds", 1.0),
         ("max_rss_bytes", 4096),
         ("pid", 7),
-        ("slot", 1),
+        ("slot", 2),  # as people count
         ("host", None),
         ("error", None),
         ("stderr_tail", "last\nwords"),

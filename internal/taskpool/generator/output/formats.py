@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from taskpool.certificate import as_object
+from taskpool.certificate import as_object, slot_shown
 from taskpool.clock import rfc3339, seconds
 from taskpool.generator.output.outcome_object import ErrorObject, OutcomeObject
 from taskpool.kinds import KINDS
@@ -44,7 +44,7 @@ def to_json(batch: str, outcome: Outcome) -> bytes:
         signal=outcome.signal,
         attempts=outcome.attempts,
         crashes=outcome.crashes,
-        slot=outcome.slot,
+        slot=slot_shown(outcome.slot),
         pid=outcome.pid,
         queued_at=_moment(outcome.queued_wall_ns),
         started_at=_moment(usage.started_wall_ns),

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from taskpool.certificate import Count, Moment, Seconds, TryObject
+from taskpool.certificate import Count, Moment, Seconds, Slot, TryObject
 from taskpool.messages import TERMINAL, ExitStatus, SignalNumber, State
 
 SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -42,7 +42,7 @@ class OutcomeObject(Struct, kw_only=True, frozen=True):
     signal: SignalNumber | None
     attempts: Annotated[int, Meta(ge=0, description="tries of this run; 0: it never began")]
     crashes: Count
-    slot: Count | None
+    slot: Slot | None
     pid: Count | None
     queued_at: Moment | None
     started_at: Moment | None

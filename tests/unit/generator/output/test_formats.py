@@ -9,7 +9,7 @@ import pytest
 
 from support.outcomes import outcome
 from taskpool.generator.output.formats import JOBLOG_HEADER, exit_value, joblog_line, lay_out, to_json
-from taskpool.messages import JobError, Output, State, Usage
+from taskpool.messages import End, JobError, Output, State, Try, Usage
 
 
 def test_the_outcome_object_field_for_field() -> None:
@@ -99,3 +99,11 @@ def test_an_answer_laid_out_for_a_person() -> None:
         "batches: none\n"
     )
     assert lay_out([1, None]) == "1\n-\n" and lay_out("x") == "x\n"
+
+
+def test_slots_count_from_1_where_they_are_shown() -> None:
+    """As {%} and TP_SLOT do. In messages they count from 0."""
+    tried = Try(1, End.FAILED, usage=Usage(), slot=3)
+    record = json.loads(to_json("b", outcome(slot=0, tries=(tried,))))
+    assert record["slot"] == 1
+    assert [each["slot"] for each in record["tries"]] == [4]
