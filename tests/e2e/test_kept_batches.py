@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 from signal import SIGINT, SIGKILL
 from typing import Any
 
@@ -73,6 +74,18 @@ def test_a_batch_refused_at_its_first_line_is_not_kept(stage: Stage, line: str) 
     assert "standard input:2: " in run.stderr and "1 job before it run on" in run.stderr
     assert run.stdout == "5\n"
     assert batches(stage)[stage.pool]["jobs"] == 1
+
+
+def test_a_batch_of_a_named_pool_refused_at_its_first_line_can_be_begun(stage: Stage, tmp_path: Path) -> None:
+    """The same command with the input corrected begins it: its name is not used up, with a journal either."""
+    stage.dealer("--workers", 1, "--journal", tmp_path / "journal")
+    words = ["jobs", "--pool", stage.pool, "--batch", "b", "-"]
+    for wrong in (b"{", b'{"kind":"fib","n":-1}'):
+        run = stage.generator(*words, stdin=wrong).ends(USAGE)
+        assert "standard input:1: " in run.stderr and "jobs: nothing" not in run.stderr
+    assert stage.generator(*words, stdin=b'{"kind":"fib","n":5}').ends(OK).stdout == "5\n"
+    run = stage.generator(*words[:-1], "--resume", "-", stdin=b"{").ends(USAGE)
+    assert "standard input:1: " in run.stderr
 
 
 def test_an_empty_batch_that_is_kept_survives_wrong_input(stage: Stage) -> None:

@@ -99,10 +99,10 @@ class BatchResult:
 
     @property
     def _is_without_jobs(self) -> bool:
-        """Whether the batch was refused before its first job: no run can add to it, and there is none to rerun."""
+        """Whether the batch was refused before its first job, so that there is none to go on with or to run again."""
         submissions = self._session.submissions
-        refused = ExitCode.USAGE in self._run.codes
-        return refused and self._nothing_left and not max(submissions.accepted, submissions.known)
+        settled = self._run.complete or not submissions.submitted  # else a dealer may have accepted some
+        return ExitCode.USAGE in self._run.codes and settled and not max(submissions.accepted, submissions.known)
 
     @property
     def _nothing_left(self) -> bool:

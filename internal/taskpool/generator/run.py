@@ -71,6 +71,7 @@ class BatchRun(TurnHandler):
         self._private = parts.private
         self._halt = parts.options.halt
         self._detach = parts.options.detach
+        self._resumes = parts.options.resume
         self._again = parts.again
         self._new_runs = None if parts.again is None else NewRuns(parts.again, self.session, parts.console)
         # A named pool may have others of its jobs open; a private dealer leaves only when none is.
@@ -277,12 +278,24 @@ class BatchRun(TurnHandler):
         if not self._feed.ended:
             return
         if self._feed.error is not None and ExitCode.USAGE not in self.codes:
-            self.codes.add(ExitCode.USAGE)  # and go on: jobs before the bad line may run already
-            before = f"; {counted(submissions.submitted, 'job')} before it run on" if submissions.submitted else ""
-            self._console.error(f"{self._feed.error}{before}")
+            self._report_bad_input(self._feed.error)
         # Before the welcome it is not known how many jobs an earlier run has submitted.
         if not self.stopped and self.session.welcome is not None:
             self._finish()
+
+    def _report_bad_input(self, error: UsageError) -> None:
+        """Say what is wrong, and go on: jobs before the bad line may run already. Raises the error when there are none:
+        the batch is then not closed, or its name would be used up for the input when it is corrected."""
+        submissions, welcome = self.session.submissions, self.session.welcome
+        if self._resumes and welcome is None:
+            return  # it says what an earlier run has submitted
+        is_new = welcome is None or (not submissions.known and welcome.total is None)
+        if not submissions.submitted and is_new:
+            self.codes.add(ExitCode.USAGE)
+            raise error
+        self.codes.add(ExitCode.USAGE)
+        before = f"; {counted(submissions.submitted, 'job')} before it run on" if submissions.submitted else ""
+        self._console.error(f"{error}{before}")
 
     def _finish(self) -> None:
         """Close the batch at the input's end. Raises UsageError when an earlier run has submitted more than that."""

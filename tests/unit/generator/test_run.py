@@ -308,6 +308,17 @@ def test_refusals(
     assert dealer.total == (dealer.accepted if code is ExitCode.USAGE else None), "another run may add the others"
 
 
+def test_a_bad_first_line_in_a_pipe_closes_no_batch(
+    run: Run, dealer: FakeDealer, stdin: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    os.write(stdin, b"oops\n")
+    os.close(stdin)
+    assert run("jobs", "-") == ExitCode.USAGE
+    error = capfd.readouterr().err
+    assert error.count("standard input:1: not JSON") == 1 and "jobs:" not in error
+    assert dealer.total is None and not any(isinstance(message, Close) for message in dealer.seen)
+
+
 def test_a_full_pool_is_waited_for(run: Run, dealer: FakeDealer) -> None:
     refusals = [3]
 
