@@ -81,12 +81,16 @@ class BatchQueries:
         self._run_until_answered(lambda: any(each.verb == "show" for each in answers))
         return next(each for each in answers if each.verb == "show")
 
-    def batches(self) -> list[str]:
-        """Return the names of the batches that the dealer has in memory. Raises DealerUnreachable."""
+    def status(self) -> bytes:
+        """Return the dealer's answer to `status`: JSON. Raises DealerUnreachable, and what the handler raises."""
         self._session.query("status")
         answers = self._session.answers
         self._run_until_answered(lambda: any(each.verb == "status" for each in answers))
-        body = next(each.body for each in answers if each.verb == "status")
+        return next(each.body for each in answers if each.verb == "status")
+
+    def batches(self) -> list[str]:
+        """Return the names of the batches that the dealer has in memory. Raises DealerUnreachable."""
+        body = self.status()
         try:
             return [each.batch for each in msgspec.json.decode(body, type=_Status).batches]
         except msgspec.MsgspecError:
@@ -105,6 +109,22 @@ class BatchQueries:
             if not page:
                 return
             after = page[-1].no
+
+    def command(self, request: tuple[str, str | None, int], deadline: int) -> Answer | None:
+        """Ask once for something to be done: a verb, a batch and a job. None: no answer came in time.
+
+        A new connection ends the wait too: what the dealer did before it went is not known. Raises DealerUnreachable.
+        """
+        session = self._session
+        verb, batch, seq = request
+        session.answers.clear()
+        session.command(verb, batch, seq)
+
+        def answer() -> Answer | None:
+            return next((each for each in session.answers if each.verb == verb), None)
+
+        self._connection.run_until(lambda: answer() is not None or session.connecting, self._handler, deadline)
+        return answer()
 
     def sleep(self, duration_ns: int) -> None:
         """Let time pass while the connection stays alive. Raises DealerUnreachable, and what the handler raises."""

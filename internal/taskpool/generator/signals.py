@@ -66,9 +66,16 @@ def handled_signals() -> list[Signals]:
 
 def raise_if_stopped(wakeup: Wakeup) -> None:
     """Raise Interrupted when a signal that stops the generator has come."""
+    take_others(wakeup)
+
+
+def take_others(wakeup: Wakeup) -> set[Signals]:
+    """Raise Interrupted when a signal that stops the generator has come; return the others that have."""
+    came = wakeup.pending()
     # Several may have come since the last look; the exit code must not hang on the order of a set.
-    if came := wakeup.pending() & STOP_SIGNALS.keys():
-        raise Interrupted(first_that_applies(STOP_SIGNALS[number] for number in came))
+    if stopping := came & STOP_SIGNALS.keys():
+        raise Interrupted(first_that_applies(STOP_SIGNALS[number] for number in stopping))
+    return came
 
 
 def first_that_applies(codes: Iterable[ExitCode]) -> ExitCode:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from msgspec import structs
 
 from taskpool import limits
-from taskpool.client.connection import Connection, DealerEnded
+from taskpool.client.connection import Connection, DealerEnded, Notices
 from taskpool.client.queries import BatchQueries, BatchStatus
 from taskpool.client.session import Session, SessionOptions
 from taskpool.client.transport import Transport
@@ -133,13 +133,13 @@ def _without_input(
 
 
 def open_connection(
-    options: SessionOptions, console: Console, clock: AwakeClock, private: PrivateDealer | None = None
+    options: SessionOptions, notices: Notices, clock: AwakeClock, private: PrivateDealer | None = None
 ) -> Connection:
     """Return a connection over a reply queue as large as this machine's limits leave for it."""
     # As the dealer sizes its queues, so that all replies together stay within the byte limit it has counted on.
     shape = choose(limits.WORKER_QUEUES_MIN, kernel_limits()).reply
     session = Session(options, clock.now().mono)
-    return Connection(session, Transport(KernelNamespace(), options.pool, shape), console, clock, private)
+    return Connection(session, Transport(KernelNamespace(), options.pool, shape), notices, clock, private)
 
 
 def new_client_id() -> int:
