@@ -72,3 +72,10 @@ def test_no_trace_of_the_builders_network(host: Host) -> None:
     assert shell("grep -rlI -e 'BEGIN CERTIFICATE' -e _proxy= /etc /opt /usr/local || true") == ""
     assert "://" not in podman("history", "--no-trunc", "--format", "{{.CreatedBy}}", IMAGE).stdout
     assert not [name for name in image()["Config"]["Env"] if "PIP_" in name or "_proxy" in name.lower()]
+
+
+def test_it_keeps_its_promise(host: Host) -> None:
+    """With nothing writable but the state, and as process 1, which orphans come to."""
+    words = ("--entrypoint", "tp-generator", IMAGE, "selftest", "--rounds", "3", "--json")
+    told = json.loads(podman("run", "--rm", *LOCKED, NO_NETWORK, *words).stdout)
+    assert told["verdict"] == "passed"

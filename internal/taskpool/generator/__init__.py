@@ -17,6 +17,7 @@ Read `main` first, then `submit` (how one batch is put together) and `run` (what
     completion                what a shell offers for a word
     batches                   which batches there are, and forgetting them
     doctor/                   what of this host a pool would trip over
+    selftest/                 whether this installation keeps its promise, tried with real kills
     admin  queries            commands to a running pool; questions: wait, results, logs
     output/                   where outcomes go, and what a person sees meanwhile
 

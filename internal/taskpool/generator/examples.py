@@ -14,7 +14,7 @@ GROUPS = {
     "a batch": ("wait", "results", "cancel"),
     "a job": ("show", "logs", "requeue", "quarantine"),
     "a running pool": ("status", "scale", "pause", "unpause", "drain"),
-    "this program": ("doctor", "config"),
+    "this program": ("doctor", "selftest", "config"),
 }
 
 # Tests parse each with the real parsers: an option that is renamed fails there, and not where a reader tries it.
@@ -143,6 +143,11 @@ EXAMPLES = {
         "tp-generator doctor",
         "tp-generator doctor --fix",
         "tp-generator doctor --workers 64 --json",
+    ),
+    "tp-generator selftest": (
+        "tp-generator selftest",
+        "tp-generator selftest --seed 7 --rounds 15 -v",
+        "tp-generator selftest --json && echo this installation keeps its promise",
     ),
     "tp-generator config": (
         "tp-generator config",

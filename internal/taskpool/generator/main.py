@@ -48,19 +48,26 @@ def _doctor(args: Namespace, console: Console) -> ExitCode:
     return doctor(args, console)
 
 
+def _selftest(args: Namespace, console: Console) -> ExitCode:
+    from taskpool.generator.selftest.selftest import selftest  # as above
+
+    return selftest(args, console)
+
+
 def _tell_faults(args: Namespace, console: Console) -> None:
     from taskpool.generator.doctor.examination import tell_faults  # as above
 
     tell_faults(console, getattr(args, "workers", None))
 
 
-# Subcommands that look after batches, kept ones among them, or this host, and need no dealer that runs.
+# Subcommands with connections of their own, or none: they look after batches, kept ones among them, pools or this host.
 KEPT: dict[str, Callable[[Namespace, Console], ExitCode]] = {
     "resume": resume,
     "rerun": rerun,
     "batches": batches.batches,
     "forget": batches.forget,
     "doctor": _doctor,
+    "selftest": _selftest,
 }
 
 

@@ -145,6 +145,15 @@ def _add_host(subcommands: _SubParsersAction[_Parser]) -> None:
     )
     _add_config(sub)
     _add_common(sub)
+    text = "run a pool of its own under real crashes and kills, and audit what became of each job"
+    sub = subcommands.add_parser("selftest", help=text, description=text)
+    sub.add_argument("--seed", metavar="N", help="repeat the self-test that told this seed (default: random)")
+    sub.add_argument(
+        "--rounds", metavar="N", help="how many kills from outside, 3 to 15; each third is the dealer's (6)"
+    )
+    sub.add_argument("--patience", metavar="TIME", help="give up when nothing happens for so long (60s)")
+    sub.add_argument("--json", action="store_true", help="answer in JSON, for programs")
+    _add_common(sub)
     text = "the settings that a submission from here would have, and where each comes from"
     sub = subcommands.add_parser("config", help=text, description=text)
     sub.add_argument("--json", action="store_true", help="answer in JSON, for programs")
