@@ -16,6 +16,7 @@ Read `main` first, then `submit` (how one batch is put together) and `run` (what
     rerun  selection  new_runs  jobs that ended badly: chosen, asked for again, waited for
     completion                what a shell offers for a word
     batches                   which batches there are, and forgetting them
+    top/                      running pools, live, at a terminal
     doctor/                   what of this host a pool would trip over
     selftest/                 whether this installation keeps its promise, tried with real kills
     admin  queries            commands to a running pool; questions: wait, results, logs

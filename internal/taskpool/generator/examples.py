@@ -13,7 +13,7 @@ GROUPS = {
     "go on": ("batches", "resume", "rerun", "forget"),
     "a batch": ("wait", "results", "cancel"),
     "a job": ("show", "logs", "requeue", "quarantine"),
-    "a running pool": ("status", "scale", "pause", "unpause", "drain"),
+    "a running pool": ("status", "top", "scale", "pause", "unpause", "drain"),
     "this program": ("doctor", "selftest", "config"),
 }
 
@@ -48,6 +48,11 @@ EXAMPLES = {
         "tp-generator status",
         "tp-generator status --pool night",
         "tp-generator status --pool night --json",
+    ),
+    "tp-generator top": (
+        "tp-generator top",
+        "tp-generator top --pool night",
+        "tp-generator top --refresh 5s",
     ),
     "tp-generator show": (
         "tp-generator show night/7",

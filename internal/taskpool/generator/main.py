@@ -54,6 +54,12 @@ def _selftest(args: Namespace, console: Console) -> ExitCode:
     return selftest(args, console)
 
 
+def _top(args: Namespace, console: Console) -> ExitCode:
+    from taskpool.generator.top.top import top  # as above
+
+    return top(args, console)
+
+
 def _tell_faults(args: Namespace, console: Console) -> None:
     from taskpool.generator.doctor.examination import tell_faults  # as above
 
@@ -67,6 +73,7 @@ KEPT: dict[str, Callable[[Namespace, Console], ExitCode]] = {
     "batches": batches.batches,
     "forget": batches.forget,
     "doctor": _doctor,
+    "top": _top,
     "selftest": _selftest,
 }
 

@@ -30,6 +30,10 @@ QUERIES = {
     "results": "print the outcomes that a batch has so far",
     "logs": "print what a job has printed",
 }
+KEYS_OF_TOP = (
+    "Keys: q quits; s sorts; / filters, and escape shows all again; tab, up and down choose a job or a batch; p pauses "
+    "its pool, or lets it go on; c cancels it, when y is pressed twice."
+)
 QUARANTINE = {"list": "say which", "requeue": "give them a new run", "drop": "forget them"}
 
 
@@ -136,6 +140,11 @@ def _add_kept(subcommands: _SubParsersAction[_Parser]) -> None:
 
 
 def _add_host(subcommands: _SubParsersAction[_Parser]) -> None:
+    text = "watch running pools at a terminal: their jobs, batches, speed and last deaths"
+    sub = subcommands.add_parser("top", help=text, description=text, epilog=KEYS_OF_TOP)
+    sub.add_argument("--pool", metavar="NAME", help="only this one (default: all pools of yours that run here)")
+    sub.add_argument("--refresh", metavar="TIME", help="ask the dealers so often (1s)")
+    _add_common(sub)
     text = "look at this host for what a pool would trip over, and say the cure of each"
     sub = subcommands.add_parser("doctor", help=text, description=text)
     sub.add_argument("--fix", action="store_true", help="remove what dead pools and expired batches have left")

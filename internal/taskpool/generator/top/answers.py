@@ -1,0 +1,130 @@
+"""A dealer's answers, read strictly: what comes off a queue may be anything. What is not used is passed over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from taskpool.certificate import as_object
+from taskpool.clock import rfc3339
+from taskpool.generator.top.model import Death
+from taskpool.messages import End, Outcome, State, Try
+from taskpool.procs.signals import signal_name
+
+# A try that was cancelled is told elsewhere, and one that was lost is no one's fault.
+_TOLD = frozenset({End.CRASHED.value, End.TIMED_OUT.value, End.FAILED.value})
+_BAD = frozenset({State.FAILED, State.TIMED_OUT, State.QUARANTINED})
+_UNREADABLE = "the dealer's answer cannot be read; is it of another version?"
+
+
+class Unreadable(Exception):
+    """An answer is not what it should be. The text is for a person."""
+
+
+class RunningJob(msgspec.Struct):
+    """A worker with a frame; what runs is its first job."""
+
+    # The dealer counts slots from 0, and a worker that has just died has none any more.
+    slot: int | None
+    pid: int
+    job: str
+    started: bool
+    seconds: float
+    description: str = ""
+
+
+class RunningBatch(msgspec.Struct):
+    """A batch in memory."""
+
+    batch: str
+    accepted: int
+    total: int | None
+    open: int
+
+
+class PoolStatus(msgspec.Struct):
+    """What is used of the answer to `status`."""
+
+    state: str
+    pid: int
+    workers_wanted: int
+    spares: int
+    workers: dict[str, int]
+    jobs: dict[str, int]
+    finished: dict[str, int]
+    attempts: dict[str, int]
+    quarantined: int
+    batches: list[RunningBatch]
+    running: list[RunningJob]
+    out_of_service: bool = False
+
+
+class _Shown(msgspec.Struct):
+    """What is used of the answer to `show`."""
+
+    tries: list[dict[str, Any]] = []
+
+
+def read_status(body: bytes) -> PoolStatus:
+    """Read the answer to `status`. Raises Unreadable."""
+    # RecursionError: msgspec gives up so on what is nested deep, and it is no error of its own.
+    try:
+        return msgspec.json.decode(body, type=PoolStatus)
+    except (msgspec.MsgspecError, RecursionError):
+        raise Unreadable(_UNREADABLE) from None
+
+
+def deaths_of_job(pool: str, job: str, body: bytes) -> list[Death]:
+    """Read the answer to `show`: the tries of a job that waits, runs or is in quarantine."""
+    # A refusal has no tries: the job has ended meanwhile, and its outcome tells them.
+    try:
+        tries = msgspec.json.decode(body, type=_Shown).tries
+    except (msgspec.MsgspecError, RecursionError):
+        return []
+    return [death for tried in tries if (death := _death(pool, job, tried)) is not None]
+
+
+def deaths_of_outcome(pool: str, batch: str, outcome: Outcome) -> list[Death]:
+    """Return the tries of a job that has ended."""
+    job = f"{batch}/{outcome.seq}"
+    tries = [msgspec.structs.asdict(as_object(tried, signal_name)) for tried in outcome.tries]
+    return [death for tried in tries if (death := _death(pool, job, tried, _ended_at(outcome.tries, tried)))]
+
+
+def is_failure(outcome: Outcome) -> bool:
+    """Whether a job has ended badly by itself."""
+    return outcome.state in _BAD
+
+
+def _ended_at(tries: tuple[Try, ...], tried: Mapping[str, Any]) -> str:
+    usage = next((each.usage for each in tries if each.no == tried["attempt"]), None)
+    ran = usage is not None and usage.started_wall_ns
+    return rfc3339(usage.started_wall_ns + usage.run_ns) if usage is not None and ran else ""
+
+
+def _death(pool: str, job: str, tried: Mapping[str, Any], ended_at: str = "") -> Death | None:
+    end, attempt = tried.get("end"), tried.get("attempt")
+    if end not in _TOLD or not isinstance(attempt, int):
+        return None
+    return Death(ended_at, pool, job, attempt, _cause(tried))
+
+
+def _cause(tried: Mapping[str, Any]) -> str:
+    """Say in words how a try ended."""
+    # The first that applies: a time-out ends a job by a signal too, and want of memory by SIGKILL.
+    seconds = tried.get("wall_seconds")
+    if tried.get("out_of_memory"):
+        cause = "out of memory"
+    elif tried.get("end") == End.TIMED_OUT:
+        cause = "timed out" + (f" after {seconds:.1f} s" if isinstance(seconds, float | int) else "")
+    elif tried.get("signal_name"):
+        cause = f"killed by {tried['signal_name']}" + (", core dumped" if tried.get("core_dumped") else "")
+    elif tried.get("exit_status"):
+        cause = f"exit status {tried['exit_status']}"
+    else:
+        cause = str(tried.get("end"))
+    # Its last words often say more than how it died.
+    last = str(tried.get("stderr_tail") or tried.get("error") or "").strip().rpartition("\n")[2]
+    return f"{cause}: {last}" if last else cause
