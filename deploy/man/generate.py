@@ -122,6 +122,8 @@ def _subcommand(command: Command) -> Iterator[str]:
     yield f'.SS "{_escape(" ".join(command.words[1:]))} {_escape(_arguments(command)).replace(chr(34), "")}"'
     yield _escape(_sentence(command.summary))
     yield from _options(command)
+    if command.epilog:
+        yield from (".PP", _escape(command.epilog))
     for part in command.subcommands:
         yield from _subcommand(part)
 

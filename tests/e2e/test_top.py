@@ -192,11 +192,43 @@ def test_without_a_terminal_it_says_what_to_use_instead(stage: Stage) -> None:
     assert asked.stdout == ""
 
 
-def test_a_terminal_of_no_known_type_is_refused(stage: Stage, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("term", "why"), [("none-such", "nothing is known of such a terminal here"), ("dumb", "cannot place text")]
+)
+def test_a_terminal_that_is_no_use_is_refused(stage: Stage, tmp_path: Path, term: str, why: str) -> None:
     with Tmux(tmp_path, 200, 24) as tmux:
-        tmux.start(["env", "TERM=none-such", *top(stage)])
-        tmux.shows("nothing is known of such a terminal here")
+        tmux.start(["env", f"TERM={term}", *top(stage)])
+        tmux.shows(why)
         tmux.shows("ended with 3")
+
+
+def test_a_private_pool_is_shown_and_ends_as_ever(stage: Stage, ledger: Ledger, tmp_path: Path) -> None:
+    with Tmux(tmp_path, 80, 24) as tmux:
+        tmux.start([program("tp-generator"), "top"])
+        with ledger.gate():
+            run = stage.private("command", "--workers", "1", "--", *ledger.command("gate"), ":::", "one")
+            tmux.shows(f"{stage.pool}/1")
+        run.ends(OK, SECONDS)
+        tmux.shows("no pool of yours runs here")
+        tmux.press("q")
+        tmux.shows("ended with 0")
+
+
+@pytest.mark.usefixtures("dealer")
+def test_it_can_be_stopped_and_goes_on(stage: Stage, tmp_path: Path) -> None:
+    """By ^Z, which gives the terminal back meanwhile."""
+    with Tmux(tmp_path, 80, 24) as tmux:
+        tmux.press("set -m", "Enter")  # a shell without a prompt has no jobs by itself
+        tmux.start(top(stage))
+        tmux.shows(f"{stage.pool} running")
+        tmux.press("C-z")
+        tmux.shows("shown before")
+        until(tmux.is_as_before, "the terminal to be as before", SECONDS)
+        tmux.press("fg", "Enter")
+        tmux.shows(f"{stage.pool} running")
+        tmux.press("q")
+        tmux.shows_no_more(f"{stage.pool} running")
+        until(tmux.is_as_before, "the terminal to be as before", SECONDS)
 
 
 def test_a_pool_that_is_not_there_is_an_error(stage: Stage, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from taskpool.generator.output.console import Console
 from taskpool.generator.output.stream import Piece, write_pieces
 from taskpool.generator.selftest.audit import Check, audit, with_directory
 from taskpool.generator.selftest.plan import ROUNDS_DEFAULT, ROUNDS_MAX, ROUNDS_MIN, SEED_MAX, Plan, make_plan
-from taskpool.generator.selftest.trial import Evidence, Trial, no_core_files
+from taskpool.generator.selftest.trial import Evidence, Patience, Trial, no_core_files
 from taskpool.generator.signals import handled_signals
 from taskpool.log import printable
 from taskpool.procs.signals import Wakeup
@@ -40,14 +40,16 @@ def selftest(args: Namespace, console: Console) -> ExitCode:
     """
     seed = _number(args.seed, "--seed", 0, SEED_MAX, int.from_bytes(os.urandom(4), "big"))
     rounds = _number(args.rounds, "--rounds", ROUNDS_MIN, ROUNDS_MAX, ROUNDS_DEFAULT)
-    patience_ns = _PATIENCE_NS if args.patience is None else parse_duration(args.patience, "--patience")
+    quiet_ns = _PATIENCE_NS if args.patience is None else parse_duration(args.patience, "--patience")
+    if args.dealer_timeout is not None:
+        parse_duration(args.dealer_timeout, "--dealer-timeout")  # refused here; it is passed on as it is
     # Before it begins: one that is killed half way can be repeated, too.
     console.info(f"Self-test with seed {seed}: real jobs, real crashes, real kills; about 15 s")
     no_core_files()
     directory = Path(tempfile.mkdtemp(prefix="tp-selftest-"))
     try:
         with closing(Wakeup(handled_signals())) as wakeup:
-            report = _judged(seed, rounds, patience_ns, directory, wakeup, console)
+            report = _judged(seed, rounds, Patience(quiet_ns, args.dealer_timeout), directory, wakeup, console)
     except BaseException:
         shutil.rmtree(directory, ignore_errors=True)
         raise
@@ -57,11 +59,11 @@ def selftest(args: Namespace, console: Console) -> ExitCode:
     return ExitCode.OK if report.passed else ExitCode.JOBS_FAILED
 
 
-def _judged(seed: int, rounds: int, patience_ns: int, directory: Path, wakeup: Wakeup, console: Console) -> Report:
+def _judged(seed: int, rounds: int, patience: Patience, directory: Path, wakeup: Wakeup, console: Console) -> Report:
     began = SystemClock().now().mono
     shell = _SHELL if os.access(_SHELL, os.X_OK) else None
     plan = make_plan(seed, rounds, str(directory), shell)
-    trial = Trial(plan, f"selftest-{os.urandom(4).hex()}", directory, patience_ns, wakeup)
+    trial = Trial(plan, f"selftest-{os.urandom(4).hex()}", directory, patience, wakeup)
     try:
         evidence = trial.run(console)
     except BaseException:

@@ -43,15 +43,23 @@ class Evidence(NamedTuple):
     said: str = ""  # the last line of the programs' log that is an error
 
 
+class Patience(NamedTuple):
+    """How long a self-test waits."""
+
+    quiet_ns: int  # while nothing at all happens
+    dealer_timeout: str | None = None  # the option, as it was typed
+
+
 class Trial:
     """One run. `directory` is for the records; the pool's state lies where a pool's state lies."""
 
-    def __init__(self, plan: Plan, batch: str, directory: Path, patience_ns: int, wakeup: Wakeup) -> None:
+    def __init__(self, plan: Plan, batch: str, directory: Path, patience: Patience, wakeup: Wakeup) -> None:
         self.plan = plan
         self.batch = batch
         self.pool = private_pool_name(batch)
         self.directory = directory
-        self._patience_ns = patience_ns
+        self._patience_ns = patience.quiet_ns
+        self._dealer_timeout = patience.dealer_timeout
         self._wakeup = wakeup
         self._clock = AwakeClock(SystemClock())
         self._env = programs.environment()
@@ -84,6 +92,8 @@ class Trial:
         words = [programs.find(programs.GENERATOR), "jobs", "-", "--batch", self.batch, "--config", "none"]
         words += ["--results", str(self._results), "--output", "json", "--progress", "none"]
         words += ["--workers", str(WORKERS), "--spares", "1"]
+        if self._dealer_timeout is not None:
+            words.append(f"--dealer-timeout={self._dealer_timeout}")
         # Both programs log into one file: the dealer writes to the standard error of its generator.
         return Process(words, self.directory / "printed", self._log, stdin=stdin, env=self._env)
 

@@ -39,6 +39,11 @@ class Terminal:
                 f"TERM={os.environ.get('TERM', '')!r}: nothing is known of such a terminal here ({error}): set TERM to "
                 "xterm or linux, or use `status`"
             ) from None
+        if not curses.tigetstr("cup"):
+            raise ConfigurationError(
+                f"TERM={os.environ.get('TERM', '')!r}: such a terminal cannot place text: use `status`, or set TERM to "
+                "what it really is"
+            )
 
     def __enter__(self) -> Terminal:
         curses = self._curses
