@@ -76,21 +76,29 @@ def read_status(body: bytes) -> PoolStatus:
         raise Unreadable(_UNREADABLE) from None
 
 
-def deaths_of_job(pool: str, job: str, body: bytes) -> list[Death]:
-    """Read the answer to `show`: the tries of a job that waits, runs or is in quarantine."""
+def deaths_of_job(pool: str, job: str, body: bytes, seen_at: str) -> list[Death]:
+    """Read the answer to `show`: the tries of a job that waits, runs or is in quarantine.
+
+    `seen_at`: when it was seen that the last of them has ended, for a worker that dies tells no time.
+    """
     # A refusal has no tries: the job has ended meanwhile, and its outcome tells them.
     try:
         tries = msgspec.json.decode(body, type=_Shown).tries
     except (msgspec.MsgspecError, RecursionError):
         return []
-    return [death for tried in tries if (death := _death(pool, job, tried)) is not None]
+    # Of an earlier one it is told at best when it began.
+    times = [str(tried.get("started_at") or "") for tried in tries[:-1]] + [seen_at]
+    found = (_death(pool, job, tried, at) for tried, at in zip(tries, times, strict=False))
+    return [death for death in found if death is not None]
 
 
 def deaths_of_outcome(pool: str, batch: str, outcome: Outcome) -> list[Death]:
     """Return the tries of a job that has ended."""
-    job = f"{batch}/{outcome.seq}"
-    tries = [msgspec.structs.asdict(as_object(tried, signal_name)) for tried in outcome.tries]
-    return [death for tried in tries if (death := _death(pool, job, tried, _ended_at(outcome.tries, tried)))]
+    job, found = f"{batch}/{outcome.seq}", []
+    for tried in outcome.tries:
+        fields = msgspec.structs.asdict(as_object(tried, signal_name))
+        found.append(_death(pool, job, fields, _ended_at(tried, outcome.finished_wall_ns)))
+    return [death for death in found if death is not None]
 
 
 def is_failure(outcome: Outcome) -> bool:
@@ -98,13 +106,12 @@ def is_failure(outcome: Outcome) -> bool:
     return outcome.state in _BAD
 
 
-def _ended_at(tries: tuple[Try, ...], tried: Mapping[str, Any]) -> str:
-    usage = next((each.usage for each in tries if each.no == tried["attempt"]), None)
-    ran = usage is not None and usage.started_wall_ns
-    return rfc3339(usage.started_wall_ns + usage.run_ns) if usage is not None and ran else ""
+def _ended_at(tried: Try, otherwise_wall_ns: int) -> str:
+    usage = tried.usage
+    return rfc3339(usage.started_wall_ns + usage.run_ns if usage.started_wall_ns else otherwise_wall_ns)
 
 
-def _death(pool: str, job: str, tried: Mapping[str, Any], ended_at: str = "") -> Death | None:
+def _death(pool: str, job: str, tried: Mapping[str, Any], ended_at: str) -> Death | None:
     end, attempt = tried.get("end"), tried.get("attempt")
     if end not in _TOLD or not isinstance(attempt, int):
         return None

@@ -19,7 +19,7 @@ import msgspec
 from taskpool.client.connection import NoNotices, TurnHandler
 from taskpool.client.queries import BatchQueries
 from taskpool.client.session import ConnectTimeouts, SessionOptions
-from taskpool.clock import SECOND, AwakeClock, SystemClock
+from taskpool.clock import SECOND, AwakeClock, SystemClock, rfc3339
 from taskpool.errors import TaskpoolError, system_refused
 from taskpool.generator.submit import new_client_id, open_connection
 from taskpool.generator.top import answers
@@ -171,7 +171,8 @@ class Watcher:
         for job in gone[:_SHOWN_MAX]:
             batch, _, seq = job.rpartition("/")
             if batch and seq.isdecimal():
-                self._history.note_deaths(answers.deaths_of_job(self.pool, job, queries.job(batch, int(seq)).body))
+                seen_at, body = rfc3339(SystemClock().now().wall), queries.job(batch, int(seq)).body
+                self._history.note_deaths(answers.deaths_of_job(self.pool, job, body, seen_at))
         pages = _PAGES_MAX
         for each in status.batches:
             if pages and each.accepted - each.open != self._read_upto.get(each.batch, 0):

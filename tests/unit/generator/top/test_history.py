@@ -130,12 +130,16 @@ def test_causes(tried: Try, cause: str) -> None:
     outcome = Outcome(1, 4, 1, "fib", None, State.FAILED, 1, 1, tries=(tried,))
     (death,) = deaths_of_outcome("night", "b", outcome)
     assert (death.job, death.attempt, death.cause) == ("b/4", 1, cause)
+    assert death.ended_at.startswith("1970-01-01T00:00:0"), "no time is missing: it is sorted by"
     assert is_failure(outcome)
 
 
 def test_tries_of_a_job_that_runs_again() -> None:
     tries = [{"attempt": 1, "end": "crashed", "signal_name": "SIGKILL"}, {"attempt": 2, "end": "lost"}, {"end": 5}]
-    (death,) = deaths_of_job("night", "b/1", json.dumps({"tries": tries}).encode())
-    assert death.cause == "killed by SIGKILL"
-    assert deaths_of_job("night", "b/1", b'{"error": "it is not here"}') == []
-    assert deaths_of_job("night", "b/1", b"\x00") == []
+    (death,) = deaths_of_job("night", "b/1", json.dumps({"tries": tries}).encode(), "now")
+    assert (death.cause, death.ended_at) == ("killed by SIGKILL", "")
+    (death,) = deaths_of_job("night", "b/1", json.dumps({"tries": tries[:1]}).encode(), "now")
+    assert death.ended_at == "now"
+    assert deaths_of_job("night", "b/1", b'{"error": "it is not here"}', "now") == []
+    assert deaths_of_job("night", "b/1", b'{"tries": [5]}', "now") == []
+    assert deaths_of_job("night", "b/1", b"\x00", "now") == []
