@@ -112,9 +112,10 @@ class Report(NamedTuple):
     @property
     def own_crashes(self) -> int:
         """How often a job has killed its worker."""
-        return sum(outcome.crashes for outcome in self.evidence.journal.outcomes) - sum(
-            blow.target == "worker" for blow in self.evidence.struck
-        )
+        # By what they wrote down: of a crash that fell together with the dealer's kill no pool can know.
+        crashing = {job.name for job in self.plan.jobs if job.crashes_itself}
+        steps = {"start": 1, "end": -1}
+        return sum(steps.get(line.word, 0) for line in self.evidence.executions if line.job in crashing)
 
 
 def as_text(report: Report) -> bytes:
