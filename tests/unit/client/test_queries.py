@@ -33,6 +33,10 @@ class Store(FakeDealer):
             super().hear(message)
         elif message.verb == "outcomes":
             self.say(Outcomes(self.client, message.batch or "", self.page(message.seq)))
+        elif message.verb in ("status", "cancel"):
+            self.say(Answer(self.client, message.verb, True, json.dumps([message.batch, message.seq]).encode()))
+        elif message.verb == "pause":
+            pass  # it takes it along
         elif message.batch == "b":
             self.say(Answer(self.client, "batch", True, json.dumps(STATUS).encode()))
         else:
@@ -70,6 +74,22 @@ def test_where_a_batch_stands(queries: BatchQueries) -> None:
     assert status == BatchStatus(accepted=5, recorded=5, acknowledged=3, open=0, total=5)
     assert status.finished
     assert json.loads(queries.body) == STATUS
+
+
+def test_the_whole_status_and_a_command(queries: BatchQueries) -> None:
+    assert json.loads(queries.status()) == [None, 0]
+    answer = queries.command(("cancel", "b", 3), SystemClock().now().mono + 60 * SECOND)
+    assert answer is not None
+    assert (answer.verb, json.loads(answer.body)) == ("cancel", ["b", 3])
+
+
+def test_a_command_that_is_not_answered_is_not_asked_again(store: Store, queries: BatchQueries) -> None:
+    queries.status()
+    assert queries.command(("pause", None, 0), SystemClock().now().mono + 50 * MILLISECOND) is None
+    queries.close()
+    store.hears(Bye)  # and with it all that was said before
+    asked = [message for message in store.seen if isinstance(message, Command) and message.verb == "pause"]
+    assert len(asked) == 1
 
 
 def test_a_batch_that_is_not_known(queries: BatchQueries) -> None:

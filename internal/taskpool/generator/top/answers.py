@@ -132,6 +132,7 @@ def _cause(tried: Mapping[str, Any]) -> str:
         cause = f"exit status {tried['exit_status']}"
     else:
         cause = str(tried.get("end"))
-    # Its last words often say more than how it died.
-    last = str(tried.get("stderr_tail") or tried.get("error") or "").strip().rpartition("\n")[2]
+    # Its last words often say more than how it died; what the pool has to say of a signal is only its name again.
+    error = "" if tried.get("signal_name") else tried.get("error")
+    last = str(tried.get("stderr_tail") or error or "").strip().rpartition("\n")[2]
     return f"{cause}: {last}" if last else cause

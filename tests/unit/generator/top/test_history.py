@@ -119,7 +119,8 @@ def test_a_death_is_told_once() -> None:
 @pytest.mark.parametrize(
     ("tried", "cause"),
     [
-        (Try(1, End.CRASHED, signal=11, core_dumped=True), "killed by SIGSEGV, core dumped"),
+        (Try(1, End.CRASHED, signal=11, core_dumped=True, error="SIGSEGV: x"), "killed by SIGSEGV, core dumped"),
+        (Try(1, End.CRASHED, signal=6, stderr_tail="heap\ncorrupt\n"), "killed by SIGABRT: corrupt"),
         (Try(1, End.CRASHED, signal=9, out_of_memory=True), "out of memory"),
         (Try(1, End.TIMED_OUT, signal=15, usage=Usage(started_wall_ns=1, run_ns=2 * SECOND)), "timed out after 2.0 s"),
         (Try(1, End.FAILED, exit_status=3, stderr_tail="a\nno such file"), "exit status 3: no such file"),
