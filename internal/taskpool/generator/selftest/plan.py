@@ -30,7 +30,7 @@ _WAIT = "60s"  # of a victim, for which the blow comes at once: it ends one that
 _TRIES = 50  # after time-outs of a machine that is slow
 _POISON_CRASHES = 2
 _FIB_MAX = 18
-_DRAW_ORDER, _DRAW_SIGNAL, _DRAW_FIB = range(3)  # what a number is drawn for
+_DRAW_ORDER, _DRAW_SIGNAL, _DRAW_FIB, _DRAW_PLACE = range(4)  # what a number is drawn for
 
 
 class Deed(StrEnum):
@@ -133,7 +133,9 @@ class _Maker:
         if blow is not None:
             # As often as it takes: each execution waits until it is struck, and the one after that works.
             limits = {"timeout": _WAIT, "retries": _TRIES}
-            jobs.append(self._python(blow.victim, Deed.VICTIM, times=2**31, **limits))
+            # Anywhere among them: what stands behind it is queued or runs when the blow falls.
+            place = int(draw(self._seed, _DRAW_PLACE, number) * len(jobs))
+            jobs.insert(place, self._python(blow.victim, Deed.VICTIM, times=2**31, **limits))
         return Round(jobs, blow)
 
     def _unusual(self) -> list[PlannedJob]:
