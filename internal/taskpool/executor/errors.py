@@ -78,10 +78,10 @@ class RemoteTraceback(Exception):
     # Text, for no traceback can be pickled; as a cause, the interpreter prints it above the exception.
     def __init__(self, text: str) -> None:
         super().__init__(text)
-        self.text = text
+        self.tb = text  # by the name that those of the standard library and of joblib have
 
     def __str__(self) -> str:
-        return f'\n"""\n{self.text}"""'
+        return f'\n"""\n{self.tb}"""'
 
 
 def from_outcome(job: str, outcome: Outcome) -> JobFailed:
