@@ -23,7 +23,7 @@ from pathlib import Path
 import posix_ipc
 import pytest
 
-from support.leftovers import unlink_queues
+from support.leftovers import command_line, processes_of, unlink_queues
 
 PROBE_WORKERS = 80  # incarnations looked for after each test
 PROBE_EPOCHS = 3
@@ -87,7 +87,7 @@ def _no_children_no_descriptors() -> Iterator[None]:
     """No child process and no open queue survives its test in the test process itself."""
     children, queues = _children(), _open_queues()
     yield
-    left = [f"child process {pid}: {_command_line(pid)}" for pid in sorted(_children() - children)]
+    left = [f"child process {pid}: {command_line(pid)}" for pid in sorted(_children() - children)]
     for pid in _children() - children:
         with suppress(ProcessLookupError, ChildProcessError):
             os.kill(pid, signal.SIGKILL)
@@ -103,7 +103,7 @@ def _children() -> set[int]:
         with suppress(FileNotFoundError):
             pids.update(int(pid) for pid in (task / "children").read_text().split())
     # The standard library's own helper: one for the whole session, ended by it.
-    return {pid for pid in pids if "multiprocessing.resource_tracker" not in _command_line(pid)}
+    return {pid for pid in pids if "multiprocessing.resource_tracker" not in command_line(pid)}
 
 
 def _open_queues() -> set[str]:
@@ -117,33 +117,10 @@ def _open_queues() -> set[str]:
     return found
 
 
-def _command_line(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-    except OSError:
-        return "(gone)"
-
-
-def _processes_of(pool: str) -> dict[int, str]:
-    """Processes of this user that were started for the pool: by their mark, or by an argument."""
-    found = {}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
-        try:
-            marked = f"\0TP_WORKER={pool}/".encode() in b"\0" + (entry / "environ").read_bytes()
-            named = pool.encode() in (entry / "cmdline").read_bytes().split(b"\0")
-        except OSError:  # gone, or another user's
-            continue
-        if marked or named:
-            found[int(entry.name)] = _command_line(int(entry.name))
-    return found
-
-
 def _end_processes(pool: str) -> list[tuple[int, str]]:
     """What still runs for the pool after a while; it is killed."""
     until = time.monotonic() + LINGER_SECONDS
-    while (left := _processes_of(pool)) and time.monotonic() < until:
+    while (left := processes_of(pool)) and time.monotonic() < until:
         time.sleep(0.02)  # polling /proc: a process that is not our child has nothing to wait on
     for pid in left:
         with suppress(ProcessLookupError):
