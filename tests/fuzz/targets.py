@@ -232,7 +232,7 @@ _REPORT = codec.encode_report(REPORT)
 def _payloads(kind: str) -> tuple[bytes, ...]:
     if kind == CALL.name:
         small = call.Payload("m.f", (3, 11), b"(pickle", b"(pickle", path=(b"/p",), setup=b"(pickle", calls_max=3)
-        return CALL.encode(small), CALL.encode(call.Payload("m.f", (3, 11), b"", b"", b"/f", 3))
+        return CALL.encode(small), CALL.encode(call.Payload("m.f", (3, 11), b"", b"", b"/f", (3, 4, 5)))
     jobs = [job for job in _JOBS if job["kind"] == kind]
     return tuple(parse_job(msgspec.json.encode(job), "seed", Limits()).payload for job in jobs)
 

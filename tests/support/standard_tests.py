@@ -121,7 +121,7 @@ class Future(CallFuture[Any]):
     """One of no call. Tests look for the name of the class."""
 
     def __init__(self) -> None:
-        super().__init__(Call("", b"", b"", (), Setup(), None), lambda _: None)
+        super().__init__(Call("", b"", b"", (), (), Setup(), None), lambda _: None)
 
 
 class OurExecutor:

@@ -6,13 +6,14 @@ import hashlib
 import os
 import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from taskpool.kinds import pickling
 from taskpool.kinds.call import CALL, Payload, call_each
+from taskpool.kinds.parts import padded
 from taskpool.limits import CALL_INLINE_BYTES_MAX, JOB_TEXT_BYTES_MAX
 from taskpool.messages import JobSpec, Limits
 from taskpool.procs.state_dir import OUTPUT_NAME, open_inside
@@ -35,6 +36,7 @@ class Call(NamedTuple):
     title: str
     function: bytes
     arguments: bytes
+    buffers: tuple[bytes, ...]  # of the arguments, beside their pickle
     path: tuple[bytes, ...]
     setup: Setup
     limits: Limits | None  # None: the batch's
@@ -44,16 +46,24 @@ class Call(NamedTuple):
         """What is equal for equal calls, in another run of the program too."""
         # Without the limits: a run with another time-out goes on with the same jobs.
         data = b"".join(
-            (hashlib.sha256(self.setup.initializer).digest(), *self.path, b"\0", self.function, self.arguments)
+            (
+                *(hashlib.sha256(self.setup.initializer).digest(), *self.path, b"\0", self.function, self.arguments),
+                *(hashlib.blake2b(buffer).digest() for buffer in self.buffers),
+            )
         )
         return hashlib.blake2b(data, digest_size=KEY_BYTES).digest()
 
-    def job(self, home: Path, batch: str) -> tuple[JobSpec, Path | None]:
-        """Return the job, and the file that holds what of it a message cannot. Raises OSError."""
-        file = None
+    def job(self, home: Path, batch: str, *, sync: bool) -> tuple[JobSpec, Path | None]:
+        """Return the job, and the file that holds what of it a message cannot. Raises OSError.
+
+        `sync`: files, that of the result too, have to survive the loss of power.
+        """
+        file: Path | None = None
+        sizes: tuple[int, ...] = ()
         function, arguments = self.function, self.arguments
-        if len(function) + len(arguments) > CALL_INLINE_BYTES_MAX:
-            file = _write(home, batch, function + arguments)
+        if self.buffers or len(function) + len(arguments) > CALL_INLINE_BYTES_MAX:
+            held = (function, arguments, *self.buffers)
+            file, sizes = _write(home, batch, held, sync), tuple(map(len, held))
             function = arguments = b""
         payload = CALL.encode(
             Payload(
@@ -62,7 +72,8 @@ class Call(NamedTuple):
                 function,
                 arguments,
                 b"" if file is None else os.fsencode(file),
-                0 if file is None else len(self.function),
+                sizes,
+                sync,
                 self.path,
                 self.setup.initializer,
                 self.setup.calls_max,
@@ -92,7 +103,12 @@ def make(function: Function, args: Any, kwargs: Any, setup: Setup, limits: Limit
     """Pickle the arguments of a call. Raises what the objects' own code raises, mostly TypeError or PicklingError."""
     # Now, in the thread that submits: what it changes in its objects afterwards is not for this call.
     path = _own_directories((*setup.path, *sys.path), os.getcwd())
-    return Call(function.title, function.pickle, pickling.dumps((args, kwargs)), path, setup, limits)
+    buffers: list[memoryview] = []
+    data = pickling.dumps((args, kwargs), buffers)
+    if buffers and len(data) + sum(map(len, buffers)) <= CALL_INLINE_BYTES_MAX:
+        data = pickling.dumps((args, kwargs))
+        buffers = []
+    return Call(function.title, function.pickle, data, tuple(map(bytes, buffers)), path, setup, limits)
 
 
 def _title(function: Callable[..., Any]) -> str:
@@ -116,17 +132,19 @@ def _own_directories(path: tuple[str, ...], here: str) -> tuple[bytes, ...]:
     return tuple(map(os.fsencode, dict.fromkeys(own)))
 
 
-def _write(home: Path, batch: str, data: bytes) -> Path:
-    """Write a pickle beside the outputs of the batch's jobs, which go when the batch does."""
+def _write(home: Path, batch: str, held: Iterable[bytes], sync: bool) -> Path:
+    """Write parts into a file beside the outputs of the batch's jobs, which go when the batch does."""
     name = f"call-{os.urandom(8).hex()}"
     directory_fd = open_inside(str(home), OUTPUT_NAME, batch)
     try:
         fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=directory_fd)
         with open(fd, "wb") as file:
-            file.write(data)
+            file.writelines(padded(held))
             file.flush()
-            os.fsync(fd)  # before the journal has the job
-        os.fsync(directory_fd)  # fsync(2) of a file need not store its name
+            if sync:
+                os.fsync(fd)  # before the journal has the job
+        if sync:
+            os.fsync(directory_fd)  # fsync(2) of a file need not store its name
     finally:
         os.close(directory_fd)
     return home / OUTPUT_NAME / batch / name

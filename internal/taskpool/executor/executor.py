@@ -209,7 +209,7 @@ def _start(chosen: PoolOptions) -> Loop:
     return loop
 
 
-_NO_CALL = Call("", b"", b"", (), Setup(), None)
+_NO_CALL = Call("", b"", b"", (), (), Setup(), None)
 
 
 def _setup(

@@ -320,7 +320,7 @@ class Loop(TurnHandler):
                 self._incoming.popleft()
                 continue
             try:
-                job, file = future.call.job(self._link.home, self._link.batch)
+                job, file = future.call.job(self._link.home, self._link.batch, sync=self._link.durable)
             except OSError as error:
                 error.add_note("while the call was written to a file for the worker")
                 result.complete(future, error=error)

@@ -55,7 +55,8 @@ def _read(future: CallFuture[Any], outcome: Outcome) -> tuple[Any, BaseException
     if outcome.value is None:
         return None, from_outcome(job, outcome)
     try:
-        value = pickling.loads(read_value(outcome.value))
+        pickled, *buffers = read_value(outcome.value)
+        value = pickling.loads(pickled, buffers=buffers)
     except (OSError, MessageError) as problem:
         problem.add_note(f"while the result of job {job} was read")
         return None, problem

@@ -3,7 +3,7 @@
     base                     Kind and TypedKind, what it is told (Context) and what it answers (Result)
     fib  fib_kernel          a number, computed inside the worker
     python  invoke           a function by name, called inside the worker
-    call  pickling           a function of a program that uses `taskpool.Executor`, with what it is given, pickled
+    call  pickling  parts    a function of a program that uses `taskpool.Executor`, with what it is given, pickled
     command  template        any program, with GNU parallel's replacement strings
     source                   where the jobs of a command line come from, for the generator
     parallel                 a command's command line: GNU parallel's input language, for the generator

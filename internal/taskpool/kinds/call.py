@@ -11,7 +11,7 @@ import binascii
 import os
 import sys
 from _contextvars import copy_context
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any
 
 from msgspec import Meta
@@ -32,12 +32,16 @@ class Payload(Part, frozen=True):
     title: str  # for people: the function's name
     python: Version
     function: bytes  # pickle of what is called
-    call: bytes  # pickle of (args, kwargs); empty: both are in `file`, one behind the other
+    call: bytes  # pickle of (args, kwargs); empty: both are in `file`, as parts
     file: bytes = b""  # its absolute path
-    function_bytes: int = 0  # of `file`, that are the function
+    sizes: tuple[int, ...] = ()  # of the parts, in bytes: function, call, and the buffers of the call
+    sync: bool = False  # whether a file of the result has to survive the loss of power
     path: tuple[bytes, ...] = ()  # absolute directories, ahead of the worker's own sys.path
     setup: bytes = b""  # pickle of (initializer, its args), run before the first call in a process; empty: none
     calls_max: int = 0  # so many may run in a process; 0: any number
+
+
+_PICKLES = 2  # function and call
 
 
 class SetupFailed(Exception):
@@ -60,11 +64,13 @@ class Call(Kind[Payload]):
         job = self.decode(payload)
         if not bool(job.call) == bool(job.function) != bool(job.file):
             raise MessageError("call: expected two pickles or the file that holds them")
+        if (len(job.sizes) < _PICKLES) if job.file else job.sizes:
+            raise MessageError(f"call: expected the sizes of the parts of a file, got {len(job.sizes)}")
         for path in (*job.path, *([job.file] if job.file else [])):
             if not path.startswith(b"/") or b"\0" in path:
                 raise MessageError(f"call: expected an absolute path, got {path!r}")
-        if job.calls_max < 0 or job.function_bytes < 0:
-            raise MessageError(f"call: expected 0 or more, got {job.calls_max} and {job.function_bytes}")
+        if (least := min(job.calls_max, *job.sizes, 0)) < 0:
+            raise MessageError(f"call: expected 0 or more, got {least}")
 
     # Words for people
 
@@ -108,9 +114,9 @@ class Call(Kind[Payload]):
         try:
             put_ahead(job.path, context.keep)
             self._run_setup(job, context)
-            pickled, call = _read(job)
-            function = self._load(pickled, context.batch)
-            args, kwargs = pickling.loads(call, context.batch)
+            pickled, call, *buffers = _read(job)
+            function = self._load(bytes(pickled), context.batch)
+            args, kwargs = pickling.loads(call, context.batch, buffers)
             # What it sets in its context (a precision of decimals, say) goes with it.
             value = copy_context().run(function, *args, **kwargs)
         except JobTimedOut:
@@ -118,7 +124,7 @@ class Call(Kind[Payload]):
         except BaseException as error:  # noqa: BLE001 - the border: whatever it is, it is the call's, and goes back
             return _failed(error, context)
         try:
-            return Result(End.SUCCEEDED, value=_write(pickling.dumps(value), context))
+            return Result(End.SUCCEEDED, value=_write(value, context, sync=job.sync))
         except JobTimedOut:
             raise
         except BaseException as error:  # noqa: BLE001 - as above; a class may pickle itself in code of its own
@@ -155,19 +161,23 @@ def call_each(function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) ->
     return [function(*args) for args in calls]
 
 
-def read_value(value: bytes) -> bytes:
-    """Return the pickle in a value. Raises OSError where its file is gone, MessageError for what is no such value."""
+def read_value(value: bytes) -> Sequence[bytes | memoryview]:
+    """Return the pickle in a value, and behind it the buffers that belong to it.
+
+    Raises OSError where its file is gone, MemoryError, MessageError for what is no such value.
+    """
     import json
 
+    from taskpool.kinds import parts
+
     try:
+        if value[:1] == b'"':  # as most are: base64 needs no escape
+            return [binascii.a2b_base64(value[1:-1], strict_mode=True)]
         found = json.loads(value)
-        if isinstance(found, str):
-            return binascii.a2b_base64(found, strict_mode=True)
-        path: str = found["file"]
+        path, sizes = found["file"], list(map(int, found["sizes"]))
     except (ValueError, TypeError, KeyError) as error:
         raise MessageError(f"call: no value of a call: {error}") from None
-    with open(path, "rb") as file:
-        return file.read()
+    return parts.read(path, sizes)
 
 
 def file_of(value: bytes) -> str | None:
@@ -184,9 +194,9 @@ def _failed(error: BaseException, context: Context) -> Result:
 
     told = explain(error)
     try:
-        data = pickling.dumps(error)
-        pickling.loads(data, context.batch)  # many an exception with arguments of its own pickles, and never comes back
-        return Result(End.FAILED, value=_write(data, context), error=told)
+        # Many an exception with arguments of its own pickles, and never comes back.
+        pickling.loads(pickling.dumps(error), context.batch)
+        return Result(End.FAILED, value=_write(error, context, sync=True), error=told)
     except JobTimedOut:
         raise
     except BaseException as problem:  # noqa: BLE001 - code of the exception's own class
@@ -194,21 +204,30 @@ def _failed(error: BaseException, context: Context) -> Result:
         return Result(End.FAILED, error=JobError(told.type, text, told.traceback))
 
 
-def _read(job: Payload) -> tuple[bytes, bytes]:
+def _read(job: Payload) -> Sequence[bytes | memoryview]:
+    """Return the function's pickle, the call's, and the buffers of the call."""
     if not job.file:
-        return job.function, job.call
-    with open(job.file, "rb") as file:
-        return file.read(job.function_bytes), file.read()
+        return [job.function, job.call]
+    from taskpool.kinds import parts
+
+    return parts.read(job.file, job.sizes)
 
 
-def _write(data: bytes, context: Context) -> bytes:
+def _write(value: object, context: Context, *, sync: bool) -> bytes:
+    from taskpool.kinds import pickling
+
+    buffers: list[memoryview] = []
+    data = pickling.dumps(value, buffers)
+    if len(data) + sum(map(len, buffers)) <= CALL_INLINE_BYTES_MAX:
+        whole = pickling.dumps(value) if buffers else data
+        return b'"%s"' % binascii.b2a_base64(whole, newline=False)
     import json
 
-    if len(data) <= CALL_INLINE_BYTES_MAX:
-        return b'"%s"' % binascii.b2a_base64(data, newline=False)
     from taskpool.kinds.capture import keep
+    from taskpool.kinds.parts import padded
 
-    return json.dumps({"file": os.path.abspath(keep(context, data, "value"))}).encode()
+    path = keep(context, padded([data, *buffers]), "value", sync=sync)
+    return json.dumps({"file": os.path.abspath(path), "sizes": [len(data), *map(len, buffers)]}).encode()
 
 
 def _dotted(version: tuple[int, ...]) -> str:

@@ -12,6 +12,7 @@ import fcntl
 import os
 import re
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from types import TracebackType
 
@@ -176,12 +177,16 @@ def collect(context: Context, stdout_fd: int, stderr_fd: int) -> Output:
     return Output(stdout, stderr, stdout_file, stderr_file)
 
 
-def keep(context: Context, data: bytes, suffix: str) -> str:
-    """Keep bytes of an outcome that are too many for a message; return the path of their file. Raises OSError."""
+def keep(context: Context, parts: Iterable[bytes | memoryview], suffix: str, *, sync: bool) -> str:
+    """Keep bytes of an outcome that are too many for a message; return the path of their file. Raises OSError.
+
+    `sync`: so that it survives the loss of power.
+    """
     fd = open_unnamed(context.spool)
     try:
-        _write(fd, data)
-        return _keep(context, fd, suffix, reused=False)
+        for part in parts:
+            _write(fd, part)
+        return _keep(context, fd, suffix, reused=False, sync=sync)
     finally:
         os.close(fd)
 
@@ -202,29 +207,32 @@ def _one(context: Context, fd: int, suffix: str) -> tuple[str | None, str | None
     return None, _keep(context, fd, suffix, reused=True)
 
 
-def _keep(context: Context, fd: int, suffix: str, *, reused: bool) -> str:
-    """Give the output a name beside the spool that survives the loss of power; `reused`: keep a copy of it."""
+def _keep(context: Context, fd: int, suffix: str, *, reused: bool, sync: bool = True) -> str:
+    """Give the output a name beside the spool, `sync`: that survives the loss of power; `reused`: keep a copy of it."""
     # Not in the spool, whose files are transfers that end with their messages: this one is an outcome's, and stays
     # until retention takes the outcome. The token is in the name because a lost attempt may have kept its own.
     home = os.path.dirname(os.path.abspath(context.spool))
     name = f"{context.seq}.{context.token.epoch}-{context.token.n}"
     try:
-        kept = _name(context, home, fd, f"{name}.{suffix}", reused)
+        kept = _name(context, home, fd, f"{name}.{suffix}", reused, sync)
     except FileExistsError:
         # Epochs have begun anew here, because the lock file that counts them was removed; outputs were not.
-        kept = _name(context, home, fd, f"{name}-{os.urandom(8).hex()}.{suffix}", reused)
+        kept = _name(context, home, fd, f"{name}-{os.urandom(8).hex()}.{suffix}", reused, sync)
     except FileNotFoundError:  # the directory was removed between two steps
-        kept = _name(context, home, fd, f"{name}.{suffix}", reused)
+        kept = _name(context, home, fd, f"{name}.{suffix}", reused, sync)
     return os.path.join(home, OUTPUT_NAME, context.batch, kept)
 
 
-def _name(context: Context, home: str, fd: int, name: str, reused: bool) -> str:
+def _name(context: Context, home: str, fd: int, name: str, reused: bool, sync: bool) -> str:
     directory_fd = open_inside(home, OUTPUT_NAME, context.batch)
     try:
+        if sync and not reused:
+            os.fsync(fd)
         if reused or not _link(fd, name, directory_fd):
-            _copy(fd, name, directory_fd)
+            _copy(fd, name, directory_fd, sync)
         # File first, then its name: the journal must not tell of a file that a loss of power has taken.
-        os.fsync(directory_fd)
+        if sync:
+            os.fsync(directory_fd)
     finally:
         os.close(directory_fd)
     return name
@@ -238,7 +246,6 @@ def epoch_of(name: str) -> int:
 
 def _link(fd: int, name: str, directory_fd: int) -> bool:
     os.fchmod(fd, 0o600)  # a umask may have taken the owner's rights, and the file is to be read by its name
-    os.fsync(fd)
     try:
         # With dst_dir_fd, os.link follows the symbolic link in /proc: how linkat(2) names a file made by O_TMPFILE.
         os.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=directory_fd)
@@ -247,7 +254,7 @@ def _link(fd: int, name: str, directory_fd: int) -> bool:
     return True
 
 
-def _copy(fd: int, name: str, directory_fd: int) -> None:
+def _copy(fd: int, name: str, directory_fd: int, sync: bool) -> None:
     # O_EXCL: a file that is there is another attempt's.
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     copy_fd = os.open(name, flags, 0o600, dir_fd=directory_fd)
@@ -256,12 +263,13 @@ def _copy(fd: int, name: str, directory_fd: int) -> None:
         offset = 0
         while count := os.sendfile(copy_fd, fd, offset, _COPY_BYTES):
             offset += count
-        os.fsync(copy_fd)
+        if sync:
+            os.fsync(copy_fd)
     finally:
         os.close(copy_fd)
 
 
-def _write(fd: int, data: bytes | bytearray) -> None:
+def _write(fd: int, data: bytes | bytearray | memoryview) -> None:
     left = memoryview(data)
     while left:  # a disk that becomes full takes a part
         left = left[os.write(fd, left) :]

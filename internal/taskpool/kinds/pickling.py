@@ -17,9 +17,11 @@ import io
 import pickle
 import types
 from collections import ChainMap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
+
+BUFFER_BYTES_MIN = 64 * 1024  # a shorter one is in the pickle: to map pages for it takes longer than to copy it
 
 _MAIN = "__main__"
 _MAIN_BYTES = _MAIN.encode()
@@ -32,29 +34,51 @@ _received: dict[str, dict[str, bytes]] = {}
 _owner = ""
 
 
-def dumps(value: object) -> bytes:
-    """Pickle. Raises what the objects' own code raises, mostly TypeError, AttributeError or PicklingError."""
+def dumps(value: object, buffers: list[memoryview] | None = None) -> bytes:
+    """Pickle. With `buffers`, large ones (of numpy arrays, say) are put there, and are not in the pickle.
+
+    They are the objects' own memory, for as long as nothing changes it. Raises what the objects' own code raises,
+    mostly TypeError, AttributeError or PicklingError.
+    """
+    beside = None if buffers is None else _beside(buffers)
     try:
-        data = pickle.dumps(value, _PROTOCOL)
+        data = pickle.dumps(value, _PROTOCOL, buffer_callback=beside)
     except Exception:  # noqa: BLE001 - whatever pickle cannot do, cloudpickle may; and if not, its error is told
         data = _MAIN_BYTES
     # The name may be text of the value's own: then it is pickled a second time, and nothing is lost but time.
     if _MAIN_BYTES not in data:
         return data
+    if buffers is not None:
+        buffers.clear()
     file = io.BytesIO()
-    _pickler()(file, _PROTOCOL).dump(value)
+    _pickler()(file, _PROTOCOL, buffer_callback=beside).dump(value)
     return file.getvalue()
 
 
-def loads(data: bytes, owner: str = "") -> Any:
+def _beside(buffers: list[memoryview]) -> Callable[[pickle.PickleBuffer], bool]:
+    """Return what pickle asks of each buffer: whether to put it into the pickle."""
+
+    def within(buffer: pickle.PickleBuffer) -> bool:
+        data = buffer.raw()
+        if data.nbytes < BUFFER_BYTES_MIN:
+            return True
+        buffers.append(data)
+        return False
+
+    return within
+
+
+def loads(data: bytes | memoryview, owner: str = "", buffers: Iterable[bytes | memoryview] = ()) -> Any:
     """Unpickle. `owner` names the program that the namespace of `__main__` belongs to, in a worker: its batch.
+
+    `buffers` are those that `dumps` has put beside the pickle; what is unpickled stands on their memory.
 
     Raises whatever the objects' own code and the imports of their modules raise.
     """
     # Global, because a pickle calls `main_namespace` by itself and has no way to tell it the owner.
     global _owner
     _owner = owner
-    return pickle.loads(data)
+    return pickle.loads(data, buffers=buffers)
 
 
 def main_namespace() -> dict[str, Any]:

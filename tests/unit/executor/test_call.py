@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import pickle
 import sys
 from pathlib import Path, PurePath
 
@@ -11,7 +12,7 @@ import pytest
 
 from taskpool import limits
 from taskpool.executor.call import Call, Function, Setup, make
-from taskpool.kinds import pickling
+from taskpool.kinds import parts, pickling
 from taskpool.kinds.call import CALL
 
 
@@ -23,7 +24,7 @@ def test_a_call_is_a_job_with_the_programs_own_directories(monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", ["", os.path.dirname(os.__file__), "/none/python311.zip", "/mine/../mine", "lib"])
     call = made("a", setup=Setup(b"setup", ("/first",), 3))
-    spec, file = call.job(tmp_path, "b")
+    spec, file = call.job(tmp_path, "b", sync=False)
     assert file is None
     assert spec.kind == "call"
     CALL.check(spec.payload)
@@ -36,17 +37,36 @@ def test_a_call_is_a_job_with_the_programs_own_directories(monkeypatch: pytest.M
     assert pickling.loads(payload.call) == (("a",), {})
 
 
-def test_a_large_call_goes_into_a_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sync", [False, True])
+def test_a_large_call_goes_into_a_file(tmp_path: Path, sync: bool) -> None:
     call = made(bytes(limits.CALL_INLINE_BYTES_MAX))
-    spec, file = call.job(tmp_path, "b")
+    spec, file = call.job(tmp_path, "b", sync=sync)
     assert file is not None
     assert file.parent == tmp_path / "output" / "b"
-    assert file.read_bytes() == call.function + call.arguments
-    assert file.stat().st_mode & 0o777 == 0o600
     payload = CALL.decode(spec.payload)
+    assert list(map(bytes, parts.read(file, payload.sizes))) == [call.function, call.arguments]
+    assert file.stat().st_mode & 0o777 == 0o600
     assert (payload.function, payload.call, payload.file) == (b"", b"", os.fsencode(file))
-    assert payload.function_bytes == len(call.function)
+    assert payload.sync is sync
     CALL.check(spec.payload)
+
+
+def test_large_buffers_are_taken_as_they_are_when_the_call_is_made(tmp_path: Path) -> None:
+    block = bytearray(b"a" * limits.CALL_INLINE_BYTES_MAX)
+    call = made(pickle.PickleBuffer(block))
+    block[:1] = b"b"
+    assert len(call.arguments) < 1000
+    spec, file = call.job(tmp_path, "b", sync=False)
+    assert file is not None
+    function, arguments, *buffers = parts.read(file, CALL.decode(spec.payload).sizes)
+    (loaded,), _ = pickling.loads(arguments, buffers=buffers)
+    assert (pickling.loads(function), bytes(loaded[:2]), len(loaded)) == (os.path.join, b"aa", len(block))
+
+
+def test_a_short_buffer_is_in_the_pickle(tmp_path: Path) -> None:
+    call = made(pickle.PickleBuffer(bytearray(pickling.BUFFER_BYTES_MIN)))
+    assert (len(call.arguments) > pickling.BUFFER_BYTES_MIN, call.buffers) == (True, ())
+    assert call.job(tmp_path, "b", sync=False)[1] is None
 
 
 def test_a_chunk_has_the_title_of_its_function() -> None:
@@ -59,6 +79,8 @@ def test_equal_calls_have_equal_keys() -> None:
     keys = [made("a").key, made("b").key, made("a", setup=Setup(b"x")).key, made("a", setup=Setup(path=("/p",))).key]
     assert len(set(keys)) == 4
     assert made("a").key == keys[0]
+    large = [made(pickle.PickleBuffer(bytearray(limits.CALL_INLINE_BYTES_MAX) + end)).key for end in (b"a", b"b", b"a")]
+    assert large[0] == large[2] != large[1]
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def test_a_cancel_that_came_too_late_stays_a_cancel(loop: Loop) -> None:
 @pytest.mark.parametrize(
     ("told", "error", "text"),
     [
-        (outcome(State.SUCCEEDED, b'{"file": "/nowhere"}'), FileNotFoundError, "No such file"),
+        (outcome(State.SUCCEEDED, b'{"file": "/nowhere", "sizes": [1]}'), FileNotFoundError, "No such file"),
         (outcome(State.SUCCEEDED, b'"eA=="'), pickle.UnpicklingError, "invalid load key"),
         (outcome(State.FAILED, error=JobError("Odd", "said")), JobFailed, "failed: Odd: said"),
         (outcome(State.FAILED, b'"gARLBS4="', error=JobError("Odd", "said")), JobFailed, "failed: Odd: said"),

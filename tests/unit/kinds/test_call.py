@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from support import programs
 from support.attempts import context
 from taskpool import limits
 from taskpool.errors import MessageError
-from taskpool.kinds import pickling
+from taskpool.kinds import parts, pickling
 from taskpool.kinds.base import Context, JobTimedOut, Result
 from taskpool.kinds.call import Call, Payload, call_each, file_of, read_value
 from taskpool.messages import End
@@ -29,6 +30,15 @@ def divide(a: int, b: int) -> float:
 
 def give(value: object) -> object:
     return value
+
+
+def change(buffer: memoryview) -> pickle.PickleBuffer:
+    buffer[:1] = b"x"
+    return pickle.PickleBuffer(buffer)
+
+
+def make_short_buffers() -> list[pickle.PickleBuffer]:
+    return [pickle.PickleBuffer(bytearray(pickling.BUFFER_BYTES_MIN)) for _ in range(2)]
 
 
 def lock() -> object:
@@ -72,7 +82,8 @@ def payload(called: Any, /, *args: object, **fields: Any) -> bytes:
 
 def value_of(result: Result) -> Any:
     assert result.value is not None
-    return pickling.loads(read_value(result.value))
+    pickled, *buffers = read_value(result.value)
+    return pickling.loads(pickled, buffers=buffers)
 
 
 def test_a_call_gives_its_value(call: Call, tmp_path: Path) -> None:
@@ -88,9 +99,9 @@ def test_the_function_of_the_call_before_is_not_unpickled_again(
     loaded = []
     loads = pickling.loads
 
-    def note(data: bytes, owner: str = "") -> Any:
+    def note(data: bytes, *rest: Any) -> Any:
         loaded.append(data)
-        return loads(data, owner)
+        return loads(data, *rest)
 
     monkeypatch.setattr(pickling, "loads", note)
     for data in (payload(divide, 1, 4), payload(divide, 1, 2), payload(give, 3), payload(divide, 1, 4)):
@@ -137,12 +148,14 @@ def test_an_exception_that_cannot_be_pickled_is_told(call: Call, tmp_path: Path)
     assert "in be_picky" in (result.error.traceback or "")
 
 
-def test_what_is_large_goes_through_files(call: Call, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sync", [False, True])
+def test_what_is_large_goes_through_files(call: Call, tmp_path: Path, sync: bool) -> None:
     large = os.urandom(limits.CALL_INLINE_BYTES_MAX)
     file = tmp_path / "call"
     function = pickling.dumps(give)
-    file.write_bytes(function + pickling.dumps(((large,), {})))
-    data = payload(give, function=b"", call=b"", file=bytes(file), function_bytes=len(function))
+    held = [function, pickling.dumps(((large,), {}))]
+    file.write_bytes(b"".join(parts.padded(held)))
+    data = payload(give, function=b"", call=b"", file=bytes(file), sizes=(*map(len, held),), sync=sync)
     call.check(data)
     result = call.run(data, context(tmp_path))
     assert result.value is not None
@@ -150,6 +163,28 @@ def test_what_is_large_goes_through_files(call: Call, tmp_path: Path) -> None:
     assert (file_of(result.value) or "").startswith(str(tmp_path))
     assert value_of(result) == large
     assert file_of(b'"YQ=="') is None
+
+
+def test_buffers_are_mapped_and_not_copied(call: Call, tmp_path: Path) -> None:
+    block = bytes(limits.CALL_INLINE_BYTES_MAX)
+    file = tmp_path / "call"
+    buffers: list[memoryview] = []
+    held = [pickling.dumps(change), pickling.dumps(((pickle.PickleBuffer(bytearray(block)),), {}), buffers)]
+    file.write_bytes(b"".join(parts.padded([*held, *buffers])))
+    sizes = (*map(len, held), *map(len, buffers))
+    result = call.run(payload(change, function=b"", call=b"", file=bytes(file), sizes=sizes), context(tmp_path))
+    changed = value_of(result)
+    assert isinstance(changed, memoryview)  # of the file: it is not in the pickle
+    assert changed == b"x" + block[1:]
+    changed[1:2] = b"y"
+    assert value_of(result)[:3] == b"x\0\0"  # each that reads has its own
+    assert block in file.read_bytes()
+
+
+def test_a_result_of_short_buffers_is_in_its_value(call: Call, tmp_path: Path) -> None:
+    result = call.run(payload(make_short_buffers), context(tmp_path))
+    assert file_of(result.value or b"") is None
+    assert value_of(result) == [bytes(pickling.BUFFER_BYTES_MIN)] * 2
 
 
 def test_another_python_is_refused(call: Call, tmp_path: Path) -> None:
@@ -201,10 +236,15 @@ def test_processes_are_shared_by_calls_of_the_same_path_and_initializer(call: Ca
         ({"call": b""}, "expected two pickles or the file"),
         ({"function": b"", "call": b""}, "expected two pickles or the file"),
         ({"file": b"/f"}, "expected two pickles or the file"),
-        ({"function": b"", "call": b"", "file": b"f"}, "expected an absolute path, got b'f'"),
+        ({"function": b"", "call": b"", "file": b"f", "sizes": (1, 1)}, "expected an absolute path, got b'f'"),
         ({"path": (b"lib",)}, "expected an absolute path, got b'lib'"),
-        ({"calls_max": -1}, "expected 0 or more, got -1 and 0"),
-        ({"function_bytes": -1}, "expected 0 or more, got 0 and -1"),
+        ({"calls_max": -1}, "expected 0 or more, got -1"),
+        ({"function": b"", "call": b"", "file": b"/f", "sizes": (1, 1, -1)}, "expected 0 or more, got -1"),
+        (
+            {"function": b"", "call": b"", "file": b"/f", "sizes": (1,)},
+            "expected the sizes of the parts of a file, got 1",
+        ),
+        ({"sizes": (1, 1)}, "expected the sizes of the parts of a file, got 2"),
     ],
 )
 def test_what_no_executor_makes_is_refused(call: Call, fields: dict[str, Any], problem: str) -> None:
@@ -212,7 +252,7 @@ def test_what_no_executor_makes_is_refused(call: Call, fields: dict[str, Any], p
         call.check(payload(give, 1, **fields))
 
 
-@pytest.mark.parametrize("value", [b"3", b"{}", b'"%"', b"[", b"null"])
+@pytest.mark.parametrize("value", [b"3", b"{}", b'"%"', b"[", b"null", b'{"file":"f"}'])
 def test_no_value_of_a_call(value: bytes) -> None:
     with pytest.raises(MessageError, match="no value of a call"):
         read_value(value)
