@@ -45,8 +45,9 @@ from taskpool.messages import (
     Welcome,
 )
 
-HELLO_DELAY_NS_MIN = 2 * MILLISECOND  # a private dealer is there in some tens of milliseconds
+HELLO_DELAY_NS_MIN = 2 * MILLISECOND
 HELLO_DELAY_NS_MAX = 250 * MILLISECOND
+HELLO_DELAY_SHARE = 8  # of the wait so far: a private dealer is found an eighth of its start later, at most
 GAPS_MAX = 8  # hellos because of missing outcomes and unknown jobs, without one outcome in between
 
 REFUSED_FOR_NOW = frozenset({"full", "draining"})  # reasons that may not hold for another run
@@ -90,7 +91,6 @@ class Session:
         self.connecting = True
         self.hello_due = now
         self._said_hello = False  # there was a queue to say it in
-        self._hello_delay = HELLO_DELAY_NS_MIN
         self._connecting_since = now
         self.turn = Turn(options.timeouts.reconnect_ns, now + options.timeouts.connect_ns)
         self._heard_at = now
@@ -130,10 +130,10 @@ class Session:
     def dealer_missing(self, now: int) -> None:
         """Delay the next hello: the dealer's queue is not there (yet), or has lost its name."""
         self.turn.error = None
-        self.hello_due = now + self._hello_delay
-        # Doubling, since nothing announces a queue that appears: close looks find a private dealer that is just
+        # Wider and wider, since nothing announces a queue that appears: close looks find a private dealer that is just
         # starting, wide ones cost an idle machine nothing.
-        self._hello_delay = min(self._hello_delay * 2, HELLO_DELAY_NS_MAX)
+        delay = (now - self._connecting_since) // HELLO_DELAY_SHARE
+        self.hello_due = now + min(max(delay, HELLO_DELAY_NS_MIN), HELLO_DELAY_NS_MAX)
 
     def no_reply_queue(self, error: TaskpoolError, now: int) -> None:
         """Delay the next hello: others hold what a reply queue takes, which is its name or its bytes."""
@@ -198,7 +198,6 @@ class Session:
             return
         self.connecting = True
         self.hello_due = self._connecting_since = now
-        self._hello_delay = HELLO_DELAY_NS_MIN
         patience_ns, welcome = self.options.timeouts.reconnect_ns, self.welcome
         self.turn = Turn(patience_ns, now + patience_ns)
         if welcome is not None and not self.options.private:  # of a private one, who has started it tells

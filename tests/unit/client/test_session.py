@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from support.client_sessions import (
@@ -19,6 +21,8 @@ from support.client_sessions import (
 )
 from taskpool import limits
 from taskpool.client.session import (
+    HELLO_DELAY_NS_MAX,
+    HELLO_DELAY_NS_MIN,
     ConnectTimeouts,
 )
 from taskpool.client.turn import HOLDER_NS_MAX, RETRY_NS
@@ -66,11 +70,14 @@ def test_hello_carries_the_cursor_and_is_said_again_after_a_while() -> None:
 
 def test_hellos_are_farther_and_farther_apart_while_there_is_no_dealer_until_the_time_out() -> None:
     talk = session()
-    due = []
-    for _ in range(4):
-        talk.dealer_missing(0)
+    due = [0]
+    while due[-1] < 4 * SECOND:
+        talk.dealer_missing(due[-1])
         due.append(talk.hello_due)
-    assert due == sorted(set(due))
+    waits = [after - before for before, after in pairwise(due)]
+    assert waits == sorted(waits)
+    assert waits[0] == HELLO_DELAY_NS_MIN and waits[-1] == HELLO_DELAY_NS_MAX
+    assert all(wait <= max(before // 8, HELLO_DELAY_NS_MIN) for before, wait in zip(due, waits, strict=False))
     talk.tick(limits.FIRST_WELCOME_NS - 1)
     with pytest.raises(DealerUnreachable, match=r"tp-dealer --pool demo"):
         talk.tick(limits.FIRST_WELCOME_NS)
