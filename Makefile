@@ -139,7 +139,9 @@ BENCH_STAMP := $(BENCH_VENV)/.installed
 
 $(BENCH_STAMP): $(STAMP) tests/bench/peers.txt
 	$(BIN)/python -m venv --clear $(BENCH_VENV)
-	-$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c tests/bench/peers.txt $(PEERS) && touch $@
+	-$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c tests/bench/peers.txt $(PEERS) && \
+	$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c tests/bench/peers.txt \
+	--target $(BENCH_VENV)/arrays numpy && touch $@
 
 .PHONY: bench
 bench: $(BENCH_STAMP) ## our speed beside that of other pools, as a table and build/bench.json (ROUNDS=5 ROWS="noop cpu")

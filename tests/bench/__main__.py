@@ -21,7 +21,7 @@ from bench.pool import Programs
 from bench.report import RESULT, Report
 from bench.setting import Setting
 from bench.trial import Trial, narrowed, run
-from bench.trials import commands, cpu, deaths, throughput, waiting
+from bench.trials import commands, cpu, deaths, programs, throughput, waiting
 from support.harness import programs_directory
 from support.source_tree import ROOT
 from taskpool import __version__
@@ -32,7 +32,7 @@ PEERS_PYTHON = ROOT / "build" / "bench-venv" / "bin" / "python"
 
 def all_trials(setting: Setting) -> list[Trial]:
     """Return every trial, in the order of the table."""
-    parts = (throughput, commands, cpu, waiting, deaths)
+    parts = (throughput, programs, commands, cpu, waiting, deaths)
     return [trial for part in parts for trial in part.trials(setting)]
 
 

@@ -17,6 +17,7 @@ from bench.errors import Wrong
 from support.pages import free_port
 from support.source_tree import ROOT
 
+ARRAYS = ROOT / "build" / "bench-venv" / "arrays"
 TURN_SECONDS_MAX = 900.0
 REDIS_SECONDS_MAX = 20.0
 
@@ -67,6 +68,11 @@ class Peers(NamedTuple):
         """What drivers and their workers run with: they import `bench.peers`, and write nothing elsewhere."""
         own = {"PYTHONPATH": str(ROOT / "tests"), "PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": str(self.work)}
         return os.environ | own
+
+
+def find_arrays() -> Path | None:
+    """Return the directory that numpy was put into, for both sides to import it from; None when it is not here."""
+    return ARRAYS if (ARRAYS / "numpy").is_dir() else None
 
 
 def find_peers(python: Path, work: Path) -> Peers:
