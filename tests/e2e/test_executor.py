@@ -462,6 +462,26 @@ if __name__ == "__main__":
 SAID = "[(0, 5), (1, 5), (2, 5), (3, 5)]\n2\n"
 
 
+MANAGER = """
+import multiprocessing, taskpool
+def adopt(key):
+    multiprocessing.current_process().authkey = key
+def work(queue, n):
+    queue.put(n * n)
+if __name__ == "__main__":
+    key = bytes(multiprocessing.current_process().authkey)
+    with multiprocessing.Manager() as manager, taskpool.Executor(1, initializer=adopt, initargs=(key,)) as executor:
+        queue = manager.Queue()
+        for n in range(3):
+            executor.submit(work, queue, n).result()
+        print([queue.get() for _ in range(3)])
+"""
+
+
+def test_queues_of_a_manager_may_be_arguments(make: Make) -> None:
+    assert programs.run(MANAGER) == "[0, 1, 4]\n"
+
+
 def test_what_main_defines_is_sent_along(make: Make, tmp_path: Path) -> None:
     assert programs.run(MAIN) == SAID
     script = tmp_path / "script.py"
