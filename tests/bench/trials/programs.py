@@ -81,7 +81,7 @@ def array(setting: Setting) -> Trial:
     sides = {"ours": Side(OURS, turn("taskpool"), missing), "peer": Side(PEER, turn("fork"), missing)}
     what = f"a numpy array of {megabytes} MB, there and back"
     row = Row("program-array", what, MEGABYTES_PER_SECOND, "ours", "peer", Target("ratio", 1.5))
-    includes = "both sides started and warmed up; one call that writes to all of it, making and comparing it included"
+    includes = "both sides started and warmed up; one call that writes to all of it, which it gives back"
     return Trial(sides, [row], f"{includes}; megabytes of both ways")
 
 
