@@ -46,4 +46,8 @@ def _find_cpp() -> Callable[[], object] | None:
     except (OSError, AttributeError, ValueError):
         return None
     address = ctypes.c_void_p(ctypes.addressof(stream))
+    # Up to GCC 12 the library leaves it to modules with <iostream> in them to make the stream. Without one (numpy has
+    # none) it is all zeros, and to flush that is a segfault. One may still come: it is looked for again.
+    if ctypes.c_void_p.from_address(ctypes.addressof(stream)).value is None:
+        return None
     return lambda: function(address)
