@@ -27,9 +27,10 @@ POOL = "sim"
 class SimHost:
     """What outlives a dealer."""
 
-    def __init__(self, world: World, *, durable: bool) -> None:
+    def __init__(self, world: World, *, durable: bool, private: bool) -> None:
         self.world = world
         self.durable = durable  # whether its pool keeps a journal
+        self.private = private  # whether its dealer serves one batch, and leaves with it
         self.namespace = SimNamespace(world)
         self.spool = SimSpool()
         self.oracle = Oracle(self)

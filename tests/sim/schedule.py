@@ -132,7 +132,7 @@ class Schedule:
         self.plan = plan = Plan(seed)
         self.faults = Faults(seed, dealer_may_end=plan.durable, deleted=deleted)
         self.world = World(seed, self.faults, tracing=tracing)
-        self.host = SimHost(self.world, durable=plan.durable)
+        self.host = SimHost(self.world, durable=plan.durable, private=plan.private)
         self.host.oracle.keep_apart(plan.delay_ns)
         self.batches = plan.draw_batches(self.host)
         self.trouble = Trouble(self.host, self.batches, plan.mean_ns, durable=plan.durable)

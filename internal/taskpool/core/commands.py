@@ -10,7 +10,7 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
-from taskpool.certificate import as_fields
+from taskpool.certificate import as_fields, slot_shown
 from taskpool.clock import SECOND, Instant, rfc3339
 from taskpool.core.attempt import Attempt
 from taskpool.core.completion import Completion
@@ -119,7 +119,7 @@ class Commands:
         # The first without a report is the one that runs.
         job = next(iter(head.jobs.values()))
         return {
-            "slot": worker.slot,
+            "slot": slot_shown(worker.slot),
             "pid": worker.pid,
             "job": job.name,
             "kind": job.spec.kind,

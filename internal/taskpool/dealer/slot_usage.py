@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from taskpool.certificate import slot_shown
 from taskpool.clock import SECOND
 from taskpool.core.metric import computed
 from taskpool.core.supervisor import Supervisor
@@ -30,7 +31,7 @@ class SlotUsage:
         pids = {worker.slot: worker.pid for worker in workers if worker.slot is not None}
         slots = sorted(set(range(supervisor.wanted)) | pids.keys())  # one beyond `wanted` is about to be given up
         # Once for both families: reading /proc is what a page of a large pool takes longest for.
-        self._uses = {str(slot): use_of(pids.get(slot, 0)) for slot in slots}
+        self._uses = {str(slot_shown(slot)): use_of(pids.get(slot, 0)) for slot in slots}
 
     @computed(
         "gauge",

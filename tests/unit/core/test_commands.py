@@ -62,7 +62,7 @@ def test_status_shows_the_pool_at_a_glance() -> None:
     assert body["batches"] == [{"batch": "b", "accepted": 4, "total": 4, "open": 3}]
     first, second = body["running"]
     assert first.pop("description") == "command"
-    assert first == {"slot": 0, "pid": 101, "job": "b/3", "kind": "command", "started": True, "seconds": 0.5}
+    assert first == {"slot": 1, "pid": 101, "job": "b/3", "kind": "command", "started": True, "seconds": 0.5}
     assert (second["job"], second["started"]) == ("b/4", False)
 
 

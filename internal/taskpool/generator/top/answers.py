@@ -26,8 +26,7 @@ class Unreadable(Exception):
 class RunningJob(msgspec.Struct):
     """A worker with a frame; what runs is its first job."""
 
-    # The dealer counts slots from 0, and a worker that has just died has none any more.
-    slot: int | None
+    slot: int | None  # from 1; a worker that has just died has none any more
     pid: int
     job: str
     started: bool

@@ -123,10 +123,9 @@ class PoolHistory:
     def _job_rows(self, status: PoolStatus, uses: Mapping[int, Use]) -> Iterable[JobRow]:
         for job in status.running:
             use = uses.get(job.pid, Use(None, None))
-            slot = 0 if job.slot is None else job.slot + 1  # people count from 1
             yield JobRow(
                 self.pool,
-                slot,
+                job.slot or 0,
                 job.pid,
                 job.job,
                 job.seconds,

@@ -34,7 +34,7 @@ def a_status(done: int = 0, accepted: int = 100, **fields: Any) -> PoolStatus:
         "attempts": {},
         "quarantined": 0,
         "batches": [{"batch": "b", "accepted": accepted, "total": accepted, "open": accepted - done}],
-        "running": [{"slot": 0, "pid": 9, "job": "b/1", "kind": "fib", "started": True, "seconds": 1.5}],
+        "running": [{"slot": 1, "pid": 9, "job": "b/1", "kind": "fib", "started": True, "seconds": 1.5}],
         "of a newer version": [1, 2],
         **fields,
     }
