@@ -59,19 +59,21 @@ EDGES: dict[str, frozenset[str]] = {
     "kinds": frozenset({"procs", "ipc"}),
     # The one protocol client. What is the generator's (notices, a private dealer to look after) is handed in.
     "client": frozenset({"procs", "ipc"}),
+    # Between a dealer and the engine that several hosts share: a client of the one, and of the other.
+    "cluster": frozenset({"client", "ipc", "procs"}),
     # A dealer that is started for one batch: by the generator, and by a program that uses the Python interface.
     "private": frozenset({"client", "ipc", "procs", "kinds"}),
     "worker": frozenset({"ipc", "procs", "kinds"}),
     "executor": frozenset({"private", "client", "ipc", "procs", "kinds"}),
     "joblib": frozenset({"executor"}),
     "generator": frozenset({"private", "client", "ipc", "procs", "kinds"}),
-    "dealer": frozenset({"core", "ipc", "procs", "metrics", "journal", "kinds", "client"}),
+    "dealer": frozenset({"core", "ipc", "procs", "metrics", "journal", "kinds", "client", "cluster"}),
 }
 PROGRAMS = ("generator", "dealer", "worker")
 
 # Parts that not all of a program may use: a dealer talks to its generators, and is a client in its health check only.
 ONLY_USERS = {
-    "client": ("client/*", "private/*", "generator/*", "executor/*", "dealer/health.py"),
+    "client": ("client/*", "private/*", "generator/*", "executor/*", "cluster/*", "dealer/health.py"),
     "private": ("private/*", "generator/*", "executor/*"),
 }
 
@@ -80,6 +82,8 @@ ONLY_IMPORTER = {
     "prometheus_client": "metrics/*",
     "cheroot": "metrics/*",
     "sqlite3": "journal/*",
+    "nats": "cluster/nats_*.py",
+    "asyncio": "cluster/nats_*.py",  # 100 ms of imports, and a second sort of loop
     "argparse": "[gd]e*/*|arguments.py",  # a worker must start fast and is not started by people
 }
 

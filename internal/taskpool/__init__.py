@@ -6,6 +6,7 @@ Read docs/architecture.md first, then `core/reactor.py`. Layers; imports point o
     joblib                        a backend for joblib
     executor                      the Python interface, `taskpool.Executor`
     private                       a dealer started for one batch, and its state directory
+    cluster                       a dealer's side of the engine that several hosts share
     client                        a generator's side of the protocol
     ipc procs metrics journal kinds   the edges: queues, processes, pages, storage, job kinds
     core                          decisions: events in, effects out, no I/O
