@@ -60,7 +60,7 @@ EDGES: dict[str, frozenset[str]] = {
     # The one protocol client. What is the generator's (notices, a private dealer to look after) is handed in.
     "client": frozenset({"procs", "ipc"}),
     # Between a dealer and the engine that several hosts share: a client of the one, and of the other.
-    "cluster": frozenset({"client", "ipc", "procs"}),
+    "cluster": frozenset({"client", "ipc", "procs", "kinds"}),
     # A dealer that is started for one batch: by the generator, and by a program that uses the Python interface.
     "private": frozenset({"client", "ipc", "procs", "kinds"}),
     "worker": frozenset({"ipc", "procs", "kinds"}),

@@ -9,5 +9,10 @@ Read `engine` first: what can be asked of the engine, as data. Then:
     job           a job of the cluster as bytes and as a local job, and the mark that leads from one to the other
     demand        how many jobs a member asks for; pure
     member        what a member does with what it holds; pure
+    local_batch   where a member's jobs are in the local dealer, from one life to the next
+    bridge        the thread that is a client of both, and does what `member` decides
+    profile       whether the brokers keep what they accept; pure
+    nats_connection   the engine as NATS JetStream: a loop in a thread, streams made and judged
+    nats_calls    each request as calls of it
     memory        an engine in memory, for tests, whose connections fail as they are told
 """

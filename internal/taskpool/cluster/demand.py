@@ -45,6 +45,7 @@ class _Counts(msgspec.Struct, frozen=True):
 class Load(msgspec.Struct):
     """What is used of a dealer's answer to `status`."""
 
+    # All have defaults: a status without them is of another version, and asks for no jobs.
     state: str = ""
     workers_wanted: int = 0
     out_of_service: Any = False

@@ -111,7 +111,7 @@ Request = Fetch | Extend | Acknowledge | Look | GiveBack | DeadLetter | Record |
 class Fetched(Struct, frozen=True):
     """Jobs that are ours from now on, until we acknowledge, give back, or extend too late."""
 
-    request: Fetch
+    request: Fetch | None  # None: they came when the request was answered already
     jobs: tuple[Delivery, ...]
 
 

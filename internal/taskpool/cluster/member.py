@@ -121,6 +121,11 @@ class Member:
         return len(self._held)
 
     @property
+    def settling(self) -> int:
+        """How many jobs the local dealer has done with, and the engine has not."""
+        return self.holds - self.executing
+
+    @property
     def idle(self) -> bool:
         """Whether nothing is held, and nothing is on its way to us."""
         return not self._held and not self._fetching
@@ -131,6 +136,8 @@ class Member:
         """Take a job that was handed out. `delivered`: how often."""
         held = self._held.get(mark.key)
         if held is not None:
+            # Our extension came too late, or was lost. The engine has the later hand-out, and would take an
+            # acknowledgement of either; an extension of the earlier one may not reach it.
             held.mark = held.mark._replace(token=mark.token)
             return
         held = self._hold(mark, now)
@@ -245,7 +252,7 @@ class Member:
     def answered(self, answer: Answer, now: int) -> list[int]:
         """Take an answer (jobs that were fetched go to `take`); return local jobs to cancel: others have done them."""
         match answer:
-            case Fetched():
+            case Fetched(request=Fetch()):
                 self._fetching = False
             case Failed(request=Fetch()):
                 self._fetching, self._fetch_due = False, now + AGAIN_NS
@@ -253,9 +260,15 @@ class Member:
                 self._extend_due = min(self._extend_due, now + min(AGAIN_NS, self._extend_ns))
             case Failed(request=Look()) | Taken(request=Look()) | Done(request=Look()):
                 return self._looked(answer, now)
+            case Failed(request=GiveBack() as request):
+                # Not again: it may have been carried out, and then a second one takes the job from its new member. As
+                # it is extended no more, the engine hands it out by itself.
+                if (held := self._asked(request)) is not None:
+                    self._advance(held, now)
             case Failed(request=request):
                 if (held := self._asked(request)) is not None:
                     held.due = now + AGAIN_NS
+            # An outcome that was there before is as good: the job has one, whichever member recorded it.
             case Done(request=request) | Taken(request=request):
                 if (held := self._asked(request)) is not None:
                     self.recorded += isinstance(request, Record) and isinstance(answer, Done)
@@ -282,6 +295,7 @@ class Member:
 
     def _asked(self, request: Request) -> Held | None:
         """Return the job whose step was asked for and is answered now."""
+        # An answer to a question of an earlier life, or to one that was asked twice, is of no job that waits for it.
         key = getattr(request, "key", None)
         held = self._held.get(key) if key is not None else None
         return held if held is not None and held.steps and held.due == NEVER else None

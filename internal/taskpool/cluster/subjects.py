@@ -123,6 +123,8 @@ class Address(NamedTuple):
     monitor: int | None = None  # the brokers' HTTP port, which tells how they keep what they take
     allow_unsafe: bool = False  # go on where the profile is not the safe one, and say so
     ack_wait_ns: int = ACK_WAIT_NS
+    creds: str | None = None  # a file with the user's credentials
+    ca: str | None = None  # a file with the authorities that brokers' certificates are checked by
 
 
 _SERVER = re.compile(r"(?:(?:nats|tls)://)?(?:[^\s@/,?]+@)?(?:\[[0-9a-fA-F:.]+\]|[\w.-]+)(?::\d{1,5})?\Z")

