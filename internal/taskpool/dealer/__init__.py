@@ -17,6 +17,7 @@ platform linux    what a dealer needs of the operating system, and the real one;
 input_queues      intake, control and events, which the dealer reads
 reply_queues      the queues of generators, and what waits for room in them
 log               the core's notes as lines, and a limit for warnings that other processes cause
+membership        `--cluster`: begins and ends the bridge of `taskpool.cluster`
 systemd           readiness and watchdog for a service manager
 http              which numbers the HTTP server of `taskpool.metrics` shows, and its two probes
 health            `--health`: asks a running dealer; a program of its own

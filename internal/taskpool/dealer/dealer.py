@@ -7,6 +7,7 @@ way: workers are killed before the store is closed, and the pool's lock is freed
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from signal import Signals
 
@@ -42,11 +43,23 @@ def run(options: DealerOptions, log: DealerLog, platform: Platform, notifier: No
     """Run a dealer until it leaves; return why. Raises TaskpoolError when it cannot start."""
     with ExitStack() as teardown:
         # Within the stack: an assembly that fails half way takes apart what it has made.
+        join = _look_at_cluster(options, log, teardown)
         try:
             dealer = Dealer(options, log, platform, teardown, notifier)
         except GeneratorGone as gone:
             return Exit(ExitCode.OK, str(gone))
+        join()
         return dealer.loop.run()
+
+
+def _look_at_cluster(options: DealerOptions, log: DealerLog, teardown: ExitStack) -> Callable[[], None]:
+    """Return what makes the dealer a member of a cluster, if it is to be one. Raises ConfigurationError."""
+    if options.cluster is None:
+        return lambda: None
+    from taskpool.dealer import membership  # a dealer of one host starts faster without
+
+    # Ahead of the pool's lock: brokers that do not keep what they accept are refused before anything is touched.
+    return membership.prepare(options, log, teardown)
 
 
 class Dealer:

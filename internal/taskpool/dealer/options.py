@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from taskpool import __version__, chaos, limits
 from taskpool.arguments import Parser
+from taskpool.cluster.subjects import parse_address
 from taskpool.dealer.examples import BRIEF, EXAMPLES
 from taskpool.durations import parse_duration
 from taskpool.errors import UsageError
@@ -40,6 +41,9 @@ FILE_KEYS = (
     "worker_exec",
     "log_format",
     "chaos",
+    "cluster",
+    "cluster_creds",
+    "cluster_ca",
 )
 _FLAGS_ONLY = ("config", "check_config", "health", "verbose", "quiet", "private", "lifeline_fd")
 _RELOADED = ("workers", "drain_timeout")  # what SIGHUP applies
@@ -64,6 +68,9 @@ class DealerOptions(Struct, frozen=True, kw_only=True):
     retain_batches: int = limits.RETAIN_BATCHES_MAX
     worker_exec: str | None = None
     chaos: str | None = None
+    cluster: str | None = None  # where the engine is; checked
+    cluster_creds: str | None = None
+    cluster_ca: str | None = None
     log_format: str = "text"
     verbosity: int = 0
     private: bool = False
@@ -102,6 +109,9 @@ def _checked(args: Namespace, given: Mapping[str, Any], argv: tuple[str, ...]) -
         retain_batches=_count(given, "retain_batches", limits.RETAIN_BATCHES_MAX),
         worker_exec=given.get("worker_exec"),
         chaos=_chaos(given.get("chaos")),
+        cluster=_cluster(args, given),
+        cluster_creds=given.get("cluster_creds"),
+        cluster_ca=given.get("cluster_ca"),
         log_format=_choice(given, "log_format", ("text", "json")),
         verbosity=args.verbose - args.quiet,
         private=args.private,
@@ -170,6 +180,13 @@ def build_parser() -> Parser:
     parser.add_argument("--delay", metavar="T", help="start no job sooner than this after the one before (default: 0)")
     parser.add_argument("--worker-exec", metavar="PATH", help="the worker program (default: tp-worker beside this one)")
     parser.add_argument("--chaos", metavar="SPEC", help="inject faults: crash=0.3,exit=0.01,hang=0.01,seed=7")
+    parser.add_argument(
+        "--cluster",
+        metavar="URL",
+        help="be a member of the pool of this name that several hosts share: nats://A:4222,B:4222,C:4222",
+    )
+    parser.add_argument("--cluster-creds", metavar="FILE", help="who this member is to the brokers (NATS credentials)")
+    parser.add_argument("--cluster-ca", metavar="FILE", help="check the brokers' certificates by these (PEM)")
     parser.add_argument("--config", metavar="FILE", type=Path, help="TOML file with the same names, _ for -")
     parser.add_argument("--log-format", metavar="text|json", help="form of the log (default: text)")
     parser.add_argument("--check-config", action="store_true", help="check options and limits, start nothing")
@@ -239,6 +256,19 @@ def _tls(given: Mapping[str, Any]) -> tuple[Path, Path] | None:
     if cert is None or key is None:
         raise UsageError("--metrics-tls-cert and --metrics-tls-key go together; one of them is missing")
     return Path(cert), Path(key)
+
+
+def _cluster(args: Namespace, given: Mapping[str, Any]) -> str | None:
+    text = given.get("cluster")
+    if text is None:
+        if needless := next((key for key in ("cluster_creds", "cluster_ca") if key in given), None):
+            raise UsageError(f"--{needless.replace('_', '-')} is for --cluster, which is missing")
+        return None
+    parse_address(text)
+    # What a member has taken from the engine must survive its dealer, and a private pool ends with one batch.
+    if given.get("journal") == "none" or args.private:
+        raise UsageError(f"--cluster {text}: a member of a cluster needs a journal: leave --journal none out")
+    return str(text)
 
 
 def _chaos(spec: str | None) -> str | None:

@@ -40,10 +40,21 @@ PRIVATE_NOTE = "private.json"  # of a private pool; its generator holds a lock o
 TYPED_NAME = "command.json"  # of a private pool: what was typed to begin its batch
 RESULT_NAME = "result.json"  # of a private pool: what the last run of its batch came to
 CALLS_NAME = "calls"  # of a private pool: the calls of a Python program, in the order of its jobs
+CLUSTER_NAME = "cluster.json"  # of a member of a cluster: which batch the cluster's jobs are in
 JOURNAL_NAME = "journal.db"
 SPOOL_NAME = "spool"
 OUTPUT_NAME = "output"  # where workers put what jobs printed (kinds/capture.py)
-_FILES = ("pool.lock", "queues", "worker-queues", "workers", PRIVATE_NOTE, TYPED_NAME, RESULT_NAME, CALLS_NAME)
+_FILES = (
+    "pool.lock",
+    "queues",
+    "worker-queues",
+    "workers",
+    PRIVATE_NOTE,
+    TYPED_NAME,
+    RESULT_NAME,
+    CALLS_NAME,
+    CLUSTER_NAME,
+)
 
 
 def state_directory(pool: str, env: Mapping[str, str] = os.environ, *, create: bool = True) -> Path:

@@ -23,6 +23,7 @@ OTHER = {
     "worker_exec": "/w",
     "log_format": "json",
     "chaos": "crash=0.5",
+    "cluster": "nats://a:4222",
 }
 
 
@@ -67,5 +68,27 @@ def test_a_reload_names_the_file_of_tls_that_has_changed() -> None:
     assert needing_restart(then, now) == ["--metrics-tls-key"]
 
 
+def test_a_reload_names_the_files_of_a_cluster_that_have_changed() -> None:
+    then = parse(["--cluster=nats://a", "--cluster-creds=/c", "--cluster-ca=/a"], {})
+    now = parse(["--cluster=nats://a", "--cluster-creds=/other", "--cluster-ca=/other"], {})
+    assert needing_restart(then, now) == ["--cluster-creds", "--cluster-ca"]
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--cluster=http://a"], r"--cluster http://a: .*expected nats://HOST:PORT"),
+        (["--cluster=nats://a", "--journal=none"], "needs a journal"),
+        (["--cluster=nats://a", "--private"], "needs a journal"),
+        (["--cluster-creds=/c"], "--cluster-creds is for --cluster"),
+        (["--cluster-ca=/c"], "--cluster-ca is for --cluster"),
+    ],
+)
+def test_a_member_is_refused_what_it_cannot_be(words: list[str], text: str) -> None:
+    with pytest.raises(UsageError, match=text):
+        parse(words, {})
+
+
 def test_every_setting_is_tried() -> None:
-    assert {*OTHER, "workers", "drain_timeout", "metrics_tls_cert", "metrics_tls_key"} == set(FILE_KEYS)
+    several = {"metrics_tls_cert", "metrics_tls_key", "cluster_creds", "cluster_ca"}
+    assert {*OTHER, *several, "workers", "drain_timeout"} == set(FILE_KEYS)
