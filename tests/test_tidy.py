@@ -66,7 +66,7 @@ EDGES: dict[str, frozenset[str]] = {
     "worker": frozenset({"ipc", "procs", "kinds"}),
     "executor": frozenset({"private", "client", "ipc", "procs", "kinds"}),
     "joblib": frozenset({"executor"}),
-    "generator": frozenset({"private", "client", "ipc", "procs", "kinds"}),
+    "generator": frozenset({"private", "client", "cluster", "ipc", "procs", "kinds"}),
     "dealer": frozenset({"core", "ipc", "procs", "metrics", "journal", "kinds", "client", "cluster"}),
 }
 PROGRAMS = ("generator", "dealer", "worker")

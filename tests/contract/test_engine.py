@@ -23,6 +23,8 @@ from taskpool.cluster.engine import (
     GiveBack,
     JobKey,
     Look,
+    NoteBatch,
+    OpenBatch,
     OutcomePage,
     ReadOutcomes,
     Record,
@@ -181,6 +183,20 @@ def test_a_dead_letter_is_kept_once_and_needs_no_job(engine: Engine) -> None:
         assert type(answer_to(engine, DeadLetter(job.token, FIRST))) is Done
     answer_to(engine, Acknowledge(job.token, FIRST))
     assert type(answer_to(engine, DeadLetter(job.token, FIRST))) is Done
+
+
+def test_a_batch_is_begun_once(engine: Engine) -> None:
+    assert type(answer_to(engine, OpenBatch("a.b", b"one", create=False))) is Done
+    assert type(answer_to(engine, OpenBatch("a.b", b"one", create=True))) is Done
+    assert type(answer_to(engine, OpenBatch("a.b", b"one", create=True))) is Done, "said twice"
+    other = answer_to(engine, OpenBatch("a.b", b"two", create=True))
+    assert isinstance(other, Taken)
+    assert other.data == b"one"
+    assert type(answer_to(engine, NoteBatch("a.b", b"three"))) is Done
+    asked = answer_to(engine, OpenBatch("a.b", b"two", create=False))
+    assert isinstance(asked, Taken)
+    assert asked.data == b"three"
+    assert type(answer_to(engine, OpenBatch("a-b", b"two", create=False))) is Done
 
 
 def test_higher_lanes_come_first(engine: Engine) -> None:

@@ -3,16 +3,17 @@ own, as two hosts have them. What ran is judged from the ledger, what counts fro
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from signal import SIGTERM
+from signal import SIGCONT, SIGSTOP, SIGTERM
 
 import pytest
 
 from support.brokers import Broker, answer_to
-from support.harness import OK, Program, Stage, kill, program, until
+from support.harness import FAILED, OK, USAGE, Program, Stage, kill, program, until
 from support.ledger import Ledger
 from taskpool.cluster.engine import Done, JobKey, OutcomePage, ReadOutcomes, SubmitJob
 from taskpool.cluster.job import ClusterOutcome, decode_outcome, encode_job, message_id
@@ -190,3 +191,81 @@ def test_a_job_that_crashes_is_quarantined_for_the_whole_cluster(cluster: Cluste
     (found,) = cluster.wait_outcomes(1)
     assert (found.outcome.state, found.outcome.crashes) == (State.QUARANTINED, 2)
     leave(member)
+
+
+# --- submission by tp-generator ------------------------------------------------------------------
+
+
+def submitter(cluster: Cluster, *args: object, **how: object) -> Program:
+    address = f"{cluster.broker.address}?unsafe=1&ack_wait={cluster.ack_wait}"
+    kind, *rest = args
+    return cluster.stage.generator(kind, "--pool", cluster.stage.pool, "--cluster", address, *rest, **how)
+
+
+def test_a_batch_is_typed_as_for_a_pool_of_one_host(cluster: Cluster, tmp_path: Path) -> None:
+    members = [cluster.member(name) for name in ("a", "b")]
+    results = tmp_path / "results"
+    run = submitter(cluster, "fib", "10-19", "--keep-order", "--results", results).ends(OK)
+    assert run.lines == ["55", "89", "144", "233", "377", "610", "987", "1597", "2584", "4181"]
+    told = [json.loads(line) for line in results.read_text().splitlines()]
+    assert sorted(each["seq"] for each in told) == [*range(1, 11)]
+    assert "10 jobs: 10 succeeded" in run.stderr
+    failing = submitter(cluster, "command", "--", "sh", "-c", "exit {}", ":::", "0", "3").ends(FAILED)
+    assert "1 succeeded, 1 failed" in failing.stderr
+    leave(*members)
+
+
+def test_a_killed_submitter_goes_on_and_nothing_runs_twice(cluster: Cluster, ledger: Ledger) -> None:
+    member = cluster.member("a")
+    command = ["--batch", "mine", "--", *ledger.command("gate"), ":::", *map(str, range(1, 9))]
+    with ledger.gate():
+        first = submitter(cluster, "command", *command)
+        ledger.wait("start", 2)
+        kill(first.pid)
+        first.wait()
+        exists = submitter(cluster, "command", *command).ends(USAGE)
+        assert "exists already" in exists.stderr
+        second = submitter(cluster, "command", "--resume", *command)
+    second.ends(OK)
+    assert "8 jobs: 8 succeeded" in second.stderr
+    assert set(ledger.jobs("start").values()) == {1}
+    changed = [*command[:-1], "another"]
+    assert "the input has changed: job 8" in submitter(cluster, "command", "--resume", *changed).ends(USAGE).stderr
+    again = submitter(cluster, "command", "--resume", *command).ends(OK)
+    assert "(8 in earlier runs)" in again.stderr
+    unknown = submitter(cluster, "fib", "5", "--batch", "other", "--resume").ends(USAGE)
+    assert "no batch 'other'" in unknown.stderr
+    assert ledger.count("start") == 8
+    leave(member)
+
+
+def test_a_detached_batch_is_gone_on_with(cluster: Cluster) -> None:
+    run = submitter(cluster, "fib", "5-9", "--batch", "later", "--detach").ends(OK)
+    assert run.lines == ["later"]
+    member = cluster.member("a")
+    resumed = submitter(cluster, "fib", "5-9", "--batch", "later", "--resume", "--keep-order").ends(OK)
+    assert resumed.lines == ["5", "8", "13", "21", "34"], "no earlier run has printed them"
+    again = submitter(cluster, "fib", "5-9", "--batch", "later", "--resume").ends(OK)
+    assert again.lines == []
+    assert "(5 in earlier runs)" in again.stderr
+    leave(member)
+
+
+def test_a_host_that_stood_still_records_nothing_a_second_time(cluster: Cluster, ledger: Ledger) -> None:
+    first = cluster.member("a")
+    words = ["--batch", BATCH, "--", *ledger.command("gate"), ":::", "1", "2"]
+    run = submitter(cluster, "command", *words)
+    with ledger.gate():
+        ledger.wait("start", 2)
+        first.send(SIGSTOP)  # its workers go on, as they would on a host that is cut off
+        second = cluster.member("b")
+        # The other member's executions find those of the first one alive, and say so.
+        ledger.wait("overlap", 2)
+    run.wait()
+    recorded = {each.outcome.seq: each.member for each in cluster.outcomes()}
+    assert len(recorded) == 2
+    assert len({*recorded.values()}) == 1, "the first one stands still, so the other one has recorded both"
+    first.send(SIGCONT)
+    leave(first, second)
+    assert {each.outcome.seq: each.member for each in cluster.outcomes()} == recorded
+    assert len(cluster.outcomes()) == 2

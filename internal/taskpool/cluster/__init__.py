@@ -14,5 +14,6 @@ Read `engine` first: what can be asked of the engine, as data. Then:
     profile       whether the brokers keep what they accept; pure
     nats_connection   the engine as NATS JetStream: a loop in a thread, streams made and judged
     nats_calls    each request as calls of it
+    submission    a submitter's side: jobs to the engine, outcomes from it; pure
     memory        an engine in memory, for tests, whose connections fail as they are told
 """

@@ -94,6 +94,21 @@ class SubmitJob(Struct, frozen=True):
     id: str  # the same for the same job: the engine drops what it was told twice
 
 
+class OpenBatch(Struct, frozen=True):
+    """Is there a batch of this name? Answered by Taken if so, with its note; by Done if not, or if the note is ours."""
+
+    batch: str
+    note: bytes
+    create: bool  # and leave this note, if there is none
+
+
+class NoteBatch(Struct, frozen=True):
+    """Leave this note with a batch, in the place of the one before."""
+
+    batch: str
+    note: bytes
+
+
 class ReadOutcomes(Struct, frozen=True):
     """Read outcomes of a batch in the order of recording, after a position. Answered by OutcomePage."""
 
@@ -102,7 +117,9 @@ class ReadOutcomes(Struct, frozen=True):
     count: int
 
 
-Request = Fetch | Extend | Acknowledge | Look | GiveBack | DeadLetter | Record | SubmitJob | ReadOutcomes
+OfMembers = Fetch | Extend | Acknowledge | Look | GiveBack | DeadLetter | Record
+OfSubmitters = SubmitJob | OpenBatch | NoteBatch | ReadOutcomes
+Request = OfMembers | OfSubmitters
 
 
 # --- answers --------------------------------------------------------------------------------------
@@ -154,6 +171,8 @@ Answer = Fetched | Done | Taken | Failed | OutcomePage | Notice
 
 class Engine(Protocol):
     """A connection with the engine. No call waits; what has come is announced by a descriptor."""
+
+    refusal: str | None  # why it is not used: it would not keep what it accepts
 
     def ask(self, request: Request) -> bool:
         """Take a request; False: too many wait already, ask again later."""

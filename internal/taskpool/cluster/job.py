@@ -20,12 +20,13 @@ from taskpool import limits
 from taskpool.cluster.engine import Delivery, JobKey
 from taskpool.cluster.subjects import Lane, Names
 from taskpool.errors import MessageError, UsageError
-from taskpool.messages import U32, BatchName, JobError, JobSpec, Limits, Outcome, Seq, State
+from taskpool.messages import NO_OUTPUT, U32, BatchName, JobError, JobSpec, Limits, Outcome, Seq, State
 
 VERSION = 1  # of what is in the engine: a member of another version says so, and leaves the job to others
 DIGEST_BYTES = 16
 # The mark in front takes up to 194 of the 256 characters that a label may have.
 LABEL_CHARS_MAX = 60
+MESSAGE_BYTES_MAX = 1024 * 1024 - 4096  # what the engine takes by default (max_payload), less room for headers
 
 _MARK = re.compile(
     r"(?P<batch>[A-Za-z0-9][A-Za-z0-9._-]{0,63})/(?P<seq>\d{1,16})\.(?P<run>\d{1,10}) (?P<token>[\w.]{1,60}) "
@@ -90,13 +91,19 @@ def digest(spec: JobSpec) -> bytes:
 
 
 def encode_job(key: JobKey, spec: JobSpec, batch_limits: Limits) -> bytes:
-    """Return the body of a job's message. Raises UsageError for a label that the mark leaves no room for."""
+    """Return the body of a job's message. Raises UsageError for a job, or a label, that there is no room for."""
     if spec.label is not None and len(spec.label) > LABEL_CHARS_MAX:
         raise UsageError(
             f"job {key}: its label has {len(spec.label)} characters, and in a cluster {LABEL_CHARS_MAX} are possible"
         )
     own = structs.replace(spec, limits=spec.limits or batch_limits)
-    return msgspec.msgpack.encode(ClusterJob(VERSION, key.batch, key.seq, key.run, own))
+    data = msgspec.msgpack.encode(ClusterJob(VERSION, key.batch, key.seq, key.run, own))
+    if len(data) > MESSAGE_BYTES_MAX:
+        raise UsageError(
+            f"job {key} takes {len(data)} bytes, and in a cluster {MESSAGE_BYTES_MAX} are possible: put what is large "
+            "into a file that all hosts can read"
+        )
+    return data
 
 
 def decode_job(data: bytes) -> ClusterJob:
@@ -137,7 +144,14 @@ def recorded(mark: Mark, outcome: Outcome, member: str, delivered: int = 0) -> b
     told = structs.replace(
         outcome, no=0, seq=key.seq, run=key.run, label=mark.label, crashes=outcome.crashes + mark.crashes
     )
-    return msgspec.msgpack.encode(ClusterOutcome(VERSION, key.batch, mark.digest, member, delivered, told))
+    data = msgspec.msgpack.encode(ClusterOutcome(VERSION, key.batch, mark.digest, member, delivered, told))
+    if len(data) <= MESSAGE_BYTES_MAX:
+        return data
+    # It would be refused for ever, and its job executed for ever. A success without its value is none.
+    text = f"its outcome takes {len(data)} bytes, and in a cluster {MESSAGE_BYTES_MAX} are possible: it is left out"
+    error = JobError("TooLarge", text)
+    kept = structs.replace(told, state=State.FAILED, value=None, output=NO_OUTPUT, error=error, tries=())
+    return msgspec.msgpack.encode(ClusterOutcome(VERSION, key.batch, mark.digest, member, delivered, kept))
 
 
 def corrupt(key: JobKey, delivery: Delivery, text: str, member: str) -> bytes:

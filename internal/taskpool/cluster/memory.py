@@ -25,6 +25,8 @@ from taskpool.cluster.engine import (
     Fetched,
     GiveBack,
     Look,
+    NoteBatch,
+    OpenBatch,
     OutcomePage,
     ReadOutcomes,
     Record,
@@ -70,6 +72,7 @@ class MemoryBroker:
         self.outcomes: dict[str, tuple[int, bytes]] = {}  # by subject; with the place
         self.dead: dict[str, bytes] = {}
         self.crashes: dict[str, int] = {}
+        self.notes: dict[str, bytes] = {}  # of batches
         self.refused = 0  # outcomes of runs that had one
         self._hand_outs: dict[int, _HandOut] = {}
         self._delivered: dict[int, int] = {}
@@ -87,15 +90,19 @@ class MemoryBroker:
                 return self._record(request)
             case SubmitJob():
                 return self._submit(request)
+            case OpenBatch():
+                return self._open(request)
             case ReadOutcomes():
                 return OutcomePage(request, self._read(request))
             case _:
                 self._dispose(request, now)
                 return Done(request)
 
-    def _dispose(self, request: Extend | Acknowledge | GiveBack | DeadLetter, now: int) -> None:
-        """Do with a job that is handed out what its member says."""
+    def _dispose(self, request: Extend | Acknowledge | GiveBack | DeadLetter | NoteBatch, now: int) -> None:
+        """Do what needs no answer of its own."""
         match request:
+            case NoteBatch():
+                self.notes[self.names.note(request.batch)] = request.note
             case Extend():
                 for token in request.tokens:
                     self._postpone(token, now + self.ack_wait_ns)
@@ -164,6 +171,14 @@ class MemoryBroker:
         self.jobs[self._places] = _Waiting(request.subject, request.data)
         return Done(request)
 
+    def _open(self, request: OpenBatch) -> Answer:
+        key = self.names.note(request.batch)
+        if self.notes.get(key, request.note) != request.note:
+            return Taken(request, self.notes[key])
+        if request.create:
+            self.notes[key] = request.note
+        return Done(request)
+
     def _read(self, request: ReadOutcomes) -> tuple[tuple[int, bytes], ...]:
         prefix = self.names.outcomes(request.batch).removesuffix(">")
         found = (
@@ -179,6 +194,7 @@ class MemoryEngine:
         self._broker = broker
         self._now = now
         self.link = Link.GOOD
+        self.refusal: str | None = None
         self._answers: list[Answer] = []
         self._late: list[Request] = []
         self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)

@@ -19,7 +19,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error
 from nats.js import JetStreamContext
 from nats.js.api import RawStreamMsg
-from nats.js.errors import APIError, KeyNotFoundError, NotFoundError
+from nats.js.errors import APIError, KeyNotFoundError, KeyWrongLastSequenceError, NotFoundError
 from nats.js.kv import KeyValue
 
 from taskpool.cluster.engine import (
@@ -34,6 +34,8 @@ from taskpool.cluster.engine import (
     GiveBack,
     JobKey,
     Look,
+    NoteBatch,
+    OpenBatch,
     OutcomePage,
     ReadOutcomes,
     Record,
@@ -80,14 +82,18 @@ class NatsCalls:
                 return await self._publish(request, self._names.outcome(*request.key), self._names.out)
             case SubmitJob():
                 return await self._publish(request, request.subject, self._names.jobs, request.id)
+            case OpenBatch():
+                return await self._open(request)
             case ReadOutcomes():
                 return OutcomePage(request, await self._read(request))
             case _:
                 await self._dispose(request)
                 return Done(request)
 
-    async def _dispose(self, request: Extend | Acknowledge | GiveBack | DeadLetter) -> None:
+    async def _dispose(self, request: Extend | Acknowledge | GiveBack | DeadLetter | NoteBatch) -> None:
         match request:
+            case NoteBatch():
+                await self._state.put(self._names.note(request.batch), request.note)
             case Extend():
                 # Not asked for one by one: hundreds of round trips every ten seconds would say no more than one flush.
                 for token in request.tokens:
@@ -249,6 +255,19 @@ class NatsCalls:
         if placed is None or (placed.batch, placed.seq) != key[:2]:
             return True
         return await self._message(self._names.out, subject=self._names.outcome(*key)) is not None
+
+    async def _open(self, request: OpenBatch) -> Answer:
+        key = self._names.note(request.batch)
+        if request.create:
+            with suppress(KeyWrongLastSequenceError):
+                await self._state.create(key, request.note)
+                return Done(request)
+        try:
+            entry = await self._state.get(key)
+        except KeyNotFoundError:
+            return Done(request)
+        # Ours, when the answer to an earlier attempt was lost.
+        return Done(request) if entry.value == request.note else Taken(request, entry.value or b"")
 
     async def _read(self, request: ReadOutcomes) -> tuple[tuple[int, bytes], ...]:
         found: list[tuple[int, bytes]] = []

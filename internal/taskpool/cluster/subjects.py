@@ -96,6 +96,10 @@ class Names:
         # Of a key's characters (NATS: A-Z a-z 0-9 - _ = . /), a tilde is none.
         return f"crashes.{batch.replace('.', '=')}.{seq}"
 
+    def note(self, batch: str) -> str:
+        """Return the key of a batch's note in the state bucket."""
+        return f"batches.{batch.replace('.', '=')}"
+
     def parse_job(self, subject: str) -> Placed | None:
         """Return what a job's subject tells; None for one that is none of this pool's."""
         match = _JOB.match(subject)

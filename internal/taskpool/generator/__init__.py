@@ -9,6 +9,7 @@ Read `main` first, then `submit` (how one batch is put together) and `run` (what
     job_limits  halt          what a job may use; when a batch gives up, or has enough
     input/  source            where jobs come from
     submit  run  result       one batch: its parts, its turns, how it ended
+    cluster_run               all of that for a pool that several hosts share
     totals  failures          what its outcomes add up to; jobs that did not succeed
     pace  pool_watch          how fast it goes; what the pool does meanwhile
     signals                   the signals that end it early

@@ -144,6 +144,10 @@ def submit(args: Namespace, console: Console, argv: Sequence[str], below: Settin
         return _print_jobs(preview(source))
     advice = Advice(sys.argv[0], options.batch, options.pool, command, output_options(args), stdin=stdin_again(source))
     typed = typed_now(argv, source, settings.values(below))  # before the feed has read of it
+    if options.cluster is not None:
+        from taskpool.generator.cluster_run import run_in_cluster  # a batch of one host starts faster without
+
+        return run_in_cluster(options, open_feed(source), console, advice)
     code = run_batch(options, Jobs(open_feed(source), typed=typed), console, advice)
     if options.pool is None:
         settings.tell_origins(below, code, console.warning)  # a private dealer that refuses them knows no files

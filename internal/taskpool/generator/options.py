@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from taskpool import chaos, limits
 from taskpool.client.session import ConnectTimeouts
+from taskpool.cluster.subjects import Address, parse_address
 from taskpool.durations import parse_duration
 from taskpool.errors import UsageError
 from taskpool.generator.dealer_values import check_dealer_values
@@ -48,6 +49,7 @@ class SubmitOptions(Struct, frozen=True):
     """One submission's options."""
 
     pool: str | None  # None: a private one
+    cluster: Address | None  # where the engine is that several hosts share; None: the pool is this host's
     batch: str
     named: bool  # by a person
     resume: bool  # go on with it
@@ -83,6 +85,7 @@ def submit_options(args: Namespace) -> SubmitOptions:
         )
     return SubmitOptions(
         pool=args.pool,
+        cluster=_cluster(args),
         batch=args.batch or os.urandom(8).hex(),  # random: no two runs on any machine share it
         named=args.batch is not None,
         resume=bool(args.resume),
@@ -175,6 +178,21 @@ def _check_pool(args: Namespace) -> None:
                     f"--{name.replace('_', '-')} is for a private pool: with --pool, the dealer of {args.pool!r} has "
                     "options of its own"
                 )
+
+
+def _cluster(args: Namespace) -> Address | None:
+    if args.cluster is None:
+        for name in ("cluster_creds", "cluster_ca"):
+            if getattr(args, name) is not None:
+                raise UsageError(f"{option_name(name)} is for --cluster, which is missing")
+        return None
+    address = parse_address(args.cluster)._replace(creds=args.cluster_creds, ca=args.cluster_ca)
+    if args.pool is None:
+        raise UsageError(f"--cluster {args.cluster}: --pool says which of its pools")
+    # Refused rather than ignored: it would have to end jobs on other hosts.
+    if args.halt is not None:
+        raise UsageError("--halt is not possible with --cluster: this version cancels no jobs on other hosts")
+    return address
 
 
 def _check_values(args: Namespace) -> None:

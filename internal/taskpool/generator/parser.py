@@ -206,6 +206,11 @@ def _add_config(parser: ArgumentParser) -> None:
 
 def _add_submission(parser: ArgumentParser) -> None:
     parser.add_argument("--pool", metavar="NAME", help="a running pool; without it a private dealer is started")
+    parser.add_argument(
+        "--cluster", metavar="URL", help="the pool that several hosts share: nats://A:4222,B:4222,C:4222; with --pool"
+    )
+    parser.add_argument("--cluster-creds", metavar="FILE", help="who this submitter is to the brokers")
+    parser.add_argument("--cluster-ca", metavar="FILE", help="check the brokers' certificates by these (PEM)")
     parser.add_argument("--batch", metavar="ID", help="name the batch (default: random)")
     _add_resume(parser)
     _add_limits(parser)

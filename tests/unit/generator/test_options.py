@@ -99,3 +99,18 @@ def test_nonsense_is_refused(words: list[str], complaint: str) -> None:
 
 def test_hang_with_a_timeout_is_fine() -> None:
     parse("--chaos", "hang=0.1", "--timeout", "1s")
+
+
+def test_a_cluster_needs_the_name_of_its_pool_and_takes_no_halt() -> None:
+    options = parse("--pool", "p", "--cluster", "nats://a,b", "--cluster-creds", "/c", "--cluster-ca", "/a")
+    assert options.cluster is not None
+    assert options.cluster.servers == ("nats://a", "nats://b")
+    assert (options.cluster.creds, options.cluster.ca) == ("/c", "/a")
+    with pytest.raises(UsageError, match=r"--cluster nats://a: --pool says which"):
+        parse("--cluster", "nats://a")
+    with pytest.raises(UsageError, match="--halt is not possible with --cluster"):
+        parse("--pool", "p", "--cluster", "nats://a", "--halt", "now,fail=1")
+    with pytest.raises(UsageError, match="--cluster-ca is for --cluster"):
+        parse("--pool", "p", "--cluster-ca", "/a")
+    with pytest.raises(UsageError, match=r"--cluster ftp://a: .*expected"):
+        parse("--pool", "p", "--cluster", "ftp://a")
