@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from support.brokers import DEADLINE_SECONDS, Broker, answer_to, until
+from support.brokers import DEADLINE_SECONDS, Broker, BrokerCluster, answer_to, until
 from support.members import spec, submission
-from taskpool.cluster.engine import Done, Engine, Failed, Fetch, Fetched, JobKey, Notice, Record
+from taskpool.clock import SECOND
+from taskpool.cluster.engine import (
+    Done,
+    Engine,
+    Failed,
+    Fetch,
+    Fetched,
+    JobKey,
+    Notice,
+    OutcomePage,
+    ReadOutcomes,
+    Record,
+    Request,
+)
 from taskpool.cluster.memory import MemoryBroker
 from taskpool.cluster.subjects import parse_address
 
@@ -27,6 +41,10 @@ def connected(address: str, pool: str, seconds: float = DEADLINE_SECONDS) -> Ite
         yield engine
     finally:
         engine.close()
+
+
+def is_done(engine: Engine, request: Request) -> bool:
+    return isinstance(answer_to(engine, request), Done)
 
 
 def notice(engine: Engine, text: str) -> None:
@@ -112,3 +130,31 @@ def test_one_that_syncs_always_is_seen_to(tmp_path: Path, pool: str) -> None:
         refusal = getattr(engine, "refusal", "")
         assert "copies" in refusal, "one broker alone has one copy ..."
         assert "sync" not in refusal, "... and nothing else is wrong with it"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_three_brokers_that_sync_are_the_safe_profile_and_outlive_their_leader(tmp_path: Path, pool: str) -> None:
+    with BrokerCluster(tmp_path / "brokers") as brokers, connected(brokers.address, pool) as engine:
+        assert engine.refusal is None
+        job = submission(MemoryBroker(pool, 1), FIRST, spec())
+        until(lambda: isinstance(answer_to(engine, job), Done), "an accepted job")
+        # Whichever leads which stream: after two of three have been killed and come back, all have been away.
+        for broker in brokers.brokers[:2]:
+            broker.kill()
+            record = Record(JobKey("b", broker.port, 1), b"one")
+            until(partial(is_done, engine, record), "an outcome recorded")
+            broker.start()
+        until(lambda: len(getattr(answer_to(engine, Fetch(1)), "jobs", ())) == 1, "the job")
+        page = answer_to(engine, ReadOutcomes("b", 0, 9))
+        assert isinstance(page, OutcomePage)
+        assert len(page.outcomes) == 2
+
+
+def test_an_ack_wait_that_is_there_is_kept_to(tmp_path: Path, pool: str) -> None:
+    with Broker(tmp_path / "broker") as broker:
+        for _ in range(2):
+            with connected(f"{broker.address}?unsafe=1&ack_wait=7", pool) as engine:
+                assert engine.ack_wait_ns == 7 * SECOND
+        with connected(f"{broker.address}?unsafe=1", pool) as engine:
+            assert engine.ack_wait_ns == 7 * SECOND, "or its members would extend too late"

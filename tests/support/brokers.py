@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -54,14 +55,14 @@ def until(condition: Callable[[], _T], what: str) -> _T:
 class Broker:
     """One nats-server with JetStream, which may be killed and started again on the same port and store."""
 
-    def __init__(self, directory: Path, *, sync: str = "always") -> None:
+    def __init__(self, directory: Path, *, sync: str = "always", extra: str = "") -> None:
         self._program = nats_server()
         self._directory = directory
         directory.mkdir(exist_ok=True)
         self._config = directory / "nats.conf"
         self._config.write_text(
             f'listen: "127.0.0.1:-1"\nhttp: "127.0.0.1:-1"\n'
-            f'jetstream {{ store_dir: "{directory}/store", sync_interval: {sync} }}\n'
+            f'jetstream {{ store_dir: "{directory}/store", sync_interval: {sync} }}\n{extra}'
         )
         self._process: subprocess.Popen[bytes] | None = None
         self.port = self.monitor = 0
@@ -128,3 +129,52 @@ def answer_to(engine: Engine, request: Request) -> Answer:
 
     until(look, f"an answer to {request}")
     return found[0]
+
+
+class BrokerCluster:
+    """Three brokers that keep three copies, as a cluster on loopback."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(exist_ok=True)
+        # The routes have to be known before the first one starts, so their ports are chosen here.
+        routes = [_free_port() for _ in range(3)]
+        named = ", ".join(f'"nats://127.0.0.1:{port}"' for port in routes)
+        self.brokers = [
+            Broker(directory / f"broker{number}", extra=_clustered(number, port, named))
+            for number, port in enumerate(routes)
+        ]
+
+    def __enter__(self) -> BrokerCluster:
+        try:
+            for broker in self.brokers:
+                broker.start()
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+
+    def kill(self) -> None:
+        for broker in self.brokers:
+            broker.kill()
+
+    @property
+    def address(self) -> str:
+        """What `--cluster` takes, without options."""
+        return ",".join(broker.address for broker in self.brokers)
+
+
+def _clustered(number: int, port: int, routes: str) -> str:
+    return (
+        f'server_name: "broker{number}"\ncluster {{ name: "test", listen: "127.0.0.1:{port}", routes: [{routes}] }}\n'
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])

@@ -20,7 +20,6 @@ import threading
 from collections.abc import Iterable, Set
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 from taskpool import limits
 from taskpool.client.connection import Connection, Notices, TurnHandler
@@ -54,18 +53,11 @@ class _Stopped(Exception):
     """The dealer has left."""
 
 
-class BridgeOptions(NamedTuple):
-    """What a bridge is between."""
-
-    pool: str
-    ack_wait_ns: int
-
-
 class Bridge:
     """Serves one pool's dealer until it is closed."""
 
-    def __init__(self, options: BridgeOptions, engine: Engine, notices: Notices) -> None:
-        self._options = options
+    def __init__(self, pool: str, engine: Engine, notices: Notices) -> None:
+        self._pool = pool
         self._engine = engine
         self._notices = notices
         self._clock = AwakeClock(SystemClock())
@@ -118,7 +110,7 @@ class Bridge:
         """Serve one local batch until another one is to be begun. Raises TaskpoolError, OSError, `_Stopped`."""
         client = int.from_bytes(os.urandom(8), "big") >> 1
         home, note, left = self._recall(client)
-        member = Member(note.member, self._options.ack_wait_ns, left.acknowledged)
+        member = Member(note.member, self._engine.ack_wait_ns, left.acknowledged)
         for seq, mark in left.open:
             member.adopt(mark, seq, self._clock.now().mono)
         if left.open or left.recorded > left.acknowledged:
@@ -163,7 +155,7 @@ class Bridge:
 
     def _connect(self, client: int, batch: str | None, *, cursor: int = 0, collect_pages: bool = False) -> Connection:
         options = SessionOptions(
-            pool=self._options.pool,
+            pool=self._pool,
             client=client,
             pid=os.getpid(),  # the dealer's own: the two end together
             batch=batch,
@@ -175,7 +167,7 @@ class Bridge:
         )
         shape = choose(limits.WORKER_QUEUES_MIN, kernel_limits()).reply
         session = Session(options, self._clock.now().mono)
-        transport = Transport(KernelNamespace(), self._options.pool, shape)
+        transport = Transport(KernelNamespace(), self._pool, shape)
         return Connection(session, transport, self._notices, self._clock)
 
     @property
@@ -191,7 +183,7 @@ class Bridge:
     @property
     def names(self) -> Names:
         """The names of the pool in the engine."""
-        return Names(self._options.pool)
+        return Names(self._pool)
 
 
 class _StopHandler(TurnHandler):
@@ -332,6 +324,7 @@ class _Turns(_StopHandler):
 
     def ask_engine(self, now: int, wanted: int) -> None:
         """Ask the engine for what is due."""
+        self._member.extend_within(self._engine.ack_wait_ns)
         for request in self._member.requests(now, wanted):
             if not self._engine.ask(request):
                 self._member.answered(Failed(request, "too many requests are under way"), now)

@@ -172,6 +172,7 @@ Answer = Fetched | Done | Taken | Failed | OutcomePage | Notice
 class Engine(Protocol):
     """A connection with the engine. No call waits; what has come is announced by a descriptor."""
 
+    ack_wait_ns: int  # how long a job that is handed out may go without an extension
     refusal: str | None  # why it is not used: it would not keep what it accepts
 
     def ask(self, request: Request) -> bool:

@@ -110,6 +110,10 @@ class Member:
         self.pace = Pace()
         self.recorded = self.duplicates = 0
 
+    def extend_within(self, ack_wait_ns: int) -> None:
+        """Extend what is held often enough for this `ack_wait`: the engine's is known once there is a connection."""
+        self._extend_ns = ack_wait_ns // EXTENSIONS_PER_WAIT
+
     @property
     def executing(self) -> int:
         """How many jobs the local dealer has of us, waiting or running."""

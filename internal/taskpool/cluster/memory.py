@@ -194,6 +194,7 @@ class MemoryEngine:
         self._broker = broker
         self._now = now
         self.link = Link.GOOD
+        self.ack_wait_ns = broker.ack_wait_ns
         self.refusal: str | None = None
         self._answers: list[Answer] = []
         self._late: list[Request] = []

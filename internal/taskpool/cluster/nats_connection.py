@@ -37,7 +37,7 @@ from nats.js.api import (
     StreamConfig,
     StreamInfo,
 )
-from nats.js.errors import APIError, BadRequestError, ServerError
+from nats.js.errors import APIError, BadRequestError, NotFoundError, ServerError
 from nats.js.kv import KeyValue
 
 from taskpool.clock import SECOND
@@ -54,6 +54,7 @@ from taskpool.cluster.subjects import (
     Names,
     StreamSettings,
 )
+from taskpool.durations import human
 
 WAITING_MAX = 512  # requests under way; more are refused, and asked again later
 CONNECT_SECONDS = 10.0  # for one attempt at a first connection
@@ -61,6 +62,7 @@ RETRY_SECONDS = 1.0
 PING_SECONDS = 5  # a host that is cut off without a word is found by two of these
 CLOSE_SECONDS = 5.0
 _HAS_OTHER_SETTINGS = 10058
+_IS_ALONE = 10074  # a broker that is no member of a cluster was asked for several copies
 
 
 class NatsEngine:
@@ -79,6 +81,7 @@ class NatsEngine:
         self._tasks: set[asyncio.Task[None]] = set()
         self._looked = threading.Event()  # the brokers have been judged
         self.refusal: str | None = None
+        self.ack_wait_ns = address.ack_wait_ns  # what the engine has, once it is known
         self._began = threading.Event()
         # A daemon: a call of the library that does not return must not keep a program from its end.
         self._thread = threading.Thread(target=self._run, name="taskpool-cluster", daemon=True)
@@ -218,25 +221,28 @@ class NatsEngine:
             findings = profile.judge_version(str(client.connected_server_version))
             for settings in self._names.streams():
                 findings += await self._make_stream(js, settings)
-            state = await self._make_state(js)
-            for lane in Lane:
-                await js.add_consumer(self._names.jobs, self._consumer(lane))
             findings += await asyncio.to_thread(self._look_at_monitors)
+            self.refusal = profile.refusal(findings, allow_unsafe=self._address.allow_unsafe)
+            calls = None if self.refusal is not None else await self._make_calls(client, js)
         except (Error, TimeoutError, OSError) as error:
             self._warn(f"the cluster's streams cannot be made or looked at: {_text(error)}")
             return False
-        self.refusal = profile.refusal(findings, allow_unsafe=self._address.allow_unsafe)
         # Also where it is allowed: a pool that keeps less than it seems to must not do so in silence.
         for finding in findings:
             self._warn(finding.text)
-        if self.refusal is None:
-            calls = NatsCalls(client, self._names, state, lambda jobs: self._tell(Fetched(None, jobs)))
-            await calls.begin()
-            self._calls = calls
-        elif not self._looked.is_set():
+        if calls is None and not self._looked.is_set():
             self._warn(f"the cluster is not used: {self.refusal}")
+        self._calls = calls
         self._looked.set()
         return True
+
+    async def _make_calls(self, client: Client, js: JetStreamContext) -> NatsCalls:
+        state = await self._make_state(js)
+        for lane in Lane:
+            await self._make_consumer(js, lane)
+        calls = NatsCalls(client, self._names, state, lambda jobs: self._tell(Fetched(None, jobs)))
+        await calls.begin()
+        return calls
 
     async def _make_stream(self, js: JetStreamContext, settings: StreamSettings) -> list[Finding]:
         """Make a stream unless it is there; return what is wrong with it."""
@@ -258,9 +264,13 @@ class NatsEngine:
             if error.err_code != _HAS_OTHER_SETTINGS:
                 raise
             info = await js.stream_info(settings.name)
-        except (APIError, ServerError):
-            # Too few brokers for so many copies. What that means is judged, as for a stream that was there before.
-            info = await js.add_stream(config.evolve(num_replicas=1))
+        except (APIError, ServerError) as error:
+            if self._address.allow_unsafe:
+                info = await js.add_stream(config.evolve(num_replicas=1))
+            elif error.err_code == _IS_ALONE:
+                return profile.judge_stream(profile.alone(settings), settings)
+            else:
+                raise  # brokers that are just starting: with one copy now, the stream would have one for ever
         return profile.judge_stream(_kept(info), settings)
 
     async def _make_state(self, js: JetStreamContext) -> KeyValue:
@@ -272,8 +282,22 @@ class NatsEngine:
                 raise
             return await js.key_value(self._names.state)
         except (APIError, ServerError):
+            if not self._address.allow_unsafe:
+                raise
             config.replicas = 1
             return await js.create_key_value(config)
+
+    async def _make_consumer(self, js: JetStreamContext, lane: Lane) -> None:
+        """Make what hands out the jobs of a lane, unless it is there."""
+        try:
+            info = await js.consumer_info(self._names.jobs, lane)
+        except NotFoundError:
+            info = await js.add_consumer(self._names.jobs, self._consumer(lane))
+        # One that is there is left as it is: a shorter time would be too short for members that do not know of it.
+        ack_wait_ns = int((info.config.ack_wait or 0) * SECOND)
+        if ack_wait_ns and ack_wait_ns != self.ack_wait_ns:
+            self.ack_wait_ns = ack_wait_ns
+            self._tell(Notice(f"ack_wait is {human(ack_wait_ns)}, as the first program that connected has set it"))
 
     def _consumer(self, lane: Lane) -> ConsumerConfig:
         return ConsumerConfig(

@@ -36,6 +36,11 @@ class Kept(NamedTuple):
     refuses_second: bool
 
 
+def alone(settings: StreamSettings) -> Kept:
+    """Return how one broker alone would keep a stream."""
+    return Kept(settings.name, 1, True, settings.retention, settings.per_subject or -1, True)
+
+
 def judge_version(version: str) -> list[Finding]:
     """Judge the version of a broker."""
     match = _VERSION.search(version)

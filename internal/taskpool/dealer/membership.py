@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 
 from taskpool.clock import SystemClock
-from taskpool.cluster.bridge import Bridge, BridgeOptions
+from taskpool.cluster.bridge import Bridge
 from taskpool.cluster.subjects import parse_address
 from taskpool.dealer.log import DealerLog, WarningLimit
 from taskpool.dealer.options import DealerOptions
@@ -65,7 +65,7 @@ def prepare(options: DealerOptions, log: DealerLog, teardown: ExitStack) -> Call
         )
 
     def join() -> None:
-        bridge = Bridge(BridgeOptions(options.pool, address.ack_wait_ns), engine, notices)
+        bridge = Bridge(options.pool, engine, notices)
         # Last in, so first out: the bridge ends before the queues and the journal do.
         teardown.callback(bridge.close)
         bridge.start()
