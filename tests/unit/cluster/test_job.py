@@ -10,6 +10,7 @@ from taskpool import limits
 from taskpool.cluster.engine import Delivery, JobKey
 from taskpool.cluster.job import (
     LABEL_CHARS_MAX,
+    MESSAGE_BYTES_MAX,
     VERSION,
     ClusterJob,
     Mark,
@@ -119,3 +120,20 @@ def test_the_id_of_a_message_is_that_of_its_content() -> None:
     assert message_id(KEY, spec(1)) == message_id(KEY, spec(1, label="other"))
     assert message_id(KEY, spec(1)) != message_id(KEY, spec(2))
     assert decode_job(encode_job(KEY, spec(), DEFAULT_LIMITS)).spec == JobSpec("fib", b"\x01", DEFAULT_LIMITS)
+
+
+def test_a_job_that_the_engine_would_not_take_is_refused() -> None:
+    large = JobSpec("fib", bytes(MESSAGE_BYTES_MAX))
+    with pytest.raises(UsageError, match=rf"job a\.b/3 takes \d+ bytes, and in a cluster {MESSAGE_BYTES_MAX}"):
+        encode_job(KEY, large, DEFAULT_LIMITS)
+
+
+def test_an_outcome_that_the_engine_would_not_take_is_told_as_a_failure() -> None:
+    mark = Mark(KEY, "normal.1.2.3", 0, digest(spec()), None)
+    large = Outcome(9, 77, 1, "fib", mark.text(), State.SUCCEEDED, 1, 0, value=bytes(MESSAGE_BYTES_MAX))
+    data = recorded(mark, large, "host-a")
+    assert len(data) < 4096
+    told = decode_outcome(data).outcome
+    assert (told.seq, told.state, told.value) == (3, State.FAILED, None)
+    assert told.error is not None
+    assert told.error.type == "TooLarge"
