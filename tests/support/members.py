@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from random import Random
 
-from taskpool.clock import NEVER, SECOND
+from taskpool.clock import SECOND
 from taskpool.cluster.engine import Fetched, JobKey, SubmitJob
 from taskpool.cluster.job import Mark, encode_job, lane_of, message_id, received
 from taskpool.cluster.member import Member
@@ -134,5 +134,5 @@ class SimulatedMember:
     @property
     def settled(self) -> bool:
         """Whether nothing is left to do for it."""
-        idle = self.member is not None and not self.member.holds and self.member.next_deadline() == NEVER
+        idle = self.member is not None and not self.member.holds and not self.member.settling
         return idle and not self.dealer.open and self.dealer.acknowledged == len(self.dealer.outcomes)

@@ -44,7 +44,10 @@ from taskpool.procs.wait import Descriptor, wait_ready
 
 BUSY_STATUS_NS = 100 * MILLISECOND  # how often the dealer's load is asked for: a drain is seen by it, too
 IDLE_STATUS_NS = 500 * MILLISECOND
-ROTATE_JOBS = 10_000  # a batch with so many is closed when none of its jobs is left, and another one begun
+ROTATE_JOBS = 10_000  # a batch with so many is closed when none of its jobs is left, and another one begun ...
+# ... and with so many no job is fetched until none is left: the journal lets go of closed batches only, and a member
+# that is never idle would fill its disk. Rare enough for the pause not to count.
+ROTATE_JOBS_MAX = 100_000
 LAST_STEPS_NS = 5 * SECOND  # for outcomes under way when the dealer has left
 BEGIN_AGAIN_NS = 1 * SECOND
 
@@ -160,8 +163,7 @@ class Bridge:
             pid=os.getpid(),  # the dealer's own: the two end together
             batch=batch,
             timeouts=ConnectTimeouts(connect_ns=limits.BOOT_NS_MAX),  # it reads its journal before it answers
-            resume=True,
-            extend=True,
+            extend=True,  # and not `resume`, which takes a batch that was closed for an input that has changed
             cursor=cursor,
             collect_pages=collect_pages,
         )
@@ -258,15 +260,14 @@ class _Turns(_StopHandler):
     # --- the dealer's side ------------------------------------------------------------------------
 
     def _wanted(self) -> int:
-        session = self._session
-        if (
-            self._cancelled
-            or self._draining
-            or session.connecting
-            or session.deliveries.delivered < self._recalled_upto
-        ):
+        session, submissions = self._session, self._session.submissions
+        # Not before the outcomes of the life before have come: one may be of a job that would be begun again.
+        if session.connecting or session.deliveries.delivered < self._recalled_upto:
             return 0
-        if not session.submissions.has_room:
+        if self._cancelled or self._draining or not submissions.has_room:
+            return 0
+        # A request for jobs lies with the engine most of the time; without an end of that the batch would have none.
+        if submissions.submitted >= (ROTATE_JOBS_MAX if self._member.holds else ROTATE_JOBS):
             return 0
         return demand.wanted(Share(self._load, self._member.executing, self._executing_then), self._member.pace)
 

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Iterable
 from enum import StrEnum
 
-from taskpool.clock import NEVER, SECOND
+from taskpool.clock import MILLISECOND, NEVER, SECOND
 from taskpool.cluster.demand import Pace
 from taskpool.cluster.engine import (
     Acknowledge,
@@ -40,6 +40,7 @@ from taskpool.cluster.job import Mark, recorded
 from taskpool.cluster.subjects import EXTENSIONS_PER_WAIT
 from taskpool.messages import JobSpec, Outcome, State
 
+EMPTY_NS = 10 * MILLISECOND  # after a fetch without a job, which the engine may have answered without a wait
 AGAIN_NS = 1 * SECOND  # after a request that failed, or that the engine's connection had no room for
 # A person of this host has cancelled it here, which is no word of the cluster's. Not at once: it may well come back.
 CANCELLED_HERE_NS = 10 * SECOND
@@ -248,7 +249,9 @@ class Member:
             if held.steps and now >= held.due:
                 held.due = NEVER
                 asked.append(self._request(held))
-        if wanted > 0 and not self._fetching and now >= self._fetch_due:
+        if now >= self._fetch_due:
+            self._fetch_due = 0
+        if wanted > 0 and not self._fetching and not self._fetch_due:
             self._fetching = True
             asked.append(Fetch(wanted))
         return asked
@@ -258,6 +261,8 @@ class Member:
         match answer:
             case Fetched(request=Fetch()):
                 self._fetching = False
+                if not answer.jobs:
+                    self._fetch_due = now + EMPTY_NS
             case Failed(request=Fetch()):
                 self._fetching, self._fetch_due = False, now + AGAIN_NS
             case Failed(request=Extend()):
@@ -283,6 +288,8 @@ class Member:
     def next_deadline(self) -> int:
         """Return when `requests` has something to ask, at the latest; NEVER: when something else happens."""
         dues = [min(held.due, held.look_due) for held in self._held.values()]
+        if self._fetch_due:
+            dues.append(self._fetch_due)
         return min([*dues, self._extend_due if self._held else NEVER], default=NEVER)
 
     def _request(self, held: Held) -> Request:

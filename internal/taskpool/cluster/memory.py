@@ -7,6 +7,7 @@ test: `Link` names what it can do to a request. Times are monotonic nanoseconds,
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from enum import StrEnum
@@ -77,10 +78,15 @@ class MemoryBroker:
         self._hand_outs: dict[int, _HandOut] = {}
         self._delivered: dict[int, int] = {}
         self._ids: set[str] = set()
+        self._lock = threading.Lock()
         self._places = self._numbers = 0
 
     def perform(self, request: Request, now: int) -> Answer:
-        """Carry out a request."""
+        """Carry out a request, of any thread."""
+        with self._lock:
+            return self._perform(request, now)
+
+    def _perform(self, request: Request, now: int) -> Answer:
         match request:
             case Fetch():
                 return Fetched(request, self._fetch(request.count, now))
