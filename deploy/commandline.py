@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from taskpool.dealer import cluster_cli as dealer_cluster
 from taskpool.dealer import journal_cli as dealer_journal
 from taskpool.dealer import options as dealer_options
 from taskpool.generator.parser import build_parser
@@ -43,7 +44,8 @@ class Command(NamedTuple):
 def programs() -> tuple[Command, Command]:
     """The two that people type."""
     journal = _read(dealer_journal.build_parser(), ("tp-dealer", "journal"))  # a command line of its own
-    dealer = _read(dealer_options.build_parser(), ("tp-dealer",))._replace(subcommands=(journal,))
+    cluster = _read(dealer_cluster.build_parser(), ("tp-dealer", "cluster"))  # likewise
+    dealer = _read(dealer_options.build_parser(), ("tp-dealer",))._replace(subcommands=(journal, cluster))
     return _read(build_parser(), ("tp-generator",)), dealer
 
 

@@ -27,6 +27,7 @@ from taskpool.cluster.engine import (
 )
 from taskpool.cluster.memory import MemoryBroker
 from taskpool.cluster.subjects import parse_address
+from taskpool.errors import DealerUnreachable, ExitCode
 
 FIRST = JobKey("b", 1, 1)
 
@@ -158,3 +159,29 @@ def test_an_ack_wait_that_is_there_is_kept_to(tmp_path: Path, pool: str) -> None
                 assert engine.ack_wait_ns == 7 * SECOND
         with connected(f"{broker.address}?unsafe=1", pool) as engine:
             assert engine.ack_wait_ns == 7 * SECOND, "or its members would extend too late"
+
+
+@pytest.mark.parametrize(
+    ("sync", "text"),
+    [("always", ""), ('"2m"', "syncs its files every 120 s")],
+)
+def test_a_person_is_told_what_the_brokers_do_not_keep(
+    tmp_path: Path, pool: str, sync: str, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from taskpool.dealer import cluster_cli
+
+    with Broker(tmp_path / "broker", sync=sync) as broker:
+        words = ["check", "--pool", pool, "--cluster", f"{broker.address}?monitor={broker.monitor}"]
+        assert cluster_cli.run(words) == ExitCode.ENVIRONMENT, "one broker alone"
+    told = capsys.readouterr().out
+    assert "has 1 of 3 copies" in told
+    assert text in told
+    assert ("syncs" in told) is bool(text)
+
+
+def test_brokers_that_are_not_there_are_said_to_be_so(pool: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from taskpool.dealer import cluster_cli
+
+    monkeypatch.setattr(cluster_cli, "LOOK_SECONDS", 0.1)
+    with pytest.raises(DealerUnreachable, match=r"no broker of nats://127\.0\.0\.1:9 could be looked at"):
+        cluster_cli.run(["check", "--pool", pool, "--cluster", "nats://127.0.0.1:9"])

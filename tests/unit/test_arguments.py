@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from taskpool.arguments import LINES_MAX, WIDTH, Parser
-from taskpool.dealer import journal_cli
+from taskpool.dealer import cluster_cli, journal_cli
 from taskpool.dealer import options as dealer_options
 from taskpool.generator.parser import build_parser
 from taskpool.worker import main as worker
@@ -18,6 +18,7 @@ from taskpool.worker import main as worker
 PROGRAMS: dict[str, Callable[[], Parser]] = {
     "tp-generator": build_parser,
     "tp-dealer journal": journal_cli.build_parser,
+    "tp-dealer cluster": cluster_cli.build_parser,
     "tp-dealer": dealer_options.build_parser,
 }
 
@@ -63,7 +64,7 @@ def commands_of(example: str) -> list[list[str]]:
 def test_examples_are_command_lines_that_parse(name: str) -> None:
     for example in ALL[name]._examples:
         (command,) = commands_of(example)
-        program = "tp-dealer journal" if command[:2] == ["tp-dealer", "journal"] else command[0]
+        program = " ".join(command[:2]) if command[1] in ("journal", "cluster") else command[0]
         assert " ".join(command).startswith(name)
         parser = PROGRAMS[program]()
         parser.parse_args(command[len(program.split()) :])

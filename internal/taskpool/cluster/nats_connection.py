@@ -81,6 +81,7 @@ class NatsEngine:
         self._tasks: set[asyncio.Task[None]] = set()
         self._looked = threading.Event()  # the brokers have been judged
         self.refusal: str | None = None
+        self.findings: tuple[Finding, ...] = ()  # what is not as it should be, once it was looked at
         self.ack_wait_ns = address.ack_wait_ns  # what the engine has, once it is known
         self._began = threading.Event()
         # A daemon: a call of the library that does not return must not keep a program from its end.
@@ -222,6 +223,7 @@ class NatsEngine:
             for settings in self._names.streams():
                 findings += await self._make_stream(js, settings)
             findings += await asyncio.to_thread(self._look_at_monitors)
+            self.findings = tuple(findings)
             self.refusal = profile.refusal(findings, allow_unsafe=self._address.allow_unsafe)
             calls = None if self.refusal is not None else await self._make_calls(client, js)
         except (Error, TimeoutError, OSError) as error:

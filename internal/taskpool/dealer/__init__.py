@@ -21,5 +21,6 @@ membership        `--cluster`: begins and ends the bridge of `taskpool.cluster`
 systemd           readiness and watchdog for a service manager
 http              which numbers the HTTP server of `taskpool.metrics` shows, and its two probes
 health            `--health`: asks a running dealer; a program of its own
+cluster_cli       `tp-dealer cluster`: looks at the brokers; a program of its own
 journal_cli       `tp-dealer journal`: works on the journal of a pool that is down; a program of its own
 """

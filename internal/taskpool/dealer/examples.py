@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-# With all options the help would not fit a screen. The subcommands of `journal` have few: all of theirs are shown.
+# With all options the help would not fit a screen. The subcommands of `journal` and `cluster` have few: all of theirs
+# are shown.
 BRIEF = frozenset(
     {"--pool", "--workers", "--journal", "--metrics", "--drain-timeout", "--config", "--check-config", "--health"}
 )
@@ -12,6 +13,16 @@ EXAMPLES = {
         "tp-dealer --pool night --workers 4",
         "tp-dealer --pool night --config night.toml --check-config",
         "tp-dealer --pool night --health",
+    ),
+    "tp-dealer cluster": (
+        "tp-dealer cluster check --cluster nats://127.0.0.1",
+        "tp-dealer cluster check --pool render --cluster 'nats://a,b,c?monitor=8222'",
+        "tp-dealer cluster check --cluster tls://a,b,c --cluster-ca ca.pem",
+    ),
+    "tp-dealer cluster check": (
+        "tp-dealer cluster check --cluster nats://127.0.0.1",
+        "tp-dealer cluster check --pool render --cluster 'nats://a,b,c?monitor=8222'",
+        "tp-dealer cluster check --cluster tls://a,b,c --cluster-ca ca.pem",
     ),
     "tp-dealer journal": (
         "tp-dealer journal check --pool night",

@@ -31,8 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(words: Sequence[str], stderr: LineWriter) -> int:
-    if words[:1] == ["journal"]:  # before the parser, which knows no subcommands
+    # Before the parser, which knows no subcommands.
+    if words[:1] == ["journal"]:
         return _journal(words[1:])
+    if words[:1] == ["cluster"]:
+        return _cluster(words[1:])
     try:
         options = dealer_options.parse(words)
     except UsageError as error:
@@ -66,6 +69,17 @@ def _journal(words: Sequence[str]) -> int:
         sys.stderr.write(f"tp-dealer: cannot write the output: {error.strerror}\n")
         _drop_output()
         return ExitCode.ENVIRONMENT
+
+
+def _cluster(words: Sequence[str]) -> int:
+    """Run `tp-dealer cluster ...`."""
+    from taskpool.dealer import cluster_cli
+
+    try:
+        return cluster_cli.run(words)
+    except TaskpoolError as error:
+        sys.stderr.write(f"tp-dealer: {error}\n")
+        return error.exit_code
 
 
 def _drop_output() -> None:
