@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from support.brokers import DEADLINE_SECONDS, Broker, BrokerCluster, answer_to, until
+from support.brokers import Broker, BrokerCluster, answer_to
+from support.harness import DEADLINE_SECONDS, until
 from support.members import spec, submission
 from taskpool.clock import SECOND
 from taskpool.cluster.engine import (

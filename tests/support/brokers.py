@@ -9,20 +9,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
 
 import pytest
 
+from support.harness import until
 from taskpool.cluster.engine import Answer, Engine, Notice, Request
-
-_T = TypeVar("_T")
-
-DEADLINE_SECONDS = 50.0  # for what takes a second on an idle machine
-POLL_SECONDS = 0.01
 
 
 def nats_server() -> str:
@@ -39,16 +32,6 @@ def nats_server() -> str:
         if os.environ.get("CI") == "true":
             pytest.fail(text, pytrace=False)
         pytest.skip(text)
-    return found
-
-
-def until(condition: Callable[[], _T], what: str) -> _T:
-    """Wait until the condition is true and return what it gave; fail the test at the deadline."""
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not (found := condition()):
-        if time.monotonic() > deadline:
-            pytest.fail(f"not within {DEADLINE_SECONDS:g} s: {what}", pytrace=True)
-        time.sleep(POLL_SECONDS)  # polling: what is waited for is no descriptor of ours
     return found
 
 
