@@ -9,12 +9,12 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from signal import SIGCONT, SIGSTOP, SIGTERM
+from signal import SIGCONT, SIGINT, SIGSTOP, SIGTERM
 
 import pytest
 
 from support.brokers import Broker, answer_to
-from support.harness import FAILED, OK, USAGE, Program, Stage, kill, program, until
+from support.harness import FAILED, INTERRUPTED, OK, USAGE, Program, Stage, kill, program, until
 from support.ledger import Ledger
 from taskpool.cluster.engine import Done, JobKey, OutcomePage, ReadOutcomes, SubmitJob
 from taskpool.cluster.job import ClusterOutcome, decode_outcome, encode_job, message_id
@@ -238,6 +238,23 @@ def test_a_killed_submitter_goes_on_and_nothing_runs_twice(cluster: Cluster, led
     unknown = submitter(cluster, "fib", "5", "--batch", "other", "--resume").ends(USAGE)
     assert "no batch 'other'" in unknown.stderr
     assert ledger.count("start") == 8
+    leave(member)
+
+
+def test_a_signal_ends_the_submitter_and_not_the_jobs(cluster: Cluster, ledger: Ledger) -> None:
+    member = cluster.member("a")
+    command = ["--batch", "mine", "--", *ledger.command("gate"), ":::", "1", "2", "3"]
+    with ledger.gate():
+        run = submitter(cluster, "command", *command)
+        ledger.wait("start", 2)
+        run.send(SIGINT)
+        run.ends(INTERRUPTED)
+    assert "they live on in the cluster's pool" in run.stderr
+    assert "--resume" in run.stderr
+    ledger.wait("end", 2)
+    resumed = submitter(cluster, "command", "--resume", *command).ends(OK)
+    assert "3 jobs: 3 succeeded" in resumed.stderr
+    assert set(ledger.jobs("start").values()) == {1}
     leave(member)
 
 
