@@ -33,11 +33,11 @@ from support.harness import (
 )
 from support.ledger import Ledger
 from taskpool.client.connection import Connection, NoNotices
+from taskpool.client.opening import new_client_id
 from taskpool.client.queries import BatchQueries
 from taskpool.client.session import Session, SessionOptions
 from taskpool.client.transport import Transport
 from taskpool.clock import AwakeClock, SystemClock
-from taskpool.generator.submit import new_client_id
 from taskpool.ipc.mqueue import KernelNamespace
 from taskpool.ipc.sizing import Shape
 

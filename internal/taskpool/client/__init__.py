@@ -8,6 +8,7 @@ Read `connection` first: its `run_until` is the one loop that receives, sends an
     deliveries    outcomes on their way out, in order and acknowledged; pure
     unreachable   why it cannot go on with its dealer, in words
     transport     the queues and the spool under a session
+    opening       a connection of this process with a dealer of this machine
     queries       questions that change nothing: where a batch stands, what its outcomes are
 
 It imports nothing of the generator. Notices, signals and the supervision of a private dealer are handed in, so that a

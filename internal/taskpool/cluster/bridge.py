@@ -23,10 +23,10 @@ from pathlib import Path
 
 from taskpool import limits
 from taskpool.client.connection import Connection, Notices, TurnHandler
+from taskpool.client.opening import new_client_id, open_connection
 from taskpool.client.queries import BatchQueries
-from taskpool.client.session import REFUSED_FOR_NOW, ConnectTimeouts, Session, SessionOptions
+from taskpool.client.session import REFUSED_FOR_NOW, ConnectTimeouts, SessionOptions
 from taskpool.client.submissions import SUBMIT_HEADER_BYTES, encoded_bytes
-from taskpool.client.transport import Transport
 from taskpool.clock import MILLISECOND, SECOND, AwakeClock, SystemClock
 from taskpool.cluster import demand
 from taskpool.cluster.demand import Load, Share
@@ -36,8 +36,6 @@ from taskpool.cluster.local_batch import Left, Note, find, load_note, save_note
 from taskpool.cluster.member import Held, Member
 from taskpool.cluster.subjects import Names
 from taskpool.errors import MessageError, TaskpoolError, counted
-from taskpool.ipc.mqueue import KernelNamespace, kernel_limits
-from taskpool.ipc.sizing import choose
 from taskpool.kinds import KINDS
 from taskpool.messages import JobSpec, Outcome, Refused
 from taskpool.procs.wait import Descriptor, wait_ready
@@ -111,7 +109,7 @@ class Bridge:
 
     def _serve_batch(self) -> None:
         """Serve one local batch until another one is to be begun. Raises TaskpoolError, OSError, `_Stopped`."""
-        client = int.from_bytes(os.urandom(8), "big") >> 1
+        client = new_client_id()
         home, note, left = self._recall(client)
         member = Member(note.member, self._engine.ack_wait_ns, left.acknowledged)
         for seq, mark in left.open:
@@ -167,10 +165,7 @@ class Bridge:
             cursor=cursor,
             collect_pages=collect_pages,
         )
-        shape = choose(limits.WORKER_QUEUES_MIN, kernel_limits()).reply
-        session = Session(options, self._clock.now().mono)
-        transport = Transport(KernelNamespace(), self._pool, shape)
-        return Connection(session, transport, self._notices, self._clock)
+        return open_connection(options, self._notices, self._clock)
 
     @property
     def engine(self) -> Engine:

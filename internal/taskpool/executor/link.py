@@ -9,14 +9,13 @@ from pathlib import Path
 
 from taskpool import limits
 from taskpool.client.connection import Connection, DealerEnded, TurnHandler
+from taskpool.client.opening import new_client_id, open_connection
 from taskpool.client.queries import BatchQueries
-from taskpool.client.session import ConnectTimeouts, Session, SessionOptions
-from taskpool.client.transport import Transport
+from taskpool.client.session import ConnectTimeouts, SessionOptions
 from taskpool.clock import AwakeClock, SystemClock
 from taskpool.executor.known import KnownCalls
 from taskpool.executor.options import PoolOptions
-from taskpool.ipc.mqueue import KernelNamespace, kernel_limits
-from taskpool.ipc.sizing import choose
+from taskpool.ipc.mqueue import KernelNamespace
 from taskpool.log import Fact
 from taskpool.messages import State
 from taskpool.private.forget import forget_expired
@@ -107,7 +106,7 @@ class Link:
         private = self.private is not None
         options = SessionOptions(
             pool=self.private.pool if self.private is not None else self._options.pool or "",
-            client=int.from_bytes(os.urandom(8), "big") >> 1,
+            client=new_client_id(),
             pid=os.getpid(),
             batch=self.batch,
             limits=self._options.limits,
@@ -145,12 +144,8 @@ class Link:
     def _connection(self, options: SessionOptions, *, cursor: int = 0, collect_pages: bool = False) -> Connection:
         import msgspec
 
-        # As the dealer sizes its queues, so that all replies together stay within the limit that it has counted on.
-        shape = choose(limits.WORKER_QUEUES_MIN, kernel_limits()).reply
         changed = msgspec.structs.replace(options, cursor=cursor, collect_pages=collect_pages)
-        session = Session(changed, self.clock.now().mono)
-        transport = Transport(KernelNamespace(), options.pool, shape)
-        return Connection(session, transport, self._notices, self.clock, self.private)
+        return open_connection(changed, self._notices, self.clock, self.private)
 
     def renew(self) -> None:
         """Begin anew in another batch: what this one had is lost. Raises TaskpoolError, OSError."""

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from taskpool import limits
+from taskpool.client.opening import new_client_id, open_connection
 from taskpool.client.queries import BatchQueries
 from taskpool.client.session import ConnectTimeouts, SessionOptions
 from taskpool.clock import SECOND, AwakeClock, SystemClock, rfc3339
@@ -21,7 +22,6 @@ from taskpool.generator.options import connect_timeouts
 from taskpool.generator.output.console import Console
 from taskpool.generator.output.formats import lay_out
 from taskpool.generator.output.stream import Piece, write_pieces
-from taskpool.generator.submit import new_client_id, open_connection
 from taskpool.ipc.names import check_pool_name
 from taskpool.private import forget as forgetting
 from taskpool.private import notes

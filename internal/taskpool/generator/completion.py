@@ -10,6 +10,7 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 
+from taskpool.client.opening import new_client_id, open_connection
 from taskpool.client.queries import BatchQueries
 from taskpool.client.session import ConnectTimeouts, SessionOptions
 from taskpool.clock import MILLISECOND, AwakeClock, SystemClock
@@ -17,7 +18,6 @@ from taskpool.errors import TaskpoolError
 from taskpool.generator import settings
 from taskpool.generator.output.console import Console
 from taskpool.generator.parser import build_parser
-from taskpool.generator.submit import new_client_id, open_connection
 from taskpool.ipc.names import check_pool_name
 from taskpool.private.notes import known_ids
 from taskpool.procs.pool_lock import is_held

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from taskpool.arguments import Parser
+from taskpool.client.opening import new_client_id, open_connection
 from taskpool.client.queries import BatchQueries
 from taskpool.client.session import SessionOptions
 from taskpool.clock import AwakeClock, SystemClock
@@ -29,7 +30,7 @@ from taskpool.generator.rerun import rerun
 from taskpool.generator.resume import resume
 from taskpool.generator.signals import RaiseOnSignal, handled_signals
 from taskpool.generator.source import source_of
-from taskpool.generator.submit import Jobs, new_client_id, open_connection, run_batch
+from taskpool.generator.submit import Jobs, run_batch
 from taskpool.ipc.names import check_pool_name
 from taskpool.kinds import KINDS, TYPED_KINDS
 from taskpool.messages import JobSpec

@@ -9,11 +9,10 @@ from typing import NamedTuple
 
 from msgspec import structs
 
-from taskpool import limits
-from taskpool.client.connection import Connection, DealerEnded, Notices
+from taskpool.client.connection import Connection, DealerEnded
+from taskpool.client.opening import new_client_id, open_connection
 from taskpool.client.queries import BatchQueries, BatchStatus
-from taskpool.client.session import Session, SessionOptions
-from taskpool.client.transport import Transport
+from taskpool.client.session import SessionOptions
 from taskpool.clock import AwakeClock, SystemClock
 from taskpool.errors import ExitCode, TaskpoolError, UsageError, counted
 from taskpool.generator.advice import Advice
@@ -27,8 +26,7 @@ from taskpool.generator.run import BatchRun, RunParts
 from taskpool.generator.selection import Selection, choose_jobs
 from taskpool.generator.signals import RaiseOnSignal, handled_signals, raise_if_stopped
 from taskpool.generator.totals import Totals
-from taskpool.ipc.mqueue import KernelNamespace, kernel_limits
-from taskpool.ipc.sizing import choose
+from taskpool.ipc.mqueue import KernelNamespace
 from taskpool.private.forget import forget_expired, forget_succeeded
 from taskpool.private.notes import Typed, unknown
 from taskpool.private.process import PrivateDealer, wait_for_predecessor
@@ -130,21 +128,6 @@ def _without_input(
         if parts.private is not None:
             parts.private.omit_resume_command()  # the error says what to give
         raise
-
-
-def open_connection(
-    options: SessionOptions, notices: Notices, clock: AwakeClock, private: PrivateDealer | None = None
-) -> Connection:
-    """Return a connection over a reply queue as large as this machine's limits leave for it."""
-    # As the dealer sizes its queues, so that all replies together stay within the byte limit it has counted on.
-    shape = choose(limits.WORKER_QUEUES_MIN, kernel_limits()).reply
-    session = Session(options, clock.now().mono)
-    return Connection(session, Transport(KernelNamespace(), options.pool, shape), notices, clock, private)
-
-
-def new_client_id() -> int:
-    """Return 63 random bits: the dealer tells its clients apart by them, those of earlier runs included."""
-    return int.from_bytes(os.urandom(8), "big") >> 1
 
 
 def _session_options(options: SubmitOptions, private: PrivateDealer | None) -> SessionOptions:

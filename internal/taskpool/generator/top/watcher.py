@@ -17,11 +17,11 @@ from contextlib import closing, suppress
 import msgspec
 
 from taskpool.client.connection import NoNotices, TurnHandler
+from taskpool.client.opening import new_client_id, open_connection
 from taskpool.client.queries import BatchQueries
 from taskpool.client.session import ConnectTimeouts, SessionOptions
 from taskpool.clock import SECOND, AwakeClock, SystemClock, rfc3339
 from taskpool.errors import TaskpoolError, system_refused
-from taskpool.generator.submit import new_client_id, open_connection
 from taskpool.generator.top import answers
 from taskpool.generator.top.answers import PoolStatus, RunningJob, Unreadable
 from taskpool.generator.top.history import PoolHistory
