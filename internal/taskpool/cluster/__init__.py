@@ -13,6 +13,7 @@ Read `engine` first: what can be asked of the engine, as data. Then:
     bridge        the thread that is a client of both, and does what `member` decides
     profile       whether the brokers keep what they accept; pure
     nats_connection   the engine as NATS JetStream: a loop in a thread, streams made and judged
+    opening       a connection begun, where the client library is there
     nats_calls    each request as calls of it
     submission    a submitter's side: jobs to the engine, outcomes from it; pure
     memory        an engine in memory, for tests, whose connections fail as they are told

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from contextlib import closing
 
 from taskpool.arguments import Parser
+from taskpool.cluster.opening import open_engine
 from taskpool.cluster.subjects import Address, parse_address
 from taskpool.dealer.examples import EXAMPLES
-from taskpool.dealer.membership import open_engine
 from taskpool.errors import DealerUnreachable, ExitCode
 from taskpool.ipc.names import check_pool_name
 

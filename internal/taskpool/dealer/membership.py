@@ -5,18 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
 from taskpool.clock import SystemClock
 from taskpool.cluster.bridge import Bridge
-from taskpool.cluster.subjects import Address, parse_address
+from taskpool.cluster.opening import open_engine
+from taskpool.cluster.subjects import parse_address
 from taskpool.dealer.log import DealerLog, WarningLimit
 from taskpool.dealer.options import DealerOptions
 from taskpool.errors import ConfigurationError
 from taskpool.log import Fact
-
-if TYPE_CHECKING:
-    from taskpool.cluster.nats_connection import NatsEngine  # its library is an extra
 
 # Brokers that answer are looked at before the dealer begins; for others it does not wait longer. It serves its own
 # host's generators meanwhile, and what they keep is judged when they answer.
@@ -67,29 +64,3 @@ def prepare(options: DealerOptions, log: DealerLog, teardown: ExitStack) -> Call
         notices.info(f"Member of pool {options.pool} at {', '.join(address.servers)}")
 
     return join
-
-
-def open_engine(address: Address, pool: str) -> NatsEngine:
-    """Return a connection with the brokers that is not begun.
-
-    Raises ConfigurationError when a file cannot be read, or the client library is missing.
-    """
-    for option, path in (("--cluster-creds", address.creds), ("--cluster-ca", address.ca)):
-        _check_readable(option, path)
-    try:
-        from taskpool.cluster.nats_connection import NatsEngine
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            f"--cluster needs the client library of NATS, and there is no module {error.name}: "
-            "pip install 'taskpool[cluster]'"
-        ) from error
-    return NatsEngine(address, pool)
-
-
-def _check_readable(option: str, path: str | None) -> None:
-    try:
-        if path is not None:
-            with open(path, "rb"):
-                pass
-    except OSError as error:
-        raise ConfigurationError(f"{option} {path}: cannot be read: {error.strerror}") from error

@@ -16,6 +16,7 @@ from msgspec import structs
 from taskpool.clock import NEVER, AwakeClock, SystemClock
 from taskpool.cluster.engine import Engine, Failed, Notice
 from taskpool.cluster.job import ClusterOutcome
+from taskpool.cluster.opening import open_engine
 from taskpool.cluster.subjects import Address, Names
 from taskpool.cluster.submission import Submission
 from taskpool.durations import human
@@ -64,15 +65,8 @@ def run_in_cluster(options: SubmitOptions, feed: Feed, console: Console, advice:
 
 
 def connect(address: Address, pool: str, cleanup: ExitStack) -> Engine:
-    """Begin to connect with the engine. Raises ConfigurationError when the client library is missing."""
-    try:
-        from taskpool.cluster.nats_connection import NatsEngine
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            f"--cluster needs the client library of NATS, and there is no module {error.name}: "
-            "pip install 'taskpool[cluster]'"
-        ) from error
-    engine = NatsEngine(address, pool)
+    """Begin to connect with the engine. Raises ConfigurationError."""
+    engine = open_engine(address, pool)
     cleanup.callback(engine.close)
     engine.start()
     return engine
