@@ -19,7 +19,7 @@ from taskpool.durations import parse_duration
 from taskpool.errors import UsageError
 from taskpool.ipc.names import check_pool_name
 from taskpool.procs import settings
-from taskpool.procs.cpus import usable_cpus
+from taskpool.procs.cpus import worker_count
 from taskpool.procs.settings import Settings
 
 METRICS_DEFAULT = "127.0.0.1:9743"  # of this machine only: the pages name jobs, and have no secret by default
@@ -95,7 +95,7 @@ def parse(argv: Sequence[str], env: Mapping[str, str] = os.environ) -> DealerOpt
 def _checked(args: Namespace, given: Mapping[str, Any], argv: tuple[str, ...]) -> DealerOptions:
     return DealerOptions(
         pool=check_pool_name(_text(given, "pool", "default")),
-        workers=workers(_text(given, "workers", "100%")),
+        workers=worker_count(_text(given, "workers", "100%")),
         spares=_spares(given.get("spares", 1)),
         # A private pool is short, and several run at a time: the default port is for pools that have a name.
         metrics=_address(_text(given, "metrics", "none" if args.private else METRICS_DEFAULT)),
@@ -133,19 +133,6 @@ def _field(options: DealerOptions, key: str) -> object:
         pair = options.metrics_tls or (None, None)
         return pair[key.endswith("key")]
     return getattr(options, f"{key}_ns" if key in ("delay", "retain") else key)
-
-
-def workers(text: str, cpus: int | None = None) -> int:
-    """Return how many workers `N`, `N%` (of the usable CPUs) or `+N` (beside them) means. Raises UsageError."""
-    usable = usable_cpus() if cpus is None else cpus  # by affinity and cgroup quota, not those of the machine
-    match = re.fullmatch(r"(\+?)(\d{1,6})(%?)", text)  # int() raises on more than 4300 digits
-    if match is None or (match[1] and match[3]):
-        raise UsageError(f"--workers {text}: expected N, N% or +N")
-    number = int(match[2])
-    wanted = usable + number if match[1] else max(1, usable * number // 100) if match[3] else number
-    if not 1 <= wanted <= limits.WORKERS_MAX:
-        raise UsageError(f"--workers {text}: that is {wanted} workers; 1 to {limits.WORKERS_MAX} are possible")
-    return wanted
 
 
 def build_parser() -> Parser:

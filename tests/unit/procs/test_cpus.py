@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from taskpool.dealer import options as dealer
+from taskpool.dealer.options import parse
 from taskpool.errors import UsageError
 from taskpool.procs.cpus import worker_count
 
@@ -13,8 +13,9 @@ from taskpool.procs.cpus import worker_count
     ("text", "workers"),
     [("3", 3), ("256", 256), ("50%", 4), ("1%", 1), ("200%", 16), ("+2", 10), ("+0", 8), ("0%", 1)],
 )
-def test_what_is_a_number_of_workers(text: str, workers: int) -> None:
-    assert worker_count(text, 8) == dealer.workers(text, 8) == workers
+def test_what_is_a_number_of_workers(text: str, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("taskpool.procs.cpus.usable_cpus", lambda: 8)
+    assert worker_count(text, 8) == parse([f"--workers={text}"], {}).workers == workers
 
 
 @pytest.mark.parametrize(
@@ -30,8 +31,9 @@ def test_what_is_a_number_of_workers(text: str, workers: int) -> None:
         ("9" * 5000, "expected"),
     ],
 )
-def test_what_is_none(text: str, says: str) -> None:
+def test_what_is_none(text: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("taskpool.procs.cpus.usable_cpus", lambda: 8)
     with pytest.raises(UsageError, match=says):
         worker_count(text, 8)
-    with pytest.raises(UsageError):
-        dealer.workers(text, 8)
+    with pytest.raises(UsageError, match=says):
+        parse([f"--workers={text}"], {})
